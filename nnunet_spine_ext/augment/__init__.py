@@ -1,0 +1,1 @@
+"""MR acquisition physics in pure torch."""

@@ -1,0 +1,1 @@
+"""Volumes, files, labels, datasets: what every other room stands on."""

@@ -1,0 +1,1 @@
+"""Metrics, matching and tables."""

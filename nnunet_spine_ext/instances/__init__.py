@@ -1,0 +1,1 @@
+"""Semantic masks to separate vertebrae, discs and endplates."""

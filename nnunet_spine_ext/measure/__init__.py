@@ -1,0 +1,1 @@
+"""Centreline, centroids and volumes."""

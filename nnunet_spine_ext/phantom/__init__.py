@@ -1,0 +1,1 @@
+"""A digital spine: anatomy, tissues, images, truth."""
