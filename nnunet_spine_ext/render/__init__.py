@@ -1,1 +1,1 @@
-"""Arrays to pictures."""
+"""Arrays to pictures: slices in the right proportions, overlays, contact sheets, PNG."""
