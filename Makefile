@@ -28,7 +28,8 @@ $(STAMP): setup.cfg pyproject.toml
 	    echo "Install one and name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	    echo "Could not create $(VENV). On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
+	@echo 'Installing into $(VENV); the first time takes minutes, because PyTorch is large.'
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
 	@touch $@
 
 demo: $(STAMP) ## make phantoms, train, predict, score and report into demo/ (about 10 minutes on 2 cores)
