@@ -1,0 +1,69 @@
+"""nnUNetv2_spine_evaluate: compare predictions with references."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from nnunet_spine_ext.cli.shell import add_json_option, make_parser, run
+from nnunet_spine_ext.core.labels import SCHEMES
+from nnunet_spine_ext.evaluate.registry import DEFAULT_METRICS, METRICS, Metric
+
+PROG = "nnUNetv2_spine_evaluate"
+FUNCTION = "nnunet_spine_ext.evaluate.run:evaluate"
+_DESCRIPTION = """Compare predicted masks with reference masks of the same case names.
+
+Writes metrics.csv (one value per line), summary.json and summary.md. A missing prediction is scored as an empty one
+and makes the exit code 3."""
+_EXAMPLES = """  nnUNetv2_spine_evaluate -ref nnUNet_raw/Dataset501_SPIDER/labelsTs -pred out -o out/evaluation
+  nnUNetv2_spine_evaluate -ref labels -pred out -o scores --metrics dice assd --scheme nnunet14
+  nnUNetv2_spine_evaluate -ref truth.nii.gz -pred mine.nii.gz -o scores --resample nearest"""
+
+
+def _metric_line(row: Metric) -> str:
+    unit = f" [{row.unit}]" if row.unit else ""
+    note = "" if row.default else " (not by default)"
+    return f"  {row.name:22}{row.long_name}{unit}, per {row.scope}{note}"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; choices and the list of metrics come from the registry."""
+    listing = "\n".join(_metric_line(row) for row in METRICS.values())
+    parser = make_parser(PROG, f"{_DESCRIPTION}\n\nmetrics:\n{listing}", _EXAMPLES)
+    add_json_option(parser)
+    files = parser.add_argument_group("what is compared")
+    files.add_argument("-ref", required=True, metavar="DIR", help="folder of reference masks, or one file")
+    files.add_argument("-pred", required=True, metavar="DIR", help="folder of predicted masks, or one file")
+    files.add_argument("-o", required=True, metavar="OUT", help="folder for the tables")
+    files.add_argument(
+        "-ref-instances", "--ref-instances", metavar="DIR", help="default: instancesTr beside labelsTr, where it exists"
+    )
+    files.add_argument(
+        "-pred-instances", "--pred-instances", metavar="DIR", help="default: instances/ inside -pred, where it exists"
+    )
+    names = parser.add_argument_group("labels")
+    names.add_argument("--labels", metavar="FILE", help="dataset.json, or JSON with names and ids")
+    names.add_argument("--scheme", choices=sorted(SCHEMES), help="label scheme; default: dataset.json beside the masks")
+    names.add_argument(
+        "--instance-ids",
+        choices=("spineps", "any"),
+        default="spineps",
+        help="spineps: vertebra n, disc 100+n, endplate 200+n are told apart; any: one kind (default: spineps)",
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--metrics", nargs="+", choices=tuple(METRICS), default=DEFAULT_METRICS, metavar="NAME", help="see above"
+    )
+    how.add_argument("--resample", choices=("nearest",), help="bring predictions from other grids onto the reference's")
+    how.add_argument(
+        "--nsd-tolerance", type=float, default=1.0, metavar="MM", help="tolerance of nsd (default: 1.0 mm)"
+    )
+    how.add_argument(
+        "--iou-threshold", type=float, default=0.5, metavar="X", help="smallest IoU of a match (default: 0.5)"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit code."""
+    return run(build_parser(), FUNCTION, argv)
