@@ -1,0 +1,198 @@
+"""From a semantic mask to separate vertebrae, discs and endplates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nnunet_spine_ext.core.errors import Problem
+from nnunet_spine_ext.core.labels import DISC_OFFSET, ENDPLATE_OFFSET
+from nnunet_spine_ext.core.volume import Array, Volume
+from nnunet_spine_ext.instances.assign import AssignSettings, assign_levels, assign_vertebrae
+from nnunet_spine_ext.instances.clean import CleanSettings, attach_loose, reassign_stray
+from nnunet_spine_ext.instances.frame import DISC, ENDPLATE, SACRUM, Frame, make_frame
+from nnunet_spine_ext.instances.priors import class_lookup
+from nnunet_spine_ext.instances.seeds import Bodies, SeedSettings, find_bodies
+from nnunet_spine_ext.measure.centreline import centreline
+
+SACRUM_INSTANCE = 26
+# C1..C7, T1..T12, L1..L6: ids from 26 on have fixed meanings (sacrum, coccyx, T13, S2..).
+POSITIONS = tuple(range(1, 26))
+
+
+@dataclass(frozen=True)
+class InstanceSettings:
+    """Settings of the instance step.
+
+    Parameters
+    ----------
+    smoothing_mm: smoothing of the line of the spine.
+    min_above_mm3: a disc or endplates of this volume above the first body mean that a vertebra above it is only
+        partly in the picture: it takes the first position.
+    """
+
+    seeds: SeedSettings = field(default_factory=SeedSettings)
+    assign: AssignSettings = field(default_factory=AssignSettings)
+    clean: CleanSettings = field(default_factory=CleanSettings)
+    smoothing_mm: float = 20.0
+    min_above_mm3: float = 100.0
+
+
+@dataclass(frozen=True)
+class InstanceResult:
+    """Instances on the grid of the semantic mask.
+
+    Parameters
+    ----------
+    instances: uint16; vertebra n, disc 100+n, endplate 200+n (n: vertebra above), sacrum 26.
+    qc: JSON-ready facts: how many, which were cut apart or rejoined, volumes, what stayed unassigned.
+    warnings: findings that a user should look at.
+    """
+
+    instances: Volume
+    qc: dict[str, Any]
+    warnings: list[Problem]
+
+
+def separate(semantic: Volume, scheme: str = "nnunet14", *, settings: InstanceSettings | None = None) -> InstanceResult:
+    """Separate vertebrae, discs and endplates of a semantic mask without a network.
+
+    Parameters
+    ----------
+    semantic: mask in any orientation and spacing.
+    scheme: label scheme of the mask; it must map to ``nnunet14``.
+
+    Returns
+    -------
+    Instances numbered 1..n from the top (`qc["numbered"]` is False: the numbers say nothing about the anatomical
+    level), on exactly the input's grid. A mask without bodies gives no vertebrae and a warning, not an error.
+
+    Raises
+    ------
+    CaseError: label ids that the scheme does not know.
+    """
+    settings = settings or InstanceSettings()
+    frame = make_frame(semantic, scheme)
+    if frame is None:
+        empty = np.zeros(semantic.shape, dtype=np.uint16)
+        return InstanceResult(semantic.with_array(empty), _no_bodies_qc(), [_nothing("an empty mask")])
+    line = centreline(frame.volume(), smoothing_mm=settings.smoothing_mm)
+    bodies = find_bodies(frame, line, settings.seeds) if line is not None else None
+    if line is None or bodies is None or len(bodies) == 0:
+        sacrum = np.where(frame.labels == SACRUM, SACRUM_INSTANCE, 0).astype(np.uint16)
+        warning = _nothing("no vertebral body")
+        return InstanceResult(frame.restore(sacrum, semantic), _no_bodies_qc(), [warning])
+    vertebrae, steps = assign_vertebrae(frame, bodies, line, settings.assign)
+    if settings.clean.reassign_stray:
+        steps["stray_components_moved"] = reassign_stray(frame, vertebrae)
+    steps["loose_parts_attached"], steps["loose_parts_left"] = attach_loose(
+        frame, vertebrae, bodies, line, settings.clean
+    )
+    levels = assign_levels(frame, bodies, line)
+    instances, first, warnings = _number(frame, vertebrae, levels, len(bodies), settings)
+    qc = _qc(frame, vertebrae, bodies, instances, first, steps)
+    warnings += _findings(qc)
+    return InstanceResult(frame.restore(instances, semantic), qc, warnings)
+
+
+def _number(
+    frame: Frame, vertebrae: Array, levels: Array, count: int, settings: InstanceSettings
+) -> tuple[Array, int, list[Problem]]:
+    """Positions from the top; returns (uint16 ids, position of the first body, warnings)."""
+    above = int((levels == 1).sum()) * frame.voxel_volume >= settings.min_above_mm3
+    first = 2 if above else 1
+    ids = np.zeros(count + 2, dtype=np.int32)
+    ids[1:] = np.arange(first - 1, first + count)
+    warnings = []
+    if ids[-1] > POSITIONS[-1]:
+        warnings.append(_too_many(int(ids[-1])))
+        ids[ids > POSITIONS[-1]] = 0
+    # ids[k] is the position of body k-1, so that index 1 is the vertebra above the first body.
+    instances = np.where(vertebrae > 0, ids[np.minimum(vertebrae + 1, count + 1)], 0).astype(np.uint16)
+    for label, offset in ((DISC, DISC_OFFSET), (ENDPLATE, ENDPLATE_OFFSET)):
+        here = (frame.labels == label) & (levels > 0)
+        number = ids[levels[here]]
+        instances[here] = np.where(number > 0, number + offset, 0)
+    instances[frame.labels == SACRUM] = SACRUM_INSTANCE
+    return instances, first, warnings
+
+
+def _qc(
+    frame: Frame, vertebrae: Array, bodies: Bodies, instances: Array, first: int, steps: dict[str, int]
+) -> dict[str, Any]:
+    counts = np.bincount(instances.reshape(-1))
+    part_of_vertebra = class_lookup()[frame.labels] >= 0
+    volumes = {str(int(k)): round(float(counts[k]) * frame.voxel_volume, 1) for k in np.flatnonzero(counts) if k}
+    body_counts = np.bincount(bodies.labels.reshape(-1), minlength=len(bodies) + 1)
+    return {
+        "numbered": False,
+        "method": "geodesic",
+        "vertebrae": len(bodies),
+        "discs": int(sum(DISC_OFFSET < k < ENDPLATE_OFFSET for k in np.flatnonzero(counts))),
+        "first_position": first,
+        "cut_apart": [k + first - 1 for k in bodies.notes["fused"]],
+        "rejoined": [k + first - 1 for k in bodies.notes["rejoined"]],
+        "body_volume_mm3": {
+            str(k + first - 1): round(float(body_counts[k]) * frame.voxel_volume, 1) for k in range(1, len(bodies) + 1)
+        },
+        "volume_mm3": volumes,
+        "pitch_mm": {str(k + first): round(float(p), 1) for k, p in enumerate(bodies.pitch)},
+        "unassigned_voxels": int((part_of_vertebra & (vertebrae == 0)).sum()),
+        **steps,
+    }
+
+
+def _no_bodies_qc() -> dict[str, Any]:
+    return {"numbered": False, "method": "geodesic", "vertebrae": 0, "discs": 0}
+
+
+def _findings(qc: dict[str, Any]) -> list[Problem]:
+    warnings = []
+    if qc["loose_parts_left"]:
+        warnings.append(
+            Problem(
+                "warning",
+                "W-INST-LOOSE",
+                "",
+                f"{qc['loose_parts_left']} posterior parts near no vertebral body",
+                "every part near a body",
+                "they stay unassigned; C1 has no body and is left out like this",
+            )
+        )
+    if qc["cut_apart"]:
+        names = ", ".join(map(str, qc["cut_apart"]))
+        warnings.append(
+            Problem(
+                "warning",
+                "W-INST-FUSED",
+                "",
+                f"bodies {names} (from the top) were one component and were cut apart",
+                "separate bodies",
+                "look at the borders between them",
+            )
+        )
+    return warnings
+
+
+def _nothing(found: str) -> Problem:
+    return Problem(
+        "warning",
+        "W-INST-NONE",
+        "",
+        found,
+        "at least one vertebral body (corpus)",
+        "no vertebra was separated; check the label scheme and the segmentation",
+    )
+
+
+def _too_many(count: int) -> Problem:
+    return Problem(
+        "warning",
+        "W-INST-MANY",
+        "",
+        f"{count} vertebrae",
+        f"at most {POSITIONS[-1]} above the sacrum",
+        "the lowest ones were left out; the mask may hold two spines or broken bodies",
+    )
