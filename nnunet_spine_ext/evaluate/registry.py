@@ -25,6 +25,18 @@ _ROOM = "nnunet_spine_ext.evaluate."
 
 
 @dataclass(frozen=True)
+class Edges:
+    """Declared values for empty masks (groups: no instances). None: the function computes it like any other value.
+
+    NaN (nothing to compare) and infinite values stay out of means and are counted.
+    """
+
+    ref_empty: float | None
+    pred_empty: float | None
+    both_empty: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Metric:
     """One metric.
 
@@ -37,10 +49,8 @@ class Metric:
     unit: unit of the value, empty for a plain number.
     needs_spacing: whether the voxel size enters.
     function: ``module:function`` inside this room; it gets a `MaskPair` (class, level) or a `Matching` (group).
-    ref_empty, pred_empty, both_empty: declared values when the reference, the prediction or both hold no voxel (group:
-        no instance); None: the function computes them like any other value. NaN and infinite values stay out of
-        means and are counted.
-    lowest, highest: bounds of the value where neither side is empty.
+    edges: values when the reference, the prediction or both are empty.
+    bounds: lowest and highest value where neither side is empty.
     definition: one sentence.
     equals: the implementation that the tests compare with.
     default: whether it is computed without being asked for.
@@ -50,14 +60,11 @@ class Metric:
     long_name: str
     scope: Scope
     direction: Direction
-    unit: str
-    needs_spacing: bool
+    unit: str = ""
+    needs_spacing: bool = False
     function: str
-    ref_empty: float | None
-    pred_empty: float | None
-    both_empty: float | None
-    lowest: float
-    highest: float
+    edges: Edges
+    bounds: tuple[float, float]
     definition: str
     equals: str
     default: bool = True
@@ -70,10 +77,10 @@ class Metric:
     def edge_case(self, *, ref_empty: bool, pred_empty: bool) -> float | None:
         """Return the declared value for empty masks; None when the function has to compute it."""
         if ref_empty and pred_empty:
-            return self.both_empty
+            return self.edges.both_empty
         if ref_empty:
-            return self.ref_empty
-        return self.pred_empty if pred_empty else None
+            return self.edges.ref_empty
+        return self.edges.pred_empty if pred_empty else None
 
     def resolve(self) -> Callable[[Any], float]:
         """Import and return the function."""
@@ -82,72 +89,188 @@ class Metric:
         return function
 
 
+_SHARE = (0.0, 1.0)
+_DISTANCE = (0.0, INF)
+# A structure that only one side has is a complete miss: no overlap, and a surface infinitely far away.
+_NO_OVERLAP = Edges(ref_empty=0.0, pred_empty=0.0, both_empty=NAN)
+_FAR_AWAY = Edges(ref_empty=INF, pred_empty=INF, both_empty=NAN)
+
 _ROWS = (
     Metric(
-        "dice", "Dice coefficient", "class", "higher", "", False, "voxel:dice", 0.0, 0.0, NAN, 0.0, 1.0,
-        "2 |R and P| / (|R| + |P|) over voxels", f"{_PANOPTICA}, DSC",
+        name="dice",
+        long_name="Dice coefficient",
+        scope="class",
+        direction="higher",
+        function="voxel:dice",
+        edges=_NO_OVERLAP,
+        bounds=_SHARE,
+        definition="2 |R and P| / (|R| + |P|) over voxels",
+        equals=f"{_PANOPTICA}, DSC",
     ),
     Metric(
-        "iou", "Intersection over union", "class", "higher", "", False, "voxel:iou", 0.0, 0.0, NAN, 0.0, 1.0,
-        "|R and P| / |R or P| over voxels", f"{_PANOPTICA}, IOU",
+        name="iou",
+        long_name="Intersection over union",
+        scope="class",
+        direction="higher",
+        function="voxel:iou",
+        edges=_NO_OVERLAP,
+        bounds=_SHARE,
+        definition="|R and P| / |R or P| over voxels",
+        equals=f"{_PANOPTICA}, IOU",
     ),
     Metric(
-        "volume_error", "Volume error", "class", "zero", "mL", True, "voxel:volume_error", None, None, NAN, -INF, INF,
-        "volume of P minus volume of R; negative: too small", f"{_PANOPTICA}, RVD times the reference volume",
+        name="volume_error",
+        long_name="Volume error",
+        scope="class",
+        direction="zero",
+        unit="mL",
+        needs_spacing=True,
+        function="voxel:volume_error",
+        edges=Edges(ref_empty=None, pred_empty=None, both_empty=NAN),
+        bounds=(-INF, INF),
+        definition="volume of P minus volume of R; negative: too small",
+        equals=f"{_PANOPTICA}, RVD times the reference volume",
     ),
     Metric(
-        "relative_volume_error", "Relative volume error", "class", "zero", "%", False, "voxel:relative_volume_error",
-        INF, -100.0, NAN, -100.0, INF, "100 (|P| - |R|) / |R|", f"{_PANOPTICA}, RVD times 100",
+        name="relative_volume_error",
+        long_name="Relative volume error",
+        scope="class",
+        direction="zero",
+        unit="%",
+        function="voxel:relative_volume_error",
+        edges=Edges(ref_empty=INF, pred_empty=-100.0, both_empty=NAN),
+        bounds=(-100.0, INF),
+        definition="100 (|P| - |R|) / |R|",
+        equals=f"{_PANOPTICA}, RVD times 100",
     ),
     Metric(
-        "assd", "Average symmetric surface distance", "class", "lower", "mm", True, "surface:assd", INF, INF, NAN,
-        0.0, INF,
-        "mean of the two directed mean distances between the surfaces, each surface element (marching cubes, "
-        "vertices half way) weighted by its area", f"{_SURFACE}, mean of both average surface distances",
+        name="assd",
+        long_name="Average symmetric surface distance",
+        scope="class",
+        direction="lower",
+        unit="mm",
+        needs_spacing=True,
+        function="surface:assd",
+        edges=_FAR_AWAY,
+        bounds=_DISTANCE,
+        definition=(
+            "mean of the two directed mean distances between the surfaces, each surface element (marching "
+            "cubes, vertices half way) weighted by its area"
+        ),
+        equals=f"{_SURFACE}, mean of the two average surface distances",
     ),
     Metric(
-        "hd95", "95 % Hausdorff distance", "class", "lower", "mm", True, "surface:hd95", INF, INF, NAN, 0.0, INF,
-        "larger one of the two directed 95th percentiles of the surface distance, weighted by area",
-        f"{_SURFACE}, robust Hausdorff distance",
+        name="hd95",
+        long_name="95 % Hausdorff distance",
+        scope="class",
+        direction="lower",
+        unit="mm",
+        needs_spacing=True,
+        function="surface:hd95",
+        edges=_FAR_AWAY,
+        bounds=_DISTANCE,
+        definition="larger one of the two directed 95th percentiles of the surface distance, weighted by area",
+        equals=f"{_SURFACE}, robust Hausdorff distance",
     ),
     Metric(
-        "nsd", "Normalised surface Dice", "class", "higher", "", True, "surface:nsd", 0.0, 0.0, NAN, 0.0, 1.0,
-        "share of both surfaces that lies within the tolerance of the other one, weighted by area",
-        f"{_SURFACE}, surface Dice at tolerance",
+        name="nsd",
+        long_name="Normalised surface Dice",
+        scope="class",
+        direction="higher",
+        needs_spacing=True,
+        function="surface:nsd",
+        edges=_NO_OVERLAP,
+        bounds=_SHARE,
+        definition="share of both surfaces that lies within the tolerance of the other one, weighted by area",
+        equals=f"{_SURFACE}, surface Dice at tolerance",
     ),
     Metric(
-        "assd_voxel", "ASSD between boundary voxels", "class", "lower", "mm", True, "surface:assd_voxel", INF, INF,
-        NAN, 0.0, INF,
-        "mean of the two directed mean distances between the centres of boundary voxels (6-neighbourhood), each "
-        "voxel counted once: the ASSD of panoptica and MedPy, for comparison with tables made with them",
-        f"{_PANOPTICA}, ASSD", default=False,
+        name="assd_voxel",
+        long_name="ASSD between boundary voxels",
+        scope="class",
+        direction="lower",
+        unit="mm",
+        needs_spacing=True,
+        function="surface:assd_voxel",
+        edges=_FAR_AWAY,
+        bounds=_DISTANCE,
+        definition=(
+            "mean of the two directed mean distances between the centres of boundary voxels "
+            "(6-neighbourhood), each voxel counted once: the ASSD of panoptica and MedPy, for comparison "
+            "with tables made with them"
+        ),
+        equals=f"{_PANOPTICA}, ASSD",
+        default=False,
     ),
     Metric(
-        "rq", "Recognition quality", "group", "higher", "", False, "panoptic:rq", 0.0, 0.0, NAN, 0.0, 1.0,
-        "TP / (TP + FP/2 + FN/2); a true positive is a pair matched at the IoU threshold", f"{_PANOPTICA}, rq",
+        name="rq",
+        long_name="Recognition quality",
+        scope="group",
+        direction="higher",
+        function="panoptic:rq",
+        edges=_NO_OVERLAP,
+        bounds=_SHARE,
+        definition="TP / (TP + FP/2 + FN/2); a true positive is a pair matched at the IoU threshold",
+        equals=f"{_PANOPTICA}, rq",
     ),
     Metric(
-        "sq", "Segmentation quality", "group", "higher", "", False, "panoptic:sq", 0.0, 0.0, NAN, 0.0, 1.0,
-        "mean IoU of the matched instances; 0 when none is matched", f"{_PANOPTICA}, sq",
+        name="sq",
+        long_name="Segmentation quality",
+        scope="group",
+        direction="higher",
+        function="panoptic:sq",
+        edges=_NO_OVERLAP,
+        bounds=_SHARE,
+        definition="mean IoU of the matched instances; 0 when none is matched",
+        equals=f"{_PANOPTICA}, sq",
     ),
     Metric(
-        "pq", "Panoptic quality", "group", "higher", "", False, "panoptic:pq", 0.0, 0.0, NAN, 0.0, 1.0,
-        "RQ times SQ", f"{_PANOPTICA}, pq",
+        name="pq",
+        long_name="Panoptic quality",
+        scope="group",
+        direction="higher",
+        function="panoptic:pq",
+        edges=_NO_OVERLAP,
+        bounds=_SHARE,
+        definition="RQ times SQ",
+        equals=f"{_PANOPTICA}, pq",
     ),
     Metric(
-        "instance_dice", "Instance Dice", "group", "higher", "", False, "panoptic:instance_dice", 0.0, 0.0, NAN,
-        0.0, 1.0, "mean Dice of the matched instances; 0 when none is matched", f"{_PANOPTICA}, sq_dsc",
+        name="instance_dice",
+        long_name="Instance Dice",
+        scope="group",
+        direction="higher",
+        function="panoptic:instance_dice",
+        edges=_NO_OVERLAP,
+        bounds=_SHARE,
+        definition="mean Dice of the matched instances; 0 when none is matched",
+        equals=f"{_PANOPTICA}, sq_dsc",
     ),
     Metric(
-        "level_dice", "Dice of one level", "level", "higher", "", False, "voxel:dice", 0.0, 0.0, NAN, 0.0, 1.0,
-        "Dice of a reference instance with the instance matched to it; 0 when there is none",
-        f"{_PANOPTICA}, DSC",
+        name="level_dice",
+        long_name="Dice of one level",
+        scope="level",
+        direction="higher",
+        function="voxel:dice",
+        edges=_NO_OVERLAP,
+        bounds=_SHARE,
+        definition="Dice of a reference instance with the instance matched to it; 0 when there is none",
+        equals=f"{_PANOPTICA}, DSC of a matched instance",
     ),
     Metric(
-        "level_assd", "ASSD of one level", "level", "lower", "mm", True, "surface:assd", INF, INF, NAN, 0.0, INF,
-        "ASSD of a reference instance with the instance matched to it", f"{_SURFACE}",
+        name="level_assd",
+        long_name="ASSD of one level",
+        scope="level",
+        direction="lower",
+        unit="mm",
+        needs_spacing=True,
+        function="surface:assd",
+        edges=_FAR_AWAY,
+        bounds=_DISTANCE,
+        definition="`assd` of a reference instance and the instance matched to it; infinite when there is none",
+        equals=f"{_SURFACE}, mean of the two average surface distances",
     ),
-)  # fmt: skip
+)
 
 METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}
 DEFAULT_METRICS: tuple[str, ...] = tuple(row.name for row in _ROWS if row.default)
@@ -179,7 +302,7 @@ def markdown_table() -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in _ROWS:
-        edges = [_edge(value, row.unit) for value in (row.ref_empty, row.pred_empty, row.both_empty)]
+        edges = [_edge(value, row.unit) for value in (row.edges.ref_empty, row.edges.pred_empty, row.edges.both_empty)]
         cells = [f"`{row.name}`", row.long_name, row.scope, row.direction, row.unit or "1", *edges]
         lines.append("| " + " | ".join([*cells, "yes" if row.default else "no"]) + " |")
     lines += [
