@@ -1,0 +1,96 @@
+"""Subclasses of nnU-Net's managers, preprocessor and reader/writer that stock `nnUNetv2_predict` uses for our models.
+
+They add no state: what they need is in the plans. nnU-Net pickles them by reference into its worker processes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnunet_spine_ext.core.io import write_volume
+from nnunet_spine_ext.core.volume import Array, Volume
+from nnunet_spine_ext.inference.model import label_scheme, predict_settings
+from nnunet_spine_ext.inference.phases import write_instances
+
+
+class SpinePreprocessor(DefaultPreprocessor):
+    """nnU-Net's preprocessor behind the gatekeeper: a damaged file is an error that names it, not half a mask."""
+
+    def run_case(self, image_files: list[str], *args: Any, **kwargs: Any) -> Any:
+        """Inspect the files of a case, then preprocess it. Raises CaseError for the first error found."""
+        from nnunet_spine_ext.check.images import inspect
+
+        for file in image_files:
+            errors = [p for p in inspect(file).problems if p.severity == "error"]
+            if errors:
+                raise errors[0].to_error()
+        return super().run_case(image_files, *args, **kwargs)
+
+
+class SpineReaderWriter(NibabelIOWithReorient):
+    """nnU-Net's reorienting reader; the writer is atomic, restores the input's grid exactly and adds our phases.
+
+    `scheme` and `instances` have defaults because nnU-Net creates readers without arguments.
+    """
+
+    def __init__(self, scheme: str = "custom", instances: bool = False) -> None:
+        super().__init__()
+        self.scheme = scheme
+        self.instances = instances
+
+    def write_seg(self, seg: Array, output_fname: str, properties: dict[str, Any]) -> None:
+        """Write a segmentation (z, y, x) in RAS on the grid of its image; then `instances/` when asked for."""
+        volume = segmentation_volume(seg, properties)
+        write_volume(volume, output_fname)
+        if self.instances:
+            write_instances(volume, self.scheme, Path(output_fname))
+
+
+class SpinePlansManager(PlansManager):
+    """PlansManager whose writer runs the phases that the plans ask for."""
+
+    @property
+    def image_reader_writer_class(self) -> Any:
+        """Return what nnU-Net calls without arguments to get a reader/writer."""
+        settings = predict_settings(self.plans)
+        base = super().image_reader_writer_class
+        if settings is None or base is not NibabelIOWithReorient:
+            return base
+        return _Configured(label_scheme(self.plans), settings.instances)
+
+
+class SpineConfigurationManager(ConfigurationManager):
+    """ConfigurationManager whose preprocessor inspects files before it reads them."""
+
+    @property
+    def preprocessor_class(self) -> Any:
+        """Return our preprocessor in place of nnU-Net's default one; other preprocessors stay."""
+        base = super().preprocessor_class
+        return SpinePreprocessor if base is DefaultPreprocessor else base
+
+
+class _Configured:
+    """A reader/writer class with its options filled in; picklable, unlike a lambda or a local class."""
+
+    def __init__(self, scheme: str, instances: bool) -> None:
+        self.scheme = scheme
+        self.instances = instances
+
+    def __call__(self) -> SpineReaderWriter:
+        return SpineReaderWriter(self.scheme, self.instances)
+
+
+def segmentation_volume(seg: Array, properties: dict[str, Any]) -> Volume:
+    """Return a segmentation (z, y, x) in RAS as a volume on the grid of the image it was predicted from."""
+    geometry = properties["nibabel_stuff"]
+    dtype = np.uint8 if seg.size == 0 or seg.max() < 256 else np.uint16
+    upright = Volume(seg.transpose(2, 1, 0).astype(dtype, copy=False), geometry["reoriented_affine"])
+    stored = Volume(np.zeros((1, 1, 1)), geometry["original_affine"])
+    back = upright.to(stored.orientation)
+    return Volume(back.array, geometry["original_affine"])

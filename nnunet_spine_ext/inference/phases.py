@@ -1,0 +1,37 @@
+"""What happens to a semantic mask after the network: shared by our predictor and by stock `nnUNetv2_predict`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from nnunet_spine_ext.core.errors import Problem
+from nnunet_spine_ext.core.io import strip_suffix, write_json, write_volume
+from nnunet_spine_ext.core.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+
+def write_instances(semantic: Volume, scheme: str, mask_file: Path) -> list[Problem]:
+    """Separate vertebrae, discs and endplates and write them beside a semantic mask.
+
+    Parameters
+    ----------
+    semantic: label map in `scheme`.
+    mask_file: where the semantic mask was written; `instances/`, `centroids/` and `qc/` are made in its folder.
+
+    Returns
+    -------
+    Warnings of the instance step.
+    """
+    from nnunet_spine_ext.instances.interface import separate
+    from nnunet_spine_ext.measure.centroids import centroids, write_poi
+
+    folder, case = mask_file.parent, strip_suffix(mask_file)
+    result = separate(semantic, scheme)
+    write_volume(result.instances, folder / "instances" / mask_file.name)
+    write_poi(folder / "centroids" / f"{case}.json", result.instances, centroids(result.instances, semantic))
+    write_json(folder / "qc" / f"{case}.json", result.qc)
+    for problem in result.warnings:
+        logger.warning("%s: %s", case, problem)
+    return list(result.warnings)

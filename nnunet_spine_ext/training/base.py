@@ -1,0 +1,225 @@
+"""The base trainer: nnU-Net's training with settings from the plans, sided mirroring and grouped splits."""
+
+from __future__ import annotations
+
+import random
+from contextvars import ContextVar
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+
+from nnunet_spine_ext.core.errors import SetupError
+from nnunet_spine_ext.core.io import atomic_path, read_json
+from nnunet_spine_ext.harmonize.reference import average_curves, read_curves
+from nnunet_spine_ext.inference.adopt import adopt_for_prediction
+from nnunet_spine_ext.inference.model import sided_axis
+from nnunet_spine_ext.training.mirroring import replace_mirroring, sided_labels
+from nnunet_spine_ext.training.settings import (
+    SETTINGS_KEY,
+    DataFacts,
+    TrainSettings,
+    settings_from_plans,
+    settings_hash,
+    store_settings,
+)
+from nnunet_spine_ext.training.splits import grouped_fold
+
+# Set while a trainer builds its own network: the same static method also serves prediction, where it adopts.
+_training: ContextVar[bool] = ContextVar("building_for_training", default=False)
+
+
+if TYPE_CHECKING:
+    _Trainer = nnUNetTrainer
+else:
+    # A mixin stands before nnUNetTrainer in the trainers made of it; only the type checker sees it as a subclass.
+    _Trainer = object
+
+
+class SettingsMixin(_Trainer):
+    """Schedule and optimizer from ``plans["spine_ext"]["train"]``; refuses to mix settings in one folder."""
+
+    settings: TrainSettings
+
+    def _apply_settings(self) -> None:
+        train = self.settings
+        self.num_epochs = train.num_epochs
+        self.num_iterations_per_epoch = train.num_iterations_per_epoch
+        self.num_val_iterations_per_epoch = train.num_val_iterations_per_epoch
+        self.initial_lr = train.initial_lr
+        self.weight_decay = train.weight_decay
+        self.oversample_foreground_percent = train.oversample_foreground
+        self.save_every = train.save_every
+
+    def initialize(self) -> None:
+        """Seed, check the results folder, then initialize as nnU-Net does."""
+        refuse_other_settings(self.output_folder_base, self.plans_manager.plans)
+        if self.settings.seed is not None:
+            random.seed(self.settings.seed)
+            np.random.seed(self.settings.seed)  # noqa: NPY002  batchgenerators draws from numpy's global state
+            torch.manual_seed(self.settings.seed)
+        token = _training.set(True)
+        try:
+            super().initialize()
+        finally:
+            _training.reset(token)
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """Return nnU-Net's optimizer and schedule, with AdamW in place of SGD when the settings say so."""
+        optimizer, scheduler = super().configure_optimizers()
+        if self.settings.optimizer == "sgd":
+            return optimizer, scheduler
+        adamw = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=self.initial_lr,
+            weight_decay=self.weight_decay,
+        )
+        return adamw, type(scheduler)(adamw, self.initial_lr, self.num_epochs)
+
+    def on_epoch_end(self) -> None:
+        """Close the epoch as nnU-Net does, but draw progress.png only every `plot_every` epochs."""
+        logger = self.logger
+        epoch: int = self.current_epoch
+        last = epoch == self.num_epochs - 1
+        if self.settings.plot_every > 1 and epoch % self.settings.plot_every and not last:
+            logger.plot_progress_png = lambda _folder: None
+        try:
+            super().on_epoch_end()
+        finally:
+            vars(logger).pop("plot_progress_png", None)
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write a checkpoint under a temporary name first: an interrupt leaves the previous file intact."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        with atomic_path(filename) as temporary:
+            super().save_checkpoint(str(temporary))
+
+
+class SidedMirroringMixin(_Trainer):
+    """Mirror all axes in training, exchanging sided labels; keep the left-right axis out of nnU-Net's own TTA."""
+
+    settings: TrainSettings
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802
+        """Return nnU-Net's augmentation geometry; test-time mirroring axes never hold a sided axis."""
+        rotation, dummy_2d, patch_size, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        axis = self._sided_axis()
+        if not self.settings.mirror:
+            axes = None
+        # nnU-Net crashes on an empty tuple of test-time axes: None means no mirroring.
+        allowed = tuple(a for a in axes or () if a != axis)
+        self.inference_allowed_mirroring_axes = allowed or None
+        return rotation, dummy_2d, patch_size, axes
+
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
+        """Return nnU-Net's training transforms with mirroring that exchanges sided labels."""
+        transforms = super().get_training_transforms(*args, **kwargs)
+        axis = self._sided_axis()
+        if axis is None:
+            return transforms
+        return replace_mirroring(transforms, axis, sided_labels(self.dataset_json))
+
+    def _sided_axis(self) -> int | None:
+        if not sided_labels(self.dataset_json):
+            return None
+        dimensions = len(self.configuration_manager.patch_size)
+        return sided_axis(self.plans_manager.plans, dimensions)
+
+
+class GroupedSplitsMixin(_Trainer):
+    """Subjects stay on one side of a split, and the intensity reference comes from the training side only."""
+
+    settings: TrainSettings
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Return training and validation cases; raises SetupError for leaks, unknown cases and missing folds."""
+        if self.settings.splits == "stock":
+            split: tuple[list[str], list[str]] = super().do_split()
+            return split
+        folder = self.preprocessed_dataset_folder
+        available = infer_dataset_class(folder).get_identifiers(folder)
+        train, validation = grouped_fold(self.preprocessed_dataset_folder_base, self.fold, available)
+        self.print_to_log_file(
+            f"Split {self.fold}, grouped by subject: {len(train)} training and {len(validation)} validation cases."
+        )
+        return train, validation
+
+    def on_train_start(self) -> None:
+        """Store the mean intensity curve of the training cases with the model, then start as nnU-Net does."""
+        curves = read_curves(self.preprocessed_dataset_folder_base)
+        if curves:
+            train, _ = self.do_split()
+            plans = self.plans_manager.plans
+            reference = average_curves({case: curves[case] for case in train if case in curves})
+            store_settings(plans, replace(settings_from_plans(plans), reference=reference))
+        else:
+            self.print_to_log_file(
+                "No intensity curves in the preprocessed folder: the model carries no intensity reference. "
+                "Run nnUNetv2_spine_plan before training to add them."
+            )
+        super().on_train_start()
+
+
+class nnUNetTrainerSpine(SettingsMixin, SidedMirroringMixin, GroupedSplitsMixin, nnUNetTrainer):
+    """nnU-Net's trainer with settings from the plans, left/right-aware mirroring and splits grouped by subject.
+
+    The network, its weights and the checkpoints are nnU-Net's own.
+    """
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature, which it inspects
+    ) -> None:
+        scheme = dataset_json.get(SETTINGS_KEY, {}).get("scheme", "custom")
+        facts = DataFacts(scheme=scheme, sided_labels=tuple(sided_labels(dataset_json)))
+        settings = replace(settings_from_plans(plans), data=facts)
+        # Defaults are written out too: the plans saved with the model tell how it was trained.
+        store_settings(plans, settings)
+        super().__init__(plans=plans, configuration=configuration, fold=fold, dataset_json=dataset_json, device=device)
+        self.settings = settings.train
+        self._apply_settings()
+        self._sided_axis()
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Build nnU-Net's network. For prediction, adopt the managers and mirror left-right with channel swap."""
+        network = nnUNetTrainer.build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+        if _training.get():
+            return network
+        return adopt_for_prediction(network, plans_manager, configuration_manager)
+
+
+def refuse_other_settings(folder: str | None, plans: dict[str, Any]) -> None:
+    """Raise SetupError when a results folder holds a model trained with other settings."""
+    path = Path(folder or "") / "plans.json"
+    if folder is None or not path.is_file():
+        return
+    stored = read_json(path)
+    if SETTINGS_KEY in stored and settings_hash(stored) != settings_hash(plans):
+        raise SetupError(
+            "E-MODEL-SETTINGS",
+            file=path,
+            found=f"a model trained with other settings (hash {settings_hash(stored)})",
+            expected=f"the settings of plans {plans.get('plans_name', '')} (hash {settings_hash(plans)})",
+            fix="give the variant its own plans: nnUNetv2_spine_plan … --name NAME, then train with -p NAME",
+        )

@@ -1,0 +1,273 @@
+"""`nnUNetv2_spine_plan`: settings and recipes as a new plans file, and edits of a trained model's plans."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnunet_spine_ext.core.config import load_config, nearest, set_by_path, to_dict
+from nnunet_spine_ext.core.errors import SetupError, UsageError
+from nnunet_spine_ext.core.io import read_json, write_json
+from nnunet_spine_ext.harmonize.reference import curves_of_files, read_curves, write_curves
+from nnunet_spine_ext.training.presets import Preset, apply_to_configuration, read_preset
+from nnunet_spine_ext.training.settings import SETTINGS_KEY, SpineSettings, settings_from_plans
+
+logger = logging.getLogger(__name__)
+_PRESET_KEYS = ("network", "patch", "batch_size", "spacing")
+
+
+@dataclass
+class PlanResult:
+    """Where the plans were written and what to run next."""
+
+    path: Path
+    changes: list[str] = field(default_factory=list)
+    next_steps: list[str] = field(default_factory=list)
+    written: bool = True
+
+    def render(self) -> str:
+        """Return a text for the console."""
+        verb = "wrote" if self.written else "would write"
+        return "\n".join([f"{verb} {self.path}", *(f"  {c}" for c in self.changes), *self.next_steps])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the same as plain JSON."""
+        return {
+            "path": str(self.path), "changes": self.changes, "next_steps": self.next_steps, "written": self.written,
+        }  # fmt: skip
+
+
+def plan(
+    d: str | None = None,
+    *,
+    p: str = "nnUNetPlans",
+    c: str = "3d_fullres",
+    m: str | None = None,
+    name: str | None = None,
+    preset: str | None = None,
+    assignments: Sequence[str] | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> PlanResult:
+    """Write a new plans file for a dataset, or edit what a trained model's plans say about prediction.
+
+    Parameters
+    ----------
+    d: dataset id or name, with `p` the plans to start from, `c` the configuration a preset changes and `name` the
+        name of the new plans.
+    m: folder of a trained model; only ``predict.…`` may be set there.
+    preset: name of a preset or path of a YAML file.
+    assignments: ``key=value``, for example ``train.num_epochs=50`` or ``batch_size=4``.
+
+    Raises
+    ------
+    UsageError: unknown keys, wrong values, an existing name without `overwrite`.
+    SetupError: no such dataset, plans or model.
+    """
+    if (d is None) == (m is None):
+        raise UsageError(
+            "E-PLAN-TARGET", file="-d/-m", found="both or none", expected="a dataset or a model", fix="give -d or -m"
+        )
+    if m is not None:
+        return _edit_model(Path(m), assignments or [], dry_run=dry_run)
+    folder = _dataset_folder(str(d))
+    return _new_plans(folder, p, c, name, preset, assignments or [], overwrite=overwrite, dry_run=dry_run)
+
+
+def _new_plans(
+    folder: Path,
+    base: str,
+    configuration: str,
+    name: str | None,
+    preset_name: str | None,
+    assignments: Sequence[str],
+    *,
+    overwrite: bool,
+    dry_run: bool,
+) -> PlanResult:
+    plans = _read_plans(folder, base)
+    target = folder / f"{name}.json"
+    _check_name(name, base, target, overwrite=overwrite)
+    preset = _merged_preset(preset_name, [a for a in assignments if _is_preset_key(a)])
+    settings = _merged_settings(plans, preset_name, preset, [a for a in assignments if not _is_preset_key(a)])
+    changed = deepcopy(plans)
+    changed["plans_name"] = name
+    changed[SETTINGS_KEY] = to_dict(settings)
+    changes = _change_configurations(changed, plans, configuration, preset)
+    result = PlanResult(target, changes, _next_steps(folder, changed, plans, configuration), written=not dry_run)
+    if not dry_run:
+        store_curves(folder)
+        write_json(target, changed)
+    return result
+
+
+def _change_configurations(changed: dict[str, Any], plans: dict[str, Any], name: str, preset: Preset) -> list[str]:
+    configurations = plans["configurations"]
+    if name not in configurations or "architecture" not in configurations[name]:
+        known = [k for k, v in configurations.items() if "architecture" in v]
+        raise UsageError(
+            "E-PLAN-CONFIGURATION",
+            file=f"-c {name}",
+            found="no such configuration",
+            expected="one of the plans",
+            fix=nearest(name, known),
+        )
+    before = configurations[name]
+    after = apply_to_configuration(before, preset)
+    if after["spacing"] != before["spacing"]:
+        after["data_identifier"] = f"{changed['plans_name']}_{name}"
+    changed["configurations"][name] = after
+    rows = [(key, before[key], after[key]) for key in ("spacing", "patch_size", "batch_size", "data_identifier")]
+    rows += [
+        (key, before["architecture"]["arch_kwargs"][key], after["architecture"]["arch_kwargs"][key])
+        for key in ("n_stages", "features_per_stage")
+    ]
+    return [f"{name} {key}: {old} -> {new}" for key, old, new in rows if old != new]
+
+
+def _next_steps(folder: Path, changed: dict[str, Any], plans: dict[str, Any], configuration: str) -> list[str]:
+    number = int(folder.name[7:10])
+    name = changed["plans_name"]
+    steps = []
+    if (
+        changed["configurations"][configuration]["data_identifier"]
+        != plans["configurations"][configuration]["data_identifier"]
+    ):
+        steps.append(f"next: nnUNetv2_preprocess -d {number} -plans_name {name} -c {configuration}")
+    steps.append(f"next: nnUNetv2_train {number} {configuration} 0 -tr nnUNetTrainerSpine -p {name}")
+    return steps
+
+
+def store_curves(folder: Path) -> None:
+    """Store the intensity curves of all cases of a preprocessed dataset, once; a missing raw folder is logged."""
+    cases = [f.name.removesuffix(".nii.gz") for f in sorted((folder / "gt_segmentations").glob("*.nii.gz"))]
+    if not cases or set(cases) <= set(read_curves(folder)):
+        return
+    images = Path(os.environ.get("nnUNet_raw", "")) / folder.name / "imagesTr"  # noqa: SIM112  nnU-Net's name
+    files = {case: sorted(images.glob(f"{case}_[0-9][0-9][0-9][0-9].nii.gz")) for case in cases}
+    missing = [case for case, found in files.items() if not found]
+    if missing:
+        logger.warning(
+            "%s: no images of %d of %d cases; the intensity reference leaves them out", images, len(missing), len(cases)
+        )
+    write_curves(folder, curves_of_files({case: found for case, found in files.items() if found}))
+
+
+def _merged_preset(name: str | None, assignments: Sequence[str]) -> Preset:
+    preset = read_preset(name) if name else Preset()
+    content = to_dict(preset)
+    for assignment in assignments:
+        set_by_path(content, assignment)
+    return load_config(Preset, content, where="--set")
+
+
+def _merged_settings(
+    plans: dict[str, Any], preset_name: str | None, preset: Preset, assignments: Sequence[str]
+) -> SpineSettings:
+    content = to_dict(settings_from_plans(plans))
+    content["preset"] = preset_name
+    content["train"].update(preset.train)
+    content["predict"].update(preset.predict)
+    for assignment in assignments:
+        set_by_path(content, assignment)
+    return load_config(SpineSettings, content, where="preset and --set")
+
+
+def _edit_model(folder: Path, assignments: Sequence[str], *, dry_run: bool) -> PlanResult:
+    path = folder / "plans.json"
+    if not path.is_file():
+        raise SetupError(
+            "E-MODEL-FOLDER",
+            file=folder,
+            found="no plans.json",
+            expected="the folder of a trained model (…/<trainer>__<plans>__<configuration>)",
+            fix="check the path",
+        )
+    wrong = [a for a in assignments if not a.startswith("predict.")]
+    if wrong or not assignments:
+        raise UsageError(
+            "E-PLAN-MODEL",
+            file="--set",
+            found=", ".join(wrong) or "nothing to set",
+            expected="predict.<name>=value: only what does not change the weights",
+            fix="for example --set predict.instances=true",
+        )
+    plans = read_json(path)
+    before = settings_from_plans(plans)
+    content = to_dict(before)
+    for assignment in assignments:
+        set_by_path(content, assignment)
+    plans[SETTINGS_KEY] = to_dict(load_config(SpineSettings, content, where="--set"))
+    if not dry_run:
+        write_json(path, plans)
+    old, new = to_dict(before)["predict"], plans[SETTINGS_KEY]["predict"]
+    changes = [f"predict.{k}: {old.get(k)} -> {v}" for k, v in new.items() if old.get(k) != v]
+    return PlanResult(path, changes, written=not dry_run)
+
+
+def _is_preset_key(assignment: str) -> bool:
+    return assignment.partition("=")[0].split(".")[0].strip() in _PRESET_KEYS
+
+
+def _check_name(name: str | None, base: str, target: Path, *, overwrite: bool) -> None:
+    if not name or name == base or not name.replace("_", "").replace("-", "").isalnum() or "__" in name:
+        raise UsageError(
+            "E-PLAN-NAME",
+            file="--name",
+            found=repr(name),
+            expected=f"a new name of letters, digits, - and single _, other than {base}",
+            fix="for example --name spineCpu",
+        )
+    if target.exists() and not overwrite:
+        raise UsageError(
+            "E-PLAN-EXISTS",
+            file=target,
+            found="plans of this name",
+            expected="a new name",
+            fix="choose another --name or add --overwrite",
+        )
+
+
+def _dataset_folder(dataset: str) -> Path:
+    """Return `nnUNet_preprocessed/DatasetXXX_Name` for an id or a name."""
+    root = os.environ.get("nnUNet_preprocessed")  # noqa: SIM112  nnU-Net's name
+    if not root:
+        raise SetupError(
+            "E-ENV-PATH",
+            file="nnUNet_preprocessed",
+            found="not set",
+            expected="nnU-Net's folder of preprocessed data",
+            fix="export nnUNet_preprocessed=… (nnUNetv2_spine_env prints the lines)",
+        )
+    pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
+    found = [f for f in sorted(Path(root).glob(pattern)) if f.is_dir()]
+    if len(found) != 1:
+        known = ", ".join(f.name for f in sorted(Path(root).glob("Dataset*"))) or "none"
+        raise SetupError(
+            "E-PLAN-DATASET",
+            file=root,
+            found=f"{len(found)} folders {pattern}",
+            expected=f"one dataset (there: {known})",
+            fix="run nnUNetv2_plan_and_preprocess first",
+        )
+    return found[0]
+
+
+def _read_plans(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        others = [f.stem for f in folder.glob("*.json") if "configurations" in read_json(f)]
+        raise SetupError(
+            "E-PLAN-BASE",
+            file=path,
+            found="no such plans",
+            expected="nnU-Net's plans",
+            fix=f"run nnUNetv2_plan_and_preprocess; {nearest(name, others)}",
+        )
+    plans: dict[str, Any] = read_json(path)
+    return plans

@@ -1,0 +1,165 @@
+"""Presets: named recipes in YAML that turn nnU-Net's plans into plans of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnunet_spine_ext.core.config import load_config, nearest, read_mapping
+from nnunet_spine_ext.core.errors import UsageError
+
+_FOLDER = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True)
+class NetworkPreset:
+    """Size of the U-Net; None keeps nnU-Net's value.
+
+    `base_features` double per stage up to `max_features`; `max_stages` drops the deepest stages;
+    `convs_per_stage`, `convs_per_decoder_stage` set the number of convolutions.
+    """
+
+    base_features: int | None = None
+    max_features: int | None = None
+    max_stages: int | None = None
+    convs_per_stage: int | None = None
+    convs_per_decoder_stage: int | None = None
+
+
+@dataclass(frozen=True)
+class PatchPreset:
+    """Patch size in voxels, array order of the configuration: a fixed `size`, or at most `max_voxels`."""
+
+    size: tuple[int, ...] | None = None
+    max_voxels: int | None = None
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A recipe: settings of training and prediction, and changes to one configuration of the plans.
+
+    `spacing` (mm, array order of the configuration) changes the preprocessed data, so it gets its own folder.
+    """
+
+    description: str = ""
+    train: dict[str, Any] = field(default_factory=dict)
+    predict: dict[str, Any] = field(default_factory=dict)
+    network: NetworkPreset = field(default_factory=NetworkPreset)
+    patch: PatchPreset = field(default_factory=PatchPreset)
+    batch_size: int | None = None
+    spacing: tuple[float, ...] | None = None
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that come with the package."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+def read_preset(name: str) -> Preset:
+    """Return a preset by name, or from a YAML file when `name` is a path that exists.
+
+    Raises UsageError for an unknown name (nearest one named) and for unknown keys.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else _FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        raise UsageError(
+            "E-PRESET",
+            file=name,
+            found="no such preset",
+            expected="a known one or a YAML file",
+            fix=nearest(name, preset_names()),
+        )
+    return load_config(Preset, read_mapping(path), where=str(path.name))
+
+
+def apply_to_configuration(configuration: Mapping[str, Any], preset: Preset) -> dict[str, Any]:
+    """Return one configuration of the plans with the preset's network, patch, batch and spacing.
+
+    Patches shrink along their longest axes first, stay multiples of the network's total stride, and never exceed
+    nnU-Net's own patch.
+    """
+    changed = deepcopy(dict(configuration))
+    spacing_factor = _set_spacing(changed, preset.spacing)
+    network = changed["architecture"]["arch_kwargs"]
+    _resize_network(network, preset.network)
+    strides = network["strides"]
+    if preset.patch.size is not None:
+        changed["patch_size"] = _fit(preset.patch.size, total_stride(strides))
+    else:
+        wanted = [max(1, round(n * f)) for n, f in zip(changed["patch_size"], spacing_factor, strict=True)]
+        if preset.patch.max_voxels is not None:
+            wanted = shrink_patch(wanted, total_stride(strides), preset.patch.max_voxels)
+        changed["patch_size"] = _fit(wanted, total_stride(strides))
+    if preset.batch_size is not None:
+        changed["batch_size"] = preset.batch_size
+    return changed
+
+
+def total_stride(strides: Sequence[Sequence[int]]) -> list[int]:
+    """Return by how much each axis is smaller at the bottleneck than at the input."""
+    product = [1] * len(strides[0])
+    for stage in strides:
+        product = [p * int(s) for p, s in zip(product, stage, strict=True)]
+    return product
+
+
+def shrink_patch(size: Sequence[int], stride: Sequence[int], max_voxels: int) -> list[int]:
+    """Shorten the longest axes, one stride at a time, until the patch has at most `max_voxels` voxels."""
+    patch = _fit(size, stride)
+    while _voxels(patch) > max_voxels:
+        longest = max(range(len(patch)), key=lambda a: (patch[a] - stride[a] >= stride[a], patch[a]))
+        if patch[longest] <= stride[longest]:
+            break
+        patch[longest] -= stride[longest]
+    return patch
+
+
+def _voxels(patch: Sequence[int]) -> int:
+    count = 1
+    for n in patch:
+        count *= n
+    return count
+
+
+def _fit(size: Sequence[int], stride: Sequence[int]) -> list[int]:
+    return [max(s, int(n) // s * s) for n, s in zip(size, stride, strict=True)]
+
+
+def _set_spacing(configuration: dict[str, Any], spacing: tuple[float, ...] | None) -> list[float]:
+    """Set the spacing and scale the median size; return by which factor each axis gets finer."""
+    old = configuration["spacing"]
+    if spacing is None:
+        return [1.0] * len(old)
+    if len(spacing) != len(old):
+        raise UsageError(
+            "E-PRESET-SPACING",
+            file="spacing",
+            found=f"{len(spacing)} values",
+            expected=f"{len(old)} values, in the order of the plans' spacing {old}",
+            fix="correct the preset or --set spacing",
+        )
+    factor = [o / n for o, n in zip(old, spacing, strict=True)]
+    median = configuration["median_image_size_in_voxels"]
+    configuration["median_image_size_in_voxels"] = [m * f for m, f in zip(median, factor, strict=True)]
+    configuration["spacing"] = list(spacing)
+    return factor
+
+
+def _resize_network(network: dict[str, Any], preset: NetworkPreset) -> None:
+    stages = min(preset.max_stages or network["n_stages"], network["n_stages"])
+    per_stage = "n_conv_per_stage" if "n_conv_per_stage" in network else "n_blocks_per_stage"
+    network["n_stages"] = stages
+    for key in ("features_per_stage", "kernel_sizes", "strides", per_stage):
+        network[key] = network[key][:stages]
+    network["n_conv_per_stage_decoder"] = network["n_conv_per_stage_decoder"][: stages - 1]
+    if preset.base_features is not None or preset.max_features is not None:
+        base = preset.base_features or network["features_per_stage"][0]
+        most = preset.max_features or max(network["features_per_stage"])
+        network["features_per_stage"] = [min(base * 2**k, most) for k in range(stages)]
+    if preset.convs_per_stage is not None:
+        network[per_stage] = [preset.convs_per_stage] * stages
+    if preset.convs_per_decoder_stage is not None:
+        network["n_conv_per_stage_decoder"] = [preset.convs_per_decoder_stage] * (stages - 1)

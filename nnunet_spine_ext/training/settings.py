@@ -1,0 +1,97 @@
+"""Settings of a model under ``plans["spine_ext"]``: read, written, hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from nnunet_spine_ext.core.config import load_config, to_dict
+from nnunet_spine_ext.inference.settings import PredictSettings
+
+SETTINGS_KEY = "spine_ext"
+SETTINGS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Training schedule. The defaults are nnU-Net's own.
+
+    Parameters
+    ----------
+    num_epochs, num_iterations_per_epoch, num_val_iterations_per_epoch, initial_lr, weight_decay: as in nnU-Net.
+    optimizer: ``sgd`` (Nesterov momentum .99) or ``adamw``.
+    oversample_foreground: share of the patches in a batch that must contain foreground.
+    mirror: mirror patches along all axes; sided classes are exchanged on the left-right axis.
+    splits: ``grouped`` requires cases.json and refuses a subject on both sides; ``stock`` is nnU-Net's behaviour.
+    save_every: epochs between checkpoints.
+    plot_every: epochs between drawings of progress.png (one drawing takes seconds).
+    seed: makes a run with one worker (nnUNet_n_proc_DA=0) on the CPU repeatable.
+    """
+
+    num_epochs: int = 1000
+    num_iterations_per_epoch: int = 250
+    num_val_iterations_per_epoch: int = 50
+    initial_lr: float = 1e-2
+    weight_decay: float = 3e-5
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    oversample_foreground: float = 0.33
+    mirror: bool = True
+    splits: Literal["grouped", "stock"] = "grouped"
+    save_every: int = 50
+    plot_every: int = 1
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What prediction must know about the labels; copied from ``dataset.json["spine_ext"]`` when training starts.
+
+    `scheme`: a name of `core.labels.SCHEMES`, or ``custom``. `sided_labels`: (left, right) ids.
+    """
+
+    scheme: str = "custom"
+    sided_labels: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class SpineSettings:
+    """Everything under ``plans["spine_ext"]``.
+
+    `preset` names the recipe the values came from. `reference` is the intensity reference of the training cases
+    (`harmonize.reference`), `data` the facts about its labels; both are filled in when training starts.
+    """
+
+    version: int = SETTINGS_VERSION
+    preset: str | None = None
+    train: TrainSettings = field(default_factory=TrainSettings)
+    predict: PredictSettings = field(default_factory=PredictSettings)
+    data: DataFacts = field(default_factory=DataFacts)
+    reference: dict[str, Any] | None = None
+
+
+def settings_from_plans(plans: Mapping[str, Any]) -> SpineSettings:
+    """Return the settings of a plans dictionary; defaults where it has none.
+
+    Raises UsageError naming the plans for unknown keys and wrong values.
+    """
+    where = f"plans {plans.get('plans_name', '')} {SETTINGS_KEY}".replace("  ", " ")
+    return load_config(SpineSettings, plans.get(SETTINGS_KEY, {}), where=where)
+
+
+def store_settings(plans: dict[str, Any], settings: SpineSettings) -> None:
+    """Write settings into a plans dictionary, in place."""
+    plans[SETTINGS_KEY] = to_dict(settings)
+
+
+def settings_hash(plans: Mapping[str, Any]) -> str:
+    """Hash what makes two trainings different: the settings without `predict`, `data` and `reference`.
+
+    Plans without settings hash like plans with the default ones: a trainer writes the defaults out.
+    """
+    content = to_dict(settings_from_plans(plans))
+    for key in ("predict", "data", "reference"):
+        content.pop(key)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
