@@ -29,7 +29,7 @@ $(STAMP): setup.cfg pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	    echo "Could not create $(VENV). On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@echo 'Installing into $(VENV); the first time takes minutes, because PyTorch is large.'
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check -qq --editable '.[dev]'
 	@touch $@
 
 demo: $(STAMP) ## make phantoms, train, predict, score and report into demo/ (about 10 minutes on 2 cores)
