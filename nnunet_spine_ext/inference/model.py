@@ -48,7 +48,7 @@ def sided_axis(plans: Mapping[str, Any], dimensions: int) -> int | None:
             file=f"plans {plans.get('plans_name', '')}",
             found=f"image_reader_writer {plans['image_reader_writer']}",
             expected=f"{REORIENTING_READER}: only then left and right mean the same in every case",
-            fix=f'set "overwrite_image_reader_writer": "{REORIENTING_READER}" in dataset.json, then plan and preprocess',
+            fix=f'set "overwrite_image_reader_writer": "{REORIENTING_READER}" in dataset.json and plan again',
         )
     axis = list(plans["transpose_forward"]).index(_LEFT_RIGHT_AXIS) - (3 - dimensions)
     return axis if axis >= 0 else None

@@ -35,11 +35,8 @@ from nnunet_spine_ext.training.splits import grouped_fold
 _training: ContextVar[bool] = ContextVar("building_for_training", default=False)
 
 
-if TYPE_CHECKING:
-    _Trainer = nnUNetTrainer
-else:
-    # A mixin stands before nnUNetTrainer in the trainers made of it; only the type checker sees it as a subclass.
-    _Trainer = object
+# A mixin stands before nnUNetTrainer in the trainers made of it; only the type checker sees it as a subclass.
+_Trainer: Any = nnUNetTrainer if TYPE_CHECKING else object
 
 
 class SettingsMixin(_Trainer):
@@ -92,7 +89,7 @@ class SettingsMixin(_Trainer):
         try:
             super().on_epoch_end()
         finally:
-            vars(logger).pop("plot_progress_png", None)
+            logger.__dict__.pop("plot_progress_png", None)
 
     def save_checkpoint(self, filename: str) -> None:
         """Write a checkpoint under a temporary name first: an interrupt leaves the previous file intact."""
