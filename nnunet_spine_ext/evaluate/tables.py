@@ -57,6 +57,11 @@ class Line:
     label: str
     metrics: dict[str, Statistic]
 
+    @property
+    def present(self) -> bool:
+        """Whether any case had the structure in its reference or its prediction."""
+        return any(found.n or found.excluded_infinite for found in self.metrics.values())
+
 
 def summarise(rows: Sequence[Score], scope: Scope) -> list[Line]:
     """Return a line per label of one scope: classes by id, groups as they come, levels from head to tail."""
@@ -157,8 +162,14 @@ def markdown(
         parts += ["## Mean over classes", _table("", [Line(None, "all classes", total)])]
     for scope in scopes:
         lines = summarise(rows, scope)
+        shown = [line for line in lines if line.present]
         if lines:
-            parts += [f"## {_TITLES[scope]}", _table("label", lines)]
+            parts.append(f"## {_TITLES[scope]}")
+        if shown:
+            parts.append(_table("label", shown))
+        if len(shown) < len(lines):
+            absent = ", ".join(line.label for line in lines if not line.present)
+            parts.append(f"In no reference and in no prediction: {absent}.")
     parts += ["## Cases", _case_table(rows, status)]
     if notes:
         parts += ["## Notes", "\n".join(f"- {note}" for note in notes)]

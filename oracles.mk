@@ -1,0 +1,26 @@
+# Reference values of metrics by other people's implementations. Their packages pin and downgrade what nnU-Net needs,
+# so each has an environment of its own; only numbers get back (tests/fixtures/oracle_metrics.json).
+# With NNUNET_SPINE_TEST_DATA=DIR the real pairs are computed too, else their stored numbers stay.
+
+ORACLES := .oracles
+ORACLE_SCRIPT := tests/oracles/make_metrics.py
+ORACLE_FIXTURE := tests/fixtures/oracle_metrics.json
+ORACLE_DATA := $(if $(NNUNET_SPINE_TEST_DATA),--data "$(NNUNET_SPINE_TEST_DATA)")
+
+.PHONY: oracles
+oracles: $(ORACLES)/panoptica/.installed $(ORACLES)/surface-distance/.installed ## compute reference values again
+	$(ORACLES)/panoptica/bin/python $(ORACLE_SCRIPT) --oracle panoptica $(ORACLE_DATA) --fixture $(ORACLE_FIXTURE)
+	$(ORACLES)/surface-distance/bin/python -W ignore $(ORACLE_SCRIPT) --oracle surface-distance $(ORACLE_DATA) \
+	    --fixture $(ORACLE_FIXTURE)
+
+$(ORACLES)/panoptica/.installed: oracles.mk
+	$(PYTHON) -m venv $(ORACLES)/panoptica
+	$(ORACLES)/panoptica/bin/pip install --disable-pip-version-check -q panoptica==2.1.7 nibabel
+	@touch $@
+
+# surface-distance 0.1 uses names that numpy 1.24, numpy 2 and scipy 1.15 removed; these pins have wheels up to Python 3.11.
+$(ORACLES)/surface-distance/.installed: oracles.mk
+	$(PYTHON) -m venv $(ORACLES)/surface-distance
+	$(ORACLES)/surface-distance/bin/pip install --disable-pip-version-check -q \
+	    Surface-Distance-Based-Measures==0.1 numpy==1.23.5 scipy==1.10.1 nibabel==5.2.1
+	@touch $@
