@@ -20,20 +20,23 @@ class CleanSettings:
     Parameters
     ----------
     reassign_stray: give a component that is cut off from its vertebra to the neighbour it shares most border with.
+    stray_share: only components smaller than this share of their vertebra's largest one move. A whole arch whose pedicles
+        lie outside the picture is a component of its own and stays.
     attach_mm: parts that touch no vertebra join the best one within this distance; 0 switches it off.
     min_attach_mm3: smaller loose parts stay unassigned (they are noise).
     """
 
     reassign_stray: bool = True
+    stray_share: float = 0.1
     attach_mm: float = 12.0
     min_attach_mm3: float = 60.0
 
 
-def reassign_stray(frame: Frame, vertebrae: Array) -> int:
+def reassign_stray(frame: Frame, vertebrae: Array, settings: CleanSettings) -> int:
     """Give stray components of an instance to the instance with the longest shared border, in place.
 
-    A component is stray if it is not the largest of its vertebra and has more border with another vertebra than with
-    its own. Returns how many components changed.
+    A component is stray if it is small against the largest one of its vertebra and touches another vertebra. Returns
+    how many components changed.
     """
     import cc3d
 
@@ -49,7 +52,7 @@ def reassign_stray(frame: Frame, vertebrae: Array) -> int:
     owner[name] = view.reshape(-1)[flat]
     largest = np.zeros(int(owner.max()) + 1, dtype=np.intp)
     np.maximum.at(largest, owner[1:], size[1:])
-    stray = [k for k in range(1, count + 1) if size[k] < largest[owner[k]]]
+    stray = [k for k in range(1, count + 1) if size[k] < settings.stray_share * largest[owner[k]]]
     if not stray:
         return 0
     contacts = _contacts(parts, frame.spacing, count)

@@ -21,6 +21,21 @@ UNREACHED = -1
 
 
 @dataclass(frozen=True)
+class Reach:
+    """What the fronts reached.
+
+    Parameters
+    ----------
+    owner: (n,) int32 source number of each node, -1 where no front came.
+    cost: (n,) mm, cost of the path to each node, infinite where no front came; `length` (n,) its plain length.
+    """
+
+    owner: Array
+    cost: Array
+    length: Array
+
+
+@dataclass(frozen=True)
 class Graph:
     """The voxels of a mask as nodes.
 
@@ -66,22 +81,19 @@ def make_graph(mask: Array, spacing: tuple[float, float, float]) -> Graph:
 
 def propagate(
     graph: Graph, owner: Array, start: Array | None = None, cost: StepCost | None = None, limit: float = np.inf
-) -> tuple[Array, Array]:
+) -> Reach:
     """Grow the sources over the graph.
 
     Parameters
     ----------
     owner: (n,) int, source number >= 0 of the nodes that start a front, -1 elsewhere.
     start: (n,) mm, cost that a front has at its starting nodes; 0 if None.
-    cost: what a step costs; plain length if None.
+    cost: what a step costs; plain length if None. No step may cost less than its length.
     limit: fronts stop at this cost.
-
-    Returns
-    -------
-    (owner, distance) per node: -1 and infinity where no front came.
     """
     owner = owner.astype(np.int32).copy()
     distance = np.where(owner >= 0, 0.0 if start is None else start, np.inf)
+    reach = Reach(owner, distance, distance.copy())
     dirty = owner >= 0
     width = 2.0 * float(graph.lengths.min())
     active = np.flatnonzero(dirty)
@@ -91,20 +103,19 @@ def propagate(
         if len(ready) == 0:
             active = np.unique(active[dirty[active]])
             if len(active) == 0:
-                return owner, distance
+                return reach
             front = float(distance[active].min()) + width
             if front - width > limit:
-                return owner, distance
+                return reach
             continue
         dirty[ready] = False
-        changed = [_relax(graph, k, ready, owner, distance, dirty, cost) for k in range(len(graph.shifts))]
+        changed = [_relax(graph, k, ready, reach, dirty, cost) for k in range(len(graph.shifts))]
         active = np.concatenate([active, *changed])
 
 
-def _relax(
-    graph: Graph, k: int, ready: Array, owner: Array, distance: Array, dirty: Array, cost: StepCost | None
-) -> Array:
+def _relax(graph: Graph, k: int, ready: Array, reach: Reach, dirty: Array, cost: StepCost | None) -> Array:
     """Try the step k from the nodes `ready`; update in place and return the nodes that got a cheaper path."""
+    owner, distance = reach.owner, reach.cost
     target = graph.neighbours(ready, k)
     inside = target >= 0
     source, target = ready[inside], target[inside]
@@ -122,5 +133,6 @@ def _relax(
     source, target = source[better], target[better]
     distance[target] = offer[better]
     owner[target] = owner[source]
+    reach.length[target] = reach.length[source] + length
     dirty[target] = True
     return target

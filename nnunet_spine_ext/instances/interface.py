@@ -15,6 +15,7 @@ from nnunet_spine_ext.instances.clean import CleanSettings, attach_loose, reassi
 from nnunet_spine_ext.instances.frame import DISC, ENDPLATE, SACRUM, Frame, make_frame
 from nnunet_spine_ext.instances.priors import class_lookup
 from nnunet_spine_ext.instances.seeds import Bodies, SeedSettings, find_bodies
+from nnunet_spine_ext.instances.slots import prune_slots, with_slots
 from nnunet_spine_ext.measure.centreline import centreline
 
 SACRUM_INSTANCE = 26
@@ -84,62 +85,64 @@ def separate(semantic: Volume, scheme: str = "nnunet14", *, settings: InstanceSe
         sacrum = np.where(frame.labels == SACRUM, SACRUM_INSTANCE, 0).astype(np.uint16)
         warning = _nothing("no vertebral body")
         return InstanceResult(frame.restore(sacrum, semantic), _no_bodies_qc(), [warning])
+    bodies, real = with_slots(frame, bodies)
     vertebrae, steps = assign_vertebrae(frame, bodies, line, settings.assign)
     if settings.clean.reassign_stray:
-        steps["stray_components_moved"] = reassign_stray(frame, vertebrae)
-    steps["loose_parts_attached"], steps["loose_parts_left"] = attach_loose(
-        frame, vertebrae, bodies, line, settings.clean
-    )
+        steps["stray_components_moved"] = reassign_stray(frame, vertebrae, settings.clean)
     levels = assign_levels(frame, bodies, line)
-    instances, first, warnings = _number(frame, vertebrae, levels, len(bodies), settings)
-    qc = _qc(frame, vertebrae, bodies, instances, first, steps)
-    warnings += _findings(qc)
-    return InstanceResult(frame.restore(instances, semantic), qc, warnings)
+    bodies, real, vertebrae, levels = prune_slots(
+        frame,
+        vertebrae,
+        levels,
+        bodies,
+        real,
+        min_bodyless_mm3=settings.assign.min_bodyless_mm3,
+        min_disc_mm3=settings.min_above_mm3,
+    )
+    attached, left = attach_loose(frame, vertebrae, bodies, line, settings.clean)
+    steps |= {"loose_parts_attached": attached, "loose_parts_left": left}
+    instances, warnings = _number(frame, vertebrae, levels, len(bodies))
+    qc = _qc(frame, vertebrae, bodies, real, instances, steps)
+    return InstanceResult(frame.restore(instances, semantic), qc, warnings + _findings(qc))
 
 
-def _number(
-    frame: Frame, vertebrae: Array, levels: Array, count: int, settings: InstanceSettings
-) -> tuple[Array, int, list[Problem]]:
-    """Positions from the top; returns (uint16 ids, position of the first body, warnings)."""
-    above = int((levels == 1).sum()) * frame.voxel_volume >= settings.min_above_mm3
-    first = 2 if above else 1
-    ids = np.zeros(count + 2, dtype=np.int32)
-    ids[1:] = np.arange(first - 1, first + count)
+def _number(frame: Frame, vertebrae: Array, levels: Array, count: int) -> tuple[Array, list[Problem]]:
+    """Positions from the top as ids; returns (uint16 ids, warnings)."""
+    ids = np.arange(count + 1, dtype=np.uint16)
     warnings = []
-    if ids[-1] > POSITIONS[-1]:
-        warnings.append(_too_many(int(ids[-1])))
+    if count > POSITIONS[-1]:
+        warnings.append(_too_many(count))
         ids[ids > POSITIONS[-1]] = 0
-    # ids[k] is the position of body k-1, so that index 1 is the vertebra above the first body.
-    instances = np.where(vertebrae > 0, ids[np.minimum(vertebrae + 1, count + 1)], 0).astype(np.uint16)
+    instances = ids[vertebrae]
     for label, offset in ((DISC, DISC_OFFSET), (ENDPLATE, ENDPLATE_OFFSET)):
         here = (frame.labels == label) & (levels > 0)
         number = ids[levels[here]]
         instances[here] = np.where(number > 0, number + offset, 0)
     instances[frame.labels == SACRUM] = SACRUM_INSTANCE
-    return instances, first, warnings
+    return instances, warnings
 
 
 def _qc(
-    frame: Frame, vertebrae: Array, bodies: Bodies, instances: Array, first: int, steps: dict[str, int]
+    frame: Frame, vertebrae: Array, bodies: Bodies, real: Array, instances: Array, steps: dict[str, int]
 ) -> dict[str, Any]:
     counts = np.bincount(instances.reshape(-1))
-    part_of_vertebra = class_lookup()[frame.labels] >= 0
-    volumes = {str(int(k)): round(float(counts[k]) * frame.voxel_volume, 1) for k in np.flatnonzero(counts) if k}
-    body_counts = np.bincount(bodies.labels.reshape(-1), minlength=len(bodies) + 1)
+    ids = [int(k) for k in np.flatnonzero(counts) if k]
+    body = np.bincount(bodies.labels.reshape(-1), minlength=len(bodies) + 1)
+    loose = (class_lookup()[frame.labels] >= 0) & (vertebrae == 0)
     return {
         "numbered": False,
         "method": "geodesic",
-        "vertebrae": len(bodies),
-        "discs": int(sum(DISC_OFFSET < k < ENDPLATE_OFFSET for k in np.flatnonzero(counts))),
-        "first_position": first,
-        "cut_apart": [k + first - 1 for k in bodies.notes["fused"]],
-        "rejoined": [k + first - 1 for k in bodies.notes["rejoined"]],
+        "vertebrae": int(sum(0 < k <= POSITIONS[-1] for k in ids)),
+        "discs": int(sum(DISC_OFFSET < k < ENDPLATE_OFFSET for k in ids)),
+        "without_body": [k + 1 for k in range(len(bodies)) if not real[k]],
+        "cut_apart": bodies.notes["fused"],
+        "rejoined": bodies.notes["rejoined"],
+        "volume_mm3": {str(k): round(float(counts[k]) * frame.voxel_volume, 1) for k in ids},
         "body_volume_mm3": {
-            str(k + first - 1): round(float(body_counts[k]) * frame.voxel_volume, 1) for k in range(1, len(bodies) + 1)
+            str(k): round(float(body[k]) * frame.voxel_volume, 1) for k in range(1, len(bodies) + 1) if real[k - 1]
         },
-        "volume_mm3": volumes,
-        "pitch_mm": {str(k + first): round(float(p), 1) for k, p in enumerate(bodies.pitch)},
-        "unassigned_voxels": int((part_of_vertebra & (vertebrae == 0)).sum()),
+        "pitch_mm": {str(k): round(float(p), 1) for k, p in enumerate(bodies.pitch, start=1)},
+        "unassigned_voxels": int(loose.sum()),
         **steps,
     }
 

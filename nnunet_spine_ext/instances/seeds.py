@@ -16,6 +16,8 @@ from nnunet_spine_ext.measure.centreline import Centreline
 # 18 mm for C4, 26 mm for T6 and 37 mm for L3, within 10 % of published means.
 _PITCH_SLOPE, _PITCH_OFFSET = 0.9, 5.0
 BIN_MM = 1.0
+# Centres farther apart than this many pitches have room for another body between them.
+MISSING_BODY = 1.55
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,14 @@ class Bodies:
     Parameters
     ----------
     labels: int16 array of the frame, k for the k-th body (from 1), 0 elsewhere (fragments too).
-    arc: (n,) arc length of the centres of mass; `pitch` (n,) expected distance to a neighbouring centre, mm.
-    low, high: (n,) arc length of the upper and lower end.
+    arc: (n,) arc length of the body centres; `pitch` (n,) distance to a neighbouring centre, both mm. The centre of a
+        body that is cut off at an end of the picture, or that carries the dens, is where that of a whole body would be.
+    notes: numbers of the bodies that were cut apart (``fused``) or put together (``rejoined``).
     """
 
     labels: Array
     arc: Array
     pitch: Array
-    low: Array
-    high: Array
     notes: dict[str, list[int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -100,7 +101,7 @@ def find_bodies(frame: Frame, line: Centreline, settings: SeedSettings) -> Bodie
     pieces = _components(frame, line, settings)
     if not pieces:
         empty = np.zeros(0)
-        return Bodies(np.zeros(frame.labels.shape, dtype=np.int16), empty, empty, empty, empty)
+        return Bodies(np.zeros(frame.labels.shape, dtype=np.int16), empty, empty)
     profile = _profile(frame, line)
     pieces = _rejoin(pieces, profile)
     scale = _pitch_scale(pieces, profile)
@@ -132,16 +133,29 @@ def _collect(
     expected = np.array([_expected_pitch(profile, a, b) * scale for a, b in zip(low, high, strict=True)])
     rank_of = {int(index) + 1: rank for rank, index in enumerate(order, start=1)}
     renamed = {key: sorted(rank_of[k] for k in found) for key, found in notes.items()}
-    return Bodies(labels, centre[order], _measured_pitch(centre[order], expected), low, high, renamed)
+    arc = _whole_centres(centre[order], low, high, expected)
+    return Bodies(labels, arc, _measured_pitch(arc, expected), renamed)
+
+
+def _whole_centres(centre: Array, low: Array, high: Array, expected: Array) -> Array:
+    """Move the centres of the outermost bodies to where they would be if the body were whole and had no dens."""
+    arc = centre.copy()
+    length = (high - low) / expected
+    if not 0.55 < length[0] < 1.15:
+        arc[0] = high[0] - 0.42 * expected[0]
+    if length[-1] < 0.55:
+        arc[-1] = low[-1] + 0.42 * expected[-1]
+    return arc
 
 
 def _measured_pitch(centre: Array, expected: Array) -> Array:
-    """Distance to the neighbouring centres, held within a factor of the expected one (a body may be missing)."""
+    """Mean distance to the neighbouring centres; where a body is missing between them, the expected one."""
     if len(centre) < 2:
         return expected
     steps = np.diff(centre)
-    around = np.array([np.mean(steps[max(0, k - 1) : k + 1]) for k in range(len(centre))])
-    return np.clip(around, 0.7 * expected, 1.4 * expected)
+    rule = 0.5 * (expected[1:] + expected[:-1])
+    steps = np.where(np.abs(np.log(np.maximum(steps, 1.0) / rule)) < np.log(MISSING_BODY), steps, rule)
+    return np.array([np.mean(steps[max(0, k - 1) : k + 1]) for k in range(len(centre))])
 
 
 def _components(frame: Frame, line: Centreline, settings: SeedSettings) -> list[_Piece]:
@@ -303,7 +317,7 @@ def _cut(frame: Frame, piece: _Piece, cuts: list[float]) -> list[Array]:
     seeds = np.full(frame.labels.shape, -1, dtype=np.int16)
     seeds.reshape(-1)[piece.flat] = np.where(sure | ends, part, -1)
     graph = make_graph(mask[box], frame.spacing)
-    owner, _ = propagate(graph, seeds[box].reshape(-1)[graph.flat])
+    owner = propagate(graph, seeds[box].reshape(-1)[graph.flat]).owner
     result = np.full(frame.labels.shape, -1, dtype=np.int16)
     filled = np.full(mask[box].shape, -1, dtype=np.int16)
     filled.reshape(-1)[graph.flat] = owner
