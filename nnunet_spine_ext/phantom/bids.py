@@ -1,0 +1,134 @@
+"""Writing scans as a BIDS dataset with derivatives, wholly or not at all."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_spine_ext import __version__
+from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.io import write_json, write_text, write_volume
+from nnunet_spine_ext.core.labels import scheme
+from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.phantom.protocols import Protocol
+from nnunet_spine_ext.phantom.scan import Scan
+
+BIDS_VERSION = "1.10.0"
+_COLUMNS = ("participant_id", "sex", "age", "anomaly", "pathologies")
+
+
+@contextmanager
+def bids_writer(
+    root: str | Path, name: str, protocols: Sequence[Protocol], description: str, licence: str, *, overwrite: bool
+) -> Iterator[BidsWriter]:
+    """Yield a `BidsWriter`; ``root/name`` appears when the block ends without an exception.
+
+    Raises UsageError if the folder exists (unless `overwrite`), the name is unsafe or the root cannot be written.
+    """
+    root = Path(root)
+    final = root / name
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise _usage(final, f"the name {name!r}", "letters, digits, '_' and '-'", "choose another name")
+    if final.exists() and not overwrite:
+        raise _usage(final, "a folder of this name", "a free name", "choose another --name, or --overwrite replaces it")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        hidden = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
+        hidden.chmod(0o755)
+    except OSError as error:
+        raise _usage(root, f"cannot be written to ({error.strerror})", "a writable folder", "choose another") from error
+    try:
+        writer = BidsWriter(hidden, protocols)
+        yield writer
+        writer.finish(name, description, licence)
+        if final.exists():
+            shutil.rmtree(final)
+        hidden.rename(final)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+class BidsWriter:
+    """Writes scans into a folder that is not yet visible under its final name; made by `bids_writer`."""
+
+    def __init__(self, folder: Path, protocols: Sequence[Protocol]) -> None:
+        self._folder = folder
+        self._participants: dict[str, dict[str, Any]] = {}
+        contrasts = [row.contrast for row in protocols]
+        # Two protocols of one contrast need the acquisition entity to have different names.
+        self._twins = {contrast for contrast in contrasts if contrasts.count(contrast) > 1}
+
+    def add(self, scan: Scan) -> str:
+        """Write one scan with its truth; return its file name without suffix."""
+        subject = f"sub-{scan.subject}"
+        contrast = scan.protocol.contrast
+        entity = f"acq-{re.sub('[^a-z0-9]', '', scan.protocol.name)}_" if contrast in self._twins else ""
+        stem = f"{subject}_{entity}{contrast}"
+        image = self._folder / subject / "anat" / stem
+        write_volume(scan.image, image.with_name(f"{stem}.nii.gz"))
+        write_json(image.with_name(f"{stem}.json"), sidecar(scan))
+        truth = self._folder / "derivatives" / "labels" / subject / "anat"
+        volumes: dict[str, Volume] = {
+            "label-spine_dseg": scan.semantic,
+            "label-instances_dseg": scan.instances,
+            "label-SC_probseg": scan.cord.with_array(scan.cord.array.astype(np.float32)),
+        }
+        for suffix, volume in volumes.items():
+            write_volume(volume, truth / f"{stem}_{suffix}.nii.gz")
+        write_json(truth / f"{stem}_truth.json", scan.truth)
+        self._participants[subject] = scan.info
+        return stem
+
+    def finish(self, name: str, description: str, licence: str) -> None:
+        """Write the tables and descriptions of the dataset and its derivatives."""
+        generated = [{"Name": "nnunet_spine_ext", "Version": __version__, "Description": description}]
+        common = {"BIDSVersion": BIDS_VERSION, "License": licence, "GeneratedBy": generated}
+        write_json(
+            self._folder / "dataset_description.json",
+            {"Name": name, "DatasetType": "raw", "Authors": ["nnunet_spine_ext"], **common},
+        )
+        labels = self._folder / "derivatives" / "labels"
+        write_json(
+            labels / "dataset_description.json", {"Name": f"{name} truth", "DatasetType": "derivative", **common}
+        )
+        rows = ["\t".join(_COLUMNS)]
+        for subject, info in sorted(self._participants.items()):
+            findings = ",".join(info["pathologies"]) or "n/a"
+            rows.append("\t".join((subject, info["sex"], str(info["age"]), info["anomaly"] or "n/a", findings)))
+        write_text(self._folder / "participants.tsv", "\n".join(rows) + "\n")
+        names = scheme("nnunet14").labels
+        table = ["index\tname", *(f"{number}\t{label}" for number, label in sorted(names.items()))]
+        write_text(labels / "label-spine_dseg.tsv", "\n".join(table) + "\n")
+        write_text(self._folder / "README", f"{description}\n")
+
+
+def sidecar(scan: Scan) -> dict[str, Any]:
+    """Return the BIDS sidecar of an image: times in seconds, lengths in mm, degrees, tesla."""
+    row = scan.protocol
+    slices = scan.image.spacing[2]
+    content: dict[str, Any] = {
+        "Modality": "MR",
+        "Manufacturer": "simulated",
+        "ManufacturersModelName": row.name,
+        "MagneticFieldStrength": row.field_strength,
+        "MRAcquisitionType": "3D" if row.volume else "2D",
+        "PulseSequenceType": row.sequence,
+        "RepetitionTime": row.tr / 1000,
+        "EchoTime": row.te / 1000,
+        "FlipAngle": row.flip,
+        "SliceThickness": round(slices * (1 - row.gap), 4),
+        "SpacingBetweenSlices": round(slices, 4),
+        "PixelBandwidth": row.bandwidth,
+    }
+    return content | ({"InversionTime": row.ti / 1000} if row.ti else {})
+
+
+def _usage(file: Path, found: str, expected: str, fix: str) -> UsageError:
+    return UsageError("E-PHANTOM-OUTPUT", file=file, found=found, expected=expected, fix=fix)

@@ -1,0 +1,210 @@
+"""Cohorts of digital spines as an nnU-Net raw dataset or a BIDS tree."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from nnunet_spine_ext.core.dataset import DatasetSpec, RawCase, dataset_writer
+from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.labels import scheme
+from nnunet_spine_ext.core.summary import RunSummary
+from nnunet_spine_ext.phantom.bids import bids_writer
+from nnunet_spine_ext.phantom.protocols import Protocol
+from nnunet_spine_ext.phantom.protocols import protocol as protocol_named
+from nnunet_spine_ext.phantom.scan import Scan, ScanRequest, scan_subject
+
+REGIONS = ("whole", "cervical", "thoracic", "lumbar")
+LAYOUTS = ("nnunet", "bids")
+TRUTH_FOLDER = "phantomTr"
+DESCRIPTION = "Digital spine phantoms made by nnunet_spine_ext; no person was scanned."
+LICENCE = "CC0-1.0"
+
+
+def phantom(
+    o: str | Path,
+    *,
+    n: int = 8,
+    protocol: Sequence[str] = ("t2w_sagittal",),
+    seed: int = 0,
+    region: str = "whole",
+    spacing: Sequence[float] | None = None,
+    layout: str = "nnunet",
+    dataset_id: int = 900,
+    name: str = "SpinePhantom",
+    folds: int = 5,
+    jobs: int = 1,
+    anomalies: str = "natural",
+    pathologies: bool = True,
+    oblique: float = 0.0,
+    supersample: int | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    overwrite: bool = False,
+) -> RunSummary:
+    """Make `n` digital spines, scan each with every protocol, and write them with their truth.
+
+    Equal arguments give equal bytes, whatever `jobs` is; subject k of a seed does not depend on `n`. The folder
+    appears under its final name when it is complete; an interrupted run leaves nothing.
+
+    Parameters
+    ----------
+    o: nnunet layout: the nnUNet_raw folder that gets ``Dataset<dataset_id>_<name>``; bids: the folder that gets
+        ``<name>``. When `o` is the folder in ``nnUNet_raw`` and ``nnUNet_preprocessed`` is set, splits and
+        cases.json are also written there, where nnU-Net reads them.
+    n: number of spines. Several protocols make several cases per subject, kept together in the splits.
+    protocol: names in `protocols.PROTOCOLS`; a single name may be given as a string.
+    seed: non-negative.
+    region: one of `REGIONS`.
+    spacing: voxel size (in plane, in plane, between slices) in mm instead of the protocol's.
+    layout: one of `LAYOUTS`.
+    folds: folds of the grouped split (nnunet layout).
+    jobs: processes.
+    anomalies, pathologies: see `parameters.sample_parameters`.
+    oblique: largest tilt of the scan in degrees.
+    supersample: sub-voxels per voxel and axis; None: as many as keep them below 0.9 mm.
+    overrides: further arguments of `sample_parameters` for all spines, a mapping or ``key=value`` strings.
+    overwrite: replace what a former run with the same name wrote.
+
+    Returns
+    -------
+    Summary listing the cases.
+
+    Raises
+    ------
+    UsageError: an argument outside its range, an unknown protocol, or output that exists.
+    """
+    names = [protocol] if isinstance(protocol, str) else list(dict.fromkeys(protocol))
+    protocols = tuple(protocol_named(key).with_spacing(spacing) for key in names)
+    _check(n=n, seed=seed, region=region, layout=layout, jobs=jobs, folds=folds, oblique=oblique, names=names)
+    if supersample is not None and not 1 <= supersample <= 8:
+        raise _usage("--supersample", supersample, "1 to 8")
+    request = ScanRequest(protocols, seed, region, anomalies, pathologies, oblique, supersample, _overrides(overrides))
+    if layout == "nnunet":
+        return _write_nnunet(request, Path(o), n, jobs, dataset_id, name, folds, overwrite=overwrite)
+    return _write_bids(request, Path(o), n, jobs, name, overwrite=overwrite)
+
+
+def case_name(scan: Scan, protocols: Sequence[Protocol]) -> str:
+    """Return ``<subject>`` for runs with one protocol, else ``<subject>_<protocol>``."""
+    return scan.subject if len(protocols) == 1 else f"{scan.subject}_{scan.protocol.name}"
+
+
+def _check(
+    *, n: int, seed: int, region: str, layout: str, jobs: int, folds: int, oblique: float, names: list[str]
+) -> None:
+    rules: tuple[tuple[str, object, bool, str], ...] = (
+        ("--n", n, 1 <= n <= 9999, "1 to 9999 spines"),
+        ("--seed", seed, seed >= 0, "a number that is not negative"),
+        ("--region", region, region in REGIONS, f"one of {', '.join(REGIONS)}"),
+        ("--layout", layout, layout in LAYOUTS, f"one of {', '.join(LAYOUTS)}"),
+        ("--jobs", jobs, jobs >= 1, "at least one process"),
+        ("--folds", folds, folds >= 2, "at least 2 folds"),
+        ("--oblique", oblique, 0 <= oblique <= 30, "0 to 30 degrees"),
+        ("--protocol", names, bool(names), "at least one protocol"),
+    )
+    for option, value, valid, expected in rules:
+        if not valid:
+            raise _usage(option, value, expected)
+
+
+def _usage(option: str, value: object, expected: str) -> UsageError:
+    return UsageError("E-PHANTOM-OPTION", found=f"{option} {value}", expected=expected, fix="correct the option")
+
+
+def _overrides(given: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
+    """Turn ``key=value`` strings into a mapping; numbers become numbers."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    result: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise _usage("--set", text, "key=value")
+        try:
+            result[key] = float(value)
+        except ValueError:
+            result[key] = value
+    return result
+
+
+def _write_nnunet(
+    request: ScanRequest, root: Path, n: int, jobs: int, dataset_id: int, name: str, folds: int, *, overwrite: bool
+) -> RunSummary:
+    spec = _spec(request, dataset_id, name)
+    preprocessed = _preprocessed_root(root)
+    summary = RunSummary()
+    with dataset_writer(root, spec, folds=folds, preprocessed_root=preprocessed, overwrite=overwrite) as writer:
+        for scan in _scans(request, n, jobs):
+            case = case_name(scan, request.protocols)
+            info = {**scan.info, "seed": request.seed, "region": request.region}
+            writer.add(RawCase(case, scan.subject, [scan.image], scan.semantic, scan.instances, info))
+            writer.add_json(f"{TRUTH_FOLDER}/{case}.json", scan.truth)
+            summary.done.append(case)
+    summary.title = f"{writer.folder}: {n} spines, {len(request.protocols)} scan(s) each"
+    return summary
+
+
+def _spec(request: ScanRequest, dataset_id: int, name: str) -> DatasetSpec:
+    nnunet14 = scheme("nnunet14")
+    contrasts = "_".join(dict.fromkeys(row.contrast for row in request.protocols))
+    return DatasetSpec(
+        dataset_id=dataset_id,
+        name=name,
+        channel_names={0: contrasts},
+        labels={label: number for number, label in nnunet14.labels.items() if number != 0},
+        scheme="nnunet14",
+        sided_labels=tuple(nnunet14.sided_pairs),
+        description=DESCRIPTION,
+        licence=LICENCE,
+    )
+
+
+def _preprocessed_root(root: Path) -> Path | None:
+    """nnUNet_preprocessed when the output is nnUNet_raw itself: a dataset written elsewhere is not nnU-Net's yet."""
+    raw = os.environ.get("nnUNet_raw")  # noqa: SIM112  nnU-Net's name
+    preprocessed = os.environ.get("nnUNet_preprocessed")  # noqa: SIM112
+    if raw and preprocessed and Path(raw).resolve() == root.resolve():
+        return Path(preprocessed)
+    return None
+
+
+def _write_bids(request: ScanRequest, root: Path, n: int, jobs: int, name: str, *, overwrite: bool) -> RunSummary:
+    summary = RunSummary(title=f"{root / name}: {n} spines, {len(request.protocols)} scan(s) each")
+    with bids_writer(root, name, request.protocols, DESCRIPTION, LICENCE, overwrite=overwrite) as writer:
+        for scan in _scans(request, n, jobs):
+            summary.done.append(writer.add(scan))
+    return summary
+
+
+def _scans(request: ScanRequest, n: int, jobs: int) -> Iterator[Scan]:
+    """Yield all scans in order, with a progress bar over subjects."""
+    from tqdm import tqdm
+
+    subjects = _serial(request, n) if jobs == 1 else _parallel(request, n, min(jobs, n))
+    for scans in tqdm(subjects, total=n, desc="spines", unit="spine", disable=None):
+        yield from scans
+
+
+def _serial(request: ScanRequest, n: int) -> Iterator[list[Scan]]:
+    for index in range(n):
+        yield scan_subject(request, index)
+
+
+def _parallel(request: ScanRequest, n: int, jobs: int) -> Iterator[list[Scan]]:
+    """Compute ahead by at most one subject per process, so that memory does not grow with n."""
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        waiting: deque[Future[list[Scan]]] = deque()
+        for index in range(n):
+            waiting.append(pool.submit(scan_subject, request, index))
+            if len(waiting) > jobs:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

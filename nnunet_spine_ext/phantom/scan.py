@@ -1,0 +1,219 @@
+"""One subject from its number: anatomy, tissue properties, the scans of all protocols, the truth."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.phantom.protocols import Protocol
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_AXES = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
+# Sub-voxels are at most this large (mm) and at least two per voxel and axis.
+_SUB_VOXEL_MM = 0.9
+_STREAMS = ("anatomy", "person", "pose")
+
+
+@dataclass(frozen=True)
+class ScanRequest:
+    """What all subjects of a run share; see `generate.phantom` for the meaning."""
+
+    protocols: tuple[Protocol, ...]
+    seed: int = 0
+    region: str = "whole"
+    anomalies: str = "natural"
+    pathologies: bool = True
+    oblique: float = 0.0
+    supersample: int | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One image of one subject with its truth, all volumes on one grid.
+
+    `semantic`: nnunet14 ids (uint8). `instances`: spineps instance ids (uint16). `cord`: fraction of each voxel that
+    is cord (float32, 0-1). `info`: facts for cases.json. `truth`: anatomy as plain JSON.
+    """
+
+    subject: str
+    protocol: Protocol
+    image: Volume
+    semantic: Volume
+    instances: Volume
+    cord: Volume
+    info: dict[str, Any]
+    truth: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A scan's voxel grid: (4, 4) affine to RAS+ mm, shape (i, j, k), sub-voxels per voxel and axis."""
+
+    affine: Array
+    shape: tuple[int, int, int]
+    supersample: tuple[int, int, int]
+
+    @cached_property
+    def key(self) -> bytes:
+        """Equal for equal grids."""
+        return self.affine.tobytes() + np.array((*self.shape, *self.supersample)).tobytes()
+
+
+def subject_name(index: int) -> str:
+    """Return the name of a subject: ``phantom0001`` for index 0."""
+    return f"phantom{index + 1:04d}"
+
+
+def scan_subject(request: ScanRequest, index: int) -> list[Scan]:
+    """Make all scans of subject `index`; equal arguments give equal bytes, whatever runs beside it.
+
+    Raises UsageError for anomalies or overrides that do not exist.
+    """
+    import torch
+
+    from nnunet_spine_ext.phantom.paint import paint
+    from nnunet_spine_ext.phantom.parameters import sample_parameters
+    from nnunet_spine_ext.phantom.spine import build_spine
+
+    threads = torch.get_num_threads()
+    # Sums in another order differ in the last bit; one thread keeps the bytes equal for every number of jobs.
+    torch.set_num_threads(1)
+    try:
+        seeds = dict(zip(_STREAMS, np.random.SeedSequence((request.seed, index)).spawn(3), strict=True))
+        anatomy_seed = int(seeds["anatomy"].generate_state(1)[0])
+        parameters = sample_parameters(
+            anatomy_seed, anomalies=request.anomalies, pathologies=request.pathologies, **request.overrides
+        )
+        spine = build_spine(parameters)
+        box = np.asarray(spine.field_of_view(request.region), dtype=np.float64).reshape(2, 3)
+        angles, shift = _pose(np.random.default_rng(seeds["pose"]), request.oblique)
+        painted: dict[bytes, Any] = {}
+        scans = []
+        for protocol in request.protocols:
+            grid = scan_grid(box + shift, protocol, angles, request.supersample)
+            if grid.key not in painted:
+                painted = {grid.key: paint(spine, grid.affine, grid.shape, grid.supersample)}
+            # Generators are made anew per protocol: adding one to a run leaves the others as they were.
+            scans.append(_scan(request, index, protocol, parameters, painted[grid.key], grid, seeds["person"]))
+        return scans
+    finally:
+        torch.set_num_threads(threads)
+
+
+def scan_grid(box: Array, protocol: Protocol, angles: Array, supersample: int | None = None) -> Grid:
+    """Return the grid that covers a box.
+
+    Parameters
+    ----------
+    box: (2, 3) lower and upper corner, RAS+ mm.
+    protocol: gives voxel size and stored orientation.
+    angles: rotation of the grid about x, y, z through the middle of the box, degrees.
+    supersample: sub-voxels per voxel and axis; None: as many as keep them below 0.9 mm.
+    """
+    axes = [_AXES[letter] for letter in protocol.orientation]
+    extent = (box[1] - box[0])[[axis for axis, _ in axes]]
+    spacing = np.asarray(protocol.spacing)
+    shape = np.maximum(1, np.ceil(extent / spacing - 1e-6)).astype(int)
+    directions = np.zeros((3, 3))
+    for column, (axis, sign) in enumerate(axes):
+        directions[axis, column] = sign
+    affine = np.eye(4)
+    affine[:3, :3] = _rotation(angles) @ directions * spacing
+    affine[:3, 3] = box.mean(axis=0) - affine[:3, :3] @ ((shape - 1) / 2)
+    if supersample is None:
+        factors = np.maximum(2, np.ceil(spacing / _SUB_VOXEL_MM - 1e-6)).astype(int)
+    else:
+        factors = np.full(3, supersample)
+    return Grid(affine, tuple(shape.tolist()), tuple(factors.tolist()))
+
+
+def _pose(rng: np.random.Generator, oblique: float) -> tuple[Array, Array]:
+    """Angles of the grid in degrees and its shift in mm: technicians do not centre to the millimetre."""
+    angles = np.clip(rng.normal(size=3), -2, 2) * oblique / 2
+    shift = np.clip(rng.normal(size=3), -2, 2) * np.array([1.5, 5.0, 6.0])
+    return angles, shift
+
+
+def _rotation(angles: Array) -> Array:
+    result = np.eye(3)
+    for axis, angle in enumerate(np.deg2rad(angles)):
+        turn = np.eye(3)
+        first, second = [k for k in range(3) if k != axis]
+        turn[first, first] = turn[second, second] = np.cos(angle)
+        turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
+        result = turn @ result
+    return result
+
+
+def _scan(
+    request: ScanRequest,
+    index: int,
+    protocol: Protocol,
+    parameters: Any,
+    painted: Any,
+    grid: Grid,
+    person: np.random.SeedSequence,
+) -> Scan:
+    """Form the image of one protocol from the painted anatomy."""
+    import torch
+
+    from nnunet_spine_ext.phantom.acquisition import draw_settings, form_image
+    from nnunet_spine_ext.phantom.signal import Texture, signal_table
+    from nnunet_spine_ext.phantom.tissues import marrow_fat_fraction, tissue_properties
+
+    own = np.random.default_rng(person)
+    # The same person has the same tissue and the same fibres in every protocol.
+    fat = marrow_fat_fraction(parameters.age, parameters.sex, own)
+    properties = tissue_properties(protocol.field_strength, rng=own, marrow_fat=fat)
+    fibres = torch.Generator().manual_seed(int(own.integers(2**62)))
+    rng = np.random.default_rng((request.seed, index, zlib.crc32(protocol.name.encode())))
+    actual = _with_scatter(protocol, rng)
+    settings = draw_settings(actual, rng)
+    table = signal_table(actual, properties)
+    semantic = Volume(np.asarray(painted.semantic, dtype=np.uint8), grid.affine)
+    vertical = int(np.argmax(np.abs(grid.affine[2, :3])))
+    extent = np.asarray(grid.shape) * np.asarray(semantic.spacing)
+    flow = float(rng.uniform(0.1, 0.5)) if protocol.contrast == "T2w" else 0.0
+    texture = Texture(extent.tolist(), vertical, fibres, muscle_fat=parameters.body.muscle_fat, flow=flow)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    image = form_image(painted.tissue, semantic, actual, table, texture, settings, generator)
+    return Scan(
+        subject=subject_name(index),
+        protocol=actual,
+        image=image,
+        semantic=semantic,
+        instances=semantic.with_array(np.asarray(painted.instances, dtype=np.uint16)),
+        cord=semantic.with_array(np.asarray(painted.cord_fraction, dtype=np.float32)),
+        info=_info(actual, parameters),
+        truth={"levels": painted.levels, "parameters": parameters.to_dict(), "marrow_fat_fraction": fat},
+    )
+
+
+def _with_scatter(protocol: Protocol, rng: np.random.Generator) -> Protocol:
+    """Vary TR and TE as different operators do."""
+    factors = np.exp(protocol.scatter * np.clip(rng.normal(size=2), -2, 2))
+    return replace(protocol, tr=round(protocol.tr * factors[0], 1), te=round(protocol.te * factors[1], 2))
+
+
+def _info(protocol: Protocol, parameters: Any) -> dict[str, Any]:
+    return {
+        "site": "phantom",
+        "manufacturer": "simulated",
+        "model": protocol.name,
+        "field_strength": protocol.field_strength,
+        "contrast": protocol.contrast,
+        "TR": protocol.tr,
+        "TE": protocol.te,
+        "sex": parameters.sex,
+        "age": round(float(parameters.age), 1),
+        "anomaly": parameters.anomaly,
+        "pathologies": sorted({finding.kind for finding in parameters.pathologies}),
+    }

@@ -1,0 +1,165 @@
+"""From tissues to signal: one water and one fat signal per tissue, and the texture that varies inside a tissue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunet_spine_ext.augment import physics
+from nnunet_spine_ext.phantom.protocols import Protocol
+from nnunet_spine_ext.phantom.tissues import TISSUE_ID, TISSUES, TissueProperties
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# Moving blood leaves the slice between excitation and refocusing; in gradient echoes it arrives unsaturated.
+FLOW_SPIN_ECHO = 0.06
+FLOW_GRADIENT_ECHO = 1.6
+
+# Relative amplitudes of the textures (dimensionless); tissues that are not named have none.
+_FINE = {"marrow": 0.13, "haemangioma": 0.25, "oedema": 0.1, "modic_fat": 0.1, "sclerosis": 0.2, "organ": 0.05}
+_FINE |= {"annulus_outer": 0.1, "annulus_inner": 0.08, "nucleus": 0.05, "nucleus_degenerated": 0.12, "roots": 0.1}
+_FINE |= {"muscle": 0.08, "nucleus_dark": 0.15, "ligament": 0.2, "bowel": 0.1, "brain": 0.05, "skin": 0.1}
+_COARSE = {"marrow": 0.12, "organ": 0.22, "bowel": 0.55, "brain": 0.1, "muscle": 0.1, "fat": 0.1, "vein": 0.3}
+_COARSE |= {"blood_flow": 0.6, "nucleus": 0.06, "epidural_fat": 0.08, "lung": 0.3, "ligament": 0.2}
+# Fibrous sheets: fat between muscles, dark septa inside fat.
+_SEPTA = {"fat": 0.4, "epidural_fat": 0.15, "bowel": -0.3}
+
+
+@dataclass(frozen=True)
+class SignalTable:
+    """Signal of each tissue, float32 (len(TISSUES),): `water`, `fat`; `phase` of fat in radians (0: spin echo)."""
+
+    water: Array
+    fat: Array
+    phase: float
+
+    @property
+    def magnitude(self) -> Array:
+        """Signal of a voxel filled with one tissue, (len(TISSUES),)."""
+        both = physics.water_fat(torch.from_numpy(self.water), torch.from_numpy(self.fat), self.phase)
+        return both.numpy()
+
+    def of(self, name: str) -> float:
+        """Return the magnitude of one tissue."""
+        return float(self.magnitude[TISSUE_ID[name]])
+
+
+def signal_table(protocol: Protocol, properties: TissueProperties) -> SignalTable:
+    """Evaluate the protocol's signal equation for the water and the fat of every tissue."""
+    water = _signal(protocol, properties.pd, properties.t1, properties.t2, properties.t2star)
+    fat = _signal(protocol, properties.fat_pd, properties.fat_t1, properties.fat_t2, properties.fat_t2star)
+    gradient = protocol.sequence in ("gre", "mprage")
+    water[TISSUE_ID["blood_flow"]] *= FLOW_GRADIENT_ECHO if gradient else FLOW_SPIN_ECHO
+    phase = float(physics.fat_phase(protocol.te, properties.field_strength)) if gradient else 0.0
+    return SignalTable(water.astype(np.float32), fat.astype(np.float32), phase)
+
+
+def _signal(protocol: Protocol, pd: Array, t1: Array | float, t2: Array | float, t2star: Array | float) -> Array:
+    """Signal of one compartment as float64 (T,)."""
+    density, one, two, star = (torch.as_tensor(value, dtype=torch.float64) for value in (pd, t1, t2, t2star))
+    p = protocol
+    if p.sequence == "tse":
+        signal = physics.turbo_spin_echo(density, one, two, tr=p.tr, te=p.te, train=p.train, restore=p.restore)
+    elif p.sequence == "ir":
+        signal = physics.inversion_recovery(density, one, two, tr=p.tr, te=p.te, ti=p.ti)
+    elif p.sequence == "gre":
+        signal = physics.gradient_echo(density, one, star, tr=p.tr, te=p.te, flip=p.flip)
+    else:
+        signal = physics.prepared_gradient_echo(
+            density, one, star, tr=p.tr, te=p.te, ti=p.ti, flip=p.flip, pulses=p.pulses, echo_spacing=p.echo_spacing
+        )
+    return signal.numpy()
+
+
+class Texture:
+    """Random fields that vary the signal inside tissues, drawn once per subject and evaluated slab by slab.
+
+    Parameters
+    ----------
+    extent: size of the volume in mm along (i, j, k).
+    vertical: array axis that runs along the body; fibres and fat planes are long in that direction.
+    generator: all randomness, used in the constructor only.
+    muscle_fat: fat fraction of muscle (0-1), drawn as streaks and planes.
+    flow: depth of the voids that moving cerebrospinal fluid leaves (0-1).
+    """
+
+    def __init__(
+        self, extent: Sequence[float], vertical: int, generator: torch.Generator, *, muscle_fat: float, flow: float
+    ) -> None:
+        self._fine = _Field(extent, [2.0, 2.0, 2.0], generator)
+        self._coarse = _Field(extent, [9.0, 9.0, 9.0], generator)
+        self._streak = _Field(extent, _elongated(1.6, 16.0, vertical), generator)
+        self._sheet = _Field(extent, _elongated(9.0, 45.0, vertical), generator)
+        self._flow = _Field(extent, _elongated(3.5, 12.0, vertical), generator)
+        # Planes hold about a third of the fat, streaks the rest.
+        self._threshold = NormalDist().inv_cdf(1 - min(0.45, max(0.02, 0.65 * muscle_fat)))
+        self._depth = flow
+        self._luts = {name: _lut(table) for name, table in (("fine", _FINE), ("coarse", _COARSE), ("septa", _SEPTA))}
+        self._fibre = _lut({"muscle": 1.0})
+        self._fluid = _lut({"csf": 1.0})
+
+    def factors(self, tissue: Array, slab: slice, count: int) -> tuple[Tensor, Tensor]:
+        """Return how signal varies in a slab of sub-slices.
+
+        Parameters
+        ----------
+        tissue: uint8 (n, X, Y), sub-slices first.
+        slab: which of the `count` sub-slices these are.
+
+        Returns
+        -------
+        Two float32 tensors (n, X, Y): the factor on the tissue's own signal, and the part of fat that replaces muscle.
+        """
+        shape = tissue.shape[1:]
+        sheet = torch.exp(-((self._sheet(slab, count, shape) / 0.10) ** 2))
+        factor = 1 - self._take("septa", tissue) * sheet
+        factor *= 1 + self._take("fine", tissue) * self._fine(slab, count, shape)
+        factor *= 1 + self._take("coarse", tissue) * self._coarse(slab, count, shape)
+        if self._depth > 0:
+            void = torch.sigmoid((self._flow(slab, count, shape) - 1.0) * 4)
+            factor *= 1 - self._depth * void * torch.from_numpy(self._fluid[tissue])
+        streak = ((self._streak(slab, count, shape) - self._threshold) * 2.0).clamp_(0, 1)
+        streak = torch.maximum(streak, 0.8 * sheet) * torch.from_numpy(self._fibre[tissue])
+        return factor.clamp_(0.05, 3.0), streak
+
+    def _take(self, name: str, tissue: Array) -> Tensor:
+        return torch.from_numpy(self._luts[name][tissue])
+
+
+class _Field:
+    """Gaussian random field of unit variance with a correlation length per axis, sampled on a coarse lattice."""
+
+    def __init__(self, extent: Sequence[float], length: Sequence[float], generator: torch.Generator) -> None:
+        counts = [max(2, int(np.ceil(2 * size / step)) + 1) for size, step in zip(extent, length, strict=True)]
+        noise = torch.randn([count + 4 for count in counts], generator=generator)
+        kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0])
+        kernel = kernel / kernel.norm()
+        for axis in range(3):
+            size = counts[axis]
+            noise = sum((kernel[tap] * noise.narrow(axis, tap, size) for tap in range(5)), torch.zeros(()))
+        self.lattice = noise.permute(2, 0, 1).contiguous()
+
+    def __call__(self, slab: slice, count: int, shape: Sequence[int]) -> Tensor:
+        """Interpolate to the sub-slices of a slab: float32 (n, X, Y)."""
+        position = torch.arange(slab.start, slab.stop, dtype=torch.float32) / max(1, count - 1)
+        position = position * (self.lattice.shape[0] - 1)
+        low = position.long().clamp(max=self.lattice.shape[0] - 2)
+        part = (position - low)[:, None, None]
+        planes = self.lattice[low] * (1 - part) + self.lattice[low + 1] * part
+        # Linear interpolation loses variance between lattice points; the mean loss per axis is 1/3 at white noise and
+        # small for this smoothed lattice, so it is not corrected.
+        return torch.nn.functional.interpolate(planes[None], size=tuple(shape), mode="bilinear", align_corners=True)[0]
+
+
+def _elongated(across: float, along: float, vertical: int) -> list[float]:
+    return [along if axis == vertical else across for axis in range(3)]
+
+
+def _lut(table: Mapping[str, float]) -> Array:
+    return np.array([table.get(name, 0.0) for name in TISSUES], dtype=np.float32)
