@@ -1,0 +1,77 @@
+"""`nnUNetv2_spine_predict`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from nnunet_spine_ext.cli.shell import add_json_option, make_parser, run
+
+PROG = "nnUNetv2_spine_predict"
+FUNCTION = "nnunet_spine_ext.inference.predict:predict"
+EXAMPLES = """  nnUNetv2_spine_predict -i scan.nii.gz -o out -m MODEL_FOLDER --instances --report
+  nnUNetv2_spine_predict -i folder -o out -d 501 -p spineCpu -c 3d_fullres -f 0 1 2
+  nnUNetv2_spine_predict -i folder -o out -m MODEL_FOLDER --resume"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; its destinations are the parameters of `inference.predict.predict`."""
+    parser = make_parser(
+        PROG,
+        "Predict images with a trained nnU-Net model, ours or stock. A case that fails leaves the others alone; "
+        "cases.jsonl says what happened to each.",
+        EXAMPLES,
+    )
+    _add_model_options(parser)
+    parser.add_argument(
+        "-device", "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)"
+    )
+    parser.add_argument(
+        "-step_size", "--step-size", type=float, default=0.5, help="step between windows (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--tta",
+        choices=("none", "mirror"),
+        default="mirror",
+        help="test-time augmentation; left and right are exchanged where the image is mirrored (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--accumulate",
+        choices=("single", "half"),
+        default="single",
+        help="precision in which windows add up; half is nnU-Net's (default: %(default)s)",
+    )
+    parser.add_argument("--instances", action="store_true", help="also write instances/, centroids/ and qc/")
+    parser.add_argument("--report", action="store_true", help="also write report.html")
+    parser.add_argument(
+        "--resume",
+        "--continue_prediction",
+        dest="resume",
+        action="store_true",
+        help="keep finished cases, verified by checksums",
+    )
+    parser.add_argument("--strict", action="store_true", help="treat geometry warnings as errors")
+    parser.add_argument("--prefer", choices=("sform", "qform"), help="which transform to believe when a header has two")
+    parser.add_argument("--trust", action="store_true", help="load checkpoints that carry code (unsafe)")
+    parser.add_argument("-num_parts", "--num-parts", type=int, default=1, help="split the cases among this many runs")
+    parser.add_argument("-part_id", "--part-id", type=int, default=0, help="which part this run is, from 0")
+    parser.add_argument("--dry-run", action="store_true", help="list the cases, predict nothing")
+    add_json_option(parser)
+    return parser
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-i", required=True, nargs="+", metavar="FILE_OR_FOLDER", help="images, or a folder of images")
+    parser.add_argument("-o", required=True, metavar="FOLDER", help="where the results go")
+    parser.add_argument("-m", metavar="MODEL", help="folder of a trained model")
+    parser.add_argument("-d", help="dataset id or name, instead of -m")
+    parser.add_argument("-tr", default="nnUNetTrainerSpine", help="trainer, with -d (default: %(default)s)")
+    parser.add_argument("-p", default="nnUNetPlans", help="plans, with -d (default: %(default)s)")
+    parser.add_argument("-c", default="3d_fullres", help="configuration, with -d (default: %(default)s)")
+    parser.add_argument("-f", nargs="+", help="folds (default: all that are trained)")
+    parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint (default: %(default)s)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return run(build_parser(), FUNCTION, argv)

@@ -1,0 +1,125 @@
+"""The record of a run: one line per case, a lock against a second run, and what lets a run be resumed safely."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nnunet_spine_ext.core.errors import CaseError, SetupError
+from nnunet_spine_ext.core.io import read_volume, sha256
+
+logger = logging.getLogger(__name__)
+JOURNAL = "cases.jsonl"
+RUN = "run.json"
+_LOCK = ".nnunet_spine.lock"
+
+
+class Journal:
+    """Append-only `cases.jsonl`: the last line of a case is its state.
+
+    A line is written whole and fsynced, so an interrupted run leaves at most one truncated last line, which is
+    ignored on reading.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / JOURNAL
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Return the last entry of each case."""
+        entries: dict[str, dict[str, Any]] = {}
+        if not self.path.is_file():
+            return entries
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+                entries[entry["case"]] = entry
+            except (json.JSONDecodeError, KeyError, TypeError):
+                logger.warning("%s: ignoring a damaged line", self.path)
+        return entries
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Add the entry of a case."""
+        # A line cut off by a crash must not swallow the next one.
+        cut = self.path.is_file() and self.path.stat().st_size and not self.path.read_bytes().endswith(b"\n")
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(("\n" if cut else "") + json.dumps(entry, ensure_ascii=False) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def is_finished(entry: dict[str, Any] | None, mask: Path, inputs: list[dict[str, str]], fingerprint: str) -> bool:
+    """Whether a case need not be predicted again.
+
+    The journal says done, with the same input bytes and the same model and options (`fingerprint`), and every output
+    file it lists is there with the bytes that were written; the mask opens. Mere existence proves nothing.
+    """
+    if not entry or entry.get("status") != "done" or entry.get("fingerprint") != fingerprint:
+        return False
+    if [row["sha256"] for row in entry.get("input", [])] != [row["sha256"] for row in inputs]:
+        return False
+    outputs = entry.get("outputs", {})
+    if mask.name not in outputs:
+        return False
+    try:
+        if any(sha256(mask.parent / name) != digest for name, digest in outputs.items()):
+            return False
+        read_volume(mask)
+    except (OSError, CaseError):
+        return False
+    return True
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Keep a second run out of an output folder.
+
+    Raises SetupError naming process and host while another run is alive; a lock whose process has ended (on this
+    host) is taken over.
+    """
+    path = folder / _LOCK
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        _refuse_if_alive(path)
+        logger.warning("%s: taking over the lock of a run that has ended", folder)
+        path.unlink(missing_ok=True)
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    with os.fdopen(handle, "w") as stream:
+        json.dump({"pid": os.getpid(), "host": socket.gethostname()}, stream)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _refuse_if_alive(path: Path) -> None:
+    try:
+        owner = json.loads(path.read_text())
+        pid, host = int(owner["pid"]), str(owner["host"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if host == socket.gethostname() and not _alive(pid):
+        return
+    raise SetupError(
+        "E-OUT-LOCKED",
+        file=path.parent,
+        found=f"another run in this folder (process {pid} on {host})",
+        expected="one run per output folder",
+        fix=f"wait for it, choose another -o, or delete {path.name} if that run is dead",
+    )
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

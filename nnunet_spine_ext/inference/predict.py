@@ -1,0 +1,371 @@
+"""`nnUNetv2_spine_predict`: cases isolated, journal, verified resume."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nnunet_spine_ext import __version__
+from nnunet_spine_ext.core.errors import CaseError, Problem, SpineExtError, UsageError
+from nnunet_spine_ext.core.io import sha256, write_json, write_volume
+from nnunet_spine_ext.core.labels import (
+    colours_for,
+    instance_name,
+    scheme,
+    write_itksnap_labels,
+    write_slicer_table,
+)
+from nnunet_spine_ext.core.summary import RunSummary
+from nnunet_spine_ext.inference.cases import InputCase, find_cases
+from nnunet_spine_ext.inference.folder import TrainedModel, find_model_folder, load_model
+from nnunet_spine_ext.inference.journal import RUN, Journal, folder_lock, is_finished
+from nnunet_spine_ext.inference.model import label_scheme
+from nnunet_spine_ext.inference.phases import write_instances
+
+if TYPE_CHECKING:
+    from nnunet_spine_ext.inference.predictor import SpinePredictor
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What decides the output of a case, besides its image and the model."""
+
+    step_size: float
+    tta: str
+    accumulate: str
+    instances: bool
+    strict: bool
+    prefer: str | None
+
+
+@dataclass
+class PredictResult(RunSummary):
+    """Outcome of a run, with its output folder."""
+
+    folder: Path = field(default_factory=Path)
+
+
+def predict(
+    i: str | Path | Sequence[str | Path],
+    o: str | Path,
+    *,
+    m: str | Path | None = None,
+    d: str | None = None,
+    tr: str = "nnUNetTrainerSpine",
+    p: str = "nnUNetPlans",
+    c: str = "3d_fullres",
+    f: Sequence[str] | None = None,
+    chk: str = "checkpoint_final.pth",
+    device: str = "auto",
+    step_size: float = 0.5,
+    tta: Literal["none", "mirror"] = "mirror",
+    accumulate: Literal["single", "half"] = "single",
+    instances: bool = False,
+    report: bool = False,
+    resume: bool = False,
+    strict: bool = False,
+    prefer: Literal["sform", "qform"] | None = None,
+    trust: bool = False,
+    num_parts: int = 1,
+    part_id: int = 0,
+    dry_run: bool = False,
+) -> PredictResult:
+    """Predict images with a trained model.
+
+    Parameters
+    ----------
+    i: an image, a folder of images or a list of images. o: output folder (made if needed).
+    m: model folder; or d, tr, p, c as in nnU-Net. f: folds (None: all that are there). chk: checkpoint name.
+    device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+    step_size: overlap of windows, as in nnU-Net. tta: ``mirror`` or ``none``.
+    accumulate: precision in which windows are added up; ``half`` is what nnU-Net does.
+    instances: also separate vertebrae, discs and endplates. report: also write report.html.
+    resume: keep finished cases whose input, model, options and output bytes are unchanged.
+    strict: geometry warnings are errors. prefer: which of two conflicting transforms to believe.
+    trust: load checkpoints that carry code. num_parts, part_id: predict every n-th case only (cluster arrays).
+
+    Returns
+    -------
+    Cases done, skipped and failed; a failed case has left nothing under its final name.
+
+    Raises
+    ------
+    UsageError, NoInputError, SetupError: nothing was started.
+    """
+    if (m is None) == (d is None):
+        raise UsageError("E-USE-MODEL", file="-m/-d", found="both or none", expected="one model", fix="give -m or -d")
+    _check_parts(num_parts, part_id)
+    if isinstance(i, Sequence) and not isinstance(i, str) and len(i) == 1:
+        i = i[0]
+    output = _check_output(Path(o), i)
+    folder = find_model_folder(None if m is None else str(m), d, tr, p, c)
+    model = load_model(folder, tuple(f) if f else None, chk, trust=trust)
+    cases = find_cases(i, model.channels)[part_id::num_parts]
+    result = PredictResult(
+        title=f"{len(cases)} cases, model {model.folder.name}, fold {', '.join(model.folds)}", folder=output
+    )
+    if dry_run:
+        for case in cases:
+            _record_dry(result, case)
+        return result
+    options = _Options(step_size, tta, accumulate, instances, strict, prefer)
+    output.mkdir(parents=True, exist_ok=True)
+    with folder_lock(output):
+        predictor = _predictor(model, options, device, trust)
+        _write_run(output, model, options, i, str(predictor.device))
+        _run_cases(cases, predictor, model, options, output, result, resume=resume)
+    if report and (result.done or result.skipped):
+        from nnunet_spine_ext.report.build import report as build_report
+
+        build_report(output)
+    return result
+
+
+def _run_cases(
+    cases: Sequence[InputCase],
+    predictor: SpinePredictor,
+    model: TrainedModel,
+    options: _Options,
+    output: Path,
+    result: PredictResult,
+    *,
+    resume: bool,
+) -> None:
+    from tqdm import tqdm
+
+    journal = Journal(output)
+    earlier = journal.read() if resume else {}
+    fingerprint = _fingerprint(model, options)
+    for case in tqdm(cases, desc="cases", disable=None):
+        entry: dict[str, Any] = {"case": case.name, "fingerprint": fingerprint}
+        mask = output / f"{case.name}.nii.gz"
+        start = time.perf_counter()
+        try:
+            entry["input"] = _hashes(case)
+            if is_finished(earlier.get(case.name), mask, entry["input"], fingerprint):
+                result.skipped.append(case.name)
+                continue
+            _discard(output, case.name)
+            warnings = _predict_case(case, predictor, options, label_scheme(model.plans), mask)
+        except SpineExtError as error:
+            _fail(result, journal, entry, output, case.name, error.problem())
+        except Exception as error:
+            logger.exception("%s: unexpected error", case.name)
+            _fail(result, journal, entry, output, case.name, _unexpected(case, error))
+        else:
+            entry |= {
+                "status": "done",
+                "seconds": round(time.perf_counter() - start, 2),
+                "warnings": [w.to_dict() for w in warnings],
+                "error": None,
+                "outputs": {str(f.relative_to(output)): sha256(f) for f in _outputs(output, case.name)},
+            }
+            journal.append(entry)
+            result.done.append(case.name)
+            result.warn(case.name, *warnings)
+
+
+def _predict_case(
+    case: InputCase, predictor: SpinePredictor, options: _Options, scheme_name: str, mask: Path
+) -> list[Problem]:
+    """Check, predict and write one case; return its warnings. Raises CaseError for what makes it unusable."""
+    if case.problem is not None:
+        raise case.problem.to_error()
+    warnings = _inspect(case, options)
+    with contextlib.redirect_stdout(io.StringIO()) as chatter:
+        data, properties = predictor.prepare(case.files)
+        semantic = predictor.segment(data, properties)
+    if chatter.getvalue().strip():
+        logger.debug("nnU-Net: %s", chatter.getvalue().strip())
+    if not semantic.array.any():
+        warnings.append(
+            Problem(
+                "warning",
+                "W-OUT-EMPTY",
+                str(case.files[0]),
+                "no structure found",
+                "a spine in the image",
+                "check the image and the model",
+            )
+        )
+    # The mask goes last: under its name the case is complete.
+    if options.instances:
+        warnings += write_instances(semantic, scheme_name, mask)
+    write_volume(semantic, mask)
+    return warnings
+
+
+def _inspect(case: InputCase, options: _Options) -> list[Problem]:
+    """Return the gatekeeper's warnings for all channels; raise its first error, and one if channels disagree."""
+    from nnunet_spine_ext.check.images import inspect
+    from nnunet_spine_ext.core.io import read_volume
+
+    warnings: list[Problem] = []
+    for file in case.files:
+        for problem in inspect(file, strict=options.strict, prefer=options.prefer, role="inference").problems:
+            if problem.severity == "error":
+                raise problem.to_error()
+            warnings.append(problem)
+    if len(case.files) > 1:
+        first, *others = [read_volume(file) for file in case.files]
+        for file, other in zip(case.files[1:], others, strict=True):
+            if not first.same_grid(other):
+                raise CaseError(
+                    "E-GEOM-CHANNELS",
+                    file=file,
+                    found=f"shape {other.shape}, corners {first.corner_error(other):.3g} mm from {case.files[0].name}",
+                    expected="all channels on one grid",
+                    fix="resample the channels onto one of them",
+                )
+    return warnings
+
+
+def _fail(
+    result: PredictResult, journal: Journal, entry: dict[str, Any], output: Path, case: str, problem: Problem
+) -> None:
+    _discard(output, case)
+    journal.append(entry | {"status": "failed", "warnings": [], "error": problem.to_dict()})
+    result.fail(case, problem)
+
+
+def _unexpected(case: InputCase, error: Exception) -> Problem:
+    found = f"{type(error).__name__}: {error}"
+    return Problem(
+        "error",
+        "E-INTERNAL",
+        str(case.files[0]),
+        found,
+        "a prediction",
+        "report this with the log; the other cases went on",
+    )
+
+
+def _outputs(output: Path, case: str) -> list[Path]:
+    candidates = [
+        output / f"{case}.nii.gz",
+        output / "instances" / f"{case}.nii.gz",
+        output / "centroids" / f"{case}.json",
+        output / "qc" / f"{case}.json",
+    ]
+    return [f for f in candidates if f.is_file()]
+
+
+def _discard(output: Path, case: str) -> None:
+    """Remove what an earlier run left of a case: old masks must not pass for new ones."""
+    for file in _outputs(output, case):
+        file.unlink()
+
+
+def _hashes(case: InputCase) -> list[dict[str, str]]:
+    if case.problem is not None:
+        return []
+    return [{"file": f.name, "sha256": sha256(f) if f.is_file() else ""} for f in case.files]
+
+
+def _fingerprint(model: TrainedModel, options: _Options) -> str:
+    content = json.dumps([model.digest, vars(options), __version__], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _predictor(model: TrainedModel, options: _Options, device: str, trust: bool) -> SpinePredictor:
+    from nnunet_spine_ext.inference.device import choose_device
+    from nnunet_spine_ext.inference.predictor import SpinePredictor
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        predictor = SpinePredictor(
+            device=choose_device(device),
+            step_size=options.step_size,
+            mirror=options.tta != "none",
+            accumulate="half" if options.accumulate == "half" else "single",
+            trust=trust,
+        )
+        predictor.initialize_from_model(model)
+    return predictor
+
+
+def _write_run(output: Path, model: TrainedModel, options: _Options, source: Any, device: str) -> None:
+    """Write what a reader of the results needs: the run's facts, nnU-Net's dataset.json and label tables."""
+    from importlib.metadata import version
+
+    packages = ("nnunetv2", "torch", "numpy", "nibabel")
+    facts = {
+        "nnunet_spine_ext": __version__,
+        "versions": {name: version(name) for name in packages},
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "model": {
+            "name": model.folder.name,
+            "dataset": model.folder.parent.name,
+            "trainer": model.trainer_name,
+            "folds": list(model.folds),
+            "checkpoint": model.checkpoint,
+            "sha256": model.digest,
+        },
+        "options": vars(options) | {"device": device},
+        "input": str(source) if isinstance(source, (str, Path)) else [str(s) for s in source],
+        "labels": {str(k): v for k, v in model.labels.items()},
+        "scheme": label_scheme(model.plans),
+    }
+    write_json(output / RUN, facts)
+    write_json(output / "dataset.json", model.dataset_json)
+    name = label_scheme(model.plans)
+    colours = colours_for(model.labels, name)
+    write_itksnap_labels(model.labels, output / "labels_itksnap.txt", colours)
+    write_slicer_table(model.labels, output / "labels_slicer.ctbl", colours)
+    if options.instances:
+        table = scheme("instances")
+        names = {key: instance_name(key) for key in table.labels}
+        write_itksnap_labels(names, output / "instances" / "labels_itksnap.txt", dict(table.colours))
+        write_slicer_table(names, output / "instances" / "labels_slicer.ctbl", dict(table.colours))
+
+
+def _check_parts(num_parts: int, part_id: int) -> None:
+    if num_parts < 1 or not 0 <= part_id < num_parts:
+        raise UsageError(
+            "E-USE-PARTS",
+            file="-num_parts/-part_id",
+            found=f"part {part_id} of {num_parts}",
+            expected="0 <= part_id < num_parts",
+            fix="count parts from 0",
+        )
+
+
+def _check_output(output: Path, source: Any) -> Path:
+    """Refuse an output that is a file, the input, or not writable, before any work."""
+    sources = [source] if isinstance(source, (str, Path)) else list(source)
+    folders = {Path(s).resolve() if Path(s).is_dir() else Path(s).resolve().parent for s in sources}
+    found = None
+    if output.exists() and not output.is_dir():
+        found = "a file"
+    elif output.resolve() in folders:
+        found = "the folder of the input"
+    else:
+        existing = next(parent for parent in (output.resolve(), *output.resolve().parents) if parent.exists())
+        if not os.access(existing, os.W_OK):
+            found = f"a place that cannot be written to ({existing})"
+    if found:
+        raise UsageError(
+            "E-OUT-FOLDER",
+            file=output,
+            found=found,
+            expected="a folder of its own for the results",
+            fix="choose another -o",
+        )
+    return output
+
+
+def _record_dry(result: PredictResult, case: InputCase) -> None:
+    if case.problem is None:
+        result.skipped.append(case.name)
+    else:
+        result.fail(case.name, case.problem)

@@ -1,0 +1,208 @@
+"""nnU-Net's predictor with safe loading, single-precision aggregation and one case at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
+from tqdm import tqdm
+
+from nnunet_spine_ext.core.errors import SetupError
+from nnunet_spine_ext.core.io import NIFTI_SUFFIXES, read_volume
+from nnunet_spine_ext.core.volume import Array, Volume
+from nnunet_spine_ext.inference.folder import TrainedModel, load_model
+from nnunet_spine_ext.inference.managers import segmentation_volume
+
+Accumulate = Literal["single", "half"]
+
+
+class SpinePredictor(nnUNetPredictor):
+    """Predict cases one by one with any nnU-Net model, ours or stock.
+
+    Parameters
+    ----------
+    accumulate: ``single`` adds up the windows in fp32; ``half`` in fp16 as nnU-Net does.
+    mirror: mirror at test time; sided classes are exchanged on the left-right axis (our models).
+    trust: load checkpoints that carry code.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: torch.device,
+        step_size: float = 0.5,
+        mirror: bool = True,
+        accumulate: Accumulate = "single",
+        trust: bool = False,
+        progress: bool = True,
+    ) -> None:
+        super().__init__(
+            tile_step_size=step_size, use_mirroring=mirror, device=device, allow_tqdm=progress, verbose=False
+        )
+        self.accumulate = accumulate
+        self.trust = trust
+
+    def initialize_from_trained_model_folder(
+        self,
+        model_training_output_dir: str | Path,
+        use_folds: Sequence[int | str] | None,
+        checkpoint_name: str = "checkpoint_final.pth",
+    ) -> None:
+        """Load a model folder without unpickling code; raises SetupError for anything that does not fit."""
+        folds = tuple(str(f) for f in use_folds) if use_folds else None
+        self.initialize_from_model(load_model(model_training_output_dir, folds, checkpoint_name, trust=self.trust))
+
+    def initialize_from_model(self, model: TrainedModel) -> None:
+        """Build the network of a loaded model; raises SetupError for an unknown trainer or weights that do not fit."""
+        plans = deepcopy(model.plans)
+        if "predict" in plans.get("spine_ext", {}):
+            plans["spine_ext"]["predict"]["mirror"] = self.use_mirroring
+        plans_manager = PlansManager(plans)
+        configuration_manager = plans_manager.get_configuration(model.configuration)
+        trainer = find_trainer(model.trainer_name)
+        network = trainer.build_network_architecture(
+            plans_manager,
+            configuration_manager,
+            determine_num_input_channels(plans_manager, configuration_manager, model.dataset_json),
+            plans_manager.get_label_manager(model.dataset_json).num_segmentation_heads,
+            enable_deep_supervision=False,
+        )
+        for fold, weights in zip(model.folds, model.parameters, strict=True):
+            refuse_other_shapes(network, weights, model.folder / f"fold_{fold}" / model.checkpoint)
+        network.load_state_dict(model.parameters[0])
+        self.manual_initialization(
+            network,
+            plans_manager,
+            configuration_manager,
+            model.parameters,
+            model.dataset_json,
+            model.trainer_name,
+            model.mirror_axes,
+        )
+
+    def prepare(self, files: Sequence[Path]) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Read and preprocess one case; return the network's input (C, *spatial) and nnU-Net's properties."""
+        data, properties = read_case(files)
+        preprocessor = self.configuration_manager.preprocessor_class(verbose=False)
+        data, _, properties = preprocessor.run_case_npy(
+            data, None, properties, self.plans_manager, self.configuration_manager, self.dataset_json
+        )
+        return torch.from_numpy(data).to(dtype=torch.float32, memory_format=torch.contiguous_format), properties
+
+    def segment(self, data: torch.Tensor, properties: dict[str, Any]) -> Volume:
+        """Predict a prepared case; return the label map on the grid of its first file."""
+        logits = self.predict_logits_from_preprocessed_data(data).cpu().numpy()
+        segmentation = convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits,
+            self.plans_manager,
+            self.configuration_manager,
+            self.label_manager,
+            properties,
+            num_threads_torch=torch.get_num_threads(),
+        )
+        return segmentation_volume(segmentation, properties)
+
+    @torch.inference_mode()
+    def _internal_predict_sliding_window_return_logits(
+        self, data: torch.Tensor, slicers: Sequence[tuple[slice, ...]], do_on_device: bool = True
+    ) -> torch.Tensor:
+        if self.accumulate == "half":
+            half: torch.Tensor = super()._internal_predict_sliding_window_return_logits(data, slicers, do_on_device)
+            return half
+        target = self.device if do_on_device else torch.device("cpu")
+        data = data.to(target)
+        heads = self.label_manager.num_segmentation_heads
+        logits = torch.zeros((heads, *data.shape[1:]), dtype=torch.float32, device=target)
+        weights = torch.zeros(data.shape[1:], dtype=torch.float32, device=target)
+        gaussian = compute_gaussian(
+            tuple(self.configuration_manager.patch_size), sigma_scale=1 / 8, dtype=torch.float32, device=target
+        )
+        for window in tqdm(slicers, desc="windows", leave=False, disable=None if self.allow_tqdm else True):
+            patch = data[window][None].contiguous().to(self.device)
+            output = self._internal_maybe_mirror_and_predict(patch)[0].to(target, dtype=torch.float32)
+            logits[window] += output * gaussian
+            weights[window[1:]] += gaussian
+        return logits.div_(weights)
+
+
+def read_case(files: Sequence[Path]) -> tuple[Array, dict[str, Any]]:
+    """Read the channels of a case as nnU-Net's reorienting reader does: (C, z, y, x) float32 in RAS, and properties.
+
+    NIfTI files go through that reader; other formats take the same way from a `Volume`. Values that are not finite
+    become 0.
+    """
+    if all(_is_plain_nifti(f) for f in files):
+        data, properties = NibabelIOWithReorient().read_images([str(f) for f in files])
+    else:
+        volumes = [read_volume(f) for f in files]
+        upright = [v.to("RAS") for v in volumes]
+        data = np.stack([v.array.transpose(2, 1, 0) for v in upright]).astype(np.float32)
+        properties = {
+            "nibabel_stuff": {"original_affine": volumes[0].affine, "reoriented_affine": upright[0].affine},
+            "spacing": [float(np.float32(s)) for s in upright[0].spacing[::-1]],
+        }
+    return np.nan_to_num(data, copy=False, nan=0.0, posinf=0.0, neginf=0.0), properties
+
+
+def _is_plain_nifti(file: Path) -> bool:
+    """Whether nibabel reads the file by its name: a NIfTI whose suffix tells the truth about compression."""
+    name = file.name.lower()
+    if not name.endswith(NIFTI_SUFFIXES):
+        return False
+    with file.open("rb") as stream:
+        return (stream.read(2) == b"\x1f\x8b") == name.endswith(".gz")
+
+
+def find_trainer(name: str) -> Any:
+    """Return a trainer class through nnU-Net's own lookup, with our trainers' folder added to it.
+
+    Raises SetupError naming the export line when there is none of that name.
+    """
+    import nnunet_spine_ext.trainers
+
+    folder = str(Path(next(iter(nnunet_spine_ext.trainers.__path__))))
+    known = [p for p in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if p]  # noqa: SIM112
+    if folder not in known:
+        os.environ["nnUNet_extTrainer"] = os.pathsep.join([*known, folder])  # noqa: SIM112
+    try:
+        return recursive_find_trainer_class_by_name(name)
+    except (RuntimeError, ImportError) as error:
+        raise SetupError(
+            "E-MODEL-TRAINER",
+            file=name,
+            found=f"a trainer that nnU-Net does not find ({type(error).__name__})",
+            expected="the trainer the model was trained with",
+            fix="install its package and export nnUNet_extTrainer=FOLDER_OF_ITS_TRAINERS",
+        ) from error
+
+
+def refuse_other_shapes(network: nn.Module, weights: dict[str, Any], file: Path) -> None:
+    """Raise SetupError listing the first differences between a network and a checkpoint's weights."""
+    own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    other = {key: tuple(value.shape) for key, value in weights.items()}
+    differing = [
+        f"{key}: model {own.get(key, 'absent')}, checkpoint {other.get(key, 'absent')}"
+        for key in sorted({*own, *other})
+        if own.get(key) != other.get(key)
+    ]
+    if differing:
+        raise SetupError(
+            "E-MODEL-WEIGHTS",
+            file=file,
+            found=f"{len(differing)} tensors that do not fit; {'; '.join(differing[:3])}",
+            expected="weights of the network that plans.json describes",
+            fix="use plans.json and dataset.json from the same training",
+        )
