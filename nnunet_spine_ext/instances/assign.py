@@ -17,6 +17,7 @@ from nnunet_spine_ext.instances.frame import (
     SUPERIOR,
     Frame,
     bounding_box,
+    grown,
 )
 from nnunet_spine_ext.instances.geodesic import Graph, Reach, make_graph, propagate
 from nnunet_spine_ext.instances.priors import ARCH, EXPECTED, LOWER, UPPER, PriorCost, class_lookup, prior_cost
@@ -106,7 +107,7 @@ def assign_vertebrae(
 def _fronts(frame: Frame, kinds: Array, bodies: Bodies, line: Centreline, settings: AssignSettings) -> _Fronts:
     """Nodes are all voxels outside the bodies plus the bodies' surfaces, where the fronts start."""
     free = (kinds >= 0) & (bodies.labels == 0)
-    nodes = free | (_grown(free) & (bodies.labels > 0))
+    nodes = free | (grown(free) & (bodies.labels > 0))
     graph = make_graph(nodes, frame.spacing)
     owner = bodies.labels.reshape(-1)[graph.flat].astype(np.int32) - 1
     kind = kinds.reshape(-1)[graph.flat]
@@ -156,18 +157,6 @@ def _slot_by_level(members: Array, cost: PriorCost) -> Array:
     return np.broadcast_to(best, len(members)) if whole else best
 
 
-def _grown(mask: Array) -> Array:
-    """Dilate a mask by one voxel in all 26 directions, one axis at a time."""
-    for axis in range(3):
-        grown = mask.copy()
-        ahead, behind = [slice(None)] * 3, [slice(None)] * 3
-        ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
-        grown[tuple(ahead)] |= mask[tuple(behind)]
-        grown[tuple(behind)] |= mask[tuple(ahead)]
-        mask = grown
-    return mask
-
-
 def _vote(frame: Frame, vertebrae: Array, graph: Graph, cost: PriorCost, settings: AssignSettings) -> int:
     """Let connected parts of one class go to one vertebra; returns how many changed voxels."""
     import cc3d
@@ -215,14 +204,22 @@ def _winners(table: Array, middle: Array, kind: int, whole: bool, cost: PriorCos
     return winner
 
 
-def assign_levels(frame: Frame, bodies: Bodies, line: Centreline) -> Array:
+def assign_levels(solid: Frame, frame: Frame, bodies: Bodies, line: Centreline) -> Array:
     """Give discs and endplates to the vertebra above them along the line of the spine.
+
+    Parameters
+    ----------
+    solid: the frame without specks; specks of discs and endplates count where they touch a body, disc or endplate.
 
     Returns
     -------
     int16 array of the frame: number of the vertebra above, 0 elsewhere and above the first vertebra.
     """
-    flat = np.flatnonzero((frame.labels == DISC) | (frame.labels == ENDPLATE))
+    wanted = (frame.labels == DISC) | (frame.labels == ENDPLATE)
+    kept = (solid.labels == DISC) | (solid.labels == ENDPLATE)
+    if kept.sum() < wanted.sum():
+        wanted &= grown(kept | (bodies.labels > 0))
+    flat = np.flatnonzero(wanted)
     arc = line.locate(frame.positions(flat))
     levels = np.zeros(frame.labels.shape, dtype=np.int16)
     levels.reshape(-1)[flat] = np.searchsorted(bodies.arc, arc, side="right")

@@ -20,8 +20,8 @@ class CleanSettings:
     Parameters
     ----------
     reassign_stray: give a component that is cut off from its vertebra to the neighbour it shares most border with.
-    stray_share: only components smaller than this share of their vertebra's largest one move. A whole arch whose pedicles
-        lie outside the picture is a component of its own and stays.
+    stray_share: only components smaller than this share of their vertebra's largest one move. A whole arch whose
+        pedicles lie outside the picture is a component of its own and stays.
     attach_mm: parts that touch no vertebra join the best one within this distance; 0 switches it off.
     min_attach_mm3: smaller loose parts stay unassigned (they are noise).
     """

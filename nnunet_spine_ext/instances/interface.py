@@ -12,7 +12,7 @@ from nnunet_spine_ext.core.labels import DISC_OFFSET, ENDPLATE_OFFSET
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.instances.assign import AssignSettings, assign_levels, assign_vertebrae
 from nnunet_spine_ext.instances.clean import CleanSettings, attach_loose, reassign_stray
-from nnunet_spine_ext.instances.frame import DISC, ENDPLATE, SACRUM, Frame, make_frame
+from nnunet_spine_ext.instances.frame import DISC, ENDPLATE, SACRUM, Frame, make_frame, without_specks
 from nnunet_spine_ext.instances.priors import class_lookup
 from nnunet_spine_ext.instances.seeds import Bodies, SeedSettings, find_bodies
 from nnunet_spine_ext.instances.slots import prune_slots, with_slots
@@ -30,6 +30,7 @@ class InstanceSettings:
     Parameters
     ----------
     smoothing_mm: smoothing of the line of the spine.
+    min_speck_mm3: components of one class smaller than this decide nothing (30 voxels of 0.75×0.75×1.65 mm).
     min_above_mm3: a disc or endplates of this volume above the first body mean that a vertebra above it is only
         partly in the picture: it takes the first position.
     """
@@ -39,6 +40,7 @@ class InstanceSettings:
     clean: CleanSettings = field(default_factory=CleanSettings)
     smoothing_mm: float = 20.0
     min_above_mm3: float = 100.0
+    min_speck_mm3: float = 28.0
 
 
 @dataclass(frozen=True)
@@ -79,17 +81,18 @@ def separate(semantic: Volume, scheme: str = "nnunet14", *, settings: InstanceSe
     if frame is None:
         empty = np.zeros(semantic.shape, dtype=np.uint16)
         return InstanceResult(semantic.with_array(empty), _no_bodies_qc(), [_nothing("an empty mask")])
-    line = centreline(frame.volume(), smoothing_mm=settings.smoothing_mm)
-    bodies = find_bodies(frame, line, settings.seeds) if line is not None else None
+    solid = without_specks(frame, settings.min_speck_mm3)
+    line = centreline(solid.volume(), smoothing_mm=settings.smoothing_mm)
+    bodies = find_bodies(solid, line, settings.seeds) if line is not None else None
     if line is None or bodies is None or len(bodies) == 0:
         sacrum = np.where(frame.labels == SACRUM, SACRUM_INSTANCE, 0).astype(np.uint16)
         warning = _nothing("no vertebral body")
         return InstanceResult(frame.restore(sacrum, semantic), _no_bodies_qc(), [warning])
-    bodies, real = with_slots(frame, bodies)
+    bodies, real = with_slots(solid, bodies)
     vertebrae, steps = assign_vertebrae(frame, bodies, line, settings.assign)
     if settings.clean.reassign_stray:
         steps["stray_components_moved"] = reassign_stray(frame, vertebrae, settings.clean)
-    levels = assign_levels(frame, bodies, line)
+    levels = assign_levels(solid, frame, bodies, line)
     bodies, real, vertebrae, levels = prune_slots(
         frame,
         vertebrae,

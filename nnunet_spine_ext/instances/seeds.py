@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from nnunet_spine_ext.core.volume import Array
-from nnunet_spine_ext.instances.frame import CORPUS, DISC, ENDPLATE, Frame, bounding_box
+from nnunet_spine_ext.instances.frame import ARCUS, CORPUS, DISC, ENDPLATE, Frame, bounding_box, grown
 from nnunet_spine_ext.instances.geodesic import make_graph, propagate
 from nnunet_spine_ext.measure.centreline import Centreline
 
@@ -16,6 +16,7 @@ from nnunet_spine_ext.measure.centreline import Centreline
 # 18 mm for C4, 26 mm for T6 and 37 mm for L3, within 10 % of published means.
 _PITCH_SLOPE, _PITCH_OFFSET = 0.9, 5.0
 BIN_MM = 1.0
+_SMOOTH = np.array([1.0, 2.0, 3.0, 2.0, 1.0]) / 9.0
 # Centres farther apart than this many pitches have room for another body between them.
 MISSING_BODY = 1.55
 
@@ -31,6 +32,7 @@ class SeedSettings:
     cut_cost: price of a cut through a component, in units of squared standard deviations.
     gap_reward: what a cut gains at a level that consists of disc and endplate only.
     waist_reward: what a cut gains at a level where the component has no area left.
+    root_reward: what a cut gains where the arches' roots begin below it and none ends above it.
     """
 
     min_body_mm3: float = 300.0
@@ -38,6 +40,7 @@ class SeedSettings:
     cut_cost: float = 2.0
     gap_reward: float = 8.0
     waist_reward: float = 4.0
+    root_reward: float = 4.0
 
 
 @dataclass
@@ -84,11 +87,12 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _Profile:
-    """Areas in mm² per mm of arc length: `corpus` and `gap` (disc and endplate)."""
+    """Areas in mm² over slabs of 1 mm: `corpus`, `gap` (disc and endplate), `root` (arch where it leaves a body)."""
 
     start: float
     corpus: Array
     gap: Array
+    root: Array
 
     def window(self, low: float, high: float) -> slice:
         first = int(np.clip((low - self.start) / BIN_MM, 0, len(self.corpus) - 1))
@@ -183,17 +187,25 @@ def _components(frame: Frame, line: Centreline, settings: SeedSettings) -> list[
 
 
 def _profile(frame: Frame, line: Centreline) -> _Profile:
-    """Sum corpus and disc/endplate voxels over slabs of 1 mm across the line."""
+    """Sum corpus, disc/endplate and the roots of the arches over slabs of 1 mm across the line."""
     corpus = line.locate(frame.positions(np.flatnonzero(frame.labels == CORPUS)))
     gap = line.locate(frame.positions(np.flatnonzero((frame.labels == DISC) | (frame.labels == ENDPLATE))))
-    both = np.concatenate([corpus, gap])
-    start = float(both.min()) - 2.0
-    count = int((both.max() - start) / BIN_MM) + 4
+    root = line.locate(frame.positions(_roots(frame)))
+    start = min(float(a.min()) for a in (corpus, gap, root) if len(a)) - 2.0
+    count = int((max(float(a.max()) for a in (corpus, gap, root) if len(a)) - start) / BIN_MM) + 4
     area = frame.voxel_volume / BIN_MM
-    sums = [np.bincount(((a - start) / BIN_MM).astype(np.intp), minlength=count) * area for a in (corpus, gap)]
-    # Voxel planes beat against the slabs; three slabs smooth that out.
-    corpus_area, gap_area = (np.convolve(s, np.array([1.0, 2.0, 3.0, 2.0, 1.0]) / 9.0, mode="same") for s in sums)
-    return _Profile(start, corpus_area, gap_area)
+    sums = [np.bincount(((a - start) / BIN_MM).astype(np.intp), minlength=count) * area for a in (corpus, gap, root)]
+    # Voxel planes beat against the slabs; a few slabs smooth that out.
+    return _Profile(start, *(np.convolve(s, _SMOOTH, mode="same") for s in sums))
+
+
+def _roots(frame: Frame) -> Array:
+    """Flat indices of arch voxels within 3 mm (along each axis) of a body: the pedicles' roots."""
+    near = frame.labels == CORPUS
+    for axis, size in enumerate(frame.spacing):
+        for _ in range(max(1, round(3.0 / size))):
+            near = grown(near, (axis,))
+    return np.flatnonzero(near & (frame.labels == ARCUS))
 
 
 def _expected_pitch(profile: _Profile, low: float, high: float) -> float:
@@ -245,26 +257,48 @@ def _find_cuts(
     piece: _Piece, profile: _Profile, scale: float, settings: SeedSettings, *, first: bool, voxel: float
 ) -> list[float]:
     """Return the arc lengths at which a component is to be cut: dynamic programming over 1 mm positions."""
-    low, high = piece.low, piece.high
-    window = profile.window(low, high)
+    window = profile.window(float(piece.arc.min()), float(piece.arc.max()))
     count = window.stop - window.start
-    own = np.bincount(
-        np.clip(((piece.arc - profile.start) / BIN_MM).astype(np.intp) - window.start, 0, count - 1), minlength=count
-    ) * (voxel / BIN_MM)
-    own = np.convolve(np.pad(own, 2, mode="edge"), np.array([1.0, 2.0, 3.0, 2.0, 1.0]) / 9.0, mode="valid")
-    skip = _dens(own, scale) if first else 0
-    usable = own[skip:]
+    place = ((piece.arc - profile.start) / BIN_MM).astype(np.intp) - window.start
+    own = np.bincount(np.clip(place, 0, count - 1), minlength=count) * (voxel / BIN_MM)
+    own = np.convolve(np.pad(own, 2, mode="edge"), _SMOOTH, mode="valid")
+    # A tilted end tapers off; where less than a tenth of the area is left nothing can be learnt about cuts.
+    solid = np.flatnonzero(own > 0.1 * np.quantile(own, 0.7))
+    head, tail = int(solid[0]), int(solid[-1]) + 1
+    if first:
+        head += _dens(own[head:tail], scale)
+    usable = own[head:tail]
     if len(usable) * BIN_MM < 12.0:
         return []
     around = max(8, round(30 / BIN_MM))
     typical = np.array([np.quantile(usable[max(0, k - around) : k + around + 1], 0.6) for k in range(len(usable))])
     pitch = (_PITCH_SLOPE * np.sqrt(typical) + _PITCH_OFFSET) * scale
-    gap = profile.gap[window][skip:]
-    evidence = gap / np.maximum(gap + usable, 1.0)
+    inner = slice(window.start + head, window.start + tail)
+    evidence = profile.gap[inner] / np.maximum(profile.gap[inner] + usable, 1.0)
     waist = np.clip(1.0 - usable / np.maximum(typical, 1.0), 0.0, 1.0)
     price = settings.cut_cost - settings.gap_reward * evidence - settings.waist_reward * waist
+    price -= settings.root_reward * _root_edge(profile.root, inner, pitch)
     cuts = _cheapest_cuts(pitch, price, settings.length_spread)
-    return [profile.start + (window.start + skip + c) * BIN_MM for c in cuts]
+    return [profile.start + (inner.start + c) * BIN_MM for c in cuts]
+
+
+def _root_edge(root: Array, inner: slice, pitch: Array) -> Array:
+    """How much (-1..1) the arch's roots begin below each position rather than end there.
+
+    Pedicles leave the upper half of a body, so below a border between bodies there are roots and above it none.
+    """
+    total = np.concatenate([[0.0], np.cumsum(root)])
+
+    def mean(position: Array, low: Array, high: Array) -> Array:
+        first = np.clip(position + low, 0, len(root)).astype(np.intp)
+        last = np.maximum(np.clip(position + high, 0, len(root)).astype(np.intp), first + 1)
+        return (total[np.minimum(last, len(root))] - total[first]) / (last - first)
+
+    position = np.arange(inner.start, inner.stop, dtype=np.float64)
+    step = pitch / BIN_MM
+    below, above = mean(position, 0.1 * step, 0.5 * step), mean(position, -0.4 * step, 0.0 * step)
+    level = mean(position, -1.0 * step, 1.0 * step)
+    return np.clip((below - above) / np.maximum(2.5 * level, 1.0), -1.0, 1.0)
 
 
 def _dens(own: Array, scale: float) -> int:
