@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext.core.cases import FILE_ENDING, DatasetSpec, RawCase, check_case
-from nnunet_spine_ext.core.errors import NoInputError, UsageError
+from nnunet_spine_ext.core.errors import NoInputError, SpineExtError, UsageError
 from nnunet_spine_ext.core.io import write_json, write_volume
 from nnunet_spine_ext.core.splits import MIN_SUBJECTS, Split, grouped_splits, shorten, split_faults
 from nnunet_spine_ext.core.volume import Volume
@@ -33,6 +33,7 @@ __all__ = [
     "dataset_writer",
     "grouped_splits",
     "refuse_existing",
+    "splits_for",
     "write_raw_dataset",
 ]
 
@@ -89,34 +90,39 @@ def dataset_writer(
     ------
     UsageError: the dataset id or a case id is taken, a subject is in training and test, the splits are wrong.
     CaseError: a case does not fit.
+    SpineExtError: a file cannot be written (disk full).
     NoInputError: no training case was added.
     """
     raw_root = Path(raw_root)
     preprocessed = None if preprocessed_root is None else Path(preprocessed_root)
     refuse_existing(raw_root, preprocessed, spec, overwrite=overwrite)
+    if preprocessed is not None:
+        _make_writable(preprocessed)
     hidden = _hidden_sibling(raw_root, spec.folder_name)
     try:
         writer = DatasetWriter(hidden, raw_root / spec.folder_name, spec)
         yield writer
-        chosen = writer.finish(folds, splits)
+        writer.finish(folds, splits)
         _publish(hidden, writer.folder, overwrite=overwrite)
     finally:
         # After publishing there is nothing left here to remove.
         shutil.rmtree(hidden, ignore_errors=True)
     if preprocessed is not None:
-        _write_tables(preprocessed / spec.folder_name, writer.records, chosen)
+        _write_tables(preprocessed / spec.folder_name, writer.records, writer.splits)
 
 
 class DatasetWriter:
     """Writes cases into a folder that is not yet visible under its final name; made by `dataset_writer`.
 
-    `folder` is the final place, `records` the entries of cases.json so far.
+    `folder` is the final place, `records` the entries of cases.json so far; `splits` is known after `finish`, None if
+    there are none.
     """
 
     def __init__(self, hidden: Path, folder: Path, spec: DatasetSpec) -> None:
         self.folder = folder
         self.spec = spec
         self.records: dict[str, dict[str, Any]] = {}
+        self.splits: list[Split] | None = None
         self._hidden = hidden
         self._seen: dict[str, str] = {}
         for name in ("imagesTr", "labelsTr"):
@@ -155,8 +161,8 @@ class DatasetWriter:
         """Write a JSON file beside dataset.json."""
         write_json(self._hidden / name, content)
 
-    def finish(self, folds: int, splits: Sequence[Split] | None) -> list[Split] | None:
-        """Write dataset.json, cases.json and the splits; returns the splits, None if there are none."""
+    def finish(self, folds: int, splits: Sequence[Split] | None) -> None:
+        """Write dataset.json, cases.json and the splits; raises UsageError or NoInputError as `dataset_writer` says."""
         training = {case: row for case, row in self.records.items() if not row.get("test")}
         if not any(row["labelled"] for row in training.values()):
             raise NoInputError(
@@ -167,10 +173,11 @@ class DatasetWriter:
                 fix="look at the reasons given for the cases that were skipped",
             )
         _refuse_test_leak(self.records, self.folder)
-        chosen = _chosen_splits(training, folds, splits, self.folder)
+        self.splits = (
+            splits_for(self.records, folds) if splits is None else _checked_splits(splits, training, self.folder)
+        )
         write_json(self._hidden / "dataset.json", self.spec.dataset_json(len(training)))
-        _write_tables(self._hidden, self.records, chosen)
-        return chosen
+        _write_tables(self._hidden, self.records, self.splits)
 
     def _mask_of(self, case: RawCase) -> Volume | None:
         grid = case.images[0]
@@ -182,9 +189,18 @@ class DatasetWriter:
         return Volume(np.full(grid.shape, self.spec.ignore_id, dtype=self.spec.mask_dtype), grid.affine)
 
     def _write(self, volume: Volume, folder: str, name: str) -> None:
-        target = self._hidden / folder
-        target.mkdir(exist_ok=True)
-        write_volume(volume, target / name)
+        target = self._hidden / folder / name
+        try:
+            target.parent.mkdir(exist_ok=True)
+            write_volume(volume, target)
+        except OSError as error:
+            raise SpineExtError(
+                "E-OUT-WRITE",
+                file=self.folder / folder / name,
+                found=f"cannot be written ({error.strerror or error})",
+                expected="room on the disk and the right to write",
+                fix="free space or change the permissions; nothing of the dataset was left behind",
+            ) from error
 
 
 def refuse_existing(raw_root: Path, preprocessed_root: Path | None, spec: DatasetSpec, *, overwrite: bool) -> None:
@@ -227,6 +243,16 @@ def _hidden_sibling(raw_root: Path, name: str) -> Path:
     except OSError as error:
         raise _unwritable(raw_root, error) from error
     return hidden
+
+
+def _make_writable(root: Path) -> None:
+    """Create a folder if need be; raises UsageError before any work when nothing can be written into it."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".try.", dir=root):
+            pass
+    except OSError as error:
+        raise _unwritable(root, error) from error
 
 
 def _umask() -> int:
@@ -288,19 +314,25 @@ def _refuse_test_leak(records: dict[str, dict[str, Any]], folder: Path) -> None:
         )
 
 
-def _chosen_splits(
-    training: dict[str, dict[str, Any]], folds: int, splits: Sequence[Split] | None, folder: Path
-) -> list[Split] | None:
+def splits_for(records: Mapping[str, Mapping[str, Any]], folds: int) -> list[Split] | None:
+    """Return grouped splits for the entries of cases.json; None when fewer than two subjects can be validated."""
+    training = {case: row for case, row in records.items() if not row.get("test")}
     subject_of = {case: str(row["subject"]) for case, row in training.items()}
-    unscored = [case for case, row in training.items() if not row["labelled"] or row.get("train_only")]
-    if splits is None:
-        if len({subject_of[case] for case in set(subject_of) - set(unscored)}) < MIN_SUBJECTS:
-            _log.warning("%s: fewer than two labelled subjects, no splits written: train with -f all", folder.name)
-            return None
-        return grouped_splits(subject_of, folds, train_only=unscored)
-    faults = list(split_faults(splits, subject_of))
+    unscored = _unscored(training)
+    if len({subject_of[case] for case in set(subject_of) - unscored}) < MIN_SUBJECTS:
+        _log.warning("fewer than two subjects to validate, so there are no splits: train with -f all")
+        return None
+    return grouped_splits(subject_of, folds, train_only=unscored)
+
+
+def _unscored(training: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    return {case for case, row in training.items() if not row["labelled"] or row.get("train_only")}
+
+
+def _checked_splits(splits: Sequence[Split], training: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Split]:
+    faults = list(split_faults(splits, {case: str(row["subject"]) for case, row in training.items()}))
     for fold, split in enumerate(splits):
-        scored = sorted(set(split.get("val", [])) & set(unscored))
+        scored = sorted(set(split.get("val", [])) & _unscored(training))
         faults += [f"fold {fold} validates cases without masks to score: {shorten(scored)}"] if scored else []
     if faults:
         raise UsageError(

@@ -1,0 +1,102 @@
+"""Any images and masks that file patterns can name, as an nnU-Net raw dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.splits import MIN_SUBJECTS
+from nnunet_spine_ext.dataset_conversion.conversion import Rules, Target, convert, nnunet_folders
+from nnunet_spine_ext.dataset_conversion.discovery import assign_subjects, discover
+from nnunet_spine_ext.dataset_conversion.labelmap import parse_label_map
+from nnunet_spine_ext.dataset_conversion.report import ConversionResult
+
+
+def pairs(
+    dataset_id: int,
+    *,
+    name: str,
+    images: Sequence[str],
+    labels: Sequence[str],
+    label_map: Sequence[str] | None = None,
+    subject_pattern: str | None = None,
+    contrast: Sequence[str] = (),
+    channel_name: Sequence[str] = ("MRI",),
+    unlabelled: Sequence[str] = (),
+    test_subjects: Sequence[str] = (),
+    train_only: Sequence[str] = (),
+    folds: int = 5,
+    resample: str | None = None,
+    strict: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    raw: str | Path | None = None,
+    preprocessed: str | Path | None = None,
+    description: str = "",
+    licence: str = "",
+) -> ConversionResult:
+    """Convert images and masks, paired by what the wildcards of two patterns match, to an nnU-Net raw dataset.
+
+    Parameters
+    ----------
+    dataset_id, name: the dataset becomes ``Dataset<id>_<name>``.
+    images, labels: patterns (see `patterns`), one mask pattern per source; with several channel names as many image
+        patterns per mask pattern.
+    label_map: see `parse_label_map`; None keeps the ids that occur, renumbered from 1.
+    subject_pattern: number of a wildcard, or a regular expression; None: ``{subject}``, else a BIDS ``sub-...`` in
+        the path, else the first wildcard.
+    contrast: recorded in cases.json, one for all or one per source (then also part of the case ids).
+    unlabelled: folders or patterns of images without masks: training cases filled with the ignore label.
+    test_subjects: subjects that go to imagesTs and labelsTs.
+    train_only: subjects whose masks are trained on, but never validated against.
+    resample: "nearest" brings masks on another grid onto the image's; None refuses them.
+    strict: treat every warning about a file as an error.
+    overwrite: replace a dataset of the same id and name.
+    dry_run: check everything, write nothing.
+    raw, preprocessed: instead of nnUNet_raw and nnUNet_preprocessed.
+
+    Raises
+    ------
+    UsageError: see `discover`, `parse_label_map` and `convert`.
+    NoInputError: a pattern finds nothing, or every mask is empty.
+    SetupError: nnU-Net's folders are not known.
+    """
+    if folds < MIN_SUBJECTS:
+        raise UsageError("E-SPLIT-FOLDS", file="--folds", found=str(folds), expected="2 or more", fix="5 is usual")
+    raw_root, preprocessed_root = nnunet_folders(raw, preprocessed)
+    target = Target(
+        dataset_id, name, tuple(channel_name), raw_root, preprocessed_root, folds, overwrite, description, licence
+    )
+    translation = parse_label_map(label_map) if label_map else None
+    found = discover(
+        images,
+        labels,
+        unlabelled,
+        channels=len(target.channel_names),
+        contrast=contrast,
+        subject_pattern=subject_pattern,
+    )
+    options = {
+        "converter": "pairs",
+        "images": list(images),
+        "labels": list(labels),
+        "label_map": list(label_map) if label_map else None,
+        "subject_pattern": subject_pattern,
+        "contrast": list(contrast),
+        "unlabelled": list(unlabelled),
+        "test_subjects": list(test_subjects),
+        "train_only": list(train_only),
+        "folds": folds,
+        "resample": resample,
+        "strict": strict,
+    }
+    return convert(
+        assign_subjects(found.cases, test_subjects, train_only),
+        found.unpaired,
+        translation,
+        target,
+        rules=Rules(resample, strict),
+        options=options,
+        dry_run=dry_run,
+    )

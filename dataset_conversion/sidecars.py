@@ -1,0 +1,35 @@
+"""Facts about an acquisition from the JSON file that BIDS puts beside an image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nnunet_spine_ext.core.io import strip_suffix
+
+# Key of cases.json: key of the sidecar. Names of people and institutions' addresses are left behind on purpose.
+_KEYS = {
+    "site": "InstitutionName",
+    "manufacturer": "Manufacturer",
+    "model": "ManufacturersModelName",
+    "field_strength": "MagneticFieldStrength",
+    "TR": "RepetitionTime",
+    "TE": "EchoTime",
+}
+
+
+def read_sidecar(image: str | Path) -> dict[str, Any]:
+    """Return what ``<image without suffix>.json`` says, under the keys of cases.json; empty if there is none.
+
+    TR and TE stay in seconds, as BIDS has them. Values other than text and numbers are left out.
+    """
+    path = Path(image)
+    try:
+        content = json.loads((path.parent / f"{strip_suffix(path)}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    facts = {key: content.get(name) for key, name in _KEYS.items()}
+    return {key: value for key, value in facts.items() if isinstance(value, str | int | float) and value != ""}
