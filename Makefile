@@ -69,7 +69,7 @@ bench: $(STAMP) ## run every benchmark in its quick form (under 10 minutes each)
 	done
 
 docs: $(STAMP) ## write the generated pages again and check links, pages and commands
-	@$(BIN)/python docs/generate_commands.py
+	@for script in docs/generate_*.py; do $(BIN)/python $$script || exit 1; done
 	@$(BIN)/pytest -q -p no:cacheprovider tests/test_docs.py
 
 clean: ## delete what was generated, except .venv and .oracles
