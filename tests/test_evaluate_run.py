@@ -160,6 +160,7 @@ def test_instances_give_groups_and_levels(folders: Folders) -> None:
     }
     assert content["cases"]["a"]["instances"]["disc"]["missed"] == [119]
     assert "| vertebra | 1.000 (1) |" in result.render()
+    assert content["inputs"]["ref_instances"] == str(folders.ref_instances)
 
 
 def test_all_instances_as_one_kind(folders: Folders) -> None:
@@ -198,6 +199,7 @@ def test_missing_prediction_counts_as_failure(folders: Folders) -> None:
     cord = next(line for line in folders.summary()["classes"] if line["label"] == "cord")["metrics"]
     assert (cord["dice"]["n"], cord["dice"]["mean"]) == (2, 0.5)
     assert (cord["assd"]["n"], cord["assd"]["excluded_infinite"]) == (1, 1)
+    assert "labelsTs/b.nii.gz: no prediction" in result.render()
     assert "| b | missing | 0.000 |" in (folders.out / "summary.md").read_text(encoding="utf-8")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -36,10 +36,11 @@ class LabelSet:
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """Masks by case name; `twice` holds the error of each case name that two files claim."""
+    """Masks by case name; `twice` holds the error of each case name that two files claim; `folder`: where they are."""
 
     files: Mapping[str, Path]
-    twice: Mapping[str, CaseError]
+    twice: Mapping[str, CaseError] = field(default_factory=dict)
+    folder: str | None = None
 
     @property
     def cases(self) -> list[str]:
@@ -53,7 +54,7 @@ class MaskFolder:
         return self.files.get(case)
 
 
-NO_MASKS = MaskFolder({}, {})
+NO_MASKS = MaskFolder({})
 
 
 def list_masks(path: str | Path) -> MaskFolder:
@@ -66,7 +67,7 @@ def list_masks(path: str | Path) -> MaskFolder:
     """
     path = Path(path)
     if path.is_file():
-        return MaskFolder({strip_suffix(path): path}, {})
+        return MaskFolder({strip_suffix(path): path}, folder=str(path))
     if not path.is_dir():
         raise UsageError(
             "E-EVAL-FOLDER", file=path, found="no such folder", expected="a folder of masks", fix="check the path"
@@ -84,7 +85,7 @@ def list_masks(path: str | Path) -> MaskFolder:
         raise NoInputError(
             "E-EVAL-EMPTY", file=path, found="no mask", expected="files such as case.nii.gz", fix="check the path"
         )
-    return MaskFolder(found, twice)
+    return MaskFolder(found, twice, str(path))
 
 
 def _stored_twice(case: str, file: Path, other: Path) -> CaseError:

@@ -157,7 +157,13 @@ def evaluate(
     settings = _settings(metrics, instance_ids, nsd_tolerance, iou_threshold)
     job = _prepare(ref, pred, (labels, scheme), (ref_instances, pred_instances), settings, resample)
     _prepare_output(o, (ref, pred))
-    inputs = {"ref": str(ref), "pred": str(pred), "labels": job.labels.source}
+    inputs = {
+        "ref": str(ref),
+        "pred": str(pred),
+        "labels": job.labels.source,
+        "ref_instances": job.ref_instances.folder,
+        "pred_instances": job.pred_instances.folder if job.pred_instances else None,
+    }
     options = {
         "metrics": list(metrics),
         "instance_ids": instance_ids,
@@ -166,7 +172,7 @@ def evaluate(
         "iou_threshold": iou_threshold,
         "instances": job.pred_instances is not None,
     }
-    result = EvaluationResult(o, dict(inputs), options)
+    result = EvaluationResult(o, inputs, options)
     _warn_extra(job, result)
     _score_all(job, result)
     tables.write_tables(o, result.rows, result.to_dict(), result.status, result.notes)
@@ -205,7 +211,7 @@ def _prepare(
     refs, preds = list_masks(ref), list_masks(pred)
     if ref.is_file() and pred.is_file():
         # Two files are compared whatever their names are.
-        preds = MaskFolder(dict.fromkeys(refs.files, pred), {})
+        preds = MaskFolder(dict.fromkeys(refs.files, pred))
     beside = [ref / "instances", ref.parent / ref.name.replace("labels", "instances", 1)]
     ref_folder = _instance_folder(instances[0], [folder for folder in beside if folder != ref])
     pred_folder = _instance_folder(instances[1], [pred / "instances"])
@@ -296,7 +302,7 @@ def _score_case(case: str, job: _Job) -> tuple[list[Score], dict[str, Matching],
         raise KeyError(msg)
     ref = read_labels(ref_path, job.labels)
     pred, warnings = _read_other(ref, pred_path, job.labels, job.resample)
-    failure = None if pred_path else _missing(case, "prediction", "predict the case, or remove its reference")
+    failure = None if pred_path else _missing(ref_path, "prediction", "predict the case, or remove its reference")
     if job.labels.ignore is not None:
         pred = np.where(ref.array == job.labels.ignore, 0, pred)
     names = _names(job.labels, ref.array, pred)
@@ -310,7 +316,7 @@ def _score_case(case: str, job: _Job) -> tuple[list[Score], dict[str, Matching],
         if job.labels.ignore is not None and true.same_grid(ref):
             found = np.where(ref.array == job.labels.ignore, 0, found)
         if found_path is None:
-            failure = failure or _missing(case, "instance mask", "predict with instances, or leave them out")
+            failure = failure or _missing(true_path, "instance mask", "predict with instances, or leave them out")
         status: Status = "done" if found_path else "missing"
         more_rows, matchings = score_instances(case, true.array, found, true.spacing, job.settings, status)
         rows, warnings = rows + more_rows, warnings + more
@@ -324,8 +330,10 @@ def _read_other(ref: Volume, path: Path | None, known: LabelSet, resample: Resam
     return on_grid_of(ref, read_labels(path, known), path, resample)
 
 
-def _missing(case: str, what: str, fix: str) -> Problem:
-    return Problem("error", _MISSING, case, f"no {what}", "one for every reference (scored as empty)", fix)
+def _missing(reference: Path, what: str, fix: str) -> Problem:
+    return Problem(
+        "error", _MISSING, str(reference), f"no {what} for it", "one for every reference", f"{fix}; scored as empty"
+    )
 
 
 def _names(labels: LabelSet, ref: Array, pred: Array) -> list[tuple[int, str]]:
