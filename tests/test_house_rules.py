@@ -146,8 +146,9 @@ def test_nobody_imports_trainers_and_only_commands_import_commands_and_converter
         command = path.parts[:2] == (PACKAGE, "cli")
         for line, name in imported_modules(path):
             target = room_of(name) or name.split(".")[0]
-            if target == "trainers":
-                offenders.append(f"{path}:{line}: nobody imports trainers/")
+            # The package itself is empty: importing it is how code learns where the folder is.
+            if target == "trainers" and not name.endswith(".trainers"):
+                offenders.append(f"{path}:{line}: nobody imports what is in trainers/")
             elif target in ("cli", "dataset_conversion") and not command and path.parts[0] != target:
                 offenders.append(f"{path}:{line}: only commands import {target}")
     _report(offenders)
