@@ -47,7 +47,7 @@ class AssignSettings:
     vote_level: float = 0.5
     detour_mm: float = 12.0
     min_part_mm3: float = 60.0
-    min_bodyless_mm3: float = 800.0
+    min_bodyless_mm3: float = 300.0
 
 
 # (classes taken together, must a component stay whole?): both sides are separate components anyway.
@@ -63,8 +63,8 @@ _VOTERS: tuple[tuple[int, bool], ...] = (
 )
 
 
-# Parts whose level tells their vertebra; spinous and costal processes follow the arch they hang on.
-_ANCHORS = (ARCH, UPPER, LOWER)
+# A part this many tolerances away from its expected level is looked at again.
+_MISFIT = 1.5
 
 
 @dataclass(frozen=True)
@@ -116,16 +116,22 @@ def _fronts(frame: Frame, kinds: Array, bodies: Bodies, line: Centreline, settin
 
 
 def _second_start(frame: Frame, fronts: _Fronts, reach: Reach, settings: AssignSettings) -> tuple[Array, int]:
-    """Find parts that were reached only by a detour and start again with them at the vertebra of their level.
+    """Find parts that belong to another vertebra than the one that reached them, and start again with them.
+
+    Articular processes tell their vertebra by their level. An arch is only asked for its level where it was reached by
+    a detour.
 
     Returns (owner of the starting nodes, number of parts that changed their vertebra).
     """
     import cc3d
 
+    if settings.prior_strength <= 0:
+        return fronts.owner, 0
+    kind = fronts.cost.kind
     with np.errstate(invalid="ignore"):
         detour = ~(reach.cost - reach.length <= settings.detour_mm)
-    nodes = np.flatnonzero(detour & np.isin(fronts.cost.kind, _ANCHORS))
-    if len(nodes) == 0 or settings.prior_strength <= 0:
+    nodes = np.flatnonzero((kind == UPPER) | (kind == LOWER) | ((kind == ARCH) & detour))
+    if len(nodes) == 0:
         return fronts.owner, 0
     part_of = np.zeros(frame.labels.shape, dtype=np.uint8)
     part_of.reshape(-1)[fronts.graph.flat[nodes]] = frame.labels.reshape(-1)[fronts.graph.flat[nodes]]
@@ -137,24 +143,30 @@ def _second_start(frame: Frame, fronts: _Fronts, reach: Reach, settings: AssignS
     bounds = np.searchsorted(name[order], np.arange(len(size) + 1))
     for part in np.flatnonzero(size >= settings.min_part_mm3):
         members = nodes[order[bounds[part] : bounds[part + 1]]]
-        best = _slot_by_level(members, fronts.cost)
-        if len(np.unique(best[best >= 0])) == 0 or np.array_equal(best, reach.owner[members]):
-            continue
-        start[members] = best
-        moved += 1
+        better = _better_slots(members, fronts.cost, reach.owner[members], detour[members])
+        if (better >= 0).any():
+            start[members] = np.where(better >= 0, better, start[members])
+            moved += 1
     return start, moved
 
 
-def _slot_by_level(members: Array, cost: PriorCost) -> Array:
-    """The vertebra at whose level a part lies, per voxel; -1 where none fits. Parts of one level stay together."""
+def _better_slots(members: Array, cost: PriorCost, owner: Array, detour: Array) -> Array:
+    """The vertebra at whose level a part lies, per voxel; -1 where the present owner will do."""
     arc = cost.arc[members]
     level, tolerance = EXPECTED[int(cost.kind[members[0]])]
-    nearest = int(np.argmin(np.abs(cost.centre - arc.mean())))
-    whole = np.ptp(arc) < 1.2 * cost.pitch[nearest]
-    probe = np.array([arc.mean()]) if whole else arc
-    distance = np.abs((probe[:, None] - cost.centre) / cost.pitch - level) / tolerance
-    best = np.where(distance.min(axis=1) <= 1.0, distance.argmin(axis=1), -1)
-    return np.broadcast_to(best, len(members)) if whole else best
+    middle = float(arc.mean())
+    nearest = int(np.argmin(np.abs(cost.centre - middle)))
+    if np.ptp(arc) >= 1.2 * cost.pitch[nearest]:
+        # Several levels in one piece: every voxel that was reached by a detour for itself.
+        distance = np.abs((arc[:, None] - cost.centre) / cost.pitch - level) / tolerance
+        best = distance.argmin(axis=1)
+        return np.where((distance.min(axis=1) <= 1.0) & detour & (best != owner), best, -1)
+    fit = np.abs((middle - cost.centre) / cost.pitch - level) / tolerance
+    votes = np.bincount(owner[owner >= 0], minlength=len(fit))
+    best = int(np.argmin(fit))
+    now = int(votes.argmax()) if votes.any() else -1
+    content = now == best or (now >= 0 and fit[now] <= _MISFIT and float(detour.mean()) < 0.5)
+    return np.full(len(members), -1 if content or fit[best] > 1.0 else best)
 
 
 def _vote(frame: Frame, vertebrae: Array, graph: Graph, cost: PriorCost, settings: AssignSettings) -> int:

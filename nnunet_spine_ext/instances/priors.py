@@ -35,19 +35,21 @@ EXPECTED = {ARCH: (0.15, 0.5), SPINE: (0.65, 0.7), RIB: (-0.1, 0.5), UPPER: (-0.
 
 # Tolls in mm for going from one class to another downwards, on the level, upwards. Inside one vertebra the arch goes
 # up into its superior and down into its inferior processes; the reverse is a joint or a contact with a neighbour.
-_FREE, _JOINT = 0.0, 15.0
+# Pairs that are not listed never touch inside one vertebra.
+_FREE, _JOINT, _ELSE = 0.0, 15.0, 10.0
 _TOLLS = {
     (BODY, SPINE): (20.0, 20.0, 20.0),
     (BODY, LOWER): (12.0, 12.0, 12.0),
     (BODY, UPPER): (4.0, 2.0, 2.0),
     (BODY, RIB): (3.0, 3.0, 3.0),
-    (ARCH, BODY): (30.0, 30.0, 30.0),
-    (ARCH, UPPER): (_JOINT, 2.0, _FREE),
+    (BODY, ARCH): (_FREE, _FREE, _FREE),
+    (ARCH, UPPER): (_JOINT, 4.0, _FREE),
     (UPPER, ARCH): (2.0, 4.0, _JOINT),
-    (ARCH, LOWER): (_FREE, 2.0, _JOINT),
+    (ARCH, LOWER): (_FREE, 8.0, _JOINT),
     (LOWER, ARCH): (_JOINT, 8.0, 3.0),
     (UPPER, LOWER): (4.0, _JOINT, _JOINT),
     (LOWER, UPPER): (_JOINT, _JOINT, 6.0),
+    (ARCH, RIB): (_FREE, _FREE, _FREE),
     (ARCH, SPINE): (_FREE, _FREE, 4.0),
     (SPINE, ARCH): (10.0, 8.0, 6.0),
     (SPINE, LOWER): (8.0, 8.0, 8.0),
@@ -61,6 +63,8 @@ _TOLLS = {
     (UPPER, RIB): (2.0, 2.0, 2.0),
 }
 _STEEP = 0.5
+# A spinous process runs backwards and down: a front that climbs comes from the process below.
+_UPHILL = 4.0
 
 
 def class_lookup() -> Array:
@@ -98,6 +102,10 @@ class PriorCost:
         outside = np.maximum(np.maximum(low - level, level - high), 0.0)
         factor = 1.0 + self.strength * _SLOW[kind] * outside
         before = self.kind[source]
+        process = np.flatnonzero((kind == SPINE) & (before == SPINE))
+        if len(process):
+            upwards = np.maximum(-(self.tangent[target[process]] @ direction), 0.0)
+            factor[process] += self.strength * _UPHILL * upwards
         toll = np.zeros(len(target))
         crossing = np.flatnonzero(before != kind)
         if len(crossing):
@@ -108,7 +116,9 @@ class PriorCost:
 
 
 def _toll_table() -> Array:
-    table = np.zeros((6, 6, 3))
+    table = np.full((6, 6, 3), _ELSE)
+    table[:, BODY] = 2 * _JOINT
+    table[range(6), range(6)] = 0.0
     for (before, after), tolls in _TOLLS.items():
         table[before, after] = tolls
     return table
