@@ -218,7 +218,7 @@ def _crop_axis(image: Tensor, axis: int, size: int) -> Tensor:
     spectrum = torch.fft.fft(image, dim=axis)
     low = (size + 1) // 2
     kept = torch.cat((spectrum.narrow(axis, 0, low), spectrum.narrow(axis, old - (size - low), size - low)), dim=axis)
-    frequency = torch.fft.fftfreq(size, device=image.device) * size
+    frequency = torch.fft.fftfreq(size, dtype=torch.float64, device=image.device) * size
     # New voxel centres lie (factor - 1) / 2 fine voxels after the first fine voxel; shift there.
     shift = 0.5 * (old / size - 1) / old
     view = [1] * image.dim()

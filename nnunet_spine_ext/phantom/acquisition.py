@@ -57,7 +57,7 @@ def draw_settings(protocol: Protocol, rng: np.random.Generator) -> ScanSettings:
         snr=protocol.snr * float(np.exp(rng.uniform(np.log(0.65), np.log(1.5)))),
         saturation=left if band else 1.0,
         band_distance=float(rng.uniform(8, 35)),
-        window=float(rng.uniform(0.0, 0.6)),
+        window=float(rng.uniform(0.2, 1.0)),
         fat_axis=int(rng.integers(2)),
         fat_sign=1 if rng.random() < 0.5 else -1,
         level=float(np.exp(rng.uniform(np.log(300), np.log(1500)))),
@@ -135,10 +135,17 @@ def _signal_of(tissue: Array, table: SignalTable, texture: tuple[Tensor, Tensor]
     water = torch.from_numpy(table.water[tissue]) * factor * (1 - streak)
     fat = torch.from_numpy(table.fat[tissue]) * factor + fat_signal * streak
     if shift:
-        fat = torch.roll(fat, shift, dims=axis + 1)
+        fat = _shifted(fat, shift, axis + 1)
     if table.phase == 0:
         return water + fat
     return water + fat * complex(np.cos(table.phase), np.sin(table.phase))
+
+
+def _shifted(field: Tensor, shift: int, axis: int) -> Tensor:
+    """Move along an axis; what comes in repeats the edge."""
+    size = field.shape[axis]
+    index = (torch.arange(size) - shift).clamp(0, size - 1)
+    return field.index_select(axis, index)
 
 
 def _crop_plane(signal: Tensor, shape: tuple[int, ...]) -> Tensor:

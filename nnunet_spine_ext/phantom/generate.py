@@ -166,8 +166,8 @@ def _spec(request: ScanRequest, dataset_id: int, name: str) -> DatasetSpec:
 
 def _preprocessed_root(root: Path) -> Path | None:
     """nnUNet_preprocessed when the output is nnUNet_raw itself: a dataset written elsewhere is not nnU-Net's yet."""
-    raw = os.environ.get("nnUNet_raw")  # noqa: SIM112  nnU-Net's name
-    preprocessed = os.environ.get("nnUNet_preprocessed")  # noqa: SIM112
+    raw = os.environ.get("nnUNet_raw")
+    preprocessed = os.environ.get("nnUNet_preprocessed")
     if raw and preprocessed and Path(raw).resolve() == root.resolve():
         return Path(preprocessed)
     return None

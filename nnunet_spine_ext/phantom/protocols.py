@@ -56,7 +56,7 @@ class Protocol:
     pulses: int = 0
     echo_spacing: float = 0.0
     bandwidth: float = 220.0
-    resolution: tuple[float, float, float] = (1.0, 1.15, 1.0)
+    resolution: tuple[float, float, float] = (1.1, 1.3, 1.0)
     snr: float = 22.0
     saturation: float = 0.0
     scatter: float = 0.05
@@ -90,17 +90,17 @@ _ALL = (
     Protocol(
         "t2w_sagittal_15t", "1.5 T sagittal TSE, clinical",
         "T2w", "tse", _SAGITTAL, (0.7, 0.7, 4.4), 3500, 105, 1.5,
-        gap=0.1, train=200, bandwidth=140, saturation=0.5, snr=22, resolution=(1.05, 1.25, 1.0),
+        gap=0.1, train=200, bandwidth=140, saturation=0.5, snr=22, resolution=(1.1, 1.35, 1.0),
     ),
     Protocol(
         "t1w_sagittal_15t", "1.5 T sagittal TSE, clinical",
         "T1w", "tse", _SAGITTAL, (0.7, 0.7, 4.4), 550, 10, 1.5,
-        gap=0.1, train=30, bandwidth=140, saturation=0.5, snr=26, resolution=(1.05, 1.25, 1.0),
+        gap=0.1, train=30, bandwidth=140, saturation=0.5, snr=26, resolution=(1.1, 1.35, 1.0),
     ),
     Protocol(
-        "stir_sagittal", "1.5 T sagittal STIR, fat nulled",
+        "stir_sagittal", "1.5 T sagittal STIR, TI at the null of the table's fat",
         "STIR", "ir", _SAGITTAL, (0.9, 0.9, 4.0), 4500, 45, 1.5,
-        gap=0.1, ti=165, bandwidth=160, snr=18, resolution=(1.05, 1.25, 1.0), scatter=0.03,
+        gap=0.1, ti=232, bandwidth=160, snr=18, resolution=(1.1, 1.35, 1.0), scatter=0.03,
     ),
     Protocol(
         "t2w_iso", "3 T SPACE, spine-generic (read: 0.8 mm, 1500/120)",

@@ -200,7 +200,7 @@ def _scan(
 def _with_scatter(protocol: Protocol, rng: np.random.Generator) -> Protocol:
     """Vary TR and TE as different operators do."""
     factors = np.exp(protocol.scatter * np.clip(rng.normal(size=2), -2, 2))
-    return replace(protocol, tr=round(protocol.tr * factors[0], 1), te=round(protocol.te * factors[1], 2))
+    return replace(protocol, tr=round(float(protocol.tr * factors[0]), 1), te=round(float(protocol.te * factors[1]), 2))
 
 
 def _info(protocol: Protocol, parameters: Any) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class TissueProperties:
     """Properties of all tissues of one subject at one field strength (T).
 
     `t1`, `t2`, `t2star`, `pd`: water compartment, float64 of shape (len(TISSUES),); `pd` already holds the share
-    of water. `fat_pd`: density of the fat compartment, same shape; its times are `fat_t1`, `fat_t2`, `fat_t2star`.
+    of water. `fat_pd`, `fat_t2star`: fat compartment, same shape; `fat_t1` and `fat_t2` are the same in all tissues.
     """
 
     field_strength: float
@@ -141,7 +141,7 @@ class TissueProperties:
     fat_pd: Array
     fat_t1: float
     fat_t2: float
-    fat_t2star: float
+    fat_t2star: Array
 
 
 def tissue_properties(
@@ -182,7 +182,8 @@ def tissue_properties(
         fat_pd=fat_density * fat * factors["pd"],
         fat_t1=float(times["t1"][index]),
         fat_t2=float(times["t2"][index]),
-        fat_t2star=float(times["t2star"][index]),
+        # Trabeculae disturb the field of the fat between them as they disturb that of the water.
+        fat_t2star=np.where(fat == 1.0, times["t2star"][index], times["t2star"]),
         **times,
     )
 
