@@ -9,14 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nnunet_spine_ext.check.facts import Role
+from nnunet_spine_ext.check.geometry import Prefer
 from nnunet_spine_ext.core.cases import DatasetSpec, RawCase, check_same_grid
 from nnunet_spine_ext.core.dataset import DatasetWriter, dataset_writer, refuse_existing, splits_for
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem, SetupError, SpineExtError, UsageError
 from nnunet_spine_ext.core.io import read_volume, sha256
-from nnunet_spine_ext.core.volume import Volume
-from nnunet_spine_ext.dataset_conversion.discovery import Candidate, Source
+from nnunet_spine_ext.core.volume import Array, Volume
+from nnunet_spine_ext.dataset_conversion.discovery import Candidate
 from nnunet_spine_ext.dataset_conversion.labelmap import LabelMap, from_ids
-from nnunet_spine_ext.dataset_conversion.masks import ids_of, read_mask
+from nnunet_spine_ext.dataset_conversion.masks import ids_of, mask_on_image
 from nnunet_spine_ext.dataset_conversion.report import ConversionResult, Row, names_of
 
 _log = logging.getLogger(__name__)
@@ -61,10 +63,27 @@ class Target:
 
 @dataclass(frozen=True)
 class Rules:
-    """How strictly cases are judged: `resample` None or "nearest"; `strict` makes every warning an error."""
+    """How strictly cases are judged.
+
+    `resample`: None or "nearest"; `strict` makes every warning an error; `prefer`: None, or "sform" or "qform" for
+    files whose two geometries disagree.
+    """
 
     resample: str | None = None
     strict: bool = False
+    prefer: Prefer | None = None
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A usable case and the affines that `Rules.prefer` chose, by file."""
+
+    case: Candidate
+    affines: dict[Path, Array]
+
+
+# The mask check says the same, after the label map and with voxel counts.
+_SAID_BY_MASK_CHECK = ("E-LABEL-VALUE", "W-LABEL-EMPTY")
 
 
 def nnunet_folders(raw: str | Path | None, preprocessed: str | Path | None) -> tuple[Path, Path]:
@@ -150,59 +169,74 @@ def _refuse_own_input(cases: Iterable[Candidate], folder: Path) -> None:
 
 def _check_all(
     cases: list[Candidate], labels: LabelMap | None, rules: Rules, result: ConversionResult
-) -> list[Candidate]:
+) -> list[_Checked]:
     """Open every file once; fill `rows` and `skipped`; return the usable cases."""
     from tqdm import tqdm
 
     usable = []
     for case in tqdm(cases, desc="checking", unit="case", disable=None):
         try:
-            _, mask, warnings = _open(case, rules, inspected=True)
-            voxels = {} if mask is None else _count(mask, labels, _label(case))
+            checked, voxels, warnings = _check(case, labels, rules)
         except Exception as error:
             # One bad case is a line in the report, never the end of the others.
             result.skipped.append(_as_problem(error, case))
             continue
-        if mask is not None and not voxels:
-            fix = "used as background only; leave it out if something should be there"
-            warnings.append(Problem("warning", "W-LABEL-EMPTY", _label(case), "an empty mask", "some voxels", fix))
         if rules.strict and warnings:
             result.skipped.append(_hardened(warnings[0]))
             continue
         result.rows.append(_row(case, voxels, warnings))
-        usable.append(case)
+        usable.append(checked)
     _refuse_all_empty(result)
     return usable
 
 
-def _count(mask: Volume, labels: LabelMap | None, file: str) -> dict[int, int]:
-    """Voxels per class id, or per source id when there is no label map yet."""
-    return ids_of(mask.array if labels is None else labels.apply(mask.array, file=file))
+def _check(case: Candidate, labels: LabelMap | None, rules: Rules) -> tuple[_Checked, dict[int, int], list[Problem]]:
+    """Return the case, the voxels per class id (per source id without a label map) and the warnings."""
+    checked, warnings = _inspect(case, rules)
+    _, mask, found = _open(checked, rules)
+    if mask is None:
+        return checked, {}, warnings + found
+    voxels = ids_of(mask.array if labels is None else labels.apply(mask.array, file=_label(case)))
+    if not voxels:
+        fix = "it is used as background only; leave it out if something should be there"
+        found.append(Problem("warning", "W-LABEL-EMPTY", _label(case), "an empty mask", "some voxels", fix))
+    return checked, voxels, warnings + found
 
 
-def _open(case: Candidate, rules: Rules, *, inspected: bool) -> tuple[list[Volume], Volume | None, list[Problem]]:
-    """Read a case; with `inspected` every file passes the gatekeeper first."""
-    warnings: list[Problem] = []
-    if inspected:
-        for source in case.sources:
-            warnings += _inspect(source, rules)
-    images = [read_volume(source.path) for source in case.images]
-    for source, image in zip(case.images[1:], images[1:], strict=True):
-        check_same_grid(images[0], image, file=str(source.path), what=source.role)
-    if case.label is None:
-        return images, None, warnings
-    mask, found = read_mask(case.label.path, images[0], resample=rules.resample)
-    return images, mask, warnings + found
-
-
-def _inspect(source: Source, rules: Rules) -> list[Problem]:
+def _inspect(case: Candidate, rules: Rules) -> tuple[_Checked, list[Problem]]:
+    """Pass every file through the gatekeeper; raises CaseError for the first error."""
     from nnunet_spine_ext.check.images import inspect
 
-    facts = inspect(source.path, strict=rules.strict, role="label" if source.role == "label" else "image")
-    errors = [problem for problem in facts.problems if problem.severity == "error"]
-    if errors:
-        raise errors[0].to_error()
-    return list(facts.problems)
+    affines: dict[Path, Array] = {}
+    problems: list[Problem] = []
+    for source in case.sources:
+        role: Role = "label" if source.role == "label" else "training"
+        facts = inspect(source.path, strict=rules.strict, prefer=rules.prefer, role=role)
+        problems += [problem for problem in facts.problems if problem.code not in _SAID_BY_MASK_CHECK]
+        if rules.prefer is not None and facts.affine is not None:
+            affines[source.path] = facts.affine
+    for problem in problems:
+        if problem.severity == "error":
+            raise problem.to_error()
+    return _Checked(case, affines), problems
+
+
+def _open(checked: _Checked, rules: Rules) -> tuple[list[Volume], Volume | None, list[Problem]]:
+    """Read images and mask, all on the grid of the first image."""
+    case = checked.case
+    volumes = [_read(source.path, checked.affines) for source in case.sources]
+    images, label = volumes[: len(case.images)], volumes[len(case.images) :]
+    for source, image in zip(case.images[1:], images[1:], strict=True):
+        check_same_grid(images[0], image, file=str(source.path), what=source.role)
+    if not label:
+        return images, None, []
+    mask, warnings = mask_on_image(label[0], images[0], file=_label(case), resample=rules.resample)
+    return images, mask, warnings
+
+
+def _read(path: Path, affines: dict[Path, Array]) -> Volume:
+    volume = read_volume(path)
+    return Volume(volume.array, affines[path]) if path in affines else volume
 
 
 def _as_problem(error: Exception, case: Candidate) -> Problem:
@@ -263,7 +297,7 @@ def _notes(labels: LabelMap, rows: list[Row]) -> list[str]:
 
 
 def _write(
-    cases: list[Candidate],
+    cases: list[_Checked],
     labels: LabelMap,
     target: Target,
     spec: DatasetSpec,
@@ -282,19 +316,20 @@ def _write(
     result.splits = writer.splits
 
 
-def _add(writer: DatasetWriter, case: Candidate, labels: LabelMap, rules: Rules, result: ConversionResult) -> None:
+def _add(writer: DatasetWriter, checked: _Checked, labels: LabelMap, rules: Rules, result: ConversionResult) -> None:
     try:
-        raw = _raw_case(case, labels, rules)
+        raw = _raw_case(checked, labels, rules)
     except (CaseError, OSError) as error:
         # The file changed or vanished since it was checked.
-        result.skipped.append(_as_problem(error, case))
-        result.rows = [row for row in result.rows if row.case_id != case.case_id]
+        result.skipped.append(_as_problem(error, checked.case))
+        result.rows = [row for row in result.rows if row.case_id != checked.case.case_id]
         return
     writer.add(raw)
 
 
-def _raw_case(case: Candidate, labels: LabelMap, rules: Rules) -> RawCase:
-    images, mask, _ = _open(case, rules, inspected=False)
+def _raw_case(checked: _Checked, labels: LabelMap, rules: Rules) -> RawCase:
+    case = checked.case
+    images, mask, _ = _open(checked, rules)
     label = None if mask is None else mask.with_array(labels.apply(mask.array, file=_label(case)))
     return RawCase(
         case_id=case.case_id,

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_spine_ext.core.errors import CaseError, Problem
-from nnunet_spine_ext.core.io import read_volume
 from nnunet_spine_ext.core.volume import GRID_TOLERANCE_MM, Array, Volume
 
 # Corners this close differ by the rounding of headers in single precision: not worth a word.
@@ -15,47 +14,44 @@ ROUNDING_MM = 1e-4
 MAX_ID = 65535
 
 
-def read_mask(path: str | Path, image: Volume, *, resample: str | None = None) -> tuple[Volume, list[Problem]]:
-    """Read an integer mask onto the grid of `image`; returns it (uint8 or uint16) and the warnings.
+def mask_on_image(
+    stored: Volume, image: Volume, *, file: str | Path, resample: str | None = None
+) -> tuple[Volume, list[Problem]]:
+    """Return a mask as uint8 or uint16 on the grid of its image, and the warnings.
 
     A mask stored in another orientation is turned without interpolation. One within `GRID_TOLERANCE_MM` of the image
     takes the image's affine, with a warning.
 
     Parameters
     ----------
+    file: what messages name.
     resample: ``"nearest"`` resamples a mask on another grid; None refuses it.
 
     Raises
     ------
-    CaseError: unreadable file, another grid, values that are no integers from 0 to 65535.
+    CaseError: another grid, or values that are no integers from 0 to 65535.
     """
-    stored = read_volume(path)
     turned = stored.to(image.orientation)
-    mask = Volume(whole_numbers(turned.array, file=path), turned.affine)
+    mask = Volume(whole_numbers(turned.array, file=file), turned.affine)
     error = mask.corner_error(image)
     if error <= ROUNDING_MM:
-        return mask_on(image, mask.array), []
+        return Volume(mask.array, image.affine), []
     if error <= GRID_TOLERANCE_MM:
         found = f"the mask's corners lie {error:.2g} mm off the image's"
-        warning = _warning("W-GEOM-GRID", path, found, "the image's grid", "the image's geometry was used")
-        return mask_on(image, mask.array), [warning]
+        warning = _warning("W-GEOM-GRID", file, found, "the image's grid", "the image's geometry was used")
+        return Volume(mask.array, image.affine), [warning]
     if resample != "nearest":
         raise CaseError(
             "E-GEOM-GRID",
-            file=path,
+            file=file,
             found=_difference(stored, image, error),
             expected=f"the image's grid (same shape, corners within {GRID_TOLERANCE_MM:g} mm)",
             fix="check that image and mask belong together; if they do, --resample nearest",
         )
     moved = mask.resample_like(image, order=0)
     found = _difference(stored, image, error)
-    warning = _warning("W-GEOM-RESAMPLED", path, found, "the image's grid", "the mask was resampled, nearest voxel")
-    return mask_on(image, moved.array), [warning]
-
-
-def mask_on(image: Volume, array: Array) -> Volume:
-    """Return an array as a volume on the grid of `image`."""
-    return Volume(array, image.affine)
+    warning = _warning("W-GEOM-RESAMPLED", file, found, "the image's grid", "the mask was resampled, nearest voxel")
+    return Volume(moved.array, image.affine), [warning]
 
 
 def whole_numbers(array: Array, *, file: str | Path) -> Array:
@@ -72,7 +68,7 @@ def whole_numbers(array: Array, *, file: str | Path) -> Array:
         listing = ", ".join(f"{v:.7g} ({n} voxels)" for v, n in list(zip(values, counts, strict=True))[:8])
         more = f" and {len(values) - 8} more" if len(values) > 8 else ""
         raise CaseError(
-            "E-LABEL-VALUES",
+            "E-LABEL-VALUE",
             file=file,
             found=f"values {listing}{more}",
             expected=f"whole numbers from 0 to {MAX_ID}",
@@ -93,5 +89,5 @@ def _difference(mask: Volume, image: Volume, error: float) -> str:
     return f"a mask whose corners lie up to {error:.4g} mm from the image's"
 
 
-def _warning(code: str, path: str | Path, found: str, expected: str, fix: str) -> Problem:
-    return Problem("warning", code, str(path), found, expected, fix)
+def _warning(code: str, file: str | Path, found: str, expected: str, fix: str) -> Problem:
+    return Problem("warning", code, str(file), found, expected, fix)

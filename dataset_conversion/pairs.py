@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunet_spine_ext.check.geometry import Prefer
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.splits import MIN_SUBJECTS
 from nnunet_spine_ext.dataset_conversion.conversion import Rules, Target, convert, nnunet_folders
@@ -28,6 +29,7 @@ def pairs(
     train_only: Sequence[str] = (),
     folds: int = 5,
     resample: str | None = None,
+    prefer: Prefer | None = None,
     strict: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -51,6 +53,7 @@ def pairs(
     test_subjects: subjects that go to imagesTs and labelsTs.
     train_only: subjects whose masks are trained on, but never validated against.
     resample: "nearest" brings masks on another grid onto the image's; None refuses them.
+    prefer: "sform" or "qform", for files in which the two place the image differently; None refuses such files.
     strict: treat every warning about a file as an error.
     overwrite: replace a dataset of the same id and name.
     dry_run: check everything, write nothing.
@@ -89,6 +92,7 @@ def pairs(
         "train_only": list(train_only),
         "folds": folds,
         "resample": resample,
+        "prefer": prefer,
         "strict": strict,
     }
     return convert(
@@ -96,7 +100,7 @@ def pairs(
         found.unpaired,
         translation,
         target,
-        rules=Rules(resample, strict),
+        rules=Rules(resample, strict, prefer),
         options=options,
         dry_run=dry_run,
     )

@@ -151,6 +151,9 @@ def _match(root: Path, relative: str, matched: re.Match[str]) -> Match:
 
 
 def _bare(text: str) -> str:
+    """Remove an image suffix; `t2.*` leaves the suffix without its dot."""
+    if f".{text.lower()}" in IMAGE_SUFFIXES:
+        return ""
     suffix = next((end for end in IMAGE_SUFFIXES if text.lower().endswith(end)), "")
     return text[: len(text) - len(suffix)]
 

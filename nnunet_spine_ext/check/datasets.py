@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nnunet_spine_ext.core.cases import READER, check_same_grid
 from nnunet_spine_ext.core.dataset import CASES_FILE, SPLITS_FILE
 from nnunet_spine_ext.core.errors import CaseError, Problem, UsageError
@@ -220,16 +218,15 @@ def _grids(images: list[Path], mask: Path | None) -> Iterator[Problem]:
 
     first: Volume | None = None
     for path in [*images] + ([mask] if mask is not None else []):
-        facts = inspect(path, role="label" if path == mask else "image")
+        facts = inspect(path, role="label" if path == mask else "training")
         yield from facts.problems
         if not facts.ok:
             continue
-        grid = Volume(np.broadcast_to(np.uint8(0), tuple(facts.shape)), np.asarray(facts.affine))
         if first is None:
-            first = grid
+            first = facts.grid()
             continue
         try:
-            check_same_grid(first, grid, file=str(path), what=path.name)
+            check_same_grid(first, facts.grid(), file=str(path), what=path.name)
         except CaseError as error:
             yield error.problem()
 

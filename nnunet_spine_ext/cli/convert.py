@@ -90,6 +90,7 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--test-subjects", nargs="+", default=(), metavar="NAME", help="subjects for imagesTs/labelsTs")
     group.add_argument("--train-only", nargs="+", default=(), metavar="NAME", help="subjects that are never validated")
     group.add_argument("--resample", choices=("nearest",), help="resample masks that lie on another grid")
+    group.add_argument("--prefer", choices=("sform", "qform"), help="which to use where the two disagree")
     group.add_argument("--strict", action="store_true", help="treat warnings about files as errors")
 
 
