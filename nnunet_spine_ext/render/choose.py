@@ -10,7 +10,7 @@ from nnunet_spine_ext.core.volume import Array, Volume
 
 # A plane whose extent along the body reaches this share of the best one competes by labelled area.
 _NEARLY_BEST = 0.95
-_SMOOTH_MM = 18.0
+_SMOOTH_MM = 12.0
 
 
 def choose_position(labels: Volume, plane: str, ids: Collection[int] | None = None) -> int:
@@ -57,8 +57,9 @@ def curve(labels: Volume, plane: str, ids: Collection[int] | None = None) -> tup
     if levels.size == 0:
         return None
     centre = (area * np.arange(area.shape[0])[:, None]).sum(axis=0)[levels] / weight[levels]
-    line = np.interp(np.arange(weight.size), levels, centre)
-    smooth = _smoothed(line, _SMOOTH_MM / ras.spacing[2])
+    first, last = int(levels[0]), int(levels[-1])
+    inside = _smoothed(np.interp(np.arange(first, last + 1), levels, centre), _SMOOTH_MM / ras.spacing[2])
+    smooth = np.pad(inside, (first, weight.size - 1 - last), mode="edge")
     return tuple(int(n) for n in np.clip(np.rint(smooth), 0, area.shape[0] - 1))
 
 
@@ -87,9 +88,11 @@ def _richest_level(array: Array) -> int:
 
 
 def _smoothed(line: Array, sigma: float) -> Array:
-    """Gaussian mean along a line, repeating its ends."""
+    """Gaussian mean along a line, continued beyond its ends by point reflection (a straight line stays straight)."""
     radius = max(1, round(3 * sigma))
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-6)) ** 2)
-    padded = np.pad(line, radius, mode="edge")
+    if line.size < 2:
+        return line
+    padded = np.pad(line, radius, mode="reflect", reflect_type="odd")
     smooth: Array = np.convolve(padded, kernel / kernel.sum(), mode="valid")
     return smooth

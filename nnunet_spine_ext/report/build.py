@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from nnunet_spine_ext.report.naming import Naming, naming_of
 from nnunet_spine_ext.report.page import render_page
 from nnunet_spine_ext.report.pictures import CasePictures, draw_case
 from nnunet_spine_ext.report.privacy import Redactor
-from nnunet_spine_ext.report.scores import Scores, case_cells, head, matrix, number, read_scores
+from nnunet_spine_ext.report.scores import Head, Scores, case_cells, head, leading, matrix, number, read_scores
 
 DEFAULT_NAME = "report.html"
 DEFAULT_TITLE = "Spine segmentation report"
@@ -119,6 +119,9 @@ def report(
         if case.error is not None and case.error.code == "E-REPORT-MASK":
             unreadable.append(case.name)
         cards.append(_card(len(cards), case, drawn, scores, naming, redactor))
+    shown = next((card for card in cards if card["pictures"]), None)
+    if shown is not None:
+        shown["open"] = True
     text = render_page(_context(folder, cards, scores, naming, redactor, title))
     path = Path(o) if o is not None else folder.path / DEFAULT_NAME
     _write(path, text)
@@ -167,8 +170,6 @@ def _strings(table: Any) -> list[str]:
 
 def _drawn(case: Case, image: Path | None, naming: Naming, budget: int) -> tuple[CasePictures, Case]:
     """Draw a case; a mask that cannot be read makes it a failed one."""
-    from dataclasses import replace
-
     try:
         drawn = draw_case(case, image, naming, budget=budget)
     except (CaseError, ValueError) as error:
@@ -206,6 +207,7 @@ def _card(
     ]
     return {
         "id": f"case-{number_ + 1}",
+        "open": case.status == "failed",
         "name": case.name,
         "status": case.status,
         "seconds": None if case.seconds is None else f"{case.seconds:.1f} s",
@@ -215,14 +217,14 @@ def _card(
         "notes": [redactor.text(note) for note in drawn.notes],
         "pictures": drawn.pictures,
         "thumbnail": drawn.thumbnail,
-        "facts": dict(drawn.facts),
+        "facts": list(drawn.facts.items()),
         "counts": dict(drawn.instance_counts),
         "numbered": case.numbered,
         "inputs": [redactor.path(str(entry.get("file", ""))) for entry in case.inputs],
         "volumes": volumes,
         "qc": qc_rows(case.qc, redactor),
         "scores": case_cells(scores, case.name) if scores else (),
-        "means": [(head(name), number(name, value), value) for name, value in means.items()][:2],
+        "means": [(head(name), number(name, means[name])) for name in leading(means)],
         "scored": scores is not None and case.name in scores.by_case,
     }
 
@@ -270,7 +272,7 @@ def _context(
         "ids": {card["name"]: card["id"] for card in cards},
         "legend": legend,
         "tables": scores.tables if scores else (),
-        "overall": [(head(name), _statistic(name, found)) for name, found in scores.overall.items()] if scores else [],
+        "overall": _tiles(scores) if scores else [],
         "quality": _group_means(scores) if scores else [],
         "matrix": grid,
         "scored": scores is not None,
@@ -281,8 +283,14 @@ def _context(
     }
 
 
-def _statistic(name: str, found: Any) -> tuple[str, str]:
-    return number(name, found.mean), "" if found.sd is None else f"± {number(name, found.sd)}"
+def _tiles(scores: Scores) -> list[tuple[Head, str, str]]:
+    """Mean over classes, then over cases, of the leading metrics: (metric, mean, spread)."""
+    tiles = []
+    for name in leading(scores.overall):
+        found = scores.overall[name]
+        spread = "" if found.sd is None else f"± {number(name, found.sd)}"
+        tiles.append((head(name), number(name, found.mean), spread))
+    return tiles
 
 
 def _group_means(scores: Scores) -> list[tuple[str, str]]:

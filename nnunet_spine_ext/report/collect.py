@@ -198,5 +198,7 @@ def _recorded_inputs(run: Mapping[str, Any]) -> list[Path]:
         if isinstance(table, Mapping):
             for key in ("input", "i", "images"):
                 value = table.get(key)
-                found += [Path(text) for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+                found += [
+                    Path(text) for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)
+                ]
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +25,15 @@ from nnunet_spine_ext.report.collect import Case
 from nnunet_spine_ext.report.naming import FIRST_SACRAL, Naming, instance_naming
 
 # Longest side in pixels and JPEG quality; the first pair that keeps a case inside its budget is used.
-STEPS = ((640, 82), (560, 76), (480, 70), (400, 62), (320, 52), (240, 42))
+STEPS = ((840, 80), (700, 78), (560, 75), (480, 70), (400, 62), (320, 52), (240, 42))
 _AXIAL_SHARE = 0.75
-_AXIAL_MARGIN_MM = 30.0
+_AXIAL_MARGIN_MM = 35.0
 # A spine that leaves a straight plane by more than this is shown along its curve.
 _CURVED_MM = 8.0
+_NARROWEST = 0.3
 _T13 = 28
 _THUMB = 132
+_THUMB_MARGIN_MM = 12.0
 _THUMB_QUALITY = 68
 
 
@@ -180,7 +182,7 @@ def _views(classes: Volume, naming: Naming) -> tuple[tuple[View, str], ...]:
             continue
         line = curve(classes, plane, preferred[plane])
         if line is not None and deviation_mm(line, classes, plane) > _CURVED_MM:
-            found.append((view(classes, plane, line), "follows the spine"))
+            found.append((view(classes, plane, line), "curved"))
             continue
         place = choose_position(classes, plane, preferred[plane])
         count = classes.shape[0 if plane == "sagittal" else 1]
@@ -206,49 +208,52 @@ def _length(picture: Picture) -> int:
 def _picture(material: _Material, laid_out: View, note: str, size: int, quality: int) -> Picture:
     wanted = round(size * _AXIAL_SHARE) if laid_out.plane == "axial" else size
     scaled = _resized(laid_out, wanted)
+    height, width = scaled.size
+    # A narrow picture gets black margins, so that its letters do not cover the spine.
+    margin = max(0, round((_NARROWEST * height - width) / 2))
     base = None
     if material.image is not None:
-        base = _uri("jpeg", encode_jpeg(scaled.grey(material.image, material.limits), quality))
-    layers = _layers("classes", scaled.labels(material.classes), material.class_naming.colours)
+        grey = np.pad(scaled.grey(material.image, material.limits), ((0, 0), (margin, margin)))
+        base = _uri("jpeg", encode_jpeg(grey, quality))
+    layers = _layers("classes", scaled.labels(material.classes), material.class_naming.colours, margin)
     marks: tuple[Mark, ...] = ()
     if material.instances is not None:
         ids = scaled.labels(material.instances)
-        layers |= _layers("instances", ids, material.instance_naming.colours)
-        marks = _marks(material, scaled, ids)
+        layers |= _layers("instances", ids, material.instance_naming.colours, margin)
+        marks = _marks(material, scaled, ids, margin)
     bar = scale_bar_mm(scaled)
     return Picture(
-        scaled.plane,
-        scaled.size[1],
-        scaled.size[0],
-        base,
-        layers,
-        scaled.edges,
-        bar,
-        round(bar / scaled.pixel_mm, 1),
-        note,
-        marks,
-        _mark_size(marks),
+        plane=scaled.plane,
+        width=width + 2 * margin,
+        height=height,
+        base=base,
+        layers=layers,
+        edges=scaled.edges,
+        bar_mm=bar,
+        bar_px=round(bar / scaled.pixel_mm, 1),
+        note=note,
+        marks=marks,
+        mark_px=_mark_size(marks),
     )
 
 
 def _resized(laid_out: View, size: int) -> View:
-    from dataclasses import replace
-
     scale = size / max(laid_out.size)
     return replace(laid_out, size=(max(1, round(laid_out.size[0] * scale)), max(1, round(laid_out.size[1] * scale))))
 
 
-def _layers(kind: str, ids: Array, colours: Mapping[int, Colour]) -> dict[str, str]:
+def _layers(kind: str, ids: Array, colours: Mapping[int, Colour], margin: int) -> dict[str, str]:
     chosen = palette(present_ids(ids), colours)
     entries = chosen.index(ids)
-    border = np.where(outline_mask(entries, 2), entries, 0).astype(np.uint8)
+    border = np.pad(np.where(outline_mask(entries, 2), entries, 0).astype(np.uint8), ((0, 0), (margin, margin)))
+    entries = np.pad(entries, ((0, 0), (margin, margin)))
     return {
         kind: _uri("png", encode_layer(entries, chosen)),
         f"{kind}-outline": _uri("png", encode_layer(border, chosen)),
     }
 
 
-def _marks(material: _Material, laid_out: View, ids: Array) -> tuple[Mark, ...]:
+def _marks(material: _Material, laid_out: View, ids: Array, margin: int) -> tuple[Mark, ...]:
     """Names of the vertebrae that the picture shows."""
     visible = set(present_ids(ids))
     height, width = laid_out.size
@@ -257,21 +262,26 @@ def _marks(material: _Material, laid_out: View, ids: Array) -> tuple[Mark, ...]:
         if instance >= DISC_OFFSET or instance not in visible:
             continue
         x, y = (float(v) for v in laid_out.project(point))
-        if 0 <= x < width and 0 <= y < height:
-            marks.append(Mark(round(x, 1), round(y, 1), material.instance_naming.name(instance)))
+        inside = 0 <= x < width and 0 <= y < height
+        # An axial picture cuts parts of neighbours whose bodies are elsewhere: only the body it cuts is named.
+        if inside and (laid_out.plane != "axial" or ids[int(y), int(x)] == instance):
+            marks.append(Mark(round(x + margin, 1), round(y, 1), material.instance_naming.name(instance)))
     return tuple(sorted(marks, key=lambda mark: (mark.y, mark.x)))
 
 
 def _mark_size(marks: tuple[Mark, ...]) -> float:
     """Letters small enough that neighbours do not overlap."""
     gaps = [b.y - a.y for a, b in itertools.pairwise(marks)]
-    smallest = min(gaps) if gaps else 30.0
-    return round(float(np.clip(0.75 * smallest, 9.0, 17.0)), 1)
+    # Not the smallest gap: the ring of C1 lies beside the dens, at nearly the same height.
+    narrow = float(np.quantile(gaps, 0.2)) if gaps else 30.0
+    return round(float(np.clip(0.8 * narrow, 9.0, 18.0)), 1)
 
 
 def _thumbnail(material: _Material) -> str:
     """Return the sagittal picture, small, painted with the classes."""
-    laid_out = _resized(material.views[0][0], _THUMB)
+    whole = material.views[0][0]
+    close = whole.focused(whole.cut(material.classes) != 0, _THUMB_MARGIN_MM, _THUMB)
+    laid_out = _resized(close, _THUMB)
     rgb = np.zeros((*laid_out.size, 3), dtype=np.uint8)
     if material.image is not None:
         rgb[:] = laid_out.grey(material.image, material.limits)[..., None]

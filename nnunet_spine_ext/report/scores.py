@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -17,6 +17,12 @@ from nnunet_spine_ext.evaluate.tables import Line, Statistic, case_means, overal
 _ARROWS = {"higher": "↑", "lower": "↓", "zero": "→ 0"}
 _WORDS = {"higher": "higher is better", "lower": "lower is better", "zero": "the closer to 0 the better"}
 _TITLES: tuple[tuple[Scope, str], ...] = (("class", "Classes"), ("group", "Instances"), ("level", "Levels"))
+# Column heads; the long name is in the tooltip.
+_SHORT = {
+    "dice": "Dice", "iou": "IoU", "assd": "ASSD", "hd95": "HD95", "nsd": "NSD", "rq": "RQ", "sq": "SQ", "pq": "PQ",
+    "assd_voxel": "ASSD (voxels)", "relative_volume_error": "Relative volume", "volume_error": "Volume",
+    "instance_dice": "Instance Dice", "level_dice": "Dice", "level_assd": "ASSD",
+}  # fmt: skip
 # Above this many cases single dots of a strip would cover each other.
 _MOST_DOTS = 80
 
@@ -123,7 +129,18 @@ def head(name: str) -> Head:
     row = METRICS.get(name)
     if row is None:
         return Head(name, name, "", "", "")
-    return Head(name, row.long_name, row.unit, _ARROWS[row.direction], f"{row.definition}; {_WORDS[row.direction]}")
+    text = f"{row.long_name}: {row.definition}; {_WORDS[row.direction]}"
+    return Head(name, _SHORT.get(name, row.long_name), row.unit, _ARROWS[row.direction], text)
+
+
+def leading(names: Iterable[str]) -> list[str]:
+    """Return the first metric where higher is better and the first where lower is, for places with little room."""
+    chosen: dict[str, str] = {}
+    for name in names:
+        direction = METRICS[name].direction if name in METRICS else "unknown"
+        if direction in ("higher", "lower"):
+            chosen.setdefault(direction, name)
+    return list(chosen.values())
 
 
 def _table(rows: Sequence[Score], scope: Scope, title: str) -> Table | None:
@@ -163,7 +180,9 @@ def _cell(name: str, found: Statistic | None, longest: float) -> Cell:
     detail += f"{number(name, found.lowest)} to {number(name, found.highest)}"
     left_out = found.excluded_undefined + found.excluded_infinite
     detail += f", {left_out} not comparable" if left_out else ""
-    bar = 100.0 * abs(found.mean) / longest if longest > 0 else None
+    row = METRICS.get(name)
+    signed = row is None or row.direction == "zero"
+    bar = None if signed or longest <= 0 else 100.0 * found.mean / longest
     return Cell(f"{number(name, found.mean)}{spread}", detail, None if bar is None else round(min(bar, 100.0), 1))
 
 
@@ -206,11 +225,13 @@ def case_cells(scores: Scores, case: str) -> tuple[tuple[str, tuple[Head, ...], 
         lines: dict[tuple[int | None, str], dict[str, float]] = {}
         for row in mine:
             lines.setdefault((row.label_id, row.label), {})[row.metric] = row.value
+        # A class that neither side has is no information about this case.
+        told = {key: values for key, values in lines.items() if not all(map(math.isnan, values.values()))}
         rows = tuple(
-            Row(*key, tuple(_value(name, values.get(name)) for name in names), (), None)
-            for key, values in lines.items()
+            Row(*key, tuple(_value(name, values.get(name)) for name in names), (), None) for key, values in told.items()
         )
-        tables.append((title, tuple(head(name) for name in names), rows))
+        if rows:
+            tables.append((title, tuple(head(name) for name in names), rows))
     return tuple(tables)
 
 
