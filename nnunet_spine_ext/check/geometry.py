@@ -80,7 +80,7 @@ def _check_pixdim(path: Path, header: Header, emit: Emit) -> None:
     if sform is None or not header.pixdim or "qform" in header.affines:
         return  # with a qform, a difference in size is a conflict of the two forms
     sizes = np.linalg.norm(sform[:3, :3], axis=0)
-    if np.isfinite(sizes).all() and np.abs(sizes / header.pixdim - 1).max() > _PIXDIM_TOLERANCE:
+    if np.isfinite(sizes).all() and sizes.all() and np.abs(sizes / header.pixdim - 1).max() > _PIXDIM_TOLERANCE:
         found = f"pixdim {triple(header.pixdim)} mm, but voxels of {triple(sizes)} mm in the sform"
         emit(finding("W-GEOM-PIXDIM", path, found))
 

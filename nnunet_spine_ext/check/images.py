@@ -219,11 +219,12 @@ class _Inspection:
                 check_values(self.path, header, voxels, self.role, self._emit)
 
     def _report_fault(self, stream: ByteStream) -> None:
-        where = f"after {stream.total} decompressed bytes"
         if stream.fault == "truncated":
-            self._report("E-IN-TRUNCATED", f"compressed data that end {where}, before their checksum")
+            self._report("E-IN-TRUNCATED", f"compressed data that end before their checksum ({stream.total} bytes)")
+        elif stream.fault == "checksum":
+            self._report("E-IN-CRC", "compressed data that do not match their checksum")
         else:
-            self._report("E-IN-CRC", f"damaged compressed data {where} ({stream.detail})")
+            self._report("E-IN-CRC", f"damaged compressed data ({stream.detail}) behind byte {stream.total}")
 
 
 def _start_of_data(text: TextHeader, target: Path) -> int:

@@ -34,6 +34,12 @@ _AGAIN = "copy or download the file again"
 _ROWS = (
     # The file itself
     ("E-IN-MISSING", "there is no such file", "an image file", "check the path and its spelling{hint}"),
+    (
+        "E-IN-NOIMAGE",
+        "the folder holds no file with the name of an image",
+        "files ending in .nii.gz, .nii, .mha, .mhd or .nrrd",
+        "check the path",
+    ),
     ("E-IN-EMPTY", "the file has no bytes", "an image", _AGAIN),
     (
         "E-IN-TRUNCATED",

@@ -28,6 +28,7 @@ ITK_SUFFIXES = (".mha", ".mhd", ".nrrd")
 IMAGE_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _GZIP_LEVEL = 6
+_GZIP_MAGIC = b"\x1f\x8b"
 
 
 def strip_suffix(path: str | Path) -> str:
@@ -91,7 +92,18 @@ def _read_nifti(path: Path) -> Volume:
 def _bytes_of(path: Path) -> bytes:
     """Whole content, decompressed by its magic bytes (a .nii called .nii.gz is common)."""
     raw = path.read_bytes()
-    return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    if raw[:2] != _GZIP_MAGIC:
+        return raw
+    parts = []
+    while raw[:2] == _GZIP_MAGIC:
+        member = zlib.decompressobj(31)
+        parts.append(member.decompress(raw))
+        if not member.eof:
+            msg = "compressed data end early"
+            raise EOFError(msg)
+        # What follows and is no further member is ignored, as ITK and nibabel do; the gatekeeper warns of it.
+        raw = member.unused_data.lstrip(b"\0")
+    return b"".join(parts)
 
 
 def _read_itk(path: Path) -> Volume:
