@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nnunet_spine_ext.check.geometry import Prefer
 from nnunet_spine_ext.core.errors import UsageError
@@ -67,40 +68,22 @@ def pairs(
     """
     if folds < MIN_SUBJECTS:
         raise UsageError("E-SPLIT-FOLDS", file="--folds", found=str(folds), expected="2 or more", fix="5 is usual")
-    raw_root, preprocessed_root = nnunet_folders(raw, preprocessed)
+    channels = tuple(channel_name)
     target = Target(
-        dataset_id, name, tuple(channel_name), raw_root, preprocessed_root, folds, overwrite, description, licence
+        dataset_id, name, channels, *nnunet_folders(raw, preprocessed), folds, overwrite, description, licence
     )
     translation = parse_label_map(label_map) if label_map else None
     found = discover(
-        images,
-        labels,
-        unlabelled,
-        channels=len(target.channel_names),
-        contrast=contrast,
-        subject_pattern=subject_pattern,
+        images, labels, unlabelled, channels=len(channels), contrast=contrast, subject_pattern=subject_pattern
     )
-    options = {
+    patterns = {"images": images, "labels": labels, "unlabelled": unlabelled}
+    subjects = {"contrast": contrast, "test_subjects": test_subjects, "train_only": train_only}
+    options: dict[str, Any] = {
         "converter": "pairs",
-        "images": list(images),
-        "labels": list(labels),
-        "label_map": list(label_map) if label_map else None,
-        "subject_pattern": subject_pattern,
-        "contrast": list(contrast),
-        "unlabelled": list(unlabelled),
-        "test_subjects": list(test_subjects),
-        "train_only": list(train_only),
-        "folds": folds,
-        "resample": resample,
-        "prefer": prefer,
-        "strict": strict,
+        **{key: list(value) for key, value in (patterns | subjects).items()},
     }
-    return convert(
-        assign_subjects(found.cases, test_subjects, train_only),
-        found.unpaired,
-        translation,
-        target,
-        rules=Rules(resample, strict, prefer),
-        options=options,
-        dry_run=dry_run,
-    )
+    options |= {"label_map": list(label_map) if label_map else None, "subject_pattern": subject_pattern}
+    options |= {"folds": folds, "resample": resample, "prefer": prefer, "strict": strict}
+    cases = assign_subjects(found.cases, test_subjects, train_only)
+    rules = Rules(resample, strict, prefer)
+    return convert(cases, found.unpaired, translation, target, rules=rules, options=options, dry_run=dry_run)

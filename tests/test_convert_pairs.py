@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from bad_inputs import FILE_KINDS, make_bad
 from nnunet_verdict import verify_with_nnunet
 
 from nnunet_spine_ext.check.datasets import inspect_dataset
+from nnunet_spine_ext.check.images import inspect
 from nnunet_spine_ext.cli.convert import main
 from nnunet_spine_ext.core.errors import NoInputError, SetupError, SpineExtError, UsageError
-from nnunet_spine_ext.core.io import read_volume
+from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.dataset_conversion.labelmap import from_ids, parse_label_map
 from nnunet_spine_ext.dataset_conversion.pairs import pairs
 from nnunet_spine_ext.dataset_conversion.patterns import Pattern
@@ -466,6 +469,50 @@ MASK_FAULTS = [
     (lambda path: _rewrite(path, np.ones((5, 5, 5), np.uint8)), "E-GEOM-GRID", "(5, 5, 5)"),
     (lambda path: path.unlink(), "E-PAIR-NOMASK", "without a mask"),
 ]
+
+
+# Kinds that a pattern such as `*/t2.*` finds once the file is called t2: files and links with an image's suffix.
+FOUND_KINDS = sorted(
+    set(FILE_KINDS) - {"missing", "missing_folder", "name_too_long", "directory", "unknown_suffix", "link_to_itself"}
+)
+# NaN is a warning in prediction and an error in training data.
+REFUSED_KINDS = [kind for kind in FOUND_KINDS if FILE_KINDS[kind].startswith("E-") or kind in ("nan", "inf")]
+USABLE_KINDS = [kind for kind in FOUND_KINDS if kind not in REFUSED_KINDS and kind != "odd_name"]
+
+
+def _bad_bert(tmp_path: Path, kind: str) -> Path:
+    """Convertible cases anna and cleo, and bert with a bad image; returns that image."""
+    _source(tmp_path / "in", ("anna", "cleo"))
+    bad = make_bad(kind, tmp_path / "bad")
+    scan = tmp_path / "in" / "bert" / bad.name.replace("bad.", "t2.")
+    scan.parent.mkdir()
+    return bad.rename(scan)
+
+
+def _convert_any_suffix(tmp_path: Path) -> ConversionResult:
+    return _convert(tmp_path, images=[f"{tmp_path}/in/*/t2.*"], labels=[f"{tmp_path}/in/*/t2_seg.*"])
+
+
+@pytest.mark.parametrize("kind", REFUSED_KINDS)
+def test_every_file_that_the_gatekeeper_refuses_is_a_skipped_case(tmp_path: Path, kind: str) -> None:
+    scan = _bad_bert(tmp_path, kind)
+    if kind == "unreadable" and os.access(scan, os.R_OK):
+        pytest.skip("root may read everything")
+    _mask(scan.parent / "t2_seg.nii.gz")
+    error = next(problem for problem in inspect(scan, role="training").problems if problem.severity == "error")
+    _assert_only_bert_failed(tmp_path, _convert_any_suffix(tmp_path), error.code, scan.name)
+
+
+@pytest.mark.parametrize("kind", USABLE_KINDS)
+def test_every_file_that_the_gatekeeper_lets_pass_is_converted(tmp_path: Path, kind: str) -> None:
+    scan = _bad_bert(tmp_path, kind)
+    image = read_volume(scan)
+    write_volume(image.with_array((image.array > 90).astype(np.uint8)), scan.parent / "t2_seg.nii.gz")
+    result = _convert_any_suffix(tmp_path)
+    assert result.exit_code == 0, result.render()
+    said = [problem.code for row in result.rows for problem in row.warnings]
+    assert said == ([FILE_KINDS[kind]] if FILE_KINDS[kind] else [])
+    np.testing.assert_array_equal(read_volume(result.folder / "imagesTr" / "bert_0000.nii.gz").array, image.array)
 
 
 def _assert_only_bert_failed(tmp_path: Path, result: ConversionResult, code: str, file: str) -> None:
