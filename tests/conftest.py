@@ -12,14 +12,15 @@ DATA_VARIABLE = "NNUNET_SPINE_TEST_DATA"
 NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 # One thread and one process per worker: two workers share two cores, and nnU-Net's defaults start 8 export
-# processes of 0.7 GiB each. Set at import, because torch and nnU-Net read some of these when they are imported.
+# processes of 0.7 GiB each. Tests that train set nnUNet_n_proc_DA to 0 themselves: planning fails with 0.
+# Set at import, because torch and nnU-Net read some of these when they are imported.
 os.environ.update(
     {
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "nnUNet_def_n_proc": "1",
-        "nnUNet_n_proc_DA": "0",
+        "nnUNet_n_proc_DA": "1",
         "nnUNet_compile": "f",
         "MPLBACKEND": "Agg",
         "TQDM_DISABLE": "1",
