@@ -22,7 +22,7 @@ _KEYS = {
 def read_sidecar(image: str | Path) -> dict[str, Any]:
     """Return what ``<image without suffix>.json`` says, under the keys of cases.json; empty if there is none.
 
-    TR and TE stay in seconds, as BIDS has them. Values other than text and numbers are left out.
+    TR and TE are in milliseconds (BIDS has seconds). Values other than text and numbers are left out.
     """
     path = Path(image)
     try:
@@ -32,4 +32,6 @@ def read_sidecar(image: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         return {}
     facts = {key: content.get(name) for key, name in _KEYS.items()}
-    return {key: value for key, value in facts.items() if isinstance(value, str | int | float) and value != ""}
+    kept = {key: value for key, value in facts.items() if isinstance(value, str | int | float) and value != ""}
+    times = {key: round(1000 * kept[key], 6) for key in ("TR", "TE") if isinstance(kept.get(key), int | float)}
+    return kept | times

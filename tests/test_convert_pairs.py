@@ -264,7 +264,7 @@ def test_acquisition_facts_come_from_the_sidecar(tmp_path: Path) -> None:
     facts = {"Manufacturer": "Siemens", "MagneticFieldStrength": 3, "EchoTime": 0.1, "PatientName": "Anna Example"}
     (tmp_path / "in" / "anna" / "t2.json").write_text(json.dumps(facts))
     row = _table(_convert(tmp_path))["anna"]
-    assert (row["manufacturer"], row["field_strength"], row["TE"], row["TR"]) == ("Siemens", 3, 0.1, None)
+    assert (row["manufacturer"], row["field_strength"], row["TE"], row["TR"]) == ("Siemens", 3, 100.0, None)
     assert "Example" not in json.dumps(row)
 
 
