@@ -55,7 +55,7 @@ def find_model_folder(m: str | None, d: str | None, tr: str, p: str, c: str) -> 
     """
     if m is not None:
         return Path(m)
-    root = os.environ.get("nnUNet_results")  # noqa: SIM112  nnU-Net's name
+    root = os.environ.get("nnUNet_results")
     if not root:
         raise SetupError(
             "E-ENV-PATH",

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from nnunet_spine_ext import __version__
 from nnunet_spine_ext.core.errors import CaseError, Problem, SpineExtError, UsageError
 from nnunet_spine_ext.core.io import sha256, write_json, write_volume
@@ -25,6 +27,7 @@ from nnunet_spine_ext.core.labels import (
     write_slicer_table,
 )
 from nnunet_spine_ext.core.summary import RunSummary
+from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.inference.cases import InputCase, find_cases
 from nnunet_spine_ext.inference.folder import TrainedModel, find_model_folder, load_model
 from nnunet_spine_ext.inference.journal import RUN, Journal, folder_lock, is_finished
@@ -182,9 +185,9 @@ def _predict_case(
     """Check, predict and write one case; return its warnings. Raises CaseError for what makes it unusable."""
     if case.problem is not None:
         raise case.problem.to_error()
-    warnings = _inspect(case, options)
+    warnings, grid = _inspect(case, options)
     with contextlib.redirect_stdout(io.StringIO()) as chatter:
-        data, properties = predictor.prepare(case.files)
+        data, properties = predictor.prepare(case.files, None if grid is None else grid.affine)
         semantic = predictor.segment(data, properties)
     if chatter.getvalue().strip():
         logger.debug("nnU-Net: %s", chatter.getvalue().strip())
@@ -206,29 +209,33 @@ def _predict_case(
     return warnings
 
 
-def _inspect(case: InputCase, options: _Options) -> list[Problem]:
-    """Return the gatekeeper's warnings for all channels; raise its first error, and one if channels disagree."""
+def _inspect(case: InputCase, options: _Options) -> tuple[list[Problem], Volume | None]:
+    """Return the gatekeeper's warnings for all channels and, if a preferred transform decides, the grid to use.
+
+    Raises CaseError for the first error found, and if the channels lie on different grids.
+    """
     from nnunet_spine_ext.check.images import inspect
-    from nnunet_spine_ext.core.io import read_volume
 
     warnings: list[Problem] = []
+    grids: list[Volume] = []
     for file in case.files:
-        for problem in inspect(file, strict=options.strict, prefer=options.prefer, role="inference").problems:
+        facts = inspect(file, strict=options.strict, prefer=options.prefer)
+        for problem in facts.problems:
             if problem.severity == "error":
                 raise problem.to_error()
             warnings.append(problem)
-    if len(case.files) > 1:
-        first, *others = [read_volume(file) for file in case.files]
-        for file, other in zip(case.files[1:], others, strict=True):
-            if not first.same_grid(other):
-                raise CaseError(
-                    "E-GEOM-CHANNELS",
-                    file=file,
-                    found=f"shape {other.shape}, corners {first.corner_error(other):.3g} mm from {case.files[0].name}",
-                    expected="all channels on one grid",
-                    fix="resample the channels onto one of them",
-                )
-    return warnings
+        shape, affine = facts.shape, facts.affine
+        grids.append(Volume(np.broadcast_to(np.uint8(0), shape[:3]), affine))
+    for file, grid in zip(case.files[1:], grids[1:], strict=True):
+        if not grids[0].same_grid(grid):
+            raise CaseError(
+                "E-GEOM-CHANNELS",
+                file=file,
+                found=f"shape {grid.shape}, corners {grids[0].corner_error(grid):.3g} mm from {case.files[0].name}",
+                expected="all channels on one grid",
+                fix="resample the channels onto one of them",
+            )
+    return warnings, grids[0] if options.prefer else None
 
 
 def _fail(

@@ -93,9 +93,12 @@ class SpinePredictor(nnUNetPredictor):
             model.mirror_axes,
         )
 
-    def prepare(self, files: Sequence[Path]) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Read and preprocess one case; return the network's input (C, *spatial) and nnU-Net's properties."""
-        data, properties = read_case(files)
+    def prepare(self, files: Sequence[Path], affine: Array | None = None) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Read and preprocess one case; return the network's input (C, *spatial) and nnU-Net's properties.
+
+        `affine` replaces the one the files would be read with (a header with two that disagree).
+        """
+        data, properties = read_case(files, affine)
         preprocessor = self.configuration_manager.preprocessor_class(verbose=False)
         data, _, properties = preprocessor.run_case_npy(
             data, None, properties, self.plans_manager, self.configuration_manager, self.dataset_json
@@ -138,16 +141,19 @@ class SpinePredictor(nnUNetPredictor):
         return logits.div_(weights)
 
 
-def read_case(files: Sequence[Path]) -> tuple[Array, dict[str, Any]]:
+def read_case(files: Sequence[Path], affine: Array | None = None) -> tuple[Array, dict[str, Any]]:
     """Read the channels of a case as nnU-Net's reorienting reader does: (C, z, y, x) float32 in RAS, and properties.
 
-    NIfTI files go through that reader; other formats take the same way from a `Volume`. Values that are not finite
+    NIfTI files go through that reader; other formats, and files read with another affine than their own, take the same
+    way from a `Volume`. Values that are not finite
     become 0.
     """
-    if all(_is_plain_nifti(f) for f in files):
+    if affine is None and all(_is_plain_nifti(f) for f in files):
         data, properties = NibabelIOWithReorient().read_images([str(f) for f in files])
     else:
         volumes = [read_volume(f) for f in files]
+        if affine is not None:
+            volumes = [Volume(v.array, affine) for v in volumes]
         upright = [v.to("RAS") for v in volumes]
         data = np.stack([v.array.transpose(2, 1, 0) for v in upright]).astype(np.float32)
         properties = {
@@ -174,9 +180,9 @@ def find_trainer(name: str) -> Any:
     import nnunet_spine_ext.trainers
 
     folder = str(Path(next(iter(nnunet_spine_ext.trainers.__path__))))
-    known = [p for p in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if p]  # noqa: SIM112
+    known = [p for p in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if p]
     if folder not in known:
-        os.environ["nnUNet_extTrainer"] = os.pathsep.join([*known, folder])  # noqa: SIM112
+        os.environ["nnUNet_extTrainer"] = os.pathsep.join([*known, folder])
     try:
         return recursive_find_trainer_class_by_name(name)
     except (RuntimeError, ImportError) as error:

@@ -148,7 +148,7 @@ def store_curves(folder: Path) -> None:
     cases = [f.name.removesuffix(".nii.gz") for f in sorted((folder / "gt_segmentations").glob("*.nii.gz"))]
     if not cases or set(cases) <= set(read_curves(folder)):
         return
-    images = Path(os.environ.get("nnUNet_raw", "")) / folder.name / "imagesTr"  # noqa: SIM112  nnU-Net's name
+    images = Path(os.environ.get("nnUNet_raw", "")) / folder.name / "imagesTr"
     files = {case: sorted(images.glob(f"{case}_[0-9][0-9][0-9][0-9].nii.gz")) for case in cases}
     missing = [case for case, found in files.items() if not found]
     if missing:
@@ -235,7 +235,7 @@ def _check_name(name: str | None, base: str, target: Path, *, overwrite: bool) -
 
 def _dataset_folder(dataset: str) -> Path:
     """Return `nnUNet_preprocessed/DatasetXXX_Name` for an id or a name."""
-    root = os.environ.get("nnUNet_preprocessed")  # noqa: SIM112  nnU-Net's name
+    root = os.environ.get("nnUNet_preprocessed")
     if not root:
         raise SetupError(
             "E-ENV-PATH",

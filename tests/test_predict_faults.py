@@ -1,0 +1,287 @@
+"""What goes wrong in prediction: named, isolated, nothing half-written, the exit code tells the truth."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from model_builder import LABELS14, SIDED14, make_image, make_model
+
+from nnunet_spine_ext.cli import predict as command
+from nnunet_spine_ext.core.errors import NoInputError, SetupError, UsageError
+from nnunet_spine_ext.core.io import read_volume, sha256, write_json
+from nnunet_spine_ext.inference.cases import find_cases
+from nnunet_spine_ext.inference.folder import load_model
+from nnunet_spine_ext.inference.journal import Journal, folder_lock
+from nnunet_spine_ext.inference.predict import predict
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "cord")
+
+
+def damage(path: Path, kind: str) -> None:
+    content = path.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "html":
+        path.write_bytes(b"<html>log in first</html>")
+    elif kind == "annex":
+        path.write_bytes(b"/annex/objects/MD5E-s123--0123456789abcdef.nii.gz\n")
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "html", "annex"])
+def test_one_bad_file_is_named_and_the_others_are_done(model: Path, tmp_path: Path, kind: str) -> None:
+    for name in "abc":
+        make_image(tmp_path / "in" / f"{name}.nii.gz")
+    damage(tmp_path / "in" / "b.nii.gz", kind)
+    result = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu")
+    assert result.exit_code == 3
+    assert result.done == ["a", "c"]
+    problem = result.failed["b"]
+    assert problem.file.endswith("b.nii.gz")
+    assert all((problem.found, problem.expected, problem.fix))
+    assert sorted(f.name for f in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz", "c.nii.gz"]
+    rows = Journal(tmp_path / "out").read()
+    assert {k: v["status"] for k, v in rows.items()} == {"a": "done", "b": "failed", "c": "done"}
+
+    make_image(tmp_path / "in" / "b.nii.gz")
+    again = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", resume=True)
+    assert (again.exit_code, again.done, again.skipped) == (0, ["b"], ["a", "c"])
+
+
+def test_a_case_that_fails_now_does_not_keep_its_old_mask(model: Path, tmp_path: Path) -> None:
+    make_image(tmp_path / "in" / "a.nii.gz")
+    predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu")
+    damage(tmp_path / "in" / "a.nii.gz", "truncated")
+    assert predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu").exit_code == 4
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
+@pytest.mark.parametrize("change", ["mask", "image", "options", "journal"])
+def test_resume_verifies_instead_of_trusting(model: Path, tmp_path: Path, change: str) -> None:
+    make_image(tmp_path / "in" / "a.nii.gz")
+    predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu")
+    digest = sha256(tmp_path / "out" / "a.nii.gz")
+    options = {}
+    if change == "mask":
+        (tmp_path / "out" / "a.nii.gz").write_bytes(b"\x1f\x8b broken")
+    elif change == "image":
+        make_image(tmp_path / "in" / "a.nii.gz", seed=5)
+    elif change == "options":
+        options = {"tta": "none"}
+    else:
+        (tmp_path / "out" / "cases.jsonl").unlink()
+    again = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", resume=True, **options)
+    assert again.done == ["a"]
+    if change == "mask":
+        assert sha256(tmp_path / "out" / "a.nii.gz") == digest
+    assert predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", resume=True, **options).skipped == ["a"]
+
+
+def test_missing_channel_lists_expected_and_found(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", channels=2)
+    make_image(tmp_path / "in" / "a_0000.nii.gz")
+    for channel in (0, 1):
+        make_image(tmp_path / "in" / f"b_{channel:04d}.nii.gz")
+    result = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu")
+    assert result.done == ["b"]
+    assert "a_0001 (T2w)" in result.failed["a"].expected
+    assert result.failed["a"].found == "a_0000.nii.gz"
+
+
+def test_channels_on_different_grids(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", channels=2)
+    make_image(tmp_path / "in" / "a_0000.nii.gz")
+    make_image(tmp_path / "in" / "a_0001.nii.gz", shape=(24, 20, 17))
+    result = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu")
+    assert result.failed["a"].code == "E-GEOM-CHANNELS"
+    assert result.exit_code == 4
+
+
+def test_same_case_twice_is_refused_before_any_work(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "a_0000.nii.gz"):
+        make_image(tmp_path / "one" / name)
+    for name in ("b.nii.gz", "B.nii.gz"):
+        make_image(tmp_path / "two" / name)
+    for folder in ("one", "two"):
+        with pytest.raises(UsageError, match="same case") as caught:
+            find_cases(tmp_path / folder, ["T2w"])
+        assert caught.value.exit_code == 2
+
+
+def test_nothing_to_predict(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for source in (tmp_path / "in", tmp_path / "absent.nii.gz"):
+        with pytest.raises(NoInputError):
+            predict(source, tmp_path / "out", m=model, device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_that_cannot_be(model: Path, tmp_path: Path) -> None:
+    make_image(tmp_path / "in" / "a.nii.gz")
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "in", tmp_path / "file"):
+        with pytest.raises(UsageError) as caught:
+            predict(tmp_path / "in", output, m=model, device="cpu")
+        assert str(output) in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_read_only_output(model: Path, tmp_path: Path) -> None:
+    make_image(tmp_path / "in" / "a.nii.gz")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(UsageError, match="cannot be written"):
+        predict(tmp_path / "in", tmp_path / "locked" / "out", m=model, device="cpu")
+
+
+def test_read_only_output_is_asked_of_the_system(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_image(tmp_path / "in" / "a.nii.gz")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UsageError, match="cannot be written"):
+        predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu")
+
+
+def test_incomplete_models(model: Path, tmp_path: Path) -> None:
+    for missing in ("plans.json", "dataset.json", "fold_0/checkpoint_final.pth"):
+        copy = tmp_path / missing.replace("/", "_")
+        subprocess.run(["cp", "-r", str(model), str(copy)], check=True)
+        (copy / missing).unlink()
+        with pytest.raises(SetupError) as caught:
+            load_model(copy)
+        assert caught.value.exit_code == 5
+    with pytest.raises(SetupError, match="fold 3"):
+        load_model(model, ("3",))
+    (tmp_path / "plans.json" / "plans.json").write_text("{")
+    with pytest.raises(SetupError, match="JSON"):
+        load_model(tmp_path / "plans.json")
+
+
+class _Foreign:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("touch /tmp/should-never-exist",)
+
+
+def test_foreign_code_in_a_checkpoint_is_refused(model: Path, tmp_path: Path) -> None:
+    import torch
+
+    copy = tmp_path / "model"
+    subprocess.run(["cp", "-r", str(model), str(copy)], check=True)
+    path = copy / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    torch.save(content | {"extra": _Foreign()}, path, pickle_module=pickle)
+    with pytest.raises(SetupError, match="system") as caught:
+        load_model(copy)
+    assert caught.value.code == "E-MODEL-CODE"
+    assert not Path("/tmp/should-never-exist").exists()
+
+
+def test_truncated_checkpoint(model: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    subprocess.run(["cp", "-r", str(model), str(copy)], check=True)
+    damage(copy / "fold_0" / "checkpoint_final.pth", "truncated")
+    with pytest.raises(SetupError, match="cannot be read"):
+        load_model(copy)
+
+
+def test_unknown_trainer_and_weights_that_do_not_fit(tmp_path: Path) -> None:
+    make_image(tmp_path / "in" / "a.nii.gz")
+    model = make_model(tmp_path / "strange", trainer="nnUNetTrainerOfSomebodyElse")
+    with pytest.raises(SetupError, match="nnUNet_extTrainer") as caught:
+        predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu")
+    assert caught.value.exit_code == 5
+
+    model = make_model(tmp_path / "wider")
+    plans = json.loads((model / "plans.json").read_text())
+    plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"] = [8, 8, 8]
+    write_json(model / "plans.json", plans)
+    with pytest.raises(SetupError, match="tensors that do not fit"):
+        predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu")
+
+
+def test_sided_model_with_another_reader_is_refused(tmp_path: Path) -> None:
+    make_image(tmp_path / "in" / "a.nii.gz")
+    model = make_model(tmp_path / "model", labels=LABELS14, sided=SIDED14)
+    plans = json.loads((model / "plans.json").read_text())
+    write_json(model / "plans.json", plans | {"image_reader_writer": "SimpleITKIO"})
+    with pytest.raises(SetupError, match="NibabelIOWithReorient"):
+        predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu")
+
+
+def test_lock(model: Path, tmp_path: Path) -> None:
+    make_image(tmp_path / "in" / "a.nii.gz")
+    (tmp_path / "out").mkdir()
+    with folder_lock(tmp_path / "out"), pytest.raises(SetupError, match=str(os.getpid())) as caught:
+        predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu")
+    assert caught.value.exit_code == 5
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    write_json(tmp_path / "out" / ".nnunet_spine.lock", {"pid": ended.pid, "host": socket.gethostname()})
+    assert predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu").exit_code == 0
+    assert not (tmp_path / "out" / ".nnunet_spine.lock").exists()
+
+
+def test_journal_survives_a_cut_off_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append({"case": "a", "status": "done"})
+    with (tmp_path / "cases.jsonl").open("a") as stream:
+        stream.write('{"case": "b", "sta')
+    journal.append({"case": "c", "status": "done"})
+    assert set(journal.read()) == {"a", "c"}
+
+
+def test_parts_share_the_cases(model: Path, tmp_path: Path) -> None:
+    for name in "abc":
+        make_image(tmp_path / "in" / f"{name}.nii.gz")
+    done = [
+        predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", num_parts=2, part_id=k).done for k in (0, 1)
+    ]
+    assert done == [["a", "c"], ["b"]]
+    with pytest.raises(UsageError):
+        predict(tmp_path / "in", tmp_path / "out", m=model, num_parts=2, part_id=2)
+
+
+def test_command_exit_codes_and_messages(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_image(tmp_path / "in" / "a.nii.gz")
+    arguments = ["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    assert command.main([*arguments, "-m", str(model), "-device", "cpu"]) == 0
+    assert "1 done" in capsys.readouterr().out
+    assert command.main([*arguments, "-m", str(tmp_path / "absent")]) == 5
+    message = capsys.readouterr().err
+    assert all(word in message for word in ("file", "found", "expected", "do"))
+    assert command.main([*arguments, "-m", str(model), "-device", "cuda:7"]) == 5
+    assert command.main([*arguments, "-m", str(model), "-device", "abacus"]) == 2
+    assert command.main(arguments) == 2
+
+
+def test_interrupt_leaves_nothing_under_a_final_name(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nnunet_spine_ext.inference import predictor
+
+    make_image(tmp_path / "in" / "a.nii.gz")
+    make_image(tmp_path / "in" / "b.nii.gz")
+    original = predictor.SpinePredictor.segment
+    calls = []
+
+    def segment(self: predictor.SpinePredictor, *args: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predictor.SpinePredictor, "segment", segment)
+    arguments = ["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-m", str(model), "-device", "cpu"]
+    assert command.main(arguments) == 130
+    assert [f.name for f in (tmp_path / "out").glob("*.nii.gz")] == ["a.nii.gz"]
+    assert not (tmp_path / "out" / ".nnunet_spine.lock").exists()
+    assert command.main([*arguments, "--resume"]) == 0
+    assert read_volume(tmp_path / "out" / "b.nii.gz").array.size > 0
