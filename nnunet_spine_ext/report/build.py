@@ -256,7 +256,8 @@ def _context(
     warned = [card for card in cards if card["warnings"]]
     present = {row["name"] for card in cards for row in card["volumes"]}
     legend = [(naming.name(n), _hex(naming.colour(n))) for n in naming.labels if naming.name(n) in present]
-    unscored = [card["name"] for card in cards if not card["scored"] and card["status"] != "failed"] if scores else []
+    excused = {name for name, _ in scores.failed} if scores else set()
+    unscored = [c["name"] for c in cards if not c["scored"] and c["status"] != "failed" and c["name"] not in excused]
     missing = [name for name, status in scores.status.items() if status == "missing"] if scores else []
     grid = matrix(scores) if scores else None
     return {
@@ -276,8 +277,9 @@ def _context(
         "quality": _group_means(scores) if scores else [],
         "matrix": grid,
         "scored": scores is not None,
-        "unscored": unscored,
+        "unscored": unscored if scores else [],
         "missing": missing,
+        "not_compared": [(name, redactor.text(found)) for name, found in scores.failed] if scores else [],
         "any_instances": any(card["counts"] for card in cards),
         "colour_of": {naming.name(n): _hex(naming.colour(n)) for n in naming.labels},
     }

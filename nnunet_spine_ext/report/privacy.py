@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 # A posix path is one only at the start of a word ("and/or", "mm/s" and https://… are none).
-_POSIX = re.compile(r"(?<![\w.:/~])~?/(?:[^\s'\"<>|:;,()\[\]{}/]+/)*([^\s'\"<>|:;,()\[\]{}/]*)")
-_WINDOWS = re.compile(r"(?<!\w)[A-Za-z]:[\\/](?:[^\\/\s'\"<>|:;,()\[\]{}]+[\\/])*([^\\/\s'\"<>|:;,()\[\]{}]*)")
+_POSIX = re.compile(r"(?<![\w.:/~])~?/(?:[^\s'\"<>|:;,()\[\]{}/]+/)*[^\s'\"<>|:;,()\[\]{}/]*")
+_WINDOWS = re.compile(r"(?<!\w)[A-Za-z]:[\\/](?:[^\\/\s'\"<>|:;,()\[\]{}]+[\\/])*[^\\/\s'\"<>|:;,()\[\]{}]*")
 _FILE_URL = re.compile(r"file://(?=/)")
 _PERSONAL_KEY = re.compile(
     r"(?:^|[_.\- ])(?:host|hostname|node|user|username|login|cwd|home|environ|environment_variables|pid|patient|person)"
@@ -54,7 +54,7 @@ class Redactor:
         value = _FILE_URL.sub("", value)
         for path in self._known:
             value = value.replace(path, base_name(path))
-        return _WINDOWS.sub(r"\1", _POSIX.sub(_last, value))
+        return _WINDOWS.sub(_last, _POSIX.sub(_last, value))
 
     def path(self, value: str | Path) -> str:
         """Return what to show of one path."""
@@ -67,4 +67,4 @@ def _is_absolute(text: str) -> bool:
 
 def _last(match: re.Match[str]) -> str:
     # A lone slash between blanks is punctuation.
-    return match.group(1) if len(match.group(0)) > 1 else match.group(0)
+    return base_name(match.group(0)) if len(match.group(0)) > 1 else match.group(0)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.errors import CaseError, UsageError
+from nnunet_spine_ext.core.io import read_json
 from nnunet_spine_ext.evaluate.registry import METRICS, Metric, Scope
 from nnunet_spine_ext.evaluate.scoring import Score, Status
 from nnunet_spine_ext.evaluate.tables import Line, Statistic, case_means, overall, summarise
@@ -23,6 +24,7 @@ _SHORT = {
     "assd_voxel": "ASSD (voxels)", "relative_volume_error": "Relative volume", "volume_error": "Volume",
     "instance_dice": "Instance Dice", "level_dice": "Dice", "level_assd": "ASSD",
 }  # fmt: skip
+_MISSING = "E-EVAL-MISSING"
 # Above this many cases single dots of a strip would cover each other.
 _MOST_DOTS = 80
 
@@ -78,13 +80,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Scores:
-    """All rows of metrics.csv, by case and in tables."""
+    """All rows of metrics.csv, by case and in tables; `failed` are (case, reason) of those that were not compared."""
 
     tables: tuple[Table, ...]
     overall: Mapping[str, Statistic]
     means: Mapping[str, Mapping[str, float]]
     by_case: Mapping[str, tuple[Score, ...]]
     status: Mapping[str, str]
+    failed: tuple[tuple[str, str], ...] = ()
 
 
 def read_scores(folder: str | Path) -> Scores:
@@ -111,9 +114,18 @@ def read_scores(folder: str | Path) -> Scores:
         by_case.setdefault(row.case, []).append(row)
     tables = tuple(table for scope, title in _TITLES if (table := _table(rows, scope, title)) is not None)
     frozen = {case: tuple(found) for case, found in by_case.items()}
-    return Scores(
-        tables, overall(rows), case_means(rows), frozen, {case: found[0].status for case, found in frozen.items()}
-    )
+    status = {case: found[0].status for case, found in frozen.items()}
+    failed = _not_compared(Path(folder) / "summary.json")
+    return Scores(tables, overall(rows), case_means(rows), frozen, status, failed)
+
+
+def _not_compared(path: Path) -> tuple[tuple[str, str], ...]:
+    """Return what summary.json says about cases that failed; nothing when it is not there."""
+    try:
+        run = read_json(path)["run"]["failed"]
+        return tuple((case, str(problem["found"])) for case, problem in run.items() if problem["code"] != _MISSING)
+    except (CaseError, KeyError, TypeError, AttributeError):
+        return ()
 
 
 def _score(line: Mapping[str, str]) -> Score:
