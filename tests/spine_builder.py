@@ -170,9 +170,9 @@ class _Painter:
         costal = (side > canal / 2 + 5) & (side < canal / 2 + 22) & (np.abs(y + depth / 2 + 6) < 4)
         costal &= (up > 0) & (up < 0.4 * height)
         upper = (side > canal / 2 + 1 + joint / 2) & (side < canal / 2 + 8) & (y < back + 6) & (y > back - 5)
-        upper &= (up > 0.25 * height) & (up < 0.5 * height + disc + 0.2 * height)
+        upper &= (up > 0.15 * height) & (up < 0.5 * height + 0.9 * disc)
         lower = (side > canal / 2 - 6) & (side < canal / 2 + 1 - joint / 2) & (y < back + 1) & (y > back - 8)
-        lower &= (up < -0.4 * height) & (up > -0.5 * height - disc - 0.2 * height)
+        lower &= (up < -0.05 * height) & (up > -0.5 * height - 0.7 * disc)
         for right in (False, True):
             half = x > 0 if right else x <= 0
             self.paint(box, costal & half, 4 + right, number)

@@ -63,8 +63,10 @@ _VOTERS: tuple[tuple[int, bool], ...] = (
 )
 
 
-# A part this many tolerances away from its expected level is looked at again.
-_MISFIT = 1.5
+# A part this many tolerances away from its expected level is looked at again; it moves where it is this close to it.
+_MISFIT, _FIT = 1.5, 1.3
+# An articular process is never longer than this many pitches.
+_SINGLE = 1.1
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def _better_slots(members: Array, cost: PriorCost, owner: Array, detour: Array) 
     level, tolerance = EXPECTED[int(cost.kind[members[0]])]
     middle = float(arc.mean())
     nearest = int(np.argmin(np.abs(cost.centre - middle)))
-    if np.ptp(arc) >= 1.2 * cost.pitch[nearest]:
+    if np.ptp(arc) >= _SINGLE * cost.pitch[nearest]:
         # Several levels in one piece: every voxel that was reached by a detour for itself.
         distance = np.abs((arc[:, None] - cost.centre) / cost.pitch - level) / tolerance
         best = distance.argmin(axis=1)
@@ -166,7 +168,7 @@ def _better_slots(members: Array, cost: PriorCost, owner: Array, detour: Array) 
     best = int(np.argmin(fit))
     now = int(votes.argmax()) if votes.any() else -1
     content = now == best or (now >= 0 and fit[now] <= _MISFIT and float(detour.mean()) < 0.5)
-    return np.full(len(members), -1 if content or fit[best] > 1.0 else best)
+    return np.full(len(members), -1 if content or fit[best] > _FIT else best)
 
 
 def _vote(frame: Frame, vertebrae: Array, graph: Graph, cost: PriorCost, settings: AssignSettings) -> int:
@@ -189,7 +191,10 @@ def _vote(frame: Frame, vertebrae: Array, graph: Graph, cost: PriorCost, setting
         table = np.zeros((count + 1, len(cost.centre) + 1))
         np.add.at(table, (name, owner), 1.0)
         middle = np.bincount(name, np.nan_to_num(arc), minlength=count + 1) / np.maximum(table.sum(axis=1), 1)
-        winner = _winners(table, middle, int(class_lookup()[label]), whole, cost, settings)
+        extent = np.zeros((2, count + 1))
+        np.maximum.at(extent[0], name, arc - middle[name])
+        np.maximum.at(extent[1], name, middle[name] - arc)
+        winner = _winners(table, middle, extent.sum(axis=0), int(class_lookup()[label]), whole, cost, settings)
         decided = winner[name] > 0
         moved += len(np.unique(name[decided & (winner[name] != owner)]))
         owner[decided] = winner[name][decided]
@@ -199,8 +204,14 @@ def _vote(frame: Frame, vertebrae: Array, graph: Graph, cost: PriorCost, setting
     return moved
 
 
-def _winners(table: Array, middle: Array, kind: int, whole: bool, cost: PriorCost, settings: AssignSettings) -> Array:
-    """Winning vertebra per part (0: leave its voxels as they are). `table` counts voxels (part, vertebra)."""
+def _winners(
+    table: Array, middle: Array, extent: Array, kind: int, whole: bool, cost: PriorCost, settings: AssignSettings
+) -> Array:
+    """Winning vertebra per part (0: leave its voxels as they are). `table` counts voxels (part, vertebra).
+
+    `middle` and `extent` are the parts' mean arc length and their extent along the line in mm: a part as long as two
+    levels are is no single process.
+    """
     winner = np.zeros(len(table), dtype=np.intp)
     level, tolerance = EXPECTED[kind]
     for part in range(1, len(table)):
@@ -211,7 +222,8 @@ def _winners(table: Array, middle: Array, kind: int, whole: bool, cost: PriorCos
         distance = np.abs((middle[part] - cost.centre) / cost.pitch - level) / tolerance
         score = share - settings.vote_level * np.maximum(distance - 1.0, 0.0)
         best = int(np.argmax(np.where(share > 0, score, -np.inf)))
-        if whole or share[best] >= settings.vote_share:
+        single = extent[part] < _SINGLE * cost.pitch[best]
+        if (whole and single) or (not whole and share[best] >= settings.vote_share):
             winner[part] = best + 1
     return winner
 

@@ -23,13 +23,16 @@ class CleanSettings:
     stray_share: only components smaller than this share of their vertebra's largest one move. A whole arch whose
         pedicles lie outside the picture is a component of its own and stays.
     attach_mm: parts that touch no vertebra join the best one within this distance; 0 switches it off.
+    empty_mm: how much nearer a vertebra has to be than a place without body at the same level (a spinous process whose
+        vertebra lies above the picture).
     min_attach_mm3: smaller loose parts stay unassigned (they are noise).
     """
 
     reassign_stray: bool = True
     stray_share: float = 0.1
     attach_mm: float = 12.0
-    min_attach_mm3: float = 60.0
+    empty_mm: float = 4.0
+    min_attach_mm3: float = 28.0
 
 
 def reassign_stray(frame: Frame, vertebrae: Array, settings: CleanSettings) -> int:
@@ -98,6 +101,10 @@ def attach_loose(
 ) -> tuple[int, int]:
     """Give parts that touch nothing to the vertebra that is near and at the right level, in place.
 
+    Parameters
+    ----------
+    bodies: with the empty places; one that holds no voxel yet may take a part too.
+
     Returns (parts attached, parts left unassigned) among those of at least `min_attach_mm3`.
     """
     import cc3d
@@ -140,17 +147,18 @@ def _nearest_vertebra(
     thinned = points[:: max(1, len(points) // 200)]
     distance, index = tree.query(thinned, k=8, distance_upper_bound=settings.attach_mm)  # type: ignore[attr-defined]
     found = np.isfinite(distance)
-    if not found.any():
-        return 0
     names = owners[index[found]]
+    gaps = {int(v): float(distance[found][names == v].min()) for v in np.unique(names)}
+    if gaps:
+        empty = set(range(1, len(bodies) + 1)) - set(np.unique(owners).tolist())
+        gaps |= dict.fromkeys(sorted(empty), settings.empty_mm)
     kind = np.bincount(kinds[tuple(place.T)].astype(np.intp)).argmax()
     level, tolerance = EXPECTED.get(int(kind), (0.0, 0.5))
     middle = float(line.locate(points).mean())
     best, best_cost = 0, np.inf
-    for vertebra in np.unique(names):
-        gap = float(distance[found][names == vertebra].min())
+    for vertebra, gap in gaps.items():
         away = abs((middle - bodies.arc[vertebra - 1]) / bodies.pitch[vertebra - 1] - level) / tolerance
         cost = gap + 10.0 * max(0.0, away - 1.0)
         if cost < best_cost:
-            best, best_cost = int(vertebra), cost
+            best, best_cost = vertebra, cost
     return best

@@ -92,6 +92,8 @@ def separate(semantic: Volume, scheme: str = "nnunet14", *, settings: InstanceSe
     vertebrae, steps = assign_vertebrae(frame, bodies, line, settings.assign)
     if settings.clean.reassign_stray:
         steps["stray_components_moved"] = reassign_stray(frame, vertebrae, settings.clean)
+    attached, left = attach_loose(frame, vertebrae, bodies, line, settings.clean)
+    steps |= {"loose_parts_attached": attached, "loose_parts_left": left}
     levels = assign_levels(solid, frame, bodies, line)
     bodies, real, vertebrae, levels = prune_slots(
         frame,
@@ -102,8 +104,6 @@ def separate(semantic: Volume, scheme: str = "nnunet14", *, settings: InstanceSe
         min_bodyless_mm3=settings.assign.min_bodyless_mm3,
         min_disc_mm3=settings.min_above_mm3,
     )
-    attached, left = attach_loose(frame, vertebrae, bodies, line, settings.clean)
-    steps |= {"loose_parts_attached": attached, "loose_parts_left": left}
     instances, warnings = _number(frame, vertebrae, levels, len(bodies))
     qc = _qc(frame, vertebrae, bodies, real, instances, steps)
     return InstanceResult(frame.restore(instances, semantic), qc, warnings + _findings(qc))

@@ -25,13 +25,13 @@ _CLASS_OF = {
 # upper half of its body; the facet joint lies at the height of the disc, formed by the inferior process of the upper
 # and the superior process of the lower vertebra; thoracic spinous processes reach below the next disc.
 _HOME = {
-    BODY: (-0.6, 0.6), ARCH: (-0.4, 0.55), SPINE: (-0.1, 1.5), RIB: (-0.7, 0.5), UPPER: (-0.85, 0.1),
-    LOWER: (0.0, 0.95),
+    BODY: (-0.6, 0.6), ARCH: (-0.4, 0.55), SPINE: (-0.15, 1.9), RIB: (-0.6, 0.35), UPPER: (-0.85, 0.35),
+    LOWER: (-0.25, 0.75),
 }  # fmt: skip
 _SLOWING = {BODY: 4.0, ARCH: 8.0, SPINE: 5.0, RIB: 8.0, UPPER: 8.0, LOWER: 8.0}
 
-# Where the middle of a part is expected (level, tolerance), for the vote of whole components.
-EXPECTED = {ARCH: (0.15, 0.5), SPINE: (0.65, 0.7), RIB: (-0.1, 0.5), UPPER: (-0.4, 0.3), LOWER: (0.5, 0.3)}
+# Where the middle of a part is expected (level, tolerance), for decisions about whole parts.
+EXPECTED = {ARCH: (0.0, 0.4), SPINE: (0.45, 0.5), RIB: (-0.1, 0.4), UPPER: (-0.4, 0.3), LOWER: (0.38, 0.3)}
 
 # Tolls in mm for going from one class to another downwards, on the level, upwards. Inside one vertebra the arch goes
 # up into its superior and down into its inferior processes; the reverse is a joint or a contact with a neighbour.
@@ -64,7 +64,7 @@ _TOLLS = {
 }
 _STEEP = 0.5
 # A spinous process runs backwards and down: a front that climbs comes from the process below.
-_UPHILL = 4.0
+_UPHILL = 8.0
 
 
 def class_lookup() -> Array:

@@ -17,6 +17,8 @@ from nnunet_spine_ext.measure.centreline import Centreline
 _PITCH_SLOPE, _PITCH_OFFSET = 0.9, 5.0
 BIN_MM = 1.0
 _SMOOTH = np.array([1.0, 2.0, 3.0, 2.0, 1.0]) / 9.0
+# The second vertebra with its dens is about this long; bodies of a pitch below 23 mm may be cervical.
+_AXIS_PITCHES, _CERVICAL_PITCH = 2.2, 23.0
 # Centres farther apart than this many pitches have room for another body between them.
 MISSING_BODY = 1.55
 
@@ -265,8 +267,6 @@ def _find_cuts(
     # A tilted end tapers off; where less than a tenth of the area is left nothing can be learnt about cuts.
     solid = np.flatnonzero(own > 0.1 * np.quantile(own, 0.7))
     head, tail = int(solid[0]), int(solid[-1]) + 1
-    if first:
-        head += _dens(own[head:tail], scale)
     usable = own[head:tail]
     if len(usable) * BIN_MM < 12.0:
         return []
@@ -278,7 +278,12 @@ def _find_cuts(
     waist = np.clip(1.0 - usable / np.maximum(typical, 1.0), 0.0, 1.0)
     price = settings.cut_cost - settings.gap_reward * evidence - settings.waist_reward * waist
     price -= settings.root_reward * _root_edge(profile.root, inner, pitch)
-    cuts = _cheapest_cuts(pitch, price, settings.length_spread)
+    dens = first and float(pitch[-1]) < _CERVICAL_PITCH
+    if dens:
+        # The dens is a waist above the first roots: there only a disc tells a border.
+        axis = round(0.7 * _AXIS_PITCHES * float(pitch[-1]) / BIN_MM)
+        price[:axis] = settings.cut_cost - settings.gap_reward * evidence[:axis]
+    cuts = _cheapest_cuts(pitch, price, settings.length_spread, dens=dens)
     return [profile.start + (inner.start + c) * BIN_MM for c in cuts]
 
 
@@ -301,18 +306,11 @@ def _root_edge(root: Array, inner: slice, pitch: Array) -> Array:
     return np.clip((below - above) / np.maximum(2.5 * level, 1.0), -1.0, 1.0)
 
 
-def _dens(own: Array, scale: float) -> int:
-    """Length in bins of a slender upper end (the dens of C2), which belongs to the body below it."""
-    lower = own[len(own) // 2 :]
-    slender = own < 0.6 * np.quantile(lower, 0.6)
-    length = int(np.argmin(slender)) if not slender.all() else 0
-    return length if 5.0 <= length * BIN_MM <= 25.0 * scale else 0
-
-
-def _cheapest_cuts(pitch: Array, price: Array, spread: float) -> list[int]:
+def _cheapest_cuts(pitch: Array, price: Array, spread: float, *, dens: bool) -> list[int]:
     """Cut positions 1..n-1 (in bins) with the least sum of prices and of squared deviations of log lengths.
 
-    The first and last part lack half a disc each, so their length is compared with 0.9 of the pitch.
+    The first and last part lack half a disc each, so their length is compared with 0.9 of the pitch. With `dens` the
+    first part may also be as long as the second vertebra.
     """
     count = len(pitch)
     cumulative = np.concatenate([[0.0], np.cumsum(1.0 / pitch)])
@@ -323,7 +321,11 @@ def _cheapest_cuts(pitch: Array, price: Array, spread: float) -> list[int]:
         starts = np.arange(max(0, end - 120), end)
         ratio = (cumulative[end] - cumulative[starts]) * BIN_MM
         ratio = ratio / (1.0 - 0.1 * (starts == 0) - 0.1 * (end == count))
-        total = best[starts] + 0.5 * (np.log(np.maximum(ratio, 1e-3)) / spread) ** 2
+        deviation = np.abs(np.log(np.maximum(ratio, 1e-3)))
+        if dens:
+            axis = np.abs(np.log(np.maximum(ratio / _AXIS_PITCHES, 1e-3)))
+            deviation = np.where(starts == 0, np.minimum(deviation, axis), deviation)
+        total = best[starts] + 0.5 * (deviation / spread) ** 2
         if end < count:
             total = total + price[end]
         choice = int(np.argmin(total))
