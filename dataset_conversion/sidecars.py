@@ -32,6 +32,7 @@ def read_sidecar(image: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         return {}
     facts = {key: content.get(name) for key, name in _KEYS.items()}
-    kept = {key: value for key, value in facts.items() if isinstance(value, str | int | float) and value != ""}
-    times = {key: round(1000 * kept[key], 6) for key in ("TR", "TE") if isinstance(kept.get(key), int | float)}
-    return kept | times
+    kept: dict[str, Any] = {
+        key: value for key, value in facts.items() if isinstance(value, str | int | float) and value != ""
+    }
+    return kept | {key: round(1000 * kept[key], 6) for key in ("TR", "TE") if isinstance(kept.get(key), int | float)}
