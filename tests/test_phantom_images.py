@@ -201,7 +201,7 @@ def _means(image: Volume, tissue: Array) -> dict[str, float]:
     [
         ("t2w_sagittal", ("csf", "fat", "nucleus", "marrow", "muscle", "air")),
         ("t1w_sagittal", ("fat", "marrow", "nucleus", "csf", "air")),
-        ("t2w_iso", ("csf", "fat", "nucleus", "muscle", "air")),
+        ("t2w_iso", ("csf", "nucleus", "muscle", "air")),
         ("stir_sagittal", ("csf", "nucleus", "muscle", "fat")),
     ],
 )
@@ -463,6 +463,7 @@ def test_two_protocols_of_one_contrast_have_their_own_names(tmp_path: Path) -> N
         (["--seed", "-1"], ["--seed -1"]),
         (["--oblique", "80"], ["80", "30"]),
         (["--spacing", "0", "1", "1"], ["0.2-12 mm"]),
+        (["--width", "2"], ["--width 2", "10 to 600 mm"]),
         (["--supersample", "0"], ["--supersample 0"]),
         (["--folds", "1"], ["--folds 1"]),
         (["--set", "age"], ["key=value"]),

@@ -38,7 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="voxel size in plane, in plane, between slices (default: the protocol's)",
     )
     scan.add_argument("--oblique", type=float, default=0.0, metavar="DEG", help="largest tilt (default: 0)")
-    scan.add_argument("--supersample", type=int, metavar="N", help="sub-voxels per axis (default: below 0.9 mm)")
+    scan.add_argument("--width", type=float, metavar="MM", help="extent from left to right (default: the protocol's)")
+    scan.add_argument("--supersample", type=int, metavar="N", help="sub-voxels per axis (default: below 1.1 mm)")
     anatomy = parser.add_argument_group("anatomy")
     anatomy.add_argument("--n", type=int, default=8, metavar="N", help="number of spines (default: 8)")
     anatomy.add_argument("--seed", type=int, default=0, help="default: 0")

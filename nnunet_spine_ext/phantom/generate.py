@@ -42,6 +42,7 @@ def phantom(
     anomalies: str = "natural",
     pathologies: bool = True,
     oblique: float = 0.0,
+    width: float | None = None,
     supersample: int | None = None,
     overrides: Mapping[str, Any] | Sequence[str] = (),
     overwrite: bool = False,
@@ -66,7 +67,8 @@ def phantom(
     jobs: processes.
     anomalies, pathologies: see `parameters.sample_parameters`.
     oblique: largest tilt of the scan in degrees.
-    supersample: sub-voxels per voxel and axis; None: as many as keep them below 0.9 mm.
+    width: extent from left to right in mm instead of the protocol's.
+    supersample: sub-voxels per voxel and axis; None: as many as keep them below 1.1 mm.
     overrides: further arguments of `sample_parameters` for all spines, a mapping or ``key=value`` strings.
     overwrite: replace what a former run with the same name wrote.
 
@@ -83,7 +85,11 @@ def phantom(
     _check(n=n, seed=seed, region=region, layout=layout, jobs=jobs, folds=folds, oblique=oblique, names=names)
     if supersample is not None and not 1 <= supersample <= 8:
         raise _usage("--supersample", supersample, "1 to 8")
-    request = ScanRequest(protocols, seed, region, anomalies, pathologies, oblique, supersample, _overrides(overrides))
+    if width is not None and not 10 <= width <= 600:
+        raise _usage("--width", width, "10 to 600 mm")
+    request = ScanRequest(
+        protocols, seed, region, anomalies, pathologies, oblique, supersample, width, _overrides(overrides)
+    )
     if layout == "nnunet":
         return _write_nnunet(request, Path(o), n, jobs, dataset_id, name, folds, overwrite=overwrite)
     return _write_bids(request, Path(o), n, jobs, name, overwrite=overwrite)

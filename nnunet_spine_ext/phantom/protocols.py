@@ -30,10 +30,12 @@ class Protocol:
     volume: 3-D encoding: k-space also along k, no slice profile.
     tr, te, ti, flip: repetition, (effective) echo and inversion time, flip angle.
     train: length of the refocusing train; restore: magnetisation is driven back after it.
+    fat: signal of fat relative to the equation: low refocusing angles keep its J-coupling (3-D trains).
     pulses, echo_spacing: excitations of one inversion-prepared train and their distance.
     field_strength: tesla. bandwidth: Hz per pixel, sets the shift of fat.
     resolution: acquired voxel size relative to the stored one along (i, j, k), >= 1.
     snr: white matter over noise at the cord.
+    half_width: range of half the extent from left to right in mm; subjects draw from it.
     saturation: probability of a dark band in front of the spine.
     scatter: relative spread of TR and TE between subjects.
     """
@@ -53,11 +55,13 @@ class Protocol:
     flip: float = 90.0
     train: float = 0.0
     restore: bool = False
+    fat: float = 1.0
     pulses: int = 0
     echo_spacing: float = 0.0
     bandwidth: float = 220.0
     resolution: tuple[float, float, float] = (1.1, 1.3, 1.0)
     snr: float = 22.0
+    half_width: tuple[float, float] = (30.0, 46.0)
     saturation: float = 0.0
     scatter: float = 0.05
 
@@ -105,22 +109,23 @@ _ALL = (
     Protocol(
         "t2w_iso", "3 T SPACE, spine-generic (read: 0.8 mm, 1500/120)",
         "T2w", "tse", _SAGITTAL, (0.8, 0.8, 0.8), 1500, 120, 3.0,
-        volume=True, train=400, restore=True, bandwidth=625, snr=16,
+        half_width=(26.0, 34.0), volume=True, train=400, restore=True, fat=0.45, bandwidth=625, snr=16,
     ),
     Protocol(
         "t1w_iso", "3 T MPRAGE, spine-generic (read: 1 mm, 2000/3.4/1000, 9 degrees)",
         "T1w", "mprage", _SAGITTAL, (1.0, 1.0, 1.0), 2000, 3.4, 3.0,
-        volume=True, ti=1000, flip=9, pulses=170, echo_spacing=7.0, bandwidth=260, snr=16, scatter=0.02,
+        half_width=(60.0, 80.0), volume=True, ti=1000, flip=9, pulses=170, echo_spacing=7.0,
+        bandwidth=260, snr=16, scatter=0.02,
     ),
     Protocol(
         "t2w_axial", "1.5 T axial TSE, clinical",
         "T2w", "tse", _AXIAL, (0.6, 0.6, 4.4), 4000, 100, 1.5,
-        gap=0.1, train=200, bandwidth=140, snr=20, resolution=(1.0, 1.2, 1.0),
+        half_width=(85.0, 95.0), gap=0.1, train=200, bandwidth=140, snr=20, resolution=(1.0, 1.2, 1.0),
     ),
     Protocol(
         "t2star_axial", "3 T axial multi-echo gradient echo, spine-generic (read: 5 mm, 600/14, 30 degrees)",
         "T2starw", "gre", _AXIAL, (0.5, 0.5, 5.0), 600, 14, 3.0,
-        flip=30, bandwidth=260, snr=24, scatter=0.02,
+        half_width=(65.0, 85.0), flip=30, bandwidth=260, snr=24, scatter=0.02,
     ),
 )  # fmt: skip
 PROTOCOLS = MappingProxyType({row.name: row for row in _ALL})

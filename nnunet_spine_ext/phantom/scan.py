@@ -17,7 +17,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _AXES = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 # Sub-voxels are at most this large (mm) and at least two per voxel and axis.
-_SUB_VOXEL_MM = 0.9
+_SUB_VOXEL_MM = 1.1
+# Half the width of a vertebra with its articular processes.
+_COLUMN_MM = 26.0
 _STREAMS = ("anatomy", "person", "pose")
 
 
@@ -32,6 +34,7 @@ class ScanRequest:
     pathologies: bool = True
     oblique: float = 0.0
     supersample: int | None = None
+    width: float | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -93,12 +96,12 @@ def scan_subject(request: ScanRequest, index: int) -> list[Scan]:
             anatomy_seed, anomalies=request.anomalies, pathologies=request.pathologies, **request.overrides
         )
         spine = build_spine(parameters)
-        box = np.asarray(spine.field_of_view(request.region), dtype=np.float64).reshape(2, 3)
-        angles, shift = _pose(np.random.default_rng(seeds["pose"]), request.oblique)
+        pose = _pose(np.random.default_rng(seeds["pose"]), request.oblique)
         painted: dict[bytes, Any] = {}
         scans = []
         for protocol in request.protocols:
-            grid = scan_grid(box + shift, protocol, angles, request.supersample)
+            box = _box(spine, request, protocol, pose)
+            grid = scan_grid(box, protocol, pose.angles, request.supersample)
             if grid.key not in painted:
                 painted = {grid.key: paint(spine, grid.affine, grid.shape, grid.supersample)}
             # Generators are made anew per protocol: adding one to a run leaves the others as they were.
@@ -116,7 +119,7 @@ def scan_grid(box: Array, protocol: Protocol, angles: Array, supersample: int | 
     box: (2, 3) lower and upper corner, RAS+ mm.
     protocol: gives voxel size and stored orientation.
     angles: rotation of the grid about x, y, z through the middle of the box, degrees.
-    supersample: sub-voxels per voxel and axis; None: as many as keep them below 0.9 mm.
+    supersample: sub-voxels per voxel and axis; None: as many as keep them below 1.1 mm.
     """
     axes = [_AXES[letter] for letter in protocol.orientation]
     extent = (box[1] - box[0])[[axis for axis, _ in axes]]
@@ -135,11 +138,33 @@ def scan_grid(box: Array, protocol: Protocol, angles: Array, supersample: int | 
     return Grid(affine, tuple(shape.tolist()), tuple(factors.tolist()))
 
 
-def _pose(rng: np.random.Generator, oblique: float) -> tuple[Array, Array]:
-    """Angles of the grid in degrees and its shift in mm: technicians do not centre to the millimetre."""
+@dataclass(frozen=True)
+class _Pose:
+    """How a subject lies in the scanner: tilt (degrees), shift (mm), place in the protocol's range of widths (0-1)."""
+
+    angles: Array
+    shift: Array
+    width: float
+
+
+def _pose(rng: np.random.Generator, oblique: float) -> _Pose:
+    """Technicians do not centre to the millimetre."""
     angles = np.clip(rng.normal(size=3), -2, 2) * oblique / 2
     shift = np.clip(rng.normal(size=3), -2, 2) * np.array([1.5, 5.0, 6.0])
-    return angles, shift
+    return _Pose(angles, shift, float(rng.random()))
+
+
+def _box(spine: Any, request: ScanRequest, protocol: Protocol, pose: _Pose) -> Array:
+    """Return the scanned box, (2, 3) in RAS+ mm; the whole column is inside even where it curves sideways."""
+    low, high = protocol.half_width
+    half = low + (high - low) * pose.width if request.width is None else request.width / 2
+    whole = np.asarray(spine.field_of_view(request.region), dtype=np.float64)
+    origins = np.array([frame.origin for frame in spine.poses.values()])
+    seen = origins[(origins[:, 2] > whole[0, 2]) & (origins[:, 2] < whole[1, 2]), 0]
+    if request.width is None and len(seen):
+        half = max(half, 0.5 * float(np.ptp(seen)) + _COLUMN_MM)
+    box = np.asarray(spine.field_of_view(request.region, half_width=half), dtype=np.float64)
+    return box + pose.shift
 
 
 def _rotation(angles: Array) -> Array:
@@ -181,7 +206,7 @@ def _scan(
     semantic = Volume(np.asarray(painted.semantic, dtype=np.uint8), grid.affine)
     vertical = int(np.argmax(np.abs(grid.affine[2, :3])))
     extent = np.asarray(grid.shape) * np.asarray(semantic.spacing)
-    flow = float(rng.uniform(0.1, 0.5)) if protocol.contrast == "T2w" else 0.0
+    flow = float(rng.uniform(0.1, 0.6)) if protocol.contrast == "T2w" else 0.0
     texture = Texture(extent.tolist(), vertical, fibres, muscle_fat=parameters.body.muscle_fat, flow=flow)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     image = form_image(painted.tissue, semantic, actual, table, texture, settings, generator)

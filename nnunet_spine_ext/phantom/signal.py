@@ -20,15 +20,20 @@ Array = np.ndarray[Any, np.dtype[Any]]
 # Moving blood leaves the slice between excitation and refocusing; in gradient echoes it arrives unsaturated.
 FLOW_SPIN_ECHO = 0.06
 FLOW_GRADIENT_ECHO = 1.6
+# Veins of bone flow slowly and share their voxels with walls and marrow.
+VEIN_SPIN_ECHO = 0.6
 
 # Relative amplitudes of the textures (dimensionless); tissues that are not named have none.
-_FINE = {"marrow": 0.13, "haemangioma": 0.25, "oedema": 0.1, "modic_fat": 0.1, "sclerosis": 0.2, "organ": 0.05}
+_FINE = {"marrow": 0.08, "haemangioma": 0.2, "oedema": 0.08, "modic_fat": 0.08, "sclerosis": 0.2, "organ": 0.05}
 _FINE |= {"annulus_outer": 0.1, "annulus_inner": 0.08, "nucleus": 0.05, "nucleus_degenerated": 0.12, "roots": 0.1}
-_FINE |= {"muscle": 0.08, "nucleus_dark": 0.15, "ligament": 0.2, "bowel": 0.1, "brain": 0.05, "skin": 0.1}
-_COARSE = {"marrow": 0.12, "organ": 0.22, "bowel": 0.55, "brain": 0.1, "muscle": 0.1, "fat": 0.1, "vein": 0.3}
+_FINE |= {"muscle": 0.06, "nucleus_dark": 0.12, "ligament": 0.2, "bowel": 0.1, "brain": 0.05, "skin": 0.1}
+_COARSE = {"marrow": 0.07, "organ": 0.22, "bowel": 0.55, "brain": 0.1, "muscle": 0.1, "fat": 0.1, "vein": 0.3}
 _COARSE |= {"blood_flow": 0.6, "nucleus": 0.06, "epidural_fat": 0.08, "lung": 0.3, "ligament": 0.2}
 # Fibrous sheets: fat between muscles, dark septa inside fat.
-_SEPTA = {"fat": 0.4, "epidural_fat": 0.15, "bowel": -0.3}
+_SEPTA = {"fat": 0.25, "epidural_fat": 0.1, "bowel": -0.3}
+# Fat gathers in some regions of a muscle: weight of the slow field that is added to that of the fibres.
+_REGION = 0.9
+_REGION_SPREAD = (1 + _REGION**2) ** 0.5
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,10 @@ def signal_table(protocol: Protocol, properties: TissueProperties) -> SignalTabl
     """Evaluate the protocol's signal equation for the water and the fat of every tissue."""
     water = _signal(protocol, properties.pd, properties.t1, properties.t2, properties.t2star)
     fat = _signal(protocol, properties.fat_pd, properties.fat_t1, properties.fat_t2, properties.fat_t2star)
+    fat *= protocol.fat
     gradient = protocol.sequence in ("gre", "mprage")
     water[TISSUE_ID["blood_flow"]] *= FLOW_GRADIENT_ECHO if gradient else FLOW_SPIN_ECHO
+    water[TISSUE_ID["vein"]] *= 1.0 if gradient else VEIN_SPIN_ECHO
     phase = float(physics.fat_phase(protocol.te, properties.field_strength)) if gradient else 0.0
     return SignalTable(water.astype(np.float32), fat.astype(np.float32), phase)
 
@@ -94,11 +101,12 @@ class Texture:
     ) -> None:
         self._fine = _Field(extent, [2.0, 2.0, 2.0], generator)
         self._coarse = _Field(extent, [9.0, 9.0, 9.0], generator)
-        self._streak = _Field(extent, _elongated(1.6, 16.0, vertical), generator)
-        self._sheet = _Field(extent, _elongated(9.0, 45.0, vertical), generator)
+        self._streak = _Field(extent, _elongated(2.4, 18.0, vertical), generator)
+        self._sheet = _Field(extent, _elongated(11.0, 45.0, vertical), generator)
+        self._streak.add(_Field(extent, [28.0, 28.0, 28.0], generator), _REGION)
         self._flow = _Field(extent, _elongated(3.5, 12.0, vertical), generator)
-        # Planes hold about a third of the fat, streaks the rest.
-        self._threshold = NormalDist().inv_cdf(1 - min(0.45, max(0.02, 0.65 * muscle_fat)))
+        # Planes hold about a third of the fat, streaks the rest; the region's field widens the streaks' distribution.
+        self._threshold = NormalDist().inv_cdf(1 - min(0.45, max(0.02, 0.65 * muscle_fat))) * _REGION_SPREAD
         self._depth = flow
         self._luts = {name: _lut(table) for name, table in (("fine", _FINE), ("coarse", _COARSE), ("septa", _SEPTA))}
         self._fibre = _lut({"muscle": 1.0})
@@ -124,8 +132,8 @@ class Texture:
         if self._depth > 0:
             void = torch.sigmoid((self._flow(slab, count, shape) - 1.0) * 4)
             factor *= 1 - self._depth * void * torch.from_numpy(self._fluid[tissue])
-        streak = ((self._streak(slab, count, shape) - self._threshold) * 2.0).clamp_(0, 1)
-        streak = torch.maximum(streak, 0.8 * sheet) * torch.from_numpy(self._fibre[tissue])
+        streak = ((self._streak(slab, count, shape) - self._threshold) * 1.2 + 0.3).clamp_(0, 0.9)
+        streak = torch.maximum(streak, 0.7 * sheet) * torch.from_numpy(self._fibre[tissue])
         return factor.clamp_(0.05, 3.0), streak
 
     def _take(self, name: str, tissue: Array) -> Tensor:
@@ -144,6 +152,14 @@ class _Field:
             size = counts[axis]
             noise = sum((kernel[tap] * noise.narrow(axis, tap, size) for tap in range(5)), torch.zeros(()))
         self.lattice = noise.permute(2, 0, 1).contiguous()
+
+    def add(self, other: _Field, weight: float) -> None:
+        """Add a slower field."""
+        size = tuple(self.lattice.shape)
+        slow = torch.nn.functional.interpolate(
+            other.lattice[None, None], size=size, mode="trilinear", align_corners=True
+        )
+        self.lattice = self.lattice + weight * slow[0, 0]
 
     def __call__(self, slab: slice, count: int, shape: Sequence[int]) -> Tensor:
         """Interpolate to the sub-slices of a slab: float32 (n, X, Y)."""

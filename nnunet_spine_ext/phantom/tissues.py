@@ -79,7 +79,9 @@ TISSUE_TABLE = MappingProxyType(
         "air": TissueRow(*_NONE, 0.0, 0.0, "definition"),
         "skin": TissueRow((900, 1100), (30, 28), (15, 12), 0.60, 0.0, "design"),
         "fat": FAT,
-        "muscle": TissueRow((950, 1200), (33, 32), (28, 24), 0.80, 0.0, "known, middle of a bipolar range"),
+        "muscle": TissueRow(
+            (950, 1200), (40, 38), (28, 24), 0.80, 0.0, "known (29-50); fits muscle/cord of real volumes"
+        ),
         "cortical": TissueRow((250, 250), (0.6, 0.6), (0.4, 0.4), 0.18, 0.0, "known"),
         "marrow": TissueRow((800, 950), (35, 30), (12, 9), 0.85, 0.35, "read (fat), known (water)"),
         "endplate": TissueRow((500, 550), (8, 8), (2, 1.5), 0.40, 0.0, "design: bone 0.6 mm and cartilage 0.8 mm"),
@@ -121,6 +123,8 @@ _GROUPS = (
 )
 T_SCATTER = 0.08
 PD_SCATTER = 0.04
+# How bright fat is in a train depends on its pulses more than on the person.
+FAT_T2_SCATTER = 0.2
 FAT_FRACTION_SD = 0.06
 _FAT_FRACTION_LIMITS = (0.22, 0.65)
 
@@ -208,7 +212,8 @@ def _scatter(rng: np.random.Generator | None) -> dict[str, Array]:
     grouped = {name for group in _GROUPS for name in group}
     groups = (*_GROUPS, *((name,) for name in TISSUES if name not in grouped))
     for group in groups:
-        for key, width in (("t1", T_SCATTER), ("t2", T_SCATTER), ("pd", PD_SCATTER)):
+        t2_scatter = FAT_T2_SCATTER if "fat" in group else T_SCATTER
+        for key, width in (("t1", T_SCATTER), ("t2", t2_scatter), ("pd", PD_SCATTER)):
             factor = math.exp(float(np.clip(rng.normal(), -2.5, 2.5)) * width)
             factors[key][[TISSUE_ID[name] for name in group]] = factor
     return factors
