@@ -131,7 +131,7 @@ class _Painter:
         if level in self.spine.cleft:
             inside &= np.abs(x) > 0.75 * self.spine.spacing[0]
         if level == "C2" and self.spine.dens:
-            inside |= ((x / 5) ** 2 + (y / 5) ** 2 < 1) & (up > 0) & (up < height / 2 + 15)
+            inside |= ((x / 5) ** 2 + (y / 5) ** 2 < 1) & (up > 0) & (up < height / 2 + 22)
         self.paint(box, inside, 10, number)
 
     def gap(self, number: int, level: str, following: str | None, size: tuple[float, ...], z: float) -> None:

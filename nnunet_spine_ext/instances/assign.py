@@ -20,7 +20,7 @@ from nnunet_spine_ext.instances.frame import (
     grown,
 )
 from nnunet_spine_ext.instances.geodesic import Graph, Reach, make_graph, propagate
-from nnunet_spine_ext.instances.priors import ARCH, EXPECTED, LOWER, UPPER, PriorCost, class_lookup, prior_cost
+from nnunet_spine_ext.instances.priors import ARCH, EXPECTED, LOWER, SPINE, UPPER, PriorCost, class_lookup, prior_cost
 from nnunet_spine_ext.instances.seeds import Bodies
 from nnunet_spine_ext.measure.centreline import Centreline
 
@@ -58,15 +58,28 @@ _VOTERS: tuple[tuple[int, bool], ...] = (
     (INFERIOR[1], True),
     (COSTAL[0], True),
     (COSTAL[1], True),
-    (SPINOUS, False),
+    (SPINOUS, True),
     (ARCUS, False),
 )
 
 
 # A part this many tolerances away from its expected level is looked at again; it moves where it is this close to it.
 _MISFIT, _FIT = 1.5, 1.3
-# An articular process is never longer than this many pitches.
+# An articular process is never longer than this many pitches; spinous processes, by pitch in mm: cervical ones are
+# short, thoracic ones hang down, lumbar ones are plates.
 _SINGLE = 1.1
+_SINGLE_SPINOUS = ((20.0, 1.15), (29.0, 1.95), (np.inf, 1.25))
+_ROOT_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Connected parts of a class: `table` (part, vertebra) counts votes, column 0 is nobody's; `middle` and `extent`
+    are mean arc length and length along the line in mm."""
+
+    table: Array
+    middle: Array
+    extent: Array
 
 
 @dataclass(frozen=True)
@@ -175,7 +188,7 @@ def _vote(frame: Frame, vertebrae: Array, graph: Graph, cost: PriorCost, setting
     """Let connected parts of one class go to one vertebra; returns how many changed voxels."""
     import cc3d
 
-    arcs = np.full(frame.labels.size, np.nan, dtype=np.float32)
+    arcs = np.zeros(frame.labels.size, dtype=np.float32)
     arcs[graph.flat] = cost.arc
     moved = 0
     for label, whole in _VOTERS:
@@ -185,16 +198,20 @@ def _vote(frame: Frame, vertebrae: Array, graph: Graph, cost: PriorCost, setting
         parts, count = cc3d.connected_components(frame.labels[box] == label, connectivity=6, return_N=True)
         flat = np.flatnonzero(parts)
         name = parts.reshape(-1)[flat].astype(np.intp)
-        arc = arcs.reshape(frame.labels.shape)[box].reshape(-1)[flat]
         view = vertebrae[box]
         owner = view.reshape(-1)[flat].astype(np.intp)
+        arc = arcs.reshape(frame.labels.shape)[box].reshape(-1)[flat]
+        low, high = np.full(count + 1, np.inf), np.full(count + 1, -np.inf)
+        np.minimum.at(low, name, arc)
+        np.maximum.at(high, name, arc)
+        low[0] = high[0] = 0.0
+        # A spinous process hangs from its upper end; further down it may lie on the arch below.
+        voter = arc <= (low + _ROOT_SHARE * (high - low))[name] if label == SPINOUS else np.ones(len(arc), dtype=bool)
         table = np.zeros((count + 1, len(cost.centre) + 1))
-        np.add.at(table, (name, owner), 1.0)
-        middle = np.bincount(name, np.nan_to_num(arc), minlength=count + 1) / np.maximum(table.sum(axis=1), 1)
-        extent = np.zeros((2, count + 1))
-        np.maximum.at(extent[0], name, arc - middle[name])
-        np.maximum.at(extent[1], name, middle[name] - arc)
-        winner = _winners(table, middle, extent.sum(axis=0), int(class_lookup()[label]), whole, cost, settings)
+        np.add.at(table, (name[voter], owner[voter]), 1.0)
+        size = np.maximum(np.bincount(name, minlength=count + 1), 1)
+        parts_at = _Parts(table, np.bincount(name, arc, minlength=count + 1) / size, high - low)
+        winner = _winners(parts_at, int(class_lookup()[label]), whole, cost, settings)
         decided = winner[name] > 0
         moved += len(np.unique(name[decided & (winner[name] != owner)]))
         owner[decided] = winner[name][decided]
@@ -204,28 +221,29 @@ def _vote(frame: Frame, vertebrae: Array, graph: Graph, cost: PriorCost, setting
     return moved
 
 
-def _winners(
-    table: Array, middle: Array, extent: Array, kind: int, whole: bool, cost: PriorCost, settings: AssignSettings
-) -> Array:
-    """Winning vertebra per part (0: leave its voxels as they are). `table` counts voxels (part, vertebra).
-
-    `middle` and `extent` are the parts' mean arc length and their extent along the line in mm: a part as long as two
-    levels are is no single process.
-    """
-    winner = np.zeros(len(table), dtype=np.intp)
+def _winners(parts: _Parts, kind: int, whole: bool, cost: PriorCost, settings: AssignSettings) -> Array:
+    """Winning vertebra per part (0: leave its voxels as they are)."""
+    winner = np.zeros(len(parts.table), dtype=np.intp)
     level, tolerance = EXPECTED[kind]
-    for part in range(1, len(table)):
-        votes = table[part, 1:]
+    for part in range(1, len(parts.table)):
+        votes = parts.table[part, 1:]
         if votes.sum() == 0:
             continue
-        share = votes / table[part].sum()
-        distance = np.abs((middle[part] - cost.centre) / cost.pitch - level) / tolerance
+        share = votes / parts.table[part].sum()
+        distance = np.abs((parts.middle[part] - cost.centre) / cost.pitch - level) / tolerance
         score = share - settings.vote_level * np.maximum(distance - 1.0, 0.0)
         best = int(np.argmax(np.where(share > 0, score, -np.inf)))
-        single = extent[part] < _SINGLE * cost.pitch[best]
+        single = parts.extent[part] < _longest(kind, float(cost.pitch[best])) * cost.pitch[best]
         if (whole and single) or (not whole and share[best] >= settings.vote_share):
             winner[part] = best + 1
     return winner
+
+
+def _longest(kind: int, pitch: float) -> float:
+    """Length of the longest single process of a class in pitches; what is longer is several processes in contact."""
+    if kind != SPINE:
+        return _SINGLE
+    return next(longest for below, longest in _SINGLE_SPINOUS if pitch < below)
 
 
 def assign_levels(solid: Frame, frame: Frame, bodies: Bodies, line: Centreline) -> Array:

@@ -280,8 +280,8 @@ def _find_cuts(
     price -= settings.root_reward * _root_edge(profile.root, inner, pitch)
     dens = first and float(pitch[-1]) < _CERVICAL_PITCH
     if dens:
-        # The dens is a waist above the first roots: there only a disc tells a border.
-        axis = round(0.7 * _AXIS_PITCHES * float(pitch[-1]) / BIN_MM)
+        # The dens is a waist, with the roots of the first vertebra beside it: there only a disc tells a border.
+        axis = round(_AXIS_PITCHES * float(pitch[-1]) / BIN_MM)
         price[:axis] = settings.cut_cost - settings.gap_reward * evidence[:axis]
     cuts = _cheapest_cuts(pitch, price, settings.length_spread, dens=dens)
     return [profile.start + (inner.start + c) * BIN_MM for c in cuts]
