@@ -53,7 +53,7 @@ def render() -> str:
 def _prose(parser: argparse.ArgumentParser) -> list[str]:
     # The description may hold aligned columns, which only stay aligned as code.
     summary, _, rest = (parser.description or "").strip().partition("\n\n")
-    blocks = [f"{summary}\n"]
+    blocks = [f"{_escape(summary)}\n"]
     if rest:
         blocks.append(f"```text\n{rest}\n```\n")
     examples = (parser.epilog or "").partition("examples:\n")[2].partition("\n\nexit codes")[0]
@@ -96,11 +96,18 @@ def _default(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     choices = ", ".join(map(str, action.choices)) if action.choices else None
     text = (action.help or "") % {**vars(action), "prog": parser.prog, "choices": choices}
-    return _cell(" ".join(text.split()))
+    return _cell(_escape(" ".join(text.split())))
+
+
+def _escape(prose: str) -> str:
+    """Keep patterns such as *, [abc] and <case> from being read as Markdown."""
+    for character in "*[<":
+        prose = prose.replace(character, f"\\{character}")
+    return prose
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    return text.replace("|", "\\|")
 
 
 if __name__ == "__main__":
