@@ -11,7 +11,7 @@ from nnunet_spine_ext.phantom.model import VertebraParameters
 from nnunet_spine_ext.phantom.pose import rim_heights
 from nnunet_spine_ext.phantom.shapes import Field
 
-UNCUS_START, UNCUS_END = 0.62, 1.0
+UNCUS_START, UNCUS_END = 0.70, 1.15
 """Fractions of the half width between which the uncus rises."""
 
 
@@ -53,6 +53,8 @@ class Body:
         t = 0.5 * (np.asarray(u, np.float32) + 1.0)
         waist = 1.0 - (2 * t - 1) ** 2
         a = 0.5 * (v.width_inf + (v.width_sup - v.width_inf) * t) * (1 - (1 - v.waist_width) * waist)
+        # Tables give the flat endplate of cervical bodies; the uncus stands outside it.
+        a = a + 0.4 * v.uncus
         b = 0.5 * (v.depth_inf + (v.depth_sup - v.depth_inf) * t)
         lift = b * (1 - v.waist_depth) * waist
         spur = v.osteophyte_sup * np.clip((2 * t - 1.5) / 0.5, 0, 1) ** 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import gamma
 
 import numpy as np
@@ -26,6 +27,8 @@ from nnunet_spine_ext.phantom.tables import (
 
 STEP = 0.25
 """Distance of the samples of a tube's curve (mm)."""
+TOP_LEVEL = 0.3
+"""Level of the foramen magnum, where the labels of cord and canal begin."""
 CHUNK = 16.0
 """Length of the stretches in which a tube is painted (mm)."""
 ARRAY = NDArray[np.float64]
@@ -64,9 +67,9 @@ class Tube:
         names = ("points", "tangents", "front", "right", "half_right", "half_front", "level", "arc")
         return replace(self, **{name: getattr(self, name)[keep] for name in names})
 
-    def at_level(self, level: ArrayLike, values: ARRAY) -> ARRAY:
+    def at_level(self, level: float | ARRAY, values: ARRAY) -> ARRAY:
         """Interpolate per-sample `values` at continuous levels (0 outside the tube)."""
-        return np.interp(level, self.level, values, left=0.0, right=0.0)
+        return np.asarray(np.interp(level, self.level, values, left=0.0, right=0.0))
 
     def point(self, level: float) -> ARRAY:
         """Return the world point of the axis at a level."""
@@ -77,7 +80,7 @@ class Tube:
         count = max(1, int(np.ceil((self.arc[-1] - self.arc[0]) / CHUNK)))
         borders = np.linspace(0, len(self.arc) - 1, count + 1).round().astype(int)
         world = Pose(np.eye(3), np.zeros(3))
-        for first, last in zip(borders[:-1], borders[1:], strict=True):
+        for first, last in pairwise(borders):
             part = slice(first, last + 1)
             reach = max(self.half_right[part].max(), self.half_front[part].max()) + margin
             box = grid.box(world, self.points[part].min(0), self.points[part].max(0), reach)
@@ -165,7 +168,8 @@ def sac_area(parameters: CordParameters, level: ArrayLike) -> tuple[ARRAY, ARRAY
     """Return the dural sac's area (mm², cord included) and AP/RL ratio; discs narrow it, stenoses more."""
     lvl = np.asarray(level, float)
     noise = np.interp(lvl, np.arange(1, len(parameters.sac_residual) + 1), parameters.sac_residual)
-    waist = 0.5 * (1 - np.cos(2 * np.pi * lvl)) * np.interp(lvl, (2, 3, 7, 8, 19, 21, 25), (0, 0.08, 0.08, 0.02, 0.02, 0.08, 0.08))
+    at_discs = np.interp(lvl, (2, 3, 7, 8, 19, 21, 25), (0, 0.08, 0.08, 0.02, 0.02, 0.08, 0.08))
+    waist = 0.5 * (1 - np.cos(2 * np.pi * lvl)) * at_discs
     factor = parameters.sac_factor * np.exp(noise) * (1 - waist)
     ratio = np.interp(lvl, SAC_LEVEL, SAC_RATIO) * (1 - 0.5 * waist)
     for where, amount in parameters.narrowing:
@@ -174,34 +178,54 @@ def sac_area(parameters: CordParameters, level: ArrayLike) -> tuple[ARRAY, ARRAY
     return factor * np.interp(lvl, SAC_LEVEL, SAC_AREA), ratio
 
 
+def cord_half_axes(parameters: CordParameters, level: ArrayLike) -> tuple[ARRAY, ARRAY]:
+    """Return the cord's half width and half depth in mm at continuous levels."""
+    area, ratio = cord_area(parameters, level)
+    half = np.sqrt(area / (4 * section_factor(CORD_EXPONENT) * ratio))
+    return half, ratio * half
+
+
+def sac_half_axes(parameters: CordParameters, level: ArrayLike) -> tuple[ARRAY, ARRAY]:
+    """Return the sac's half width and half depth in mm; it gives way wherever the cord would touch its wall."""
+    area, ratio = sac_area(parameters, level)
+    right = np.sqrt(area / (4 * section_factor(SAC_EXPONENT) * ratio))
+    cord_right, cord_front = cord_half_axes(parameters, level)
+    inside = np.asarray(level) < parameters.conus_level
+    return (
+        np.maximum(right, np.where(inside, cord_right + 1.3, 0.0)),
+        np.maximum(ratio * right, np.where(inside, cord_front + 1.1, 0.0)),
+    )
+
+
+def sac_gap(level: float) -> float:
+    """Return the distance between the posterior body wall and the sac in mm; fat widens it at L5 and S1."""
+    return float(np.interp(level, (2, 20, 23, 24, 25), (1.6, 1.4, 1.5, 2.4, 3.6)))
+
+
 def build_tubes(
     parameters: CordParameters, knots: ARRAY, fronts: ARRAY, levels: ARRAY, end_level: float
 ) -> tuple[Tube, Tube]:
     """Return (cord, sac) from knots of the canal's axis, top first, with front directions and levels.
 
-    The cord hangs inside the sac, in front in the thorax, a little behind where it ends; the sac gives way wherever the
-    cord would come closer than about 1 mm to its wall.
+    The cord hangs inside the sac: in front in the thorax, a little behind where it ends.
     """
     curve = _curve(knots, fronts, levels)
     lvl = curve["level"]
     area, ratio = cord_area(parameters, lvl)
     area = _smooth(area) * (lvl <= parameters.conus_level)
-    half_right = np.sqrt(np.maximum(area, 0.0) / (4 * section_factor(CORD_EXPONENT) * ratio))
-    half_front = ratio * half_right
-    total, sac_ratio = sac_area(parameters, lvl)
-    total = total * np.sqrt(np.clip((end_level - lvl) / 0.35, 0.0, 1.0))
-    sac_right = np.sqrt(total / (4 * section_factor(SAC_EXPONENT) * sac_ratio))
-    sac_front = sac_ratio * sac_right
+    half_front = np.sqrt(area * ratio / (4 * section_factor(CORD_EXPONENT)))
+    sac_right, sac_front = sac_half_axes(parameters, lvl)
+    taper = np.sqrt(np.clip((end_level - lvl) / 0.35, 0.0, 1.0))
+    sac_right, sac_front = sac_right * taper, sac_front * taper
     has_cord = area > 0
     offset = np.interp(lvl, (1, 5, 6.5, 8, 10, 16, 18, 19, 20), (0.3, 0.2, -0.2, 0.2, 1.2, 1.2, 0.2, -0.3, -0.8))
-    sac_right = np.maximum(sac_right, np.where(has_cord, half_right + 1.3, 0.0))
-    sac_front = np.maximum(sac_front, np.where(has_cord, half_front + 1.1, 0.0))
     room = np.maximum(sac_front - half_front - 0.9, 0.0)
     offset = _smooth(np.clip(offset, -room, room))
-    sac = Tube(**curve, half_right=sac_right, half_front=sac_front, exponent=SAC_EXPONENT).cut(lvl <= end_level)
-    top = np.flatnonzero(has_cord)
+    shown = (lvl <= end_level) & (lvl >= TOP_LEVEL)
+    sac = Tube(**curve, half_right=sac_right, half_front=sac_front, exponent=SAC_EXPONENT).cut(shown)
+    top = np.flatnonzero(has_cord & (lvl >= TOP_LEVEL))
     moved = curve["points"] + offset[:, None] * curve["front"]
-    keep = slice(top[0], top[-1] + 1, 8)
+    keep = np.append(np.arange(top[0], top[-1], 8), top[-1])
     own = _curve(moved[keep], curve["front"][keep], lvl[keep])
     at = own["level"]
     area = np.interp(at, lvl, area)

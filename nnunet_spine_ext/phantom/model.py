@@ -125,7 +125,7 @@ class SacrumParameters:
 
 @dataclass(frozen=True)
 class CordParameters:
-    """Cord and dural sac: `factor` scales areas, `residual` per level index 1..25, `conus_level` and `sac_end` levels."""
+    """Cord and dural sac: `factor` scales areas, `residual` per level 1..25, levels of the conus and of the sac's end."""
 
     factor: float
     residual: tuple[float, ...]

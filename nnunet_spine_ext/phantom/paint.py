@@ -14,7 +14,7 @@ from nnunet_spine_ext.phantom.model import DiscParameters, VertebraParameters
 from nnunet_spine_ext.phantom.pose import Joint, Pose
 from nnunet_spine_ext.phantom.sacrum import sacrum_solids
 from nnunet_spine_ext.phantom.shapes import Box, Field, Grid
-from nnunet_spine_ext.phantom.soft_parts import paint_cord_tissue, paint_bed
+from nnunet_spine_ext.phantom.soft_parts import paint_bed, paint_cord_tissue
 from nnunet_spine_ext.phantom.spine import Spine
 from nnunet_spine_ext.phantom.surroundings import paint_surroundings
 from nnunet_spine_ext.phantom.tables import INSTANCE_ID
@@ -61,9 +61,7 @@ class Canvas:
             view[where] = values[where]
 
 
-def paint(
-    spine: Spine, affine: ArrayLike, shape: Sequence[int], supersample: Sequence[int] = (1, 1, 1)
-) -> Painted:
+def paint(spine: Spine, affine: ArrayLike, shape: Sequence[int], supersample: Sequence[int] = (1, 1, 1)) -> Painted:
     """Paint a spine on a grid.
 
     Parameters
@@ -77,7 +75,7 @@ def paint(
     fine = grid.refined(supersample)
     # An endplate thinner than a voxel would vanish in the vote: the label is drawn one voxel thick at least.
     along = np.abs(grid.affine[2, :3]).max()
-    canvas = Canvas(fine, float(np.clip(0.9 * along, 1.4, 2.4)))
+    canvas = Canvas(fine, float(np.clip(0.6 * along, 1.4, 2.0)))
     paint_surroundings(spine, fine, canvas.tissue)
     paint_bed(spine, fine, canvas.tissue)
     _paint_sacrum(canvas, spine)
@@ -157,7 +155,7 @@ def _paint_sacrum(canvas: Canvas, spine: Spine) -> None:
     placed = sacrum_solids(spine.sacrum, spine.sacral_facets())
     solids = [(item.pose, item.solid.bounds()) for item in placed if not item.hole]
     corners = []
-    for pose, (low, high) in [*solids, (spine.poses['S1'], spine.sacrum.body.bounds())]:
+    for pose, (low, high) in [*solids, (spine.poses["S1"], spine.sacrum.body.bounds())]:
         corners += [pose.world(np.where(c, high, low)) for c in np.ndindex(2, 2, 2)]
     world = Pose(np.eye(3), np.zeros(3))
     box = canvas.grid.box(world, np.min(corners, axis=0), np.max(corners, axis=0), 1.0)

@@ -10,6 +10,7 @@ import numpy as np
 
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.phantom import pathology, posture
+from nnunet_spine_ext.phantom.cord import sac_gap, sac_half_axes
 from nnunet_spine_ext.phantom.enumeration import draw_counts, table_level, vertebra_names
 from nnunet_spine_ext.phantom.model import (
     BodyParameters,
@@ -54,7 +55,19 @@ SD |= {"angle": 3.0, "disc": 0.10, "canal": 0.055}
 FEMALE_RATIO = {"height": 1.0, "width": 0.965, "depth": 0.965, "pedicle": 0.96, "arch": 0.97, "process": 0.95}
 FEMALE_RATIO |= {"angle": 1.0, "disc": 1.0, "canal": 0.98}
 """Female / male at equal stature."""
-OVERRIDES = ("sex", "age", "stature", "bmi", "lordosis", "kyphosis", "cervical", "scoliosis", "scoliosis_type")
+ATLAS_SPAN = 75.0
+"""Width of C1 over its transverse processes (mm); the tables start at C2."""
+OVERRIDES: tuple[str, ...] = (
+    "sex",
+    "age",
+    "stature",
+    "bmi",
+    "lordosis",
+    "kyphosis",
+    "cervical",
+    "scoliosis",
+    "scoliosis_type",
+)
 OVERRIDES += ("pelvic_incidence", "conus_level", "cord_factor", "thoracic", "lumbar", "findings")
 
 
@@ -96,6 +109,8 @@ def sample_parameters(
     size = _Size(streams["size"], person)
     vertebrae = tuple(_vertebra(name, table_level(name, *counts), size, streams["shape"]) for name in names)
     discs = tuple(_disc(v, size, streams["discs"], person["age"]) for v in vertebrae[1:])
+    cord = _cord(streams["cord"], size, person, overrides)
+    vertebrae = tuple(_fit_canal(v, cord) for v in vertebrae)
     angles = posture.draw(streams["posture"], vertebrae, discs, person["age"], overrides)
     spine = SpineParameters(
         seed=int(seed),
@@ -107,7 +122,7 @@ def sample_parameters(
         vertebrae=angles.vertebrae,
         discs=angles.discs,
         sacrum=_sacrum(size, streams["shape"], person),
-        cord=_cord(streams["cord"], size, person, overrides),
+        cord=cord,
         body=_body(person),
         pelvic_incidence=angles.pelvic_incidence,
         sacral_slope=angles.sacral_slope,
@@ -175,7 +190,7 @@ def _row(table: Mapping[str, BodyRow] | Mapping[str, ArchRow], level: float) -> 
     return [(1 - weight) * a + weight * b for a, b in zip(first, second, strict=True)]
 
 
-def _shape_constants(level: float) -> dict[str, float]:
+def _shape_constants(level: float) -> dict[str, Any]:
     """Concavity, waist, superellipse exponent, posterior notch and uncus height at a level (mm)."""
     concavity_sup = float(np.interp(level, (2, 7, 8, 12, 19, 21, 25), (0.5, 0.6, 0.8, 0.9, 1.2, 1.3, 1.3)))
     concavity_inf = float(np.interp(level, (2, 7, 8, 12, 19, 21, 25), (0.9, 0.9, 0.8, 1.0, 1.5, 2.2, 2.2)))
@@ -201,6 +216,7 @@ def _vertebra(name: str, level: float, size: _Size, rng: np.random.Generator) ->
     constants["concavity_inf"] *= relief
     turn = 2.0 * np.clip(rng.normal(size=2), -2, 2)
     has_rib = name[0] == "T"
+    span = ATLAS_SPAN if name == "C1" else arch.tp_span
     return VertebraParameters(
         name=name,
         level=level,
@@ -218,7 +234,7 @@ def _vertebra(name: str, level: float, size: _Size, rng: np.random.Generator) ->
         pedicle_height=arch.pedicle_height * height,
         pedicle_medial=arch.pedicle_medial + size.angle(level),
         pedicle_length=arch.pedicle_length * depth,
-        tp_span=(arch.tp_span * process * uneven[2], arch.tp_span * process * uneven[3]),
+        tp_span=(span * process * uneven[2], span * process * uneven[3]),
         sp_length=arch.sp_length * process,
         sp_incline=arch.sp_incline + size.angle(level),
         sp_height=arch.sp_height * lamina,
@@ -238,12 +254,23 @@ def _vertebra(name: str, level: float, size: _Size, rng: np.random.Generator) ->
     )
 
 
+def _fit_canal(v: VertebraParameters, cord: CordParameters) -> VertebraParameters:
+    """Widen the bony canal where the drawn sac would not fit with a millimetre to spare on every side."""
+    if v.name == "C1":
+        return v
+    level = np.array([v.level - 0.5, v.level, v.level + 0.3])
+    half_right, half_front = sac_half_axes(cord, level)
+    depth = 2.0 * float(half_front.max()) + sac_gap(v.level) + 1.2
+    width = 2.0 * float(half_right.max()) + 3.0
+    return replace(v, canal_depth=max(v.canal_depth, depth), canal_width=max(v.canal_width, width))
+
+
 def _disc(above: VertebraParameters, size: _Size, rng: np.random.Generator, age: float) -> DiscParameters:
     """Height and grade of the disc below a vertebra; a healthy disc's grade follows age only up to III."""
     mean = float(np.interp(above.level, np.arange(2, LEVELS), list(DISC_HEIGHT.values())))
     grade = 1 + int(rng.random() < np.clip((age - 20) / 25, 0.1, 0.95))
     grade += int(grade == 2 and rng.random() < np.clip((age - 35) / 60, 0.0, 0.6))
-    height = mean * size.stature * float(np.exp(size.noise["disc"][int(round(above.level)) - 1]))
+    height = mean * size.stature * float(np.exp(size.noise["disc"][round(above.level) - 1]))
     return DiscParameters(above=above.name, height=height, lordosis=0.0, grade=grade)
 
 
@@ -269,14 +296,14 @@ def _cord(
     rng: np.random.Generator, size: _Size, person: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> CordParameters:
     """Cord and sac: one factor per subject (sd 9.7 %), level residuals 4-7 %, sac correlated with the cord (r ≈ .5)."""
-    own = float(np.clip(rng.normal(), -2.2, 2.2))
+    own = float(np.clip(rng.normal(), -2.0, 2.0))
     factor = (1.025 if person["sex"] == "M" else 0.975) * float(np.exp(0.094 * own))
     factor *= 1.0 - 0.002 * max(0.0, person["age"] - 50.0)
     spread = np.interp(np.arange(1, LEVELS), (1, 10, 16, 20), (0.03, 0.035, 0.05, 0.05))
     residual = np.empty(LEVELS - 1)
     residual[0] = rng.normal()
     for i in range(1, LEVELS - 1):
-        residual[i] = 0.8 * residual[i - 1] + 0.6 * rng.normal()
+        residual[i] = 0.9 * residual[i - 1] + 0.436 * rng.normal()
     sac_own = float(np.clip(0.5 * own + 0.87 * rng.normal(), -2.0, 2.0))
     sac = float(np.exp(0.11 * sac_own)) * size.sex["canal"]
     conus = float(np.clip(rng.normal(20.25, 0.45), 19.0, 21.5))

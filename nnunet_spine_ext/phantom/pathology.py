@@ -215,7 +215,7 @@ def _disc_findings(rng: np.random.Generator, disc: DiscParameters, years: float)
         found.append(Pathology("bulge", disc.above, float(severity[1])))
     if u[2] < 0.18 * weight:
         found.append(Pathology("protrusion", disc.above, float(severity[2]), "LR-"[int(3 * u[3])].strip("-")))
-    if degenerate and u[4] < 0.8 * years or u[4] < 0.15 * years:
+    if u[4] < (0.8 if degenerate else 0.15) * years:
         found.append(Pathology("osteophyte", disc.above, float(severity[4])))
     if degenerate and u[5] < 0.2:
         kind = ("modic2", "modic2", "modic1", "modic3")[int(4 * severity[5])]

@@ -14,13 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 from nnunet_spine_ext.phantom.model import DiscParameters, SpineParameters, VertebraParameters
 
 Matrix = NDArray[np.float64]
+MIN_GAP = 1.7
+"""Least distance between facing rims (mm)."""
 
 
 def rotation(pitch: float = 0.0, lateral: float = 0.0, axial: float = 0.0) -> Matrix:
     """Return a 3x3 rotation from degrees: pitch > 0 leans forward, lateral > 0 leans right, axial > 0 turns left."""
-    p, l, a = np.deg2rad([pitch, lateral, axial])
+    p, q, a = np.deg2rad([pitch, lateral, axial])
     about_x = np.array([[1, 0, 0], [0, np.cos(p), np.sin(p)], [0, -np.sin(p), np.cos(p)]])
-    about_y = np.array([[np.cos(l), 0, np.sin(l)], [0, 1, 0], [-np.sin(l), 0, np.cos(l)]])
+    about_y = np.array([[np.cos(q), 0, np.sin(q)], [0, 1, 0], [-np.sin(q), 0, np.cos(q)]])
     about_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
     return about_x @ about_y @ about_z
 
@@ -71,8 +73,15 @@ def rim_heights(v: VertebraParameters) -> float:
 
 
 def rim_gap(disc: DiscParameters, above: VertebraParameters, concavity_below: float) -> float:
-    """Return the distance of the facing rims at mid depth: the disc's central height less part of both hollows."""
-    return max(disc.height - 0.5 * (min(above.concavity_inf, 3.0) + min(concavity_below, 3.0)), 1.6)
+    """Return the distance of the facing rims at mid depth (mm).
+
+    It is the disc's central height less part of both hollows, and enough for the rims to stay `MIN_GAP` apart where a
+    wedged disc is lowest.
+    """
+    nominal = disc.height - 0.5 * (min(above.concavity_inf, 3.0) + min(concavity_below, 3.0))
+    wedged = 0.5 * above.depth_inf * np.tan(np.deg2rad(abs(disc.lordosis)))
+    leaning = 0.5 * above.width_inf * np.tan(np.deg2rad(abs(disc.lateral)))
+    return max(nominal, MIN_GAP + float(np.hypot(wedged, leaning)))
 
 
 def body_frames(v: VertebraParameters) -> tuple[Pose, Pose]:

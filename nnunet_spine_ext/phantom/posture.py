@@ -1,4 +1,4 @@
-"""How the spine is bent: sagittal angles in balance, scoliosis, and the small asymmetries of a patient who lies down."""
+"""How the spine is bent: sagittal angles in balance, scoliosis, and the small asymmetries of a patient lying down."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from nnunet_spine_ext.phantom.model import DiscParameters, VertebraParameters
 from nnunet_spine_ext.phantom.tables import SEGMENT_LORDOSIS
@@ -62,9 +63,7 @@ def draw(
     lateral, axial, coronal = _coronal_angles(rng, vertebrae, cobb, kind)
     return Posture(
         vertebrae=tuple(replace(v, coronal_wedge=coronal[v.name]) for v in vertebrae),
-        discs=tuple(
-            replace(d, lordosis=wedge[d.above], lateral=lateral[d.above], axial=axial[d.above]) for d in discs
-        ),
+        discs=tuple(replace(d, lordosis=wedge[d.above], lateral=lateral[d.above], axial=axial[d.above]) for d in discs),
         pelvic_incidence=incidence,
         sacral_slope=slope,
         lordosis=lordosis,
@@ -84,14 +83,16 @@ def _draw_scoliosis(rng: np.random.Generator, age: float, overrides: Mapping[str
     return float(overrides.get("scoliosis", cobb)), str(overrides.get("scoliosis_type", kind))
 
 
-def _spread(names: Sequence[str], total: float, weights: Sequence[float], noise: np.ndarray) -> dict[str, float]:
+def _spread(names: Sequence[str], total: float, weights: ArrayLike, noise: np.ndarray) -> dict[str, float]:
     """Share `total` over discs by weight, with noise that leaves the total unchanged."""
     share = np.asarray(weights, float) / np.sum(weights)
     noise = noise - noise.mean()
     return {name: float(total * w + e) for name, w, e in zip(names, share, noise, strict=True)}
 
 
-def _lumbar_wedges(rng: np.random.Generator, bodies: Mapping[str, VertebraParameters], total: float) -> dict[str, float]:
+def _lumbar_wedges(
+    rng: np.random.Generator, bodies: Mapping[str, VertebraParameters], total: float
+) -> dict[str, float]:
     """Disc lordosis of L1/2 … L5/S1 so that bodies and discs together make the lordosis L1-S1."""
     names = [name for name in bodies if name[0] == "L"]
     grid = np.linspace(0, len(SEGMENT_LORDOSIS) - 1, len(names))
@@ -148,9 +149,11 @@ def _coronal_angles(
     sign = -1.0 if rng.random() < 0.1 else 1.0
     for apex, half, share in CURVES[kind]:
         offset = (levels - apex) / half
-        # The tangent's deviation is the derivative of a bump: end vertebrae tilt by half the Cobb angle each.
-        tilt += sign * share * cobb * 0.5 * 1.165 * 2.0 * offset * np.exp(-(offset**2))
+        # The tangent's deviation is the derivative of a bump.
+        tilt += sign * share * offset * np.exp(-(offset**2))
         turn += sign * share * cobb * 0.45 * np.exp(-(offset**2))
+    # The Cobb angle is the largest difference between two tangents, whatever the compensating curves add.
+    tilt *= cobb / np.ptp(tilt)
     knots = np.array([1.0, 4.5, 8.0, 13.5, 20.0, 25.0])
     tilt += np.interp(levels, knots, np.clip(rng.normal(size=6), -2, 2) * (2.0, 1.5, 1.0, 1.0, 1.0, 0.8))
     turn += np.interp(levels, knots, np.clip(rng.normal(size=6), -2, 2) * (3.0, 2.0, 1.5, 1.0, 1.0, 0.8))

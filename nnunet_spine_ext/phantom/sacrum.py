@@ -149,10 +149,10 @@ def _wing(p: SacrumParameters, index: int, pose: Pose, side: int) -> list[Placed
     back = -0.35 * p.depths[0] if index == 0 else -0.45 * depth
     root = (side * 0.25 * p.widths[index], back * 0.3, -1.0)
     thick = (0.36 * depth if index == 0 else 0.52 * depth) + 1.5
-    tip_half = (0.40 * height + 2.0, 0.75 * thick)
+    tip_half = (0.52 * height + 2.0, 0.75 * thick)
     # The bar's rounded end reaches beyond its last point by its smaller half axis.
     tip = (side * (span - min(tip_half)), back * 1.3, 0.12 * height if index == 0 else 0.05 * height)
-    bar = Bar(root, tip, UP, (0.45 * height + 1.0, thick), tip_half, exponent=2.4, cap=1.0)
+    bar = Bar(root, tip, UP, (0.52 * height + 1.5, thick), tip_half, exponent=3.2, cap=1.0)
     return [Placed(pose, bar)]
 
 
@@ -160,7 +160,7 @@ def _foramen(p: SacrumParameters, index: int, pose: Pose, side: int) -> Placed:
     """Sacral foramen between a segment and the next: wide in front, narrower behind."""
     x = side * (0.25 * (p.widths[index] + p.widths[index + 1]) + 7.0 - index)
     z = -0.5 * p.heights[index]
-    radius = 6.0 - 0.6 * index
+    radius = 6.3 - 0.6 * index
     front, back = (x, 0.5 * p.depths[index] + 6.0, z), (x * 0.95, -p.depths[index] - 10.0, z)
     return Placed(pose, Bar(front, back, UP, (radius, radius), (0.65 * radius, 0.65 * radius)), hole=True)
 

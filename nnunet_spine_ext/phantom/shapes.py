@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnunet_spine_ext.phantom.pose import Pose
 
-Field = NDArray[np.float32]
+Field = NDArray[Any]
+"""Coordinates or distances at the voxels of a box, float32."""
 Box = tuple[slice, slice, slice]
+
+
+_CORNERS = np.array(list(np.ndindex(2, 2, 2)), bool)
 
 
 class Solid(Protocol):
@@ -64,6 +69,7 @@ class Bar:
     cap: float = 1.0
     planes: tuple[Plane, ...] = field(default=())
 
+    @cached_property
     def _axes(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float]:
         axis = np.subtract(self.end, self.start)
         length = max(float(np.linalg.norm(axis)), 1e-3)
@@ -71,11 +77,12 @@ class Bar:
         first = np.asarray(self.across, float)
         first = first - axis * (first @ axis)
         first /= max(float(np.linalg.norm(first)), 1e-6)
-        return axis, first, np.cross(axis, first), length
+        second = axis[[1, 2, 0]] * first[[2, 0, 1]] - axis[[2, 0, 1]] * first[[1, 2, 0]]
+        return axis, first, second, length
 
     def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `Solid.bounds`."""
-        axis, first, second, _ = self._axes()
+        axis, first, second, _ = self._axes
         corners = []
         for point, half in ((self.start, self.half_start), (self.end, self.half_end)):
             reach = np.abs(first) * half[0] + np.abs(second) * half[1] + np.abs(axis) * self.cap * min(half)
@@ -84,7 +91,7 @@ class Bar:
 
     def distance(self, x: Field, y: Field, z: Field) -> Field:
         """See `Solid.distance`."""
-        axis, first, second, length = (np.asarray(v, np.float32) for v in self._axes())
+        axis, first, second, length = (np.asarray(v, np.float32) for v in self._axes)
         px, py, pz = (value - np.float32(s) for value, s in zip((x, y, z), self.start, strict=True))
         along = px * axis[0] + py * axis[1] + pz * axis[2]
         u = px * first[0] + py * first[1] + pz * first[2]
@@ -133,9 +140,7 @@ class Ellipsoid:
         """See `Solid.distance`."""
         px, py, pz = (value - np.float32(c) for value, c in zip((x, y, z), self.centre, strict=True))
         axes = np.asarray(self.axes, np.float32)
-        parts = [
-            (px * axes[0, i] + py * axes[1, i] + pz * axes[2, i], half) for i, half in enumerate(self.half)
-        ]
+        parts = [(px * axes[0, i] + py * axes[1, i] + pz * axes[2, i], half) for i, half in enumerate(self.half)]
         return _cut(_radial(parts, self.exponent), self.planes, x, y, z)
 
 
@@ -176,14 +181,16 @@ class Grid:
     def box(self, pose: Pose, low: ArrayLike, high: ArrayLike, margin: float = 0.0) -> Box | None:
         """Return the index box of a local bounding box, or None where it misses the grid."""
         low, high = np.asarray(low, float) - margin, np.asarray(high, float) + margin
-        choice = np.array(np.meshgrid(*([0, 1],) * 3, indexing="ij")).reshape(3, -1).T
-        corners = pose.world(np.where(choice, high, low))
+        corners = pose.world(np.where(_CORNERS, high, low))
         index = corners @ self.inverse[:3, :3].T + self.inverse[:3, 3]
-        first = np.clip(np.floor(index.min(0)).astype(int), 0, self.shape)
-        last = np.clip(np.ceil(index.max(0)).astype(int) + 1, 0, self.shape)
-        if np.any(last <= first):
-            return None
-        return slice(first[0], last[0]), slice(first[1], last[1]), slice(first[2], last[2])
+        lowest, highest = np.floor(index.min(0)).tolist(), np.ceil(index.max(0)).tolist()
+        out = []
+        for start, stop, size in zip(lowest, highest, self.shape, strict=True):
+            first, last = max(int(start), 0), min(int(stop) + 1, size)
+            if last <= first:
+                return None
+            out.append(slice(first, last))
+        return out[0], out[1], out[2]
 
     def local(self, pose: Pose, box: Box) -> tuple[Field, Field, Field]:
         """Return the local coordinates (x, y, z) of the voxels of a box as float32 arrays."""
@@ -195,4 +202,16 @@ class Grid:
             first = (row[0] * steps[0] + start).astype(np.float32)[:, None, None]
             rest = (row[1] * steps[1][:, None] + row[2] * steps[2][None, :]).astype(np.float32)[None]
             out.append(first + rest)
+        return out[0], out[1], out[2]
+
+    def world(self, box: Box) -> tuple[Field, Field, Field]:
+        """Return world coordinates of a box; arrays have length one along axes on which a coordinate is constant."""
+        steps = [np.arange(s.start, s.stop, dtype=np.float64) for s in box]
+        out = []
+        for row, start in zip(self.affine[:3, :3], self.affine[:3, 3], strict=True):
+            total = np.full((1, 1, 1), start)
+            for axis in range(3):
+                if abs(row[axis]) > 1e-9:
+                    total = total + (row[axis] * steps[axis]).reshape([-1 if a == axis else 1 for a in range(3)])
+            out.append(total.astype(np.float32))
         return out[0], out[1], out[2]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_spine_ext.phantom.model import VertebraParameters
 from nnunet_spine_ext.phantom.pose import Pose
 from nnunet_spine_ext.phantom.shapes import Bar, Grid, Solid
 from nnunet_spine_ext.phantom.spine import Spine, canal_level
@@ -25,6 +28,7 @@ def _fill(grid: Grid, tissue: NDArray[np.uint8], pose: Pose, solid: Solid, name:
 
 def paint_bed(spine: Spine, grid: Grid, tissue: NDArray[np.uint8]) -> None:
     """Fat of canal and foramina, ligaments before, behind and between the arches; bone is painted over it later."""
+    paint_ribs(spine, grid, tissue)
     names = [*spine.parameters.names[1:]]
     for name in names:
         v, pose, joint = spine.parameters.vertebra(name), spine.poses[name], spine.joints[name]
@@ -43,9 +47,44 @@ def paint_bed(spine: Spine, grid: Grid, tissue: NDArray[np.uint8]) -> None:
     _back_ligaments(spine, grid, tissue, names)
 
 
+def paint_ribs(spine: Spine, grid: Grid, tissue: NDArray[np.uint8]) -> None:
+    """Ribs from the joint beside the disc over the transverse process to the side (tissue only)."""
+    for v in spine.parameters.vertebrae:
+        if not v.rib_length:
+            continue
+        pose, marks = spine.poses[v.name], Landmarks(v)
+        floating = v.rib_length < 150.0
+        for side in (-1, 1):
+            path = _rib_path(v, marks, side, floating)
+            for index, (a, b) in enumerate(pairwise(path)):
+                half = (5.0, 3.0) if index else (4.5, 3.5)
+                bar = _bar(np.array(a), np.array(b), UP, half)
+                box = grid.box(pose, *bar.bounds())
+                if box is not None:
+                    distance = bar.distance(*grid.local(pose, box))
+                    tissue[box][distance < 0] = TISSUE_ID["cortical"]
+                    tissue[box][distance < -1.0] = TISSUE_ID["marrow"]
+
+
+def _rib_path(v: VertebraParameters, marks: Landmarks, side: int, floating: bool) -> list[tuple[float, float, float]]:
+    """Points of a rib in the vertebra's frame: head, neck, tubercle, angle, side."""
+    tip = marks.costal_tip(side)
+    head_z = 0.45 * marks.height if 1.5 < v.level - 7.0 < 10.2 else 0.15 * marks.height
+    x = 0.5 * v.width + 3.0
+    path = [(side * x, marks.wall + 4.0, head_z)]
+    if not floating:
+        path.append((float(tip[0]), float(tip[1]) + 6.5, float(tip[2]) + 1.0))
+    wide = {True: 60.0, False: float(np.interp(v.level, (8, 10, 13, 18), (52.0, 78.0, 95.0, 95.0)))}[floating]
+    path.append((side * (0.6 * wide + 8.0), marks.wall - 26.0, head_z - 12.0))
+    path.append((side * wide, marks.wall - 12.0, head_z - 22.0))
+    if not floating:
+        path.append((side * (wide + 18.0), marks.wall + 30.0, head_z - 42.0))
+    return path
+
+
 def _back_ligaments(spine: Spine, grid: Grid, tissue: NDArray[np.uint8], names: list[str]) -> None:
     """Yellow ligaments between neighbouring laminae, fat and strands between spinous processes, the ligament behind."""
-    for upper, lower in zip(names[:-1], names[1:], strict=True):
+    for upper, lower in pairwise(names):
         first, second = (Landmarks(spine.parameters.vertebra(n)) for n in (upper, lower))
         a, b = spine.poses[upper].world(first.lamina_middle()), spine.poses[lower].world(second.lamina_middle())
         tip_a, tip_b = spine.poses[upper].world(first.spinous_tip()), spine.poses[lower].world(second.spinous_tip())
@@ -88,7 +127,8 @@ def _paint_cauda(spine: Spine, grid: Grid, tissue: NDArray[np.uint8]) -> None:
     sac, tip = spine.sac, spine.parameters.cord.conus_level
     start = int(np.searchsorted(sac.level, tip - 1.5))
     picked = np.arange(start, len(sac.arc) - 8, 24)
-    if len(picked) < 3:
+    # Strands of a millimetre leave no trace on coarse grids.
+    if len(picked) < 3 or np.sort(grid.spacing)[1] > 2.2:
         return
     rng = np.random.default_rng(spine.parameters.seed)
     spread = np.linspace(-0.75, 0.75, 14)
@@ -101,7 +141,7 @@ def _paint_cauda(spine: Spine, grid: Grid, tissue: NDArray[np.uint8]) -> None:
             shrink = 0.55 + 0.45 * settle
             offset = across * shrink * sac.half_right[i] * 0.85 * sac.right[i]
             path.append(sac.points[i] + offset + depth * settle * sac.half_front[i] * 0.95 * sac.front[i])
-        for a, b in zip(path[:-1], path[1:], strict=True):
+        for a, b in pairwise(path):
             _fill(grid, tissue, WORLD, _bar(a, b, ACROSS, (0.55, 0.55)), "roots")
 
 

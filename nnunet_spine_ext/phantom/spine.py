@@ -9,9 +9,18 @@ from numpy.typing import NDArray
 
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.phantom.body import Body
-from nnunet_spine_ext.phantom.cord import Tube, build_tubes, sac_area
+from nnunet_spine_ext.phantom.cord import Tube, build_tubes, sac_gap, sac_half_axes
 from nnunet_spine_ext.phantom.model import SpineParameters, VertebraParameters
-from nnunet_spine_ext.phantom.pose import Joint, Pose, body_frames, chain, compose, rim_heights
+from nnunet_spine_ext.phantom.pose import (
+    Joint,
+    Pose,
+    body_frames,
+    chain,
+    compose,
+    mean_rotation,
+    rim_heights,
+    rotation,
+)
 from nnunet_spine_ext.phantom.sacrum import Sacrum, build_sacrum
 from nnunet_spine_ext.phantom.upper_cervical import atlanto_axial, atlas_parts, atlas_pose, axis_parts, dens_point
 from nnunet_spine_ext.phantom.vertebra import Facet, Landmarks, Part, arch_parts, facet_in_joint, moved
@@ -145,9 +154,7 @@ def build_spine(parameters: SpineParameters) -> Spine:
     return spine
 
 
-def _facets(
-    parameters: SpineParameters, joints: dict[str, Joint], sacrum: Sacrum
-) -> dict[str, dict[int, Facet]]:
+def _facets(parameters: SpineParameters, joints: dict[str, Joint], sacrum: Sacrum) -> dict[str, dict[int, Facet]]:
     """Facet joints by the vertebra below: C2 in its own frame, all others in the frame of their joint."""
     axis = parameters.vertebra("C2")
     facets = {"C2": {side: atlanto_axial(axis, side) for side in SIDES}}
@@ -178,8 +185,10 @@ def _tubes(
         levels.append(level)
 
     atlas, axis = poses["C1"], parameters.vertebra("C2")
-    add(atlas.world((0.0, -4.0, BRAINSTEM)), atlas, 1.0 - BRAINSTEM / 20.0)
-    add(atlas.world((0.0, -6.8, 0.5 * BRAINSTEM)), atlas, 1.0 - BRAINSTEM / 40.0)
+    # The brainstem stands upright and leans a little forward, however the atlas is tilted.
+    stem = Pose(mean_rotation(atlas.rotation, rotation(8.0)), atlas.world((0.0, -7.6, 0.0)))
+    add(stem.world((0.0, 2.0, BRAINSTEM)), stem, 1.0 - BRAINSTEM / 20.0)
+    add(stem.world((0.0, 0.6, 0.5 * BRAINSTEM)), stem, 1.0 - BRAINSTEM / 40.0)
     add(atlas.world((0.0, -7.6, 0.0)), atlas, 1.0)
     for v in parameters.vertebrae[1:]:
         level = canal_level(v)
@@ -199,10 +208,7 @@ def _tubes(
 
 def _sac_offset(parameters: SpineParameters, level: float) -> float:
     """Return how far the sac's axis lies behind the posterior wall (mm)."""
-    area, ratio = sac_area(parameters.cord, level)
-    half = 0.5 * float(np.sqrt(area * ratio / 0.813))
-    gap = float(np.interp(level, (2, 20, 23, 24, 25), (1.6, 1.4, 1.5, 2.8, 4.0)))
-    return half + gap
+    return float(sac_half_axes(parameters.cord, level)[1]) + sac_gap(level)
 
 
 def _landmarks(spine: Spine) -> dict[str, ARRAY]:

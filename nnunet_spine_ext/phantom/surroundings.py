@@ -7,17 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_spine_ext.phantom.pose import Pose
+from nnunet_spine_ext.phantom.regions import Place, paint_inside
 from nnunet_spine_ext.phantom.shapes import Field, Grid
 from nnunet_spine_ext.phantom.spine import Spine
-from nnunet_spine_ext.phantom.tissues import TISSUE_ID
 
 ARRAY = NDArray[np.float64]
 LEVELS = (-4.0, -1.0, 1.0, 3.0, 5.5, 7.0, 8.5, 10.0, 13.0, 17.0, 20.0, 23.0, 25.5, 28.0)
 HALF_WIDTH = (76.0, 72.0, 66.0, 62.0, 62.0, 78.0, 135.0, 175.0, 165.0, 155.0, 150.0, 155.0, 172.0, 180.0)
 DEPTH = (185.0, 170.0, 135.0, 122.0, 118.0, 128.0, 145.0, 170.0, 205.0, 215.0, 205.0, 205.0, 215.0, 220.0)
 """Half width and depth of the body by level (mm, body mass index 26)."""
-FAT_BACK = (0.35, 0.35, 0.4, 0.45, 0.5, 0.6, 0.55, 0.5, 0.5, 0.55, 0.8, 1.0, 1.1, 1.2)
+FAT_BACK = (0.35, 0.35, 0.4, 0.45, 0.5, 0.6, 0.55, 0.5, 0.5, 0.55, 0.8, 1.0, 0.8, 0.8)
 """Subcutaneous fat behind the spine as a share of that at L4."""
 FAT_FRONT = (0.2, 0.2, 0.2, 0.25, 0.25, 0.25, 0.3, 0.4, 0.5, 0.7, 0.9, 1.0, 1.0, 0.9)
 BACK_MUSCLE = (42.0, 40.0, 40.0, 42.0, 46.0, 52.0, 58.0, 58.0, 55.0, 55.0, 62.0, 66.0, 52.0, 40.0)
@@ -53,7 +52,7 @@ def build_profile(spine: Spine, low: float, high: float) -> Profile:
     levels = np.concatenate([[30.0, 28.0], sac.level[::-1]])[order]
     body = body_front(spine)
     tips = np.array([spine.landmark(f"{name}_spinous_tip") for name in p.names[1:]][::-1])
-    sacral = np.array([pose.world((0.0, -0.5 * 30.0 - 28.0 + 4.0 * i, 0.0)) for i, pose in enumerate(spine.sacrum.poses)])
+    sacral = np.array([pose.world((0.0, -35.0 + 4.0 * i, 0.0)) for i, pose in enumerate(spine.sacrum.poses)])
     surface = np.concatenate([sacral[::-1], tips])
     surface = surface[np.argsort(surface[:, 2])]
     level = np.interp(z, axis[:, 2], levels)
@@ -82,7 +81,8 @@ def build_profile(spine: Spine, low: float, high: float) -> Profile:
 def body_front(spine: Spine) -> ARRAY:
     """Return world points on the front of the bodies, bottom first (N, 3)."""
     p = spine.parameters
-    points = [pose.world((0.0, 0.5 * d, 0.0)) for pose, d in zip(spine.sacrum.poses, p.sacrum.depths, strict=True)][::-1]
+    sacrum = zip(spine.sacrum.poses, p.sacrum.depths, strict=True)
+    points = [pose.world((0.0, 0.5 * depth, 0.0)) for pose, depth in sacrum][::-1]
     points += [spine.poses[v.name].world((0.0, 0.5 * v.depth, 0.0)) for v in reversed(p.vertebrae[1:])]
     points.append(spine.poses["C1"].world((0.0, 20.0, 0.0)))
     cloud = np.array(points)
@@ -99,34 +99,39 @@ def paint_surroundings(spine: Spine, grid: Grid, tissue: NDArray[np.uint8]) -> N
     corners = np.array([[i, j, k] for i in (0, grid.shape[0]) for j in (0, grid.shape[1]) for k in (0, grid.shape[2])])
     heights = (corners @ grid.affine[:3, :3].T + grid.affine[:3, 3])[:, 2]
     profile = build_profile(spine, heights.min(), heights.max())
-    world = Pose(np.eye(3), np.zeros(3))
-    step = max(1, int(4e6 / (grid.shape[1] * grid.shape[2])))
+    step = max(1, int(2e6 / (grid.shape[1] * grid.shape[2])))
     for first in range(0, grid.shape[0], step):
         box = (slice(first, min(first + step, grid.shape[0])), slice(0, grid.shape[1]), slice(0, grid.shape[2]))
-        tissue[box] = _slab(spine, profile, *grid.local(world, box))
+        x, y, z = grid.world(box)
+        out = tissue[box]
+        paint_inside(spine, measure_place(profile, x, y, z), out)
 
 
-def _slab(spine: Spine, profile: Profile, x: Field, y: Field, z: Field) -> NDArray[np.uint8]:
-    """Tissue of the points of one slab."""
+def measure_place(profile: Profile, x: Field, y: Field, z: Field) -> Place:
+    """Return where points lie in the body; the arrays may have length one along axes on which they do not depend."""
     index = np.clip(np.rint(z - np.float32(profile.z[0])), 0, len(profile.z) - 1).astype(np.int32)
-    if index.size and index.min() == index.max():
-        index = index[:1, :1, :1]
 
     def at(values: ARRAY) -> Field:
         return values.astype(np.float32)[index]
 
-    half_depth = 0.5 * at(profile.depth)
-    u, v = x - at(profile.centre_x), y - at(profile.back) - half_depth
+    half_depth, back = 0.5 * at(profile.depth), at(profile.back)
+    centre_x, centre_y = at(profile.centre_x), at(profile.centre_y)
+    u, v = x - centre_x, y - back - half_depth
     radius = np.sqrt(u * u + v * v)
-    rho = np.sqrt(np.sqrt((u / at(profile.half_width)) ** 4 + (v / half_depth) ** 4 + 1e-9))
-    inside = np.maximum(radius, 1.0) / np.maximum(rho, 1e-3) - radius
+    rho = np.sqrt(np.sqrt((u / at(profile.half_width)) ** 4 + (v / half_depth) ** 4 + np.float32(1e-9)))
+    # Back and front are nearly flat: the distance along the ray from the middle would be too long there.
+    depth = np.minimum(np.maximum(radius, 1.0) / np.maximum(rho, 1e-3) - radius, half_depth - np.abs(v))
     share = np.clip(0.5 + v / (2 * half_depth), 0, 1)
     fat = at(profile.fat_back) * (1 - share) + at(profile.fat_front) * share
-    skin = np.float32(spine.parameters.body.skin)
-    # The back is nearly flat: depth below its skin counts there, not the distance along the ray.
-    deep = np.minimum(inside, y - at(profile.back))
-    out = np.full(x.shape, TISSUE_ID["muscle"], np.uint8)
-    out[deep < fat + skin] = TISSUE_ID["fat"]
-    out[deep < skin] = TISSUE_ID["skin"]
-    out[inside < 0] = TISSUE_ID["air"]
-    return out
+    return Place(
+        right=u,
+        front=y - centre_y,
+        level=at(profile.level),
+        z=z,
+        depth=depth,
+        fat=fat,
+        body=at(profile.body_front) - centre_y,
+        muscle=at(profile.muscle),
+        behind=y - back,
+        scale=float(np.median(profile.half_width) / 150.0),
+    )

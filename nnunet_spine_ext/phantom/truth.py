@@ -28,7 +28,7 @@ def cord_fraction(spine: Spine, grid: Grid) -> NDArray[np.float32]:
     fine = 0.5 * float(np.cbrt(np.prod(grid.spacing / factor)))
     reach = 0.5 * float(np.linalg.norm(grid.spacing)) + 0.3
     offsets = [(np.arange(n) + 0.5) / n - 0.5 for n in factor]
-    steps = np.array(np.meshgrid(*offsets, indexing="ij")).reshape(3, -1) 
+    steps = np.array(np.meshgrid(*offsets, indexing="ij")).reshape(3, -1)
     shifts = (grid.affine[:3, :3] @ steps).T.astype(np.float32)
     cord, end = spine.cord, len(spine.cord.arc) - 1
     for box, first, last in cord.chunks(grid, reach):

@@ -103,7 +103,8 @@ class Landmarks:
         self.lamina_line = self.wall - v.canal_depth
         cervical = self.region == "C"
         self.pedicle_z = 0.0 if cervical else float(np.interp(v.level, (8, 9, 23, 25), (0.12, 0.2, 0.2, 0.12))) * height
-        self.lamina_z = -0.12 * height if cervical else float(np.interp(v.level, (8, 19, 22), (-0.1, -0.15, -0.3))) * height
+        drop = -0.12 if cervical else float(np.interp(v.level, (8, 19, 22), (-0.1, -0.15, -0.3)))
+        self.lamina_z = drop * height
 
     def pedicle(self, side: int) -> tuple[Point, Point]:
         """Front and rear end of a pedicle."""
@@ -181,7 +182,7 @@ def _superior(marks: Landmarks, side: int, facet: Facet, cuts: tuple[Plane, ...]
     top = middle + facet.up * 0.55 * facet.half_height
     root = 0.4 * corner + 0.6 * marks.pedicle(side)[1] + np.array([0.0, 0.0, 0.1 * marks.height])
     across = np.cross(facet.up, facet.normal)
-    return _bar(root, top, across, (0.8 * facet.half_width, 0.62 * facet.thickness), cap=1.3, planes=cuts)
+    return _bar(root, top, across, (0.95 * facet.half_width, 0.72 * facet.thickness), cap=1.3, planes=cuts)
 
 
 def _inferior(marks: Landmarks, side: int, facet: Facet, cuts: tuple[Plane, ...]) -> Solid:
@@ -195,7 +196,7 @@ def _inferior(marks: Landmarks, side: int, facet: Facet, cuts: tuple[Plane, ...]
     low = middle - facet.up * 0.5 * facet.half_height
     root = corner + np.array([-side * 1.0, -1.5, -0.22 * marks.height])
     across = np.cross(facet.up, facet.normal)
-    return _bar(root, low, across, (0.75 * facet.half_width, 0.62 * facet.thickness), cap=1.3, planes=cuts)
+    return _bar(root, low, across, (0.9 * facet.half_width, 0.75 * facet.thickness), cap=1.3, planes=cuts)
 
 
 def _arch(marks: Landmarks, side: int) -> list[Solid]:
@@ -236,8 +237,9 @@ def _spinous(marks: Landmarks) -> list[Solid]:
         return solids
     end = start + (tip - start) * (1 - 0.8 * half[1] / max(float(np.linalg.norm(tip - start)), 1.0))
     if marks.region == "L":
-        start = start + np.array([0.0, 0.0, 0.05 * marks.height])
-        return [_bar(start, end, up, (0.72 * half[0], half[1]), half_end=(half[0], 1.15 * half[1]), exponent=3.0, cap=0.9)]
+        start = start + np.array([0.0, 0.0, 0.10 * marks.height])
+        flared = (half[0], 1.2 * half[1])
+        return [_bar(start, end, up, (0.6 * half[0], half[1]), half_end=flared, exponent=3.0, cap=0.9)]
     return [_bar(start, end, up, half, half_end=(0.8 * half[0], 1.1 * half[1]), cap=0.9)]
 
 
@@ -260,7 +262,8 @@ def _costal(marks: Landmarks, side: int) -> list[Solid]:
     root = rear + np.array([side * 0.0, -1.0, -0.5])
     wide = float(np.interp(v.level, (20, 23, 24), (0.0, 0.5, 3.0)))
     end = tip - np.array([side * 3.0, 0.0, 0.0])
-    return [_bar(root, end, up, (5.4 + wide, 3.2 + 0.6 * wide), half_end=(4.2 + 0.3 * wide, 2.5), exponent=2.5, cap=1.0)]
+    broad, narrow = (5.4 + wide, 3.2 + 0.6 * wide), (4.2 + 0.3 * wide, 2.5)
+    return [_bar(root, end, up, broad, half_end=narrow, exponent=2.5, cap=1.0)]
 
 
 def club(centre: Point, half: tuple[float, float, float]) -> Ellipsoid:
