@@ -13,7 +13,7 @@ from bad_inputs import AFFINE, FILE_KINDS, MASK_KINDS, SHAPE, make_bad, make_goo
 
 from nnunet_spine_ext.check.facts import ImageFacts, Role, plane_of
 from nnunet_spine_ext.check.images import inspect
-from nnunet_spine_ext.check.rules import RULES
+from nnunet_spine_ext.check.rules import FILE_RULES
 from nnunet_spine_ext.core.errors import CaseError, UsageError
 from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.core.volume import Volume
@@ -116,7 +116,7 @@ def test_every_fault_is_found_and_nothing_else(kind: str, tmp_path: Path) -> Non
 def test_every_rule_has_a_builder_that_breaks_it() -> None:
     # A system error while reading cannot be made on demand; the others are made below or in test_check_run.py.
     elsewhere = {"E-IN-UNREADABLE", "W-GEOM-PREFER", "E-IN-NOIMAGE"}
-    assert set(RULES) == {*FILE_KINDS.values(), *MASK_KINDS.values()} - {""} | elsewhere
+    assert set(FILE_RULES) == {*FILE_KINDS.values(), *MASK_KINDS.values()} - {""} | elsewhere
 
 
 def test_a_disk_error_is_reported_and_not_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ def check(
 
     def look(path: Path) -> CheckedItem:
         _log.debug("looking at %s", path)
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112
             return _dataset_item(path, strict) if _is_dataset(path) else _empty_folder(path)
         return _file_item(inspect(path, role=_role_of(path, role), strict=strict, prefer=prefer))
 
@@ -145,7 +145,8 @@ def _expand(paths: Iterable[str | Path]) -> Iterator[Path]:
 
 
 def _contents(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
+    # unlike Path.is_dir, this takes names that are too long for an answer
+    if not os.path.isdir(path):  # noqa: PTH112
         yield path
         return
     empty = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,21 +69,22 @@ def load_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
 
 
 def _refused(path: Path, error: Exception) -> SetupError:
-    text = str(error).replace("\n", " ")
-    if "GLOBAL" not in text and "global" not in text:
+    text = " ".join(str(error).split())
+    name = re.search(r"\b(?:GLOBAL|global|class|type) ([\w.]+\.\w+)", text)
+    if name is None:
+        # torch's message advises to load without protection; only its own finding is of use here.
+        reason = text.partition("error: ")[2].partition(" Check the documentation")[0] or text
         return SetupError(
             "E-MODEL-CHECKPOINT",
             file=path,
-            found=f"cannot be read ({text[:200]})",
-            expected="a complete checkpoint",
-            fix="copy it again",
+            found=f"no checkpoint that can be loaded safely ({reason[:120]})",
+            expected="a complete checkpoint written by torch.save",
+            fix="copy it again; do not load it with another tool unless you know where it is from",
         )
-    start = text.find("GLOBAL")
-    named = text[start : start + 120].split(" was not")[0] if start >= 0 else text[:120]
     return SetupError(
         "E-MODEL-CODE",
         file=path,
-        found=f"pickled code that is not on the list of allowed names ({named})",
+        found=f"pickled code that is not on the list of allowed names ({name[1]})",
         expected="tensors, plain values and numpy scalars",
         fix="do not use the file unless you know where it is from; --trust loads it anyway and runs its code",
     )
