@@ -10,6 +10,8 @@ from nnunet_spine_ext.core.volume import Array, Volume
 
 # A plane whose extent along the body reaches this share of the best one competes by labelled area.
 _NEARLY_BEST = 0.95
+# Among the levels with the most different labels, those with this share of the largest area are all good to look at.
+_AMPLE = 0.6
 _SMOOTH_MM = 12.0
 
 
@@ -17,8 +19,8 @@ def choose_position(labels: Volume, plane: str, ids: Collection[int] | None = No
     """Return the index along the RAS axis through the plane that shows the spine best.
 
     Sagittal and coronal: the plane with the largest labelled extent along the body, of those the one with the largest
-    labelled area. Axial: the level with the most different labels, of those the one with the largest area. Without
-    any label: the middle of the volume.
+    labelled area. Axial: of the levels with the most different labels and much labelled area, the one closest to the
+    middle of the labelled extent. Without any label: the middle of the volume.
 
     Parameters
     ----------
@@ -83,8 +85,11 @@ def _richest_level(array: Array) -> int:
     if not area.any():
         return array.shape[2] // 2
     kinds = np.array([np.unique(array[:, :, k]).size if area[k] else 0 for k in range(array.shape[2])])
-    best = kinds == kinds.max()
-    return int(np.argmax(np.where(best, area, -1)))
+    richest = np.flatnonzero(kinds == kinds.max())
+    ample = richest[area[richest] >= _AMPLE * area[richest].max()]
+    labelled = np.flatnonzero(area)
+    middle = (labelled[0] + labelled[-1]) / 2
+    return int(ample[np.argmin(np.abs(ample - middle))])
 
 
 def _smoothed(line: Array, sigma: float) -> Array:

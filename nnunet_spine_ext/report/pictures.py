@@ -27,6 +27,7 @@ from nnunet_spine_ext.report.naming import FIRST_SACRAL, Naming, instance_naming
 # Longest side in pixels and JPEG quality; the first pair that keeps a case inside its budget is used.
 STEPS = ((840, 80), (700, 78), (560, 75), (480, 70), (400, 62), (320, 52), (240, 42))
 _AXIAL_SHARE = 0.75
+_WINDOW_MARGIN_MM = 10.0
 _AXIAL_MARGIN_MM = 35.0
 # A spine that leaves a straight plane by more than this is shown along its curve.
 _CURVED_MM = 8.0
@@ -164,9 +165,22 @@ def _prepare(
     if separated is not None:
         bodies = classes if naming.is_nnunet14 else None
         points = {n: separated.world(p) for n, p in centroids(separated, bodies).items()}
-    limits = window(image.array) if image is not None else (0.0, 1.0)
+    limits = _limits(image, classes) if image is not None else (0.0, 1.0)
     views = _views(classes, naming)
     return _Material(image, limits, classes, separated, points, views, naming, instance_naming(numbered=numbered))
+
+
+def _limits(image: Volume, classes: Volume) -> Window:
+    """Grey levels of the spine's neighbourhood: bright fat near a surface coil must not make the spine dark."""
+    box = []
+    for axis, spacing in enumerate(classes.spacing):
+        others = tuple(n for n in range(3) if n != axis)
+        places = np.flatnonzero(classes.array.any(axis=others))
+        if places.size == 0:
+            return window(image.array)
+        margin = round(_WINDOW_MARGIN_MM / spacing)
+        box.append(slice(max(0, int(places[0]) - margin), int(places[-1]) + 1 + margin))
+    return window(image.array[tuple(box)])
 
 
 def _views(classes: Volume, naming: Naming) -> tuple[tuple[View, str], ...]:
@@ -274,7 +288,7 @@ def _mark_size(marks: tuple[Mark, ...]) -> float:
     gaps = [b.y - a.y for a, b in itertools.pairwise(marks)]
     # Not the smallest gap: the ring of C1 lies beside the dens, at nearly the same height.
     narrow = float(np.quantile(gaps, 0.2)) if gaps else 30.0
-    return round(float(np.clip(0.8 * narrow, 9.0, 18.0)), 1)
+    return round(float(np.clip(0.65 * narrow, 10.0, 18.0)), 1)
 
 
 def _thumbnail(material: _Material) -> str:
