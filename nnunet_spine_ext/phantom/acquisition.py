@@ -26,14 +26,16 @@ _EDGE_VOXELS = 6
 class ScanSettings:
     """What one acquisition draws at random.
 
-    `coil_radius`, `coil_distance` mm; `normalised`: part of the coils' shading that the scanner removed (0-1);
-    `shading`: standard deviation of the remaining smooth log field; `snr`; `saturation`: signal left in the band in
-    front of the spine, 1 for no band; `band_distance` mm in front of the bodies; `window`: k-space filter (0-1);
-    `fat_axis`: in-plane axis (0, 1) of the frequency encoding; `fat_sign`; `level`: grey value of bright tissue.
+    `coil_radius`, `coil_distance` mm; `front`: gain of the coils in front relative to those behind. `normalised`: part
+    of the coils' shading that the scanner removed (0-1); `shading`: standard deviation of a further smooth log field.
+    `snr`: white matter over noise at the cord. `saturation`: signal left in the band in front of the spine (1: no
+    band), `band_distance` mm in front of the bodies. `window`: k-space filter (0-1). `fat_axis`: in-plane axis (0, 1)
+    of the frequency encoding, `fat_sign` its direction. `level`: grey value of bright tissue.
     """
 
     coil_radius: float = 60.0
     coil_distance: float = 15.0
+    front: float = 0.0
     normalised: float = 0.7
     shading: float = 0.08
     snr: float = 25.0
@@ -52,7 +54,8 @@ def draw_settings(protocol: Protocol, rng: np.random.Generator) -> ScanSettings:
     return ScanSettings(
         coil_radius=float(rng.uniform(50, 75)),
         coil_distance=float(rng.uniform(5, 30)),
-        normalised=float(rng.uniform(0.25, 0.9)),
+        front=float(rng.uniform(0.2, 0.8)) if rng.random() < 0.4 else 0.0,
+        normalised=float(rng.uniform(0.15, 0.95)),
         shading=float(rng.uniform(0.03, 0.15)),
         snr=protocol.snr * float(np.exp(rng.uniform(np.log(0.65), np.log(1.5)))),
         saturation=left if band else 1.0,
@@ -221,23 +224,27 @@ def _reference(field: Tensor, grid: Volume) -> float:
 
 
 def _coil_field(tissue: Array, grid: Volume, settings: ScanSettings, generator: torch.Generator) -> Tensor:
-    """Sensitivity of a posterior array that follows the back, (X, Y, Z)."""
-    heights, backs, middle = _back_line(tissue, grid)
+    """Sensitivity of an array that follows the back, and of a weaker one in front if there is one, (X, Y, Z)."""
+    heights, backs, fronts, middle = _outline(tissue, grid)
     low, high = float(heights.min()), float(heights.max())
     number = max(2, int(np.ceil((high - low) / 110)) + 1)
     start = float(torch.rand((), generator=generator)) * 40 - 20
     rows = np.linspace(low - 20, high + 20, number) + start
     back = np.interp(rows, heights, backs) - settings.coil_distance
-    centres = [(middle + side, y, z) for y, z in zip(back, rows, strict=True) for side in (-45.0, 45.0)]
-    gains = 1 + 0.12 * torch.randn(1, len(centres), generator=generator)
+    front = np.interp(rows, heights, fronts) + settings.coil_distance
+    sides = (-45.0, 45.0)
+    centres = [
+        (middle + side, y, z) for wall in (back, front) for y, z in zip(wall, rows, strict=True) for side in sides
+    ]
+    gains = (1 + 0.12 * torch.randn(1, len(centres), generator=generator)).clamp(0.6, 1.4)
+    gains[:, len(centres) // 2 :] *= settings.front
     positions = torch.tensor(centres, dtype=torch.float64)[None]
     affine = torch.from_numpy(grid.affine)
-    field = acquisition.surface_coils(positions, gains.clamp(0.6, 1.4), settings.coil_radius, affine, grid.shape)
-    return field[0, 0]
+    return acquisition.surface_coils(positions, gains, settings.coil_radius, affine, grid.shape)[0, 0]
 
 
-def _back_line(tissue: Array, grid: Volume) -> tuple[Array, Array, float]:
-    """World height and position of the skin of the back, smoothed, and the middle from left to right (mm)."""
+def _outline(tissue: Array, grid: Volume) -> tuple[Array, Array, Array, float]:
+    """World heights, the skin behind and in front at each, and the middle from left to right (mm)."""
     step = [
         max(1, round(8.0 * fine / (coarse * size)))
         for fine, coarse, size in zip(tissue.shape, grid.shape, grid.spacing, strict=True)
@@ -246,11 +253,13 @@ def _back_line(tissue: Array, grid: Volume) -> tuple[Array, Array, float]:
     scale = np.array(grid.shape) / np.array(tissue.shape)
     corners = grid.world(np.array([[0, 0, 0], np.array(grid.shape) - 1]))
     if len(index) == 0:
-        return corners[:, 2], np.full(2, corners[:, 1].min()), float(corners[:, 0].mean())
+        low, high = corners[:, 1].min(), corners[:, 1].max()
+        return corners[:, 2], np.full(2, low), np.full(2, high), float(corners[:, 0].mean())
     world = grid.world((index + 0.5) * scale - 0.5)
     middle = float(np.median(world[:, 0]))
     near = world[np.abs(world[:, 0] - middle) < 60]
     rows = np.round(near[:, 2] / 20).astype(int)
     heights = np.unique(rows)
     backs = np.array([near[rows == row, 1].min() for row in heights])
-    return heights * 20.0, backs, middle
+    fronts = np.array([near[rows == row, 1].max() for row in heights])
+    return heights * 20.0, backs, fronts, middle
