@@ -76,8 +76,10 @@ def sheets(spine: Spine, painted: Painted, affine: np.ndarray, factor: list[int]
     picked = [name for name in SHOWN if name in names]
     figure, axes = plt.subplots(3, len(picked), figsize=(5 * len(picked), 15), squeeze=False)
     for column, name in enumerate(picked):
-        k = index(2, spine.landmark(name)[2])
-        _panel(axes[:, column], [layer[:, :, k] for layer in layers], spacing[1] / spacing[0], name)
+        x, y, z = spine.landmark(name)
+        view = slice(index(0, x - 55), index(0, x + 55) + 1), slice(index(1, y - 75), index(1, y + 45) + 1)
+        k = index(2, z)
+        _panel(axes[:, column], [layer[:, :, k][view] for layer in layers], spacing[1] / spacing[0], name)
     figure.tight_layout(pad=0.3)
     figure.savefig(f"{out}_axial.png", dpi=45)
     depths = (0.0, -15.0, -25.0, -32.0, -40.0, -48.0)

@@ -20,7 +20,7 @@ def adopt_for_prediction(network: nn.Module, plans_manager: Any, configuration_m
     Plans without ``spine_ext.predict`` are left alone: the model then behaves like any nnU-Net model.
     """
     from nnunet_spine_ext.inference.managers import SpineConfigurationManager, SpinePlansManager
-    from nnunet_spine_ext.inference.model import predict_settings, sided_axis, sided_pairs
+    from nnunet_spine_ext.inference.model import predict_settings, sided_axis, sided_pairs, trained_with_mirroring
 
     plans = plans_manager.plans
     settings = predict_settings(plans)
@@ -30,5 +30,7 @@ def adopt_for_prediction(network: nn.Module, plans_manager: Any, configuration_m
     plans_manager.__class__ = SpinePlansManager
     configuration_manager.__class__ = SpineConfigurationManager
     pairs = sided_pairs(plans)
-    axis = sided_axis(plans, len(configuration_manager.patch_size)) if pairs and settings.mirror else None
+    # A network that never saw a mirrored patch gives a wrong answer for one.
+    mirror = settings.mirror and trained_with_mirroring(plans)
+    axis = sided_axis(plans, len(configuration_manager.patch_size)) if pairs and mirror else None
     return network if axis is None else SidedMirrorNetwork(network, axis, pairs)

@@ -35,6 +35,11 @@ def sided_pairs(plans: Mapping[str, Any]) -> list[tuple[int, int]]:
     return [(int(left), int(right)) for left, right in pairs]
 
 
+def trained_with_mirroring(plans: Mapping[str, Any]) -> bool:
+    """Whether training mirrored patches; nnU-Net's default when the plans do not tell."""
+    return bool(plans.get(SETTINGS_KEY, {}).get("train", {}).get("mirror", True))
+
+
 def sided_axis(plans: Mapping[str, Any], dimensions: int) -> int | None:
     """Return the spatial axis of a patch that is left-right, None when a 2-D patch has none.
 

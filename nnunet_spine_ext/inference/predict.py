@@ -319,7 +319,9 @@ def _write_run(output: Path, model: TrainedModel, options: _Options, source: Any
             "sha256": model.digest,
         },
         "options": vars(options) | {"device": device},
-        "input": str(source) if isinstance(source, (str, Path)) else [str(s) for s in source],
+        "input": str(Path(source).resolve())
+        if isinstance(source, (str, Path))
+        else [str(Path(s).resolve()) for s in source],
         "labels": {str(k): v for k, v in model.labels.items()},
         "scheme": label_scheme(model.plans),
     }

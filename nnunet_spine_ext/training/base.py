@@ -153,13 +153,19 @@ class GroupedSplitsMixin(_Trainer):
         return train, validation
 
     def on_train_start(self) -> None:
-        """Store the mean intensity curve of the training cases with the model, then start as nnU-Net does."""
+        """Store the mean intensity curve of this fold's training cases with the model, then start as nnU-Net does.
+
+        All folds share one plans.json, so the curves of the other folds stay in it.
+        """
+        plans = self.plans_manager.plans
+        keep_what_the_model_has(self.output_folder_base, plans)
         curves = read_curves(self.preprocessed_dataset_folder_base)
-        if curves:
-            train, _ = self.do_split()
-            plans = self.plans_manager.plans
-            reference = average_curves({case: curves[case] for case in train if case in curves})
-            store_settings(plans, replace(settings_from_plans(plans), reference=reference))
+        train, _ = self.do_split()
+        reference = average_curves({case: curves[case] for case in train if case in curves})
+        if reference is not None:
+            settings = settings_from_plans(plans)
+            references = {**(settings.reference or {}), str(self.fold): reference}
+            store_settings(plans, replace(settings, reference=references))
         else:
             self.print_to_log_file(
                 "No intensity curves in the preprocessed folder: the model carries no intensity reference. "
@@ -207,6 +213,20 @@ class nnUNetTrainerSpine(SettingsMixin, SidedMirroringMixin, GroupedSplitsMixin,
         if _training.get():
             return network
         return adopt_for_prediction(network, plans_manager, configuration_manager)
+
+
+def keep_what_the_model_has(folder: str, plans: dict[str, Any]) -> None:
+    """Take over, in place, what a model's own plans hold beyond training: prediction settings, other folds' references.
+
+    nnU-Net writes plans.json of the model anew whenever a fold starts or resumes; an edit by
+    ``nnUNetv2_spine_plan -m MODEL`` would be lost. Does nothing before the first fold.
+    """
+    path = Path(folder) / "plans.json"
+    stored = read_json(path) if path.is_file() else {}
+    if SETTINGS_KEY in stored:
+        model = settings_from_plans(stored)
+        settings = settings_from_plans(plans)
+        store_settings(plans, replace(settings, predict=model.predict, reference=model.reference))
 
 
 def refuse_other_settings(folder: str | None, plans: dict[str, Any]) -> None:

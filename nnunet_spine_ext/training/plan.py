@@ -19,6 +19,8 @@ from nnunet_spine_ext.training.settings import SETTINGS_KEY, SpineSettings, sett
 
 logger = logging.getLogger(__name__)
 _PRESET_KEYS = ("network", "patch", "batch_size", "spacing")
+# The other parts of the settings are facts that training fills in.
+_SETTINGS_KEYS = ("train", "predict")
 
 
 @dataclass
@@ -74,6 +76,14 @@ def plan(
             "E-PLAN-TARGET", file="-d/-m", found="both or none", expected="a dataset or a model", fix="give -d or -m"
         )
     if m is not None:
+        if name or preset:
+            raise UsageError(
+                "E-PLAN-MODEL",
+                file="-m",
+                found="--name or --preset",
+                expected="--set predict.… alone: a trained model keeps its name and its weights",
+                fix="leave them out, or make new plans for the dataset with -d",
+            )
         return _edit_model(Path(m), assignments or [], dry_run=dry_run)
     folder = _dataset_folder(str(d))
     return _new_plans(folder, p, c, name, preset, assignments or [], overwrite=overwrite, dry_run=dry_run)
@@ -92,6 +102,7 @@ def _new_plans(
 ) -> PlanResult:
     plans = _read_plans(folder, base)
     target = folder / f"{name}.json"
+    _refuse_unknown_keys(assignments)
     _check_name(name, base, target, overwrite=overwrite)
     preset = _merged_preset(preset_name, [a for a in assignments if _is_preset_key(a)])
     settings = _merged_settings(plans, preset_name, preset, [a for a in assignments if not _is_preset_key(a)])
@@ -144,9 +155,14 @@ def _next_steps(folder: Path, changed: dict[str, Any], plans: dict[str, Any], co
 
 
 def store_curves(folder: Path) -> None:
-    """Store the intensity curves of all cases of a preprocessed dataset, once; a missing raw folder is logged."""
+    """Add the intensity curves of the cases of a preprocessed dataset that have none yet.
+
+    Cases without raw images are logged and left out; curves that are stored already stay.
+    """
+    stored = read_curves(folder)
     cases = [f.name.removesuffix(".nii.gz") for f in sorted((folder / "gt_segmentations").glob("*.nii.gz"))]
-    if not cases or set(cases) <= set(read_curves(folder)):
+    cases = [case for case in cases if case not in stored]
+    if not cases:
         return
     images = Path(os.environ.get("nnUNet_raw", "")) / folder.name / "imagesTr"
     files = {case: sorted(images.glob(f"{case}_[0-9][0-9][0-9][0-9].nii.gz")) for case in cases}
@@ -155,7 +171,9 @@ def store_curves(folder: Path) -> None:
         logger.warning(
             "%s: no images of %d of %d cases; the intensity reference leaves them out", images, len(missing), len(cases)
         )
-    write_curves(folder, curves_of_files({case: found for case, found in files.items() if found}))
+    new = curves_of_files({case: found for case, found in files.items() if found})
+    if new:
+        write_curves(folder, dict(sorted({**stored, **new}.items())))
 
 
 def _merged_preset(name: str | None, assignments: Sequence[str]) -> Preset:
@@ -170,7 +188,8 @@ def _merged_settings(
     plans: dict[str, Any], preset_name: str | None, preset: Preset, assignments: Sequence[str]
 ) -> SpineSettings:
     content = to_dict(settings_from_plans(plans))
-    content["preset"] = preset_name
+    if preset_name is not None:
+        content["preset"] = preset_name
     content["train"].update(preset.train)
     content["predict"].update(preset.predict)
     for assignment in assignments:
@@ -210,8 +229,25 @@ def _edit_model(folder: Path, assignments: Sequence[str], *, dry_run: bool) -> P
     return PlanResult(path, changes, written=not dry_run)
 
 
+def _first_key(assignment: str) -> str:
+    return assignment.partition("=")[0].split(".")[0].strip()
+
+
 def _is_preset_key(assignment: str) -> bool:
-    return assignment.partition("=")[0].split(".")[0].strip() in _PRESET_KEYS
+    return _first_key(assignment) in _PRESET_KEYS
+
+
+def _refuse_unknown_keys(assignments: Sequence[str]) -> None:
+    known = (*_SETTINGS_KEYS, *_PRESET_KEYS)
+    for assignment in assignments:
+        if _first_key(assignment) not in known:
+            raise UsageError(
+                "E-CONFIG-KEY",
+                file="--set",
+                found=f"unknown key {_first_key(assignment)!r} in {assignment!r}",
+                expected="a known key",
+                fix=nearest(_first_key(assignment), known),
+            )
 
 
 def _check_name(name: str | None, base: str, target: Path, *, overwrite: bool) -> None:
@@ -223,7 +259,17 @@ def _check_name(name: str | None, base: str, target: Path, *, overwrite: bool) -
             expected=f"a new name of letters, digits, - and single _, other than {base}",
             fix="for example --name spineCpu",
         )
-    if target.exists() and not overwrite:
+    if not target.exists():
+        return
+    if not _are_plans(target):
+        raise UsageError(
+            "E-PLAN-NAME",
+            file=target,
+            found="a file of nnU-Net's that holds no plans",
+            expected="a name that is not taken",
+            fix="choose another --name",
+        )
+    if not overwrite:
         raise UsageError(
             "E-PLAN-EXISTS",
             file=target,
@@ -231,6 +277,11 @@ def _check_name(name: str | None, base: str, target: Path, *, overwrite: bool) -
             expected="a new name",
             fix="choose another --name or add --overwrite",
         )
+
+
+def _are_plans(path: Path) -> bool:
+    content = read_json(path)
+    return isinstance(content, dict) and "configurations" in content
 
 
 def _dataset_folder(dataset: str) -> Path:
@@ -260,8 +311,8 @@ def _dataset_folder(dataset: str) -> Path:
 
 def _read_plans(folder: Path, name: str) -> dict[str, Any]:
     path = folder / f"{name}.json"
-    if not path.is_file():
-        others = [f.stem for f in folder.glob("*.json") if "configurations" in read_json(f)]
+    if not path.is_file() or not _are_plans(path):
+        others = [f.stem for f in folder.glob("*.json") if _are_plans(f)]
         raise SetupError(
             "E-PLAN-BASE",
             file=path,

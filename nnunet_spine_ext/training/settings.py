@@ -60,8 +60,8 @@ class DataFacts:
 class SpineSettings:
     """Everything under ``plans["spine_ext"]``.
 
-    `preset` names the recipe the values came from. `reference` is the intensity reference of the training cases
-    (`harmonize.reference`), `data` the facts about its labels; both are filled in when training starts.
+    `preset` names the recipe the values came from. `reference` holds, per fold, the intensity reference of its training
+    cases (`harmonize.reference`), `data` the facts about the labels; both are filled in when training starts.
     """
 
     version: int = SETTINGS_VERSION

@@ -39,7 +39,7 @@ def grouped_fold(folder: str | Path, fold: int | str, available: Sequence[str]) 
 
     Raises
     ------
-    SetupError: no such fold, a case that is not in cases.json or not preprocessed, a subject on both sides.
+    SetupError: no splits, no such fold, a case that is not in cases.json or not preprocessed, a subject on both sides.
     """
     folder = Path(folder)
     subject_of = subjects_of(folder)
@@ -47,6 +47,14 @@ def grouped_fold(folder: str | Path, fold: int | str, available: Sequence[str]) 
         _refuse_unknown(folder / "cases.json", available, subject_of)
         return sorted(available), sorted(available)
     path = folder / "splits_final.json"
+    if not path.is_file():
+        raise SetupError(
+            "E-SPLIT-FILE",
+            file=path,
+            found="no such file",
+            expected="splits grouped by subject",
+            fix=f"copy it from the raw dataset's folder, train with -f all, {_STOCK}",
+        )
     splits = read_json(path)
     if not 0 <= int(fold) < len(splits):
         raise SetupError(
