@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 from nnunet_spine_ext.core.dataset import DatasetSpec, RawCase, dataset_writer
-from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.labels import scheme
 from nnunet_spine_ext.core.summary import RunSummary
 from nnunet_spine_ext.phantom.bids import bids_writer
@@ -79,6 +81,7 @@ def phantom(
     Raises
     ------
     UsageError: an argument outside its range, an unknown protocol, or output that exists.
+    SetupError: a process died.
     """
     names = [protocol] if isinstance(protocol, str) else list(dict.fromkeys(protocol))
     protocols = tuple(protocol_named(key).with_spacing(spacing) for key in names)
@@ -203,7 +206,10 @@ def _serial(request: ScanRequest, n: int) -> Iterator[list[Scan]]:
 
 def _parallel(request: ScanRequest, n: int, jobs: int) -> Iterator[list[Scan]]:
     """Compute ahead by at most one subject per process, so that memory does not grow with n."""
-    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    others = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")
+    # Ctrl-C reaches the whole process group; only this process answers, and ends the others.
+    pool = ProcessPoolExecutor(jobs, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
     try:
         waiting: deque[Future[list[Scan]]] = deque()
         for index in range(n):
@@ -212,5 +218,16 @@ def _parallel(request: ScanRequest, n: int, jobs: int) -> Iterator[list[Scan]]:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise SetupError(
+            "E-PHANTOM-WORKER",
+            found="a process ended without a result, perhaps for want of memory",
+            expected="enough memory for --jobs spines at once",
+            fix="use fewer --jobs or larger voxels",
+        ) from error
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
