@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from typing import Any, TypeVar
 from nnunet_spine_ext.core.errors import UsageError
 
 T = TypeVar("T")
+
+_EXPONENT = re.compile(r"[+-]?\d+[eE][+-]?\d+")
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
@@ -94,7 +97,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 def set_by_path(target: dict[str, Any], assignment: str) -> None:
     """Apply ``a.b.c=value`` (value is YAML: 3, true, [1, 2], text) to a nested dict, in place.
 
-    Raises UsageError when there is no ``=``.
+    Raises UsageError when there is no ``=``, when the value is no YAML and when a parent is a value.
     """
     import yaml
 
@@ -119,7 +122,12 @@ def set_by_path(target: dict[str, Any], assignment: str) -> None:
                 fix="shorten the key",
             )
         target = child
-    target[last] = yaml.safe_load(text)
+    try:
+        target[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(
+            "E-CONFIG-SET", file="--set", found=repr(assignment), expected="a YAML value", fix="close quotes and brackets"
+        ) from error
 
 
 def _required(item: dataclasses.Field[Any]) -> bool:
@@ -133,12 +141,15 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        for option in arguments:
-            if option is not type(None):
-                try:
-                    return _convert(option, value, where)
-                except UsageError:
-                    continue
+        options = [option for option in arguments if option is not type(None)]
+        # With one choice left its own error says more: which key of a nested group is unknown, for example.
+        for option in options if len(options) > 1 else ():
+            try:
+                return _convert(option, value, where)
+            except UsageError:
+                continue
+        if len(options) == 1:
+            return _convert(options[0], value, where)
         raise _wrong(value, hint, where)
     if origin is typing.Literal:
         if value not in arguments:
@@ -161,6 +172,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 def _scalar(hint: Any, value: Any, where: str) -> Any:
     # bool is an int in Python; a setting that says 3 where true was meant is a mistake.
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    # YAML takes 1e-3 for text, because it wants a dot before the exponent.
+    if hint is float and isinstance(value, str) and _EXPONENT.fullmatch(value):
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value

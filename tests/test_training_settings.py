@@ -1,0 +1,93 @@
+"""Settings under plans["spine_ext"]: what is refused, what the hash sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nnunet_spine_ext.core.config import set_by_path
+from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.training.settings import (
+    SpineSettings,
+    TrainSettings,
+    settings_from_plans,
+    settings_hash,
+    store_settings,
+)
+
+
+def plans_with(**content: Any) -> dict[str, Any]:
+    return {"plans_name": "toy", "spine_ext": content}
+
+
+def test_no_settings_are_the_default_settings() -> None:
+    assert settings_from_plans({}) == SpineSettings()
+    assert settings_from_plans(plans_with()).train == TrainSettings()
+
+
+def test_stored_settings_come_back(recwarn: pytest.WarningsRecorder) -> None:
+    settings = SpineSettings(preset="cpu", train=TrainSettings(num_epochs=3, seed=1))
+    plans: dict[str, Any] = {}
+    store_settings(plans, settings)
+    assert settings_from_plans(plans) == settings
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        ({"train": {"num_epoch": 3}}, "did you mean 'num_epochs'?"),
+        ({"trian": {}}, "did you mean 'train'?"),
+        ({"predict": {"instance": True}}, "did you mean 'instances'?"),
+        ({"train": {"optimizer": "adam"}}, "did you mean 'adamw'?"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(content: dict[str, Any], wanted: str) -> None:
+    with pytest.raises(UsageError, match="plans toy spine_ext") as caught:
+        settings_from_plans(plans_with(**content))
+    assert wanted in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"num_epochs": "many"},
+        {"num_epochs": 2.5},
+        {"num_epochs": True},
+        {"mirror": 1},
+        {"initial_lr": "fast"},
+        {"initial_lr": False},
+        {"seed": "1e3"},
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused(train: dict[str, Any]) -> None:
+    with pytest.raises(UsageError) as caught:
+        settings_from_plans(plans_with(train=train))
+    assert caught.value.code == "E-CONFIG-VALUE"
+    assert next(iter(train)) in caught.value.file
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("3E4", 3e4), ("1.5e-3", 1.5e-3), ("2", 2.0)])
+def test_numbers_with_an_exponent_are_numbers(text: str, value: float) -> None:
+    content: dict[str, Any] = {}
+    set_by_path(content, f"train.initial_lr={text}")
+    assert settings_from_plans(plans_with(**content)).train.initial_lr == value
+
+
+def test_the_hash_of_no_settings_is_that_of_the_defaults() -> None:
+    plans: dict[str, Any] = {}
+    store_settings(plans, SpineSettings())
+    assert settings_hash(plans) == settings_hash({}) == settings_hash(plans_with(train={"num_epochs": 1000}))
+
+
+def test_the_hash_sees_training_and_not_what_leaves_the_weights_alone() -> None:
+    base = settings_hash({})
+    for content in (
+        {"predict": {"instances": True}},
+        {"data": {"scheme": "nnunet14", "sided_labels": [[4, 5]]}},
+        {"reference": {"0": {"cases": 4}}},
+    ):
+        assert settings_hash(plans_with(**content)) == base, content
+    for content in ({"train": {"num_epochs": 999}}, {"train": {"seed": 0}}, {"preset": "cpu"}):
+        assert settings_hash(plans_with(**content)) != base, content
