@@ -27,7 +27,7 @@ SETUP_ROWS = (
     ),
     (
         "W-ENV-PATH",
-        "the same, where it does no harm to what was asked for",
+        "as E-ENV-PATH, where what was asked for does not need the folder",
         "a folder, for planning and training",
         "{hint}",
     ),
