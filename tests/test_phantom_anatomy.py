@@ -17,6 +17,7 @@ from nnunet_spine_ext.phantom.model import Pathology
 from nnunet_spine_ext.phantom.paint import Painted, paint, vote
 from nnunet_spine_ext.phantom.parameters import sample_parameters
 from nnunet_spine_ext.phantom.pathology import EDITS, apply
+from nnunet_spine_ext.phantom.pose import rotation
 from nnunet_spine_ext.phantom.spine import Spine, body_height, build_spine, endplate_gap
 from nnunet_spine_ext.phantom.tables import INSTANCE_ID
 from nnunet_spine_ext.phantom.tissues import TISSUE_ID, TISSUES
@@ -301,7 +302,7 @@ def test_every_spine_of_the_cohort_is_whole(index):
     for name in (*spine.parameters.names, "S1"):
         # Thin processes lose a corner voxel on so coarse a grid; the fine painting below is strict.
         assert largest_share(painted.instances == INSTANCE_ID[name]) > 0.985, name
-    assert pieces(painted.semantic == 11) == 1
+    assert largest_share(painted.semantic == 11) > 0.985
     assert pieces(np.isin(painted.semantic, (11, 12))) == 1
     counts = np.bincount(painted.semantic.ravel(), minlength=15)
     assert np.all(counts[1:15] > 0)
@@ -489,3 +490,17 @@ def test_stenosis_narrows_the_sac_at_the_disc():
     free, narrow = build_spine(p).sac, build_spine(apply(p, [Pathology("stenosis", "L4", 0.8)])).sac
     assert narrow.at_level(23.5, narrow.area) < 0.6 * free.at_level(23.5, free.area)
     assert narrow.at_level(22.0, narrow.area) == pytest.approx(float(free.at_level(22.0, free.area)), rel=0.02)
+
+
+def test_an_oblique_grid_sees_the_same_volumes():
+    spine = cohort.healthy_spines()[5]
+    affine, shape = cohort.grid_for(spine, ("L2", "L5"), (1.5, 1.5, 1.5))
+    straight = paint(spine, affine, shape)
+    turn = np.eye(4)
+    turn[:3, :3] = rotation(8.0, 6.0, 5.0)
+    middle = affine @ [*(0.5 * np.array(shape)), 1.0]
+    turn[:3, 3] = middle[:3] - turn[:3, :3] @ middle[:3]
+    oblique = paint(spine, turn @ affine, shape)
+    for number in (22, 23, 122, 123):
+        counts = [int(np.sum(painted.instances == number)) for painted in (straight, oblique)]
+        assert counts[1] == pytest.approx(counts[0], rel=0.03), number

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_spine_ext.phantom.body import Body
 from nnunet_spine_ext.phantom.model import DiscParameters
 from nnunet_spine_ext.phantom.pose import Joint
 from nnunet_spine_ext.phantom.shapes import Box, Field, Grid
@@ -91,13 +90,3 @@ def disc_zone(disc: DiscParameters, gap: Gap, region: str) -> Field:
     moved = gap.rho * (1 + back * np.sign(gap.y) * np.minimum(np.abs(gap.y) / 10, 1))
     edge = np.float32(np.sqrt(share))
     return np.where(moved < edge, 0, np.where(gap.rho < 0.5 * (1 + edge) + 0.04, 1, 2)).astype(np.uint8)
-
-
-def is_block(disc: DiscParameters) -> bool:
-    """Return whether bone fills the gap (a fused pair)."""
-    return disc.state == "fused"
-
-
-def bodies_of(spine: Spine, joint: Joint) -> tuple[Body, Body]:
-    """Return the bodies above and below a joint."""
-    return spine.bodies[joint.above], spine.bodies[joint.below]

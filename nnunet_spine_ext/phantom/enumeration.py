@@ -42,7 +42,7 @@ def draw_counts(rng: np.random.Generator, anomalies: str) -> tuple[int, int]:
                 "E-PHANTOM-ANOMALY",
                 found=f"anomalies={anomalies!r}",
                 expected="natural, none, oversample, or last vertebrae such as T11, T13, L4, L6, T11+L6",
-                fix="Pass one of these.",
+                fix="pass one of these",
             )
         counts[token.strip()[0]] = int(match.group(1) or match.group(2))
     return counts["T"], counts["L"]

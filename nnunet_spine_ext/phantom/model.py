@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-SIDES = ("L", "R")
-
 
 @dataclass(frozen=True)
 class Pathology:
@@ -125,7 +123,7 @@ class SacrumParameters:
 
 @dataclass(frozen=True)
 class CordParameters:
-    """Cord and dural sac: `factor` scales areas, `residual` per level 1..25, levels of the conus and of the sac's end."""
+    """Cord and dural sac: `factor` scales areas, `residual` per level 1..25, levels of conus and end of the sac."""
 
     factor: float
     residual: tuple[float, ...]

@@ -92,7 +92,7 @@ def sample_parameters(
     unknown = sorted(set(overrides) - set(OVERRIDES))
     if unknown:
         raise UsageError(
-            "E-PHANTOM-OVERRIDE", found=f"overrides {unknown}", expected=", ".join(OVERRIDES), fix="Correct the name."
+            "E-PHANTOM-OVERRIDE", found=f"overrides {unknown}", expected=", ".join(OVERRIDES), fix="correct the name"
         )
     # One independent stream per subject of the draw: a change in one does not shift the others.
     streams = dict(
@@ -141,7 +141,7 @@ def _draw_person(rng: np.random.Generator, overrides: Mapping[str, Any]) -> dict
     sex = "F" if rng.random() < 0.5 else "M"
     sex = str(overrides.get("sex", sex))
     if sex not in ("F", "M"):
-        raise UsageError("E-PHANTOM-SEX", found=f"sex={sex!r}", expected="'F' or 'M'", fix="Pass one of these.")
+        raise UsageError("E-PHANTOM-SEX", found=f"sex={sex!r}", expected="'F' or 'M'", fix="pass one of these")
     age = float(np.clip(rng.normal(46.0, 16.0), 19.0, 85.0))
     mean, sd = (1.649, 0.065) if sex == "F" else (1.785, 0.080)
     stature = float(mean + sd * np.clip(rng.normal(), -2.3, 2.3))
@@ -329,8 +329,3 @@ def _body(person: Mapping[str, Any]) -> BodyParameters:
         muscle_fat=float(np.clip(fat, 0.05, 0.5)),
         trunk_scale=float((person["stature"] / 1.71) * np.sqrt(person["bmi"] / 26.0)),
     )
-
-
-def with_findings(parameters: SpineParameters, findings: Sequence[Pathology]) -> SpineParameters:
-    """Return the spine with more findings, everything else unchanged."""
-    return pathology.apply(replace(parameters), findings)

@@ -28,14 +28,14 @@ def apply(spine: SpineParameters, findings: Sequence[Pathology]) -> SpineParamet
     for finding in findings:
         if finding.kind not in EDITS:
             raise UsageError(
-                "E-PHANTOM-FINDING", found=f"kind {finding.kind!r}", expected=", ".join(EDITS), fix="Correct the name."
+                "E-PHANTOM-FINDING", found=f"kind {finding.kind!r}", expected=", ".join(EDITS), fix="correct the name"
             )
         if finding.level not in spine.names[1:] and finding.kind != "stenosis":
             raise UsageError(
                 "E-PHANTOM-LEVEL",
                 found=f"{finding.kind} at {finding.level!r}",
                 expected=f"one of {', '.join(spine.names[1:])}",
-                fix="Name a vertebra of this spine (a disc is named by the vertebra above it).",
+                fix="name a vertebra of this spine; a disc is named by the vertebra above it",
             )
         spine = EDITS[finding.kind](spine, finding)
     return replace(spine, pathologies=(*spine.pathologies, *findings))

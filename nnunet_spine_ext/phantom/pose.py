@@ -5,7 +5,6 @@ Frames are right-handed with x to the patient's right, y to the front and z up t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,9 +131,3 @@ def chain(parameters: SpineParameters) -> tuple[Pose, dict[str, Pose], list[Join
         poses[v.name] = pose
         top, depth, name, hollow = compose(pose, sup), v.depth_sup, v.name, v.concavity_sup
     return sacrum, poses, joints
-
-
-def endplate_angles(pose: Pose, frames: Sequence[Pose]) -> list[float]:
-    """Return the sagittal inclination in degrees of frames given in a vertebra's frame (> 0 leans forward)."""
-    normals = [pose.direction(frame.rotation[:, 2]) for frame in frames]
-    return [float(np.rad2deg(np.arctan2(n[1], n[2]))) for n in normals]

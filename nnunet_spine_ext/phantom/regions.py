@@ -139,11 +139,18 @@ def paint_chest(place: Place, out: Tissue) -> None:
     beside = (front > -4.0) & (side > place.follow((8, 12, 19), (22.0, 20.0, 26.0)))
     middle = (side < wide) & (front > body + 1.0)
     put(out, inside & (gutter | beside) & ~middle, "lung")
-    put(out, inside & (front > body + 1.5) & (side < wide), "fat")
+    core = inside & (front > body + 1.5) & (side < wide)
+    put(out, core, "fat")
+    warp = np.sin(0.05 * place.z + 0.04 * place.right)
+    vessels = np.sin(0.13 * place.right + 1.4 * warp) + np.sin(0.11 * (front - body) + 0.03 * place.z)
+    put(out, core & (front > body + 9.0) & (vessels > -0.9), "organ")
+    put(out, core & (front > body + 14.0) & (vessels > 1.1) & (place.level < 13), "blood_flow")
     heart = ((place.right + 14.0) / 42.0) ** 2 + ((front - body - 62.0) / 40.0) ** 2
     heart = heart + ((place.level - 15.0) / 2.2) ** 2
     put(out, (heart < 1) & (place.level < dome + 0.4), "organ")
-    put(out, heart < 0.42, "blood_flow")
+    chambers = np.sin(0.1 * place.z + 0.08 * place.right + 0.5) + np.sin(0.09 * (front - body) - 0.05 * place.z)
+    put(out, (heart < 0.62) & (np.abs(chambers) > 0.22), "blood_flow")
+    put(out, (heart < 1.0) & (heart > 0.62), "muscle")
     put(out, place.between(8.4, 10.4) & place.column(0.0, body + 22.0, 9.0, 8.5), "air_cavity")
     put(out, place.between(10.2, 17.6) & place.column(-4.0, body + 6.5, 7.5, 4.5), "organ")
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nnunet_spine_ext.phantom.model import VertebraParameters
 from nnunet_spine_ext.phantom.pose import Pose
 from nnunet_spine_ext.phantom.shapes import Bar, Grid, Solid
-from nnunet_spine_ext.phantom.spine import Spine, canal_level
+from nnunet_spine_ext.phantom.spine import Spine
 from nnunet_spine_ext.phantom.tables import GREY_FRACTION, GREY_FRACTION_LEVEL
 from nnunet_spine_ext.phantom.tissues import TISSUE_ID
 from nnunet_spine_ext.phantom.vertebra import Landmarks
@@ -143,8 +143,3 @@ def _paint_cauda(spine: Spine, grid: Grid, tissue: NDArray[np.uint8]) -> None:
             path.append(sac.points[i] + offset + depth * settle * sac.half_front[i] * 0.95 * sac.front[i])
         for a, b in pairwise(path):
             _fill(grid, tissue, WORLD, _bar(a, b, ACROSS, (0.55, 0.55)), "roots")
-
-
-def canal_levels(spine: Spine) -> dict[str, float]:
-    """Return the level of every vertebra on the tables of cord and sac."""
-    return {v.name: canal_level(v) for v in spine.parameters.vertebrae}

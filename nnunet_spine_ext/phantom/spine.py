@@ -27,7 +27,6 @@ from nnunet_spine_ext.phantom.vertebra import Facet, Landmarks, Part, arch_parts
 
 SIDES = (-1, 1)
 ARRAY = NDArray[np.float64]
-REGIONS = ("whole", "cervical", "thoracic", "lumbar")
 BRAINSTEM = 42.0
 """How far the canal's axis is continued above the middle of C1 (mm)."""
 
@@ -59,7 +58,7 @@ class Spine:
         """
         if name not in self.marks:
             raise UsageError(
-                "E-PHANTOM-LANDMARK", found=f"landmark {name!r}", expected=", ".join(self.marks), fix="Correct it."
+                "E-PHANTOM-LANDMARK", found=f"landmark {name!r}", expected=", ".join(self.marks), fix="correct the name"
             )
         return self.marks[name].copy()
 
@@ -87,11 +86,6 @@ class Spine:
     def sacral_facets(self) -> dict[int, Facet]:
         """Return the L5/S1 joints in the frame of S1."""
         return {side: self._facet("S1", side, self.poses["S1"]) for side in SIDES}
-
-    def level_at(self, points: ARRAY) -> ARRAY:
-        """Return the continuous level of world points (N, 3) by their height along the canal's axis."""
-        order = np.argsort(self.sac.points[:, 2])
-        return np.interp(points[:, 2], self.sac.points[order, 2], self.sac.level[order])
 
     def field_of_view(self, region: str | tuple[str, str] = "whole", *, half_width: float | None = None) -> ARRAY:
         """Return the box ((x0, y0, z0), (x1, y1, z1)) in world mm that a scan of a region covers.
@@ -134,7 +128,7 @@ class Spine:
                 high, low = (self.poses[name].origin[2] for name in region)
                 return high + 22.0, low - 22.0
             found, expected = f"levels {region!r}", ", ".join(known)
-        raise UsageError("E-PHANTOM-REGION", found=found, expected=expected, fix="Name one of these.")
+        raise UsageError("E-PHANTOM-REGION", found=found, expected=expected, fix="name one of these")
 
 
 def build_spine(parameters: SpineParameters) -> Spine:
@@ -201,7 +195,7 @@ def _tubes(
     for index, pose in enumerate(sacrum.poses[:4]):
         add(sacrum.canal_point(index), pose, 25.0 + index)
     if axis.dens_height <= 0:
-        raise UsageError("E-PHANTOM-DENS", found="C2 without dens", expected="dens_height > 0", fix="Set it.")
+        raise UsageError("E-PHANTOM-DENS", found="C2 without dens", expected="dens_height > 0", fix="give C2 a dens")
     end = 25.55 + parameters.cord.sac_end
     return build_tubes(parameters.cord, np.array(knots), np.array(fronts), np.array(levels), end)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nnunet_spine_ext.phantom.model import VertebraParameters
 from nnunet_spine_ext.phantom.pose import Pose, rim_heights
-from nnunet_spine_ext.phantom.shapes import Bar, Ellipsoid, Plane, Solid, plane_through
+from nnunet_spine_ext.phantom.shapes import Bar, Plane, Solid, plane_through
 
 ARCUS, SPINOUS, CORPUS = 2, 3, 10
 COSTAL = {-1: 4, 1: 5}
@@ -264,8 +264,3 @@ def _costal(marks: Landmarks, side: int) -> list[Solid]:
     end = tip - np.array([side * 3.0, 0.0, 0.0])
     broad, narrow = (5.4 + wide, 3.2 + 0.6 * wide), (4.2 + 0.3 * wide, 2.5)
     return [_bar(root, end, up, broad, half_end=narrow, exponent=2.5, cap=1.0)]
-
-
-def club(centre: Point, half: tuple[float, float, float]) -> Ellipsoid:
-    """Axis-parallel ellipsoid, for knobs and heads."""
-    return Ellipsoid(_tuple(centre), half)
