@@ -15,7 +15,7 @@ import numpy as np
 
 from nnunet_spine_ext.core.volume import Array
 
-# (nodes travelled from, nodes travelled to, owner of each front, unit direction of travel) -> (factor, toll in mm)
+# (nodes travelled from, nodes travelled to, owner of each front, unit directions (n, 3)) -> (factor, toll in mm)
 StepCost = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
 UNREACHED = -1
 
@@ -95,7 +95,8 @@ def propagate(
     distance = np.where(owner >= 0, 0.0 if start is None else start, np.inf)
     reach = Reach(owner, distance, distance.copy())
     dirty = owner >= 0
-    width = 2.0 * float(graph.lengths.min())
+    # Wide enough to work on many nodes at once, narrow enough that few are visited again.
+    width = 4.0 * float(graph.lengths.min())
     active = np.flatnonzero(dirty)
     front = width if len(active) == 0 else float(distance[active].min()) + width
     while True:
@@ -109,30 +110,31 @@ def propagate(
                 return reach
             continue
         dirty[ready] = False
-        changed = [_relax(graph, k, ready, reach, dirty, cost) for k in range(len(graph.shifts))]
-        active = np.concatenate([active, *changed])
+        active = np.concatenate([active, _relax(graph, ready, reach, dirty, cost)])
 
 
-def _relax(graph: Graph, k: int, ready: Array, reach: Reach, dirty: Array, cost: StepCost | None) -> Array:
-    """Try the step k from the nodes `ready`; update in place and return the nodes that got a cheaper path."""
+def _relax(graph: Graph, ready: Array, reach: Reach, dirty: Array, cost: StepCost | None) -> Array:
+    """Try all steps from the nodes `ready`; update in place and return the nodes that got a cheaper path."""
     owner, distance = reach.owner, reach.cost
-    target = graph.neighbours(ready, k)
-    inside = target >= 0
-    source, target = ready[inside], target[inside]
-    length = graph.lengths[k]
+    target = graph.node_of[graph.padded[ready][:, None] + graph.shifts]
+    row, way = np.nonzero(target >= 0)
+    source, target, length = ready[row], target[row, way], graph.lengths[way]
     # No step is cheaper than its length, so most candidates fall before the costs are worked out.
-    promising = distance[source] + length < distance[target]
-    source, target = source[promising], target[promising]
-    if len(source) == 0:
-        return source
+    promising = np.flatnonzero(distance[source] + length < distance[target])
+    source, target, way, length = source[promising], target[promising], way[promising], length[promising]
     offer = distance[source] + length
     if cost is not None:
-        factor, toll = cost(source, target, owner[source], graph.directions[k])
+        factor, toll = cost(source, target, owner[source], graph.directions[way])
         offer = distance[source] + length * factor + toll
-    better = offer < distance[target]
+    better = np.flatnonzero(offer < distance[target])
+    # The cheapest offer per node; of equal ones the nearest step, then the first source: no chance involved.
+    better = better[np.lexsort((source[better], way[better], offer[better], target[better]))]
+    first = np.ones(len(better), dtype=bool)
+    first[1:] = target[better[1:]] != target[better[:-1]]
+    better = better[first]
     source, target = source[better], target[better]
     distance[target] = offer[better]
     owner[target] = owner[source]
-    reach.length[target] = reach.length[source] + length
+    reach.length[target] = reach.length[source] + length[better]
     dirty[target] = True
     return target

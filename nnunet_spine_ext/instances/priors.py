@@ -104,15 +104,19 @@ class PriorCost:
         before = self.kind[source]
         process = np.flatnonzero((kind == SPINE) & (before == SPINE))
         if len(process):
-            upwards = np.maximum(-(self.tangent[target[process]] @ direction), 0.0)
+            upwards = np.maximum(-self._along(target[process], direction[process]), 0.0)
             factor[process] += self.strength * _UPHILL * upwards
         toll = np.zeros(len(target))
         crossing = np.flatnonzero(before != kind)
         if len(crossing):
-            along = self.tangent[target[crossing]] @ direction
+            along = self._along(target[crossing], direction[crossing])
             heading = np.where(along > _STEEP, 0, np.where(along < -_STEEP, 2, 1))
             toll[crossing] = self.strength * _TOLL_TABLE[before[crossing], kind[crossing], heading]
         return factor, toll
+
+    def _along(self, nodes: Array, direction: Array) -> Array:
+        """How much (-1..1) the directions point towards the tail."""
+        return np.einsum("ij,ij->i", self.tangent[nodes], direction)
 
 
 def _toll_table() -> Array:

@@ -17,6 +17,7 @@ BIN_MM = 4.0
 # The line is known beyond its ends, where it continues straight: processes hang lower than the last body.
 REACH_MM = 150.0
 MAX_POINTS = 60_000
+_LOCATED_MM = 0.05
 # A body is wider than high, so the line through few bodies would turn sideways; the canal is a thin tube and leads.
 MIN_CANAL_MM = 40.0
 CANAL_COVERAGE = 0.75
@@ -42,29 +43,33 @@ class Centreline:
 
     def at(self, arc: Array) -> Array:
         """Return the positions (..., 3) at arc lengths in millimetres."""
-        return self._interpolate(self.points, arc)
+        return self._interpolate(np.asarray(arc))[0]
 
     def tangent(self, arc: Array) -> Array:
         """Return unit vectors (..., 3) towards the tail at arc lengths in millimetres."""
-        vectors = self._interpolate(self.tangents, arc)
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+        vectors = self._interpolate(np.asarray(arc))[1]
+        return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
-    def locate(self, points: Array, iterations: int = 6) -> Array:
+    def locate(self, points: Array, iterations: int = 8) -> Array:
         """Return the arc length (n,) at which the curve's normal plane passes through each point (n, 3)."""
         points = np.asarray(points, dtype=np.float64)
         rise = -self.points[:, 2]
         order = np.argsort(rise, kind="stable")
         arc = np.interp(-points[:, 2], rise[order], (order * STEP_MM - REACH_MM))
         for _ in range(iterations):
-            forward = ((points - self.at(arc)) * self.tangent(arc)).sum(axis=1)
+            position, tangent = self._interpolate(arc)
+            forward = np.einsum("ij,ij->i", points - position, tangent)
             arc = np.clip(arc + np.clip(forward, -20.0, 20.0), -REACH_MM, self.length + REACH_MM)
+            if len(arc) == 0 or np.abs(forward).max() < _LOCATED_MM:
+                break
         return arc
 
-    def _interpolate(self, table: Array, arc: Array) -> Array:
-        place = np.clip((np.asarray(arc) + REACH_MM) / STEP_MM, 0, len(table) - 1)
-        low = np.minimum(place.astype(np.intp), len(table) - 2)
+    def _interpolate(self, arc: Array) -> tuple[Array, Array]:
+        """Positions and (not quite normalised) tangents at arc lengths."""
+        place = np.clip((arc + REACH_MM) / STEP_MM, 0, len(self.points) - 1)
+        low = np.minimum(place.astype(np.intp), len(self.points) - 2)
         part = (place - low)[..., None]
-        return table[low] * (1 - part) + table[low + 1] * part
+        return tuple(t[low] + part * (t[low + 1] - t[low]) for t in (self.points, self.tangents))  # type: ignore[return-value]
 
 
 def centreline(semantic: Volume, *, smoothing_mm: float = 20.0) -> Centreline | None:
@@ -135,7 +140,7 @@ def _curve_along(points: Array, guide: Centreline, smoothing_mm: float) -> Centr
     centres = np.stack([np.bincount(bins, points[:, k]) for k in range(3)], axis=1) / np.maximum(weight, 1)[:, None]
     place = start + (np.arange(len(weight)) + 0.5) * BIN_MM
     used = weight > 0.05 * np.median(weight[weight > 0])
-    targets = np.arange(arc.min(), arc.max() + BIN_MM, BIN_MM / 2)
+    targets = np.linspace(start, arc.max(), max(2, round((arc.max() - start) / BIN_MM * 2) + 1))
     smooth = _local_linear(place[used], centres[used], np.sqrt(weight[used]), targets, smoothing_mm)
     return _curve_through(smooth)
 
