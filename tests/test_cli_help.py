@@ -43,7 +43,7 @@ def _name(value: Command | list[str]) -> str:
     return value.name if isinstance(value, Command) else "-".join(value) or "all"
 
 
-@pytest.mark.parametrize(("command", "words"), _sub_commands(), ids=_name)
+@pytest.mark.parametrize(("command", "words"), list(_sub_commands()), ids=_name)
 def test_help_is_light_and_has_examples(command: Command, words: list[str]) -> None:
     start = time.perf_counter()
     call = [sys.executable, "-c", PROBE, command.module, json.dumps([*words, "--help"])]
