@@ -286,7 +286,7 @@ def _refuse_all_empty(result: ConversionResult) -> None:
 
 
 def _notes(labels: LabelMap, rows: list[Row]) -> list[str]:
-    notes = [f"the label map merges: {text}" for text in labels.lost]
+    notes = [f"the label map loses something: {text}" for text in labels.lost]
     if labels.sided_labels:
         names = {number: name for name, number in labels.labels.items()}
         pairs = ", ".join(f"{names[left]} / {names[right]}" for left, right in labels.sided_labels)

@@ -145,7 +145,7 @@ def _from_schemes(source: str, target: str) -> LabelMap:
     number_of = {key: number for number, key in enumerate(sorted(wanted.labels), start=1)}
     return LabelMap(
         labels={wanted.labels[key]: number for key, number in number_of.items()},
-        table={key: number_of[value] for key, value in translation.table.items()},
+        table={key: number_of.get(value, 0) for key, value in translation.table.items()},
         scheme=TRAINING_SCHEME if target == TRAINING_SCHEME else CUSTOM,
         sided_labels=tuple((number_of[left], number_of[right]) for left, right in wanted.sided_pairs),
         lost=translation.lost,

@@ -54,8 +54,10 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 
 def write_line(text: str, *, error: bool = False) -> None:
-    """Write to the console; a closed pipe (`| head`) is not an error."""
+    """Write to the console; a closed pipe (`| head`) is no error, nor is a letter that the console does not know."""
     stream = sys.stderr if error else sys.stdout
+    known = getattr(stream, "encoding", None) or "utf-8"
+    text = text.encode(known, "backslashreplace").decode(known)
     try:
         stream.write(text + "\n")
         stream.flush()
@@ -73,6 +75,7 @@ def run(parser: argparse.ArgumentParser, function: str | Callable[..., Any], arg
     try:
         chosen = shell.get("shell_function", function)
         result = (resolve(chosen) if isinstance(chosen, str) else chosen)(**namespace)
+        return _render_result(result, as_json=bool(shell.get("shell_json")), quiet=bool(shell.get("shell_quiet")))
     except SpineExtError as error:
         _render_error(parser.prog, error, as_json=bool(shell.get("shell_json")))
         return error.exit_code
@@ -87,7 +90,6 @@ def run(parser: argparse.ArgumentParser, function: str | Callable[..., Any], arg
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
-    return _render_result(result, as_json=bool(shell.get("shell_json")), quiet=bool(shell.get("shell_quiet")))
 
 
 def resolve(function: str) -> Callable[..., Any]:
@@ -130,9 +132,14 @@ def _render_error(prog: str, error: SpineExtError, *, as_json: bool) -> None:
     write_line("\n".join(lines), error=True)
 
 
+def _plain(value: Any) -> Any:
+    # numpy's numbers and arrays have `tolist`; without it a count would become text.
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
 def _render_result(result: Any, *, as_json: bool, quiet: bool) -> int:
     if as_json and hasattr(result, "to_dict"):
-        write_line(json.dumps(result.to_dict(), indent=2, default=str))
+        write_line(json.dumps(result.to_dict(), indent=2, default=_plain))
     elif not quiet and hasattr(result, "render"):
         write_line(result.render())
     return int(getattr(result, "exit_code", EXIT_OK))

@@ -126,7 +126,11 @@ def set_by_path(target: dict[str, Any], assignment: str) -> None:
         target[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UsageError(
-            "E-CONFIG-SET", file="--set", found=repr(assignment), expected="a YAML value", fix="close quotes and brackets"
+            "E-CONFIG-SET",
+            file="--set",
+            found=repr(assignment),
+            expected="a YAML value",
+            fix="close quotes and brackets",
         ) from error
 
 

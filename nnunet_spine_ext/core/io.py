@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext.core.errors import CaseError
-from nnunet_spine_ext.core.volume import Array, Volume
+from nnunet_spine_ext.core.volume import GRID_TOLERANCE_MM, Array, Volume
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".mha", ".mhd", ".nrrd")
@@ -48,9 +48,9 @@ def is_image(path: str | Path) -> bool:
 def read_volume(path: str | Path) -> Volume:
     """Read a 3-D NIfTI (.nii, .nii.gz) or ITK (.mha, .mhd, .nrrd) file.
 
-    The array keeps the stored integer type when no scaling applies, else it is float32. A trailing axis of length one
-    is dropped. The affine follows the sform when its code is set, else the qform, else the voxel sizes (nibabel's
-    rule); `check.images.inspect` reports when they disagree.
+    The array keeps the stored integer type (in native byte order) when no scaling applies, else it is float32. A
+    trailing axis of length one is dropped. The affine follows the sform when its code is set, else the qform, else the
+    voxel sizes (nibabel's rule); `check.images.inspect` reports when they disagree.
 
     Raises
     ------
@@ -77,12 +77,17 @@ def _read_nifti(path: Path) -> Volume:
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
+    unreadable = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, WrapStructError)
     try:
         image = nib.Nifti1Image.from_bytes(_bytes_of(path))
         array = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
+    except unreadable as error:
         raise _unreadable(path, error) from error
+    except (MemoryError, OverflowError) as error:
+        # Four damaged bytes in the header ask for petabytes; a real volume that large fits nowhere either.
+        raise _unreadable(path, ValueError("larger than the memory")) from error
     affine = image.affine
     if affine is None:
         raise _unreadable(path, ValueError("no affine"))
@@ -144,8 +149,9 @@ def _volume(path: Path, array: Array, affine: Array) -> Volume:
             expected="one 3-D volume",
             fix="save each volume to a file of its own",
         )
-    if array.dtype == np.float64:
-        array = array.astype(np.float32)
+    # Torch and SimpleITK refuse foreign byte orders; nobody needs more than single precision.
+    native = array.dtype.newbyteorder("=")
+    array = array.astype(np.float32 if native.kind == "f" and native.itemsize > 4 else native, copy=False)
     try:
         return Volume(np.ascontiguousarray(array), affine)
     except ValueError as error:
@@ -172,11 +178,12 @@ def _unreadable(path: Path, error: Exception) -> CaseError:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is fsynced and renamed to `path`, else removed.
 
-    The temporary name starts with a dot and ends in `path`'s own suffix, so format writers accept it.
+    The temporary name starts with a dot and ends in `path`'s own suffix, so format writers accept it (.mhd: in .mha,
+    because ITK would put the voxels of an .mhd into a second file, named after the temporary one).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = next((s for s in IMAGE_SUFFIXES if path.name.lower().endswith(s)), path.suffix)
+    suffix = next((s for s in IMAGE_SUFFIXES if path.name.lower().endswith(s)), path.suffix).replace(".mhd", ".mha")
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
@@ -201,7 +208,8 @@ def write_volume(volume: Volume, path: str | Path) -> None:
     """Write a volume as .nii.gz, .nii, .mha, .mhd or .nrrd; booleans become uint8, int64 the smallest type that fits.
 
     NIfTI files carry sform and qform (code 1) of the volume's affine, units mm, no description. A qform cannot hold
-    shear: a sheared affine is written as sform only.
+    shear and holds rotations near 180 degrees badly: where it would contradict the sform, only the sform is written.
+    An .mhd holds its voxels itself, as an .mha does: one file appears at once, two cannot.
     """
     path = Path(path)
     name = path.name.lower()
@@ -235,7 +243,13 @@ def _nifti_bytes(volume: Volume, *, compress: bool) -> bytes:
     image.set_sform(volume.affine, code=1)
     try:
         image.set_qform(volume.affine, code=1, strip_shears=False)
+        # Quaternions are stored in single precision without their real part, which near 180 degrees is lost: readers
+        # that follow the qform would be off by up to 0.2 mm.
+        stored = [Volume(array, read()) for read in (image.get_qform, image.get_sform)]
+        agree = stored[0].same_grid(stored[1], GRID_TOLERANCE_MM / 10)
     except HeaderDataError:
+        agree = False
+    if not agree:
         image.set_qform(None, code=0)
     content = image.to_bytes()
     return gzip.compress(content, _GZIP_LEVEL, mtime=0) if compress else content

@@ -6,7 +6,8 @@ Sources of the ids: SPINEPS semantic and instance labels, SPIDER, VerSe, TotalSp
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,7 @@ from nnunet_spine_ext.core.errors import CaseError, UsageError
 from nnunet_spine_ext.core.volume import Array
 
 Colour = tuple[int, int, int]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,22 @@ class LabelScheme:
 
 @dataclass(frozen=True)
 class LabelMapping:
-    """A translation of ids between two schemes; `lost` lists in words what cannot come back."""
+    """A translation of ids between two schemes.
+
+    Parameters
+    ----------
+    table: every id of the source; 0 drops it, because the target has nothing like it.
+    kind: bijective if each id comes back from the target, else lossy.
+    lost: in words, what cannot come back.
+    instead: id to rows that replace those of the table in arrays that hold this id.
+    """
 
     source: str
     target: str
     table: Mapping[int, int]
     kind: Literal["bijective", "lossy"]
     lost: tuple[str, ...] = ()
+    instead: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
 
 
 VERTEBRAE: dict[int, str] = {
@@ -151,10 +162,8 @@ _TOTALSPINESEG = {
     **{71 + n: f"disc T{n}" for n in range(1, 12)},
     91: "disc T12",
     **{91 + n: f"disc L{n}" for n in range(1, 6)},
-    100: "disc L5",
+    100: "disc above the sacrum",
 }
-# 91+5 = 96 is the disc below L5 in six-lumbar spines; 100 is the disc above the sacrum.
-_TOTALSPINESEG[96] = "disc L5 (of six)"
 _TOTALSEGMENTATOR = {
     25: "sacrum",
     26: "S1",
@@ -199,27 +208,49 @@ def _by_name(source: str, target: str, rename: Mapping[str, str] | None = None) 
     return {key: ids[name] for key, name in renamed.items() if name in ids}
 
 
-def _inverse(table: Mapping[int, int]) -> dict[int, int]:
-    return {target: source for source, target in table.items()}
+def _translation(
+    source: str, target: str, table: Mapping[int, int], instead: Mapping[int, Mapping[int, int]] | None = None
+) -> LabelMapping:
+    """Complete a table (what it does not name is dropped) and say what is lost."""
+    names, wanted = SCHEMES[source].labels, SCHEMES[target].labels
+    complete = {key: table.get(key, 0) for key in names}
+    sources: dict[int, list[str]] = {}
+    for key, value in complete.items():
+        sources.setdefault(value, []).append(names[key])
+    lost = [f"{' and '.join(merged)} become {wanted[key]}" for key, merged in sources.items() if key and merged[1:]]
+    if sources.get(0):
+        lost.append(f"dropped: {', '.join(_grouped(sources[0], names.values()))}")
+    return LabelMapping(source, target, complete, "lossy" if lost else "bijective", tuple(lost), instead or {})
+
+
+def _grouped(dropped: list[str], known: Collection[str]) -> list[str]:
+    """Shorten a list of names: when no disc (endplate) is left, say so once."""
+    for kind in ("disc", "endplate"):
+        members = [name for name in known if name.startswith(f"{kind} ")]
+        if members and set(members) <= set(dropped):
+            dropped = [name for name in dropped if name not in members] + [f"all {kind}s"]
+    return dropped
 
 
 def _build_mappings() -> dict[tuple[str, str], LabelMapping]:
     sacrum = {"sacrum": "S1"}
+    segments = {f"S{k}": "sacrum" for k in range(1, 7)}
+    above_sacrum = "disc above the sacrum"
     to_spineps = {t: next(s for s, u in _NNUNET14_OF_SPINEPS.items() if u == t) for t in range(1, 15)}
-    verse = _by_name("verse", "instances", sacrum)
-    spine_seg = _by_name("totalspineseg", "instances", {**sacrum, "disc L5 (of six)": "disc L5"})
-    segmentator = _by_name("totalsegmentator", "instances", sacrum)
-    merged = "corpus border, inner corpus and dens become corpus; superior and inferior endplates become endplate"
-    kept = ("what the target has no id for: discs, endplates, T13 or sacral segments",)
+    # TotalSpineSeg calls the lowest disc by the sacrum below it: it is L5's unless there is an L6 (46, disc above: 96).
+    spine_seg = _by_name("totalspineseg", "instances", {**sacrum, above_sacrum: "disc L5"})
+    with_l6 = {100: 125}
+    lowest = {"disc L5": above_sacrum, "disc L6": above_sacrum}
+    to_spine_seg = _by_name("instances", "totalspineseg", segments | lowest)
     rows = [
-        LabelMapping("spineps", "nnunet14", _NNUNET14_OF_SPINEPS, "lossy", (merged,)),
-        LabelMapping("nnunet14", "spineps", to_spineps, "bijective"),
-        LabelMapping("verse", "instances", verse, "bijective"),
-        LabelMapping("instances", "verse", _inverse(verse), "lossy", kept),
-        LabelMapping(
-            "totalspineseg", "instances", spine_seg, "lossy", ("cord and canal; both L5 disc ids become one",)
-        ),
-        LabelMapping("totalsegmentator", "instances", segmentator, "lossy", ("cord; S1 and sacrum become one",)),
+        _translation("spineps", "nnunet14", _NNUNET14_OF_SPINEPS),
+        _translation("nnunet14", "spineps", to_spineps),
+        _translation("verse", "instances", _by_name("verse", "instances", sacrum)),
+        _translation("instances", "verse", _by_name("instances", "verse", segments)),
+        _translation("totalspineseg", "instances", spine_seg, {46: with_l6, 96: with_l6}),
+        _translation("instances", "totalspineseg", to_spine_seg, {25: {124: 96}, 125: {124: 96}}),
+        _translation("totalsegmentator", "instances", _by_name("totalsegmentator", "instances", sacrum)),
+        _translation("instances", "totalsegmentator", _by_name("instances", "totalsegmentator", segments)),
     ]
     return {(row.source, row.target): row for row in rows}
 
@@ -255,15 +286,27 @@ def mapping(source: str, target: str) -> LabelMapping:
 
 
 def convert_labels(array: Array, source: str, target: str, *, file: str | Path = "label map") -> Array:
-    """Translate ids voxel by voxel; 0 stays 0.
+    """Translate ids voxel by voxel; 0 stays 0, and what the target has no id for becomes 0 (a warning names it).
 
     Returns uint8 or uint16. Raises CaseError listing unknown ids with their voxel counts.
     """
-    return apply_table(array, mapping(source, target).table, file=file)
+    chosen = mapping(source, target)
+    present = {int(k) for k in np.unique(array) if k in chosen.table}
+    dropped = [SCHEMES[source].labels[k] for k in sorted(present) if not chosen.table[k]]
+    table = dict(chosen.table)
+    for key in present & chosen.instead.keys():
+        table.update(chosen.instead[key])
+    converted = apply_table(array, table, file=file)
+    if dropped:
+        logger.warning("%s: %s has no id for %s: dropped", file, target, ", ".join(dropped))
+    return converted
 
 
 def apply_table(array: Array, table: Mapping[int, int], *, file: str | Path = "label map") -> Array:
-    """Translate ids by a table; ids that are not in it (other than 0) raise CaseError with their voxel counts."""
+    """Translate ids by a table; ids that are not in it (other than 0) raise CaseError with their voxel counts.
+
+    Returns uint8, or uint16 when an id above 255 is among the results.
+    """
     ids, positions, counts = np.unique(array, return_inverse=True, return_counts=True)
     unknown = {float(k): int(n) for k, n in zip(ids, counts, strict=True) if k != 0 and k not in table}
     if unknown:

@@ -116,51 +116,83 @@ class Volume:
 
         Raises ValueError if the two are not axis permutations and flips of one grid.
         """
-        back = self.to(original.orientation)
-        if not back.same_grid(original):
+        back = self.to_affine(original.affine)
+        if back.shape != original.shape:
             msg = f"grid {self.shape} {self.orientation} is no reorientation of {original.shape} {original.orientation}"
             raise ValueError(msg)
-        return Volume(back.array, original.affine)
+        return back
+
+    def to_affine(self, affine: Array) -> Volume:
+        """Permute and flip the axes until this grid has exactly the given affine, whatever its axes are called.
+
+        At an obliquity of 45 degrees the names of axes depend on their order, so names cannot undo `to`.
+
+        Raises ValueError if no permutation and flips of this grid have that affine.
+        """
+        step = np.linalg.inv(self.affine[:3, :3]) @ affine[:3, :3]
+        order = [int(axis) for axis in np.abs(step).argmax(axis=0)]
+        array = self.array
+        if sorted(order) == [0, 1, 2]:
+            flips = tuple(k for k in range(3) if step[order[k], k] < 0)
+            array = np.ascontiguousarray(np.flip(self.array.transpose(order), flips))
+            # Index of this grid where the first voxel of the other one lies.
+            corner = np.zeros(3)
+            corner[[order[k] for k in flips]] = [array.shape[k] - 1 for k in flips]
+            moved = np.eye(4)
+            moved[:3, :3] = np.eye(3)[:, order] * [-1 if k in flips else 1 for k in range(3)]
+            moved[:3, 3] = corner
+            if Volume(array, self.affine @ moved).same_grid(Volume(array, affine)):
+                return Volume(array, affine)
+        msg = f"grid {self.shape} {self.orientation} is no reorientation of affine {np.asarray(affine).tolist()}"
+        raise ValueError(msg)
 
     def crop(self, slices: tuple[slice, slice, slice]) -> Volume:
-        """Cut a box out (step 1 only) and move the origin with it."""
-        starts = [s.indices(n)[0] for s, n in zip(slices, self.shape, strict=True)]
+        """Cut a box out and move the origin with it; raises ValueError for steps other than 1 and empty boxes."""
+        ranges = [s.indices(n) for s, n in zip(slices, self.shape, strict=True)]
+        if any(step != 1 or stop <= start for start, stop, step in ranges):
+            msg = f"cannot crop {slices} out of a volume of shape {self.shape}: empty, or a step other than 1"
+            raise ValueError(msg)
+        starts = [start for start, _, _ in ranges]
         affine = self.affine.copy()
         affine[:3, 3] = self.world(starts)
         return Volume(self.array[slices], affine)
 
     def resample_like(self, grid: Volume, order: int = 1, cval: float = 0.0) -> Volume:
-        """Interpolate onto the grid of another volume (order 0: nearest, for labels; 1: linear; 3: cubic)."""
-        from scipy.ndimage import affine_transform
+        """Interpolate onto the grid of another volume (order 0: nearest, for labels; 1: linear; 3: cubic).
 
-        step = np.linalg.inv(self.affine) @ grid.affine
-        source = self.array if order == 0 else self.array.astype(np.float32, copy=False)
-        array = affine_transform(
-            source, step[:3, :3], offset=step[:3, 3], output_shape=grid.shape, order=order, cval=cval, mode="constant"
-        )
-        return Volume(array, grid.affine)
+        `cval` surrounds this volume: order 0 gives it beyond half a voxel outside the outermost centres, higher
+        orders fade into it over one voxel. Labels keep their type; higher orders return float32.
+        """
+        # scipy's "constant" takes the outermost centres for outside when rounding puts them 1e-15 beyond the border.
+        return _interpolate(self, grid, order, mode="grid-constant", cval=cval)
 
     def resample(self, spacing: Sequence[float], order: int = 1) -> Volume:
-        """Interpolate to another voxel size (mm) over the same extent; voxel centres stay inside it."""
+        """Interpolate to another voxel size (mm) over the same extent; voxel centres stay inside it.
+
+        The number of voxels is rounded, so the voxel size that results may differ a little from the one asked for.
+        Raises ValueError if the spacing is not three positive numbers.
+        """
         old, new = np.asarray(self.spacing), np.asarray(spacing, dtype=np.float64)
+        if new.shape != (3,) or not np.isfinite(new).all() or (new <= 0).any():
+            msg = f"a spacing is three positive numbers of millimetres, got {spacing}"
+            raise ValueError(msg)
         shape = np.maximum(1, np.round(np.asarray(self.shape) * old / new)).astype(int)
         scale = np.asarray(self.shape) / shape
         affine = self.affine.copy()
         affine[:3, :3] = self.affine[:3, :3] * scale
         affine[:3, 3] = self.world((scale - 1) / 2)
         empty = np.broadcast_to(np.zeros((), dtype=self.array.dtype), tuple(shape))
-        mode_safe = Volume(empty, affine)
-        return _resample_edges(self, mode_safe, order)
+        # The extent is the same, so what lies beyond the outermost centres is the outermost half voxel.
+        return _interpolate(self, Volume(empty, affine), order, mode="nearest")
 
 
-def _resample_edges(volume: Volume, grid: Volume, order: int) -> Volume:
-    """Resample with edge replication: `Volume.resample` covers the same extent, so nothing is outside."""
+def _interpolate(volume: Volume, grid: Volume, order: int, *, mode: str, cval: float = 0.0) -> Volume:
     from scipy.ndimage import affine_transform
 
     step = np.linalg.inv(volume.affine) @ grid.affine
     source = volume.array if order == 0 else volume.array.astype(np.float32, copy=False)
     array = affine_transform(
-        source, step[:3, :3], offset=step[:3, 3], output_shape=grid.shape, order=order, mode="nearest"
+        source, step[:3, :3], offset=step[:3, 3], output_shape=grid.shape, order=order, mode=mode, cval=cval
     )
     return Volume(array, grid.affine)
 
@@ -168,21 +200,13 @@ def _resample_edges(volume: Volume, grid: Volume, order: int) -> Volume:
 def _axes_of(affine: Array) -> tuple[list[int], list[int]]:
     """World axis (0 x, 1 y, 2 z) and sign of each array axis, each world axis used once.
 
-    The direction matrix is replaced by the closest orthonormal one before the largest entries are read, so that
-    two oblique axes can never claim the same world axis.
+    This is nibabel's rule, on purpose: nnU-Net's reorienting reader uses it, so an oblique volume is turned the same
+    way here and on its way to the network.
     """
-    directions = affine[:3, :3] / np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    u, _, vt = np.linalg.svd(directions)
-    rotation = u @ vt
-    axes, signs = [-1, -1, -1], [0, 0, 0]
-    magnitude = np.abs(rotation)
-    for _ in range(3):
-        world, array_axis = np.unravel_index(int(np.argmax(magnitude)), (3, 3))
-        axes[int(array_axis)] = int(world)
-        signs[int(array_axis)] = 1 if rotation[world, array_axis] > 0 else -1
-        magnitude[world, :] = -1
-        magnitude[:, array_axis] = -1
-    return axes, signs
+    from nibabel.orientations import io_orientation
+
+    pairs = io_orientation(affine)
+    return [int(axis) for axis in pairs[:, 0]], [int(sign) for sign in pairs[:, 1]]
 
 
 def _parse(orientation: str) -> tuple[list[int], list[int]]:

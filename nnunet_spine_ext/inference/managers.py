@@ -91,6 +91,4 @@ def segmentation_volume(seg: Array, properties: dict[str, Any]) -> Volume:
     geometry = properties["nibabel_stuff"]
     dtype = np.uint8 if seg.size == 0 or seg.max() < 256 else np.uint16
     upright = Volume(seg.transpose(2, 1, 0).astype(dtype, copy=False), geometry["reoriented_affine"])
-    stored = Volume(np.zeros((1, 1, 1)), geometry["original_affine"])
-    back = upright.to(stored.orientation)
-    return Volume(back.array, geometry["original_affine"])
+    return upright.to_affine(geometry["original_affine"])
