@@ -57,7 +57,8 @@ def draw(
     wedge = _lumbar_wedges(rng, bodies, lordosis) | _thoracic_wedges(rng, bodies, kyphosis)
     slope = _balance(vertebrae, discs, wedge) + 2.0 + 2.0 * float(noise[3])
     t1_slope = slope - lordosis + kyphosis
-    cervical = 12.0 + 0.6 * (t1_slope - 24.0) + 8.0 * float(noise[4])
+    # The gaze stays level: what T1 leans forward, the neck bends back.
+    cervical = 12.0 + 0.8 * (t1_slope - 24.0) + 6.5 * float(noise[4])
     cervical = float(overrides.get("cervical", np.clip(cervical, -15.0, 45.0)))
     wedge |= _cervical_wedges(rng, bodies, cervical)
     lateral, axial, coronal = _coronal_angles(rng, vertebrae, cobb, kind)

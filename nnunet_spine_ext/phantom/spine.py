@@ -95,7 +95,6 @@ class Spine:
         of the vertebrae). Raises UsageError for unknown names.
         """
         top, bottom = self._extent(region)
-        names = self.parameters.names
         points = [self.marks[key] for key in self.marks if bottom - 1 <= self.marks[key][2] <= top + 1]
         cloud = np.array(points)
         spine = np.array([pose.origin for pose in self.poses.values() if bottom - 20 <= pose.origin[2] <= top + 20])
@@ -103,8 +102,6 @@ class Spine:
         reach = np.abs(cloud[:, 0] - centre).max() + 8.0 if half_width is None else half_width
         back = cloud[:, 1].min() - self.parameters.body.fat_back - 20.0
         front = spine[:, 1].max() + 75.0
-        lowest = names[-1]
-        bottom = max(bottom, self.marks["sacrum_tip"][2] - 25.0) if lowest else bottom
         return np.array([[centre - reach, back, bottom], [centre + reach, front, top]])
 
     def _extent(self, region: str | tuple[str, str]) -> tuple[float, float]:
