@@ -49,7 +49,7 @@ class _Options:
     accumulate: str
     instances: bool
     strict: bool
-    prefer: str | None
+    prefer: Literal["sform", "qform"] | None
 
 
 @dataclass
@@ -224,8 +224,8 @@ def _inspect(case: InputCase, options: _Options) -> tuple[list[Problem], Volume 
             if problem.severity == "error":
                 raise problem.to_error()
             warnings.append(problem)
-        shape, affine = facts.shape, facts.affine
-        grids.append(Volume(np.broadcast_to(np.uint8(0), shape[:3]), affine))
+        if facts.affine is not None:
+            grids.append(Volume(np.broadcast_to(np.uint8(0), facts.shape[:3]), facts.affine))
     for file, grid in zip(case.files[1:], grids[1:], strict=True):
         if not grids[0].same_grid(grid):
             raise CaseError(

@@ -112,6 +112,7 @@ def _new_plans(
     changes = _change_configurations(changed, plans, configuration, preset)
     result = PlanResult(target, changes, _next_steps(folder, changed, plans, configuration), written=not dry_run)
     if not dry_run:
+        restore_tables(folder)
         store_curves(folder)
         write_json(target, changed)
     return result
@@ -152,6 +153,15 @@ def _next_steps(folder: Path, changed: dict[str, Any], plans: dict[str, Any], co
         steps.append(f"next: nnUNetv2_preprocess -d {number} -plans_name {name} -c {configuration}")
     steps.append(f"next: nnUNetv2_train {number} {configuration} 0 -tr nnUNetTrainerSpine -p {name}")
     return steps
+
+
+def restore_tables(folder: Path) -> None:
+    """Copy cases.json and the grouped splits from the raw dataset when the preprocessed folder was made anew."""
+    raw = Path(os.environ.get("nnUNet_raw", "")) / folder.name
+    for name in ("cases.json", "splits_final.json"):
+        if not (folder / name).exists() and (raw / name).is_file():
+            write_json(folder / name, read_json(raw / name))
+            logger.info("copied %s from %s", name, raw)
 
 
 def store_curves(folder: Path) -> None:

@@ -23,7 +23,7 @@ def subjects_of(folder: str | Path) -> dict[str, str]:
             file=path,
             found="no such file",
             expected="a table that says which subject each case belongs to",
-            fix=f"convert the dataset with nnUNetv2_spine_convert, {_STOCK}",
+            fix=f"copy it from the raw dataset (nnUNetv2_spine_plan does), convert again, {_STOCK}",
         )
     return {case: str(row["subject"]) for case, row in read_json(path)["cases"].items()}
 
