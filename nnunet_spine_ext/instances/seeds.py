@@ -13,7 +13,7 @@ from nnunet_spine_ext.instances.geodesic import make_graph, propagate
 from nnunet_spine_ext.measure.centreline import Centreline
 
 # Distance between neighbouring body centres as a function of the body's cross-section A (mm²): 0.9 sqrt(A) + 5 gives
-# 18 mm for C4, 26 mm for T6 and 37 mm for L3, within 10 % of published means.
+# 18 mm for C4, 26 mm for T6 and 37 mm for L3, mostly within 15 % of published means.
 _PITCH_SLOPE, _PITCH_OFFSET = 0.9, 5.0
 BIN_MM = 1.0
 _SMOOTH = np.array([1.0, 2.0, 3.0, 2.0, 1.0]) / 9.0
