@@ -1,0 +1,272 @@
+"""What we rely on in nnU-Net, pinned by name: a new nnU-Net fails here first, and the message says where to look."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import inspect
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from house import python_files, setup_cfg, tree
+
+
+class Call(NamedTuple):
+    """A function of nnU-Net, its parameters in order, and the modules of ours that rely on them."""
+
+    name: str
+    parameters: str
+    modules: str
+
+
+TRAINER = "nnunetv2.training.nnUNetTrainer.nnUNetTrainer:nnUNetTrainer"
+PREDICTOR = "nnunetv2.inference.predict_from_raw_data:nnUNetPredictor"
+PLANS = "nnunetv2.utilities.plans_handling.plans_handler:PlansManager"
+CONFIGURATION = "nnunetv2.utilities.plans_handling.plans_handler:ConfigurationManager"
+PREPROCESSOR = "nnunetv2.preprocessing.preprocessors.default_preprocessor:DefaultPreprocessor"
+READER = "nnunetv2.imageio.nibabel_reader_writer:NibabelIOWithReorient"
+MIRRORING = "batchgeneratorsv2.transforms.spatial.mirroring:MirrorTransform"
+
+CALLS = (
+    Call(f"{TRAINER}.__init__", "self plans configuration fold dataset_json device", "training/base.py"),
+    Call(f"{TRAINER}.initialize", "self", "training/base.py"),
+    Call(
+        f"{TRAINER}.build_network_architecture",
+        "plans_manager configuration_manager num_input_channels num_output_channels enable_deep_supervision",
+        "training/base.py, inference/adopt.py, inference/predictor.py",
+    ),
+    Call(f"{TRAINER}.configure_optimizers", "self", "training/base.py"),
+    Call(
+        f"{TRAINER}.get_training_transforms",
+        "patch_size rotation_for_DA deep_supervision_scales mirror_axes do_dummy_2d_data_aug use_mask_for_norm "
+        "is_cascaded foreground_labels regions ignore_label",
+        "training/base.py, training/mirroring.py",
+    ),
+    Call(f"{TRAINER}.configure_rotation_dummyDA_mirroring_and_inital_patch_size", "self", "training/base.py"),
+    Call(f"{TRAINER}.do_split", "self", "training/base.py, training/splits.py"),
+    Call(f"{TRAINER}.on_train_start", "self", "training/base.py"),
+    Call(f"{TRAINER}.on_epoch_end", "self", "training/base.py"),
+    Call(f"{TRAINER}.save_checkpoint", "self filename", "training/base.py"),
+    Call(f"{TRAINER}.print_to_log_file", "self args also_print_to_console add_timestamp", "training/base.py"),
+    Call(
+        "nnunetv2.training.logging.nnunet_logger:MetaLogger.plot_progress_png", "self output_folder", "training/base.py"
+    ),
+    Call(
+        "nnunetv2.training.lr_scheduler.polylr:PolyLRScheduler.__init__",
+        "self optimizer initial_lr max_steps exponent current_step",
+        "training/base.py",
+    ),
+    Call("nnunetv2.training.dataloading.nnunet_dataset:infer_dataset_class", "folder", "training/base.py"),
+    Call(
+        "nnunetv2.training.dataloading.nnunet_dataset:nnUNetDatasetBlosc2.get_identifiers", "folder", "training/base.py"
+    ),
+    Call(f"{MIRRORING}.__init__", "self allowed_axes", "training/mirroring.py"),
+    Call(f"{MIRRORING}._apply_to_segmentation", "self segmentation params", "training/mirroring.py"),
+    Call(
+        "batchgeneratorsv2.transforms.utils.compose:ComposeTransforms.__init__",
+        "self transforms",
+        "training/mirroring.py",
+    ),
+    Call(f"{PLANS}.__init__", "self plans_file_or_dict", "inference/predictor.py"),
+    Call(f"{PLANS}.get_configuration", "self configuration_name", "inference/predictor.py"),
+    Call(f"{PLANS}.get_label_manager", "self dataset_json kwargs", "inference/predictor.py"),
+    Call(f"{PREPROCESSOR}.__init__", "self verbose", "inference/managers.py, inference/predictor.py"),
+    Call(
+        f"{PREPROCESSOR}.run_case",
+        "self image_files seg_file plans_manager configuration_manager dataset_json",
+        "inference/managers.py",
+    ),
+    Call(
+        f"{PREPROCESSOR}.run_case_npy",
+        "self data seg properties plans_manager configuration_manager dataset_json",
+        "inference/predictor.py",
+    ),
+    Call(f"{READER}.read_images", "self image_fnames", "inference/predictor.py"),
+    Call(f"{READER}.write_seg", "self seg output_fname properties", "inference/managers.py"),
+    Call(
+        f"{PREDICTOR}.__init__",
+        "self tile_step_size use_gaussian use_mirroring perform_everything_on_device device verbose "
+        "verbose_preprocessing allow_tqdm",
+        "inference/predictor.py",
+    ),
+    Call(
+        f"{PREDICTOR}.initialize_from_trained_model_folder",
+        "self model_training_output_dir use_folds checkpoint_name",
+        "inference/predictor.py",
+    ),
+    Call(
+        f"{PREDICTOR}.manual_initialization",
+        "self network plans_manager configuration_manager parameters dataset_json trainer_name "
+        "inference_allowed_mirroring_axes",
+        "inference/predictor.py",
+    ),
+    Call(f"{PREDICTOR}.predict_logits_from_preprocessed_data", "self data", "inference/predictor.py"),
+    Call(f"{PREDICTOR}._internal_maybe_mirror_and_predict", "self x", "inference/predictor.py, networks/mirror.py"),
+    Call(
+        f"{PREDICTOR}._internal_predict_sliding_window_return_logits",
+        "self data slicers do_on_device",
+        "inference/predictor.py",
+    ),
+    Call(
+        "nnunetv2.inference.export_prediction:convert_predicted_logits_to_segmentation_with_correct_shape",
+        "predicted_logits plans_manager configuration_manager label_manager properties_dict return_probabilities "
+        "num_threads_torch",
+        "inference/predictor.py",
+    ),
+    Call(
+        "nnunetv2.inference.export_prediction:export_prediction_from_logits",
+        "predicted_array_or_file properties_dict configuration_manager plans_manager dataset_json_dict_or_file "
+        "output_file_truncated save_probabilities num_threads_torch",
+        "inference/managers.py (its writer is called there)",
+    ),
+    Call(
+        "nnunetv2.inference.sliding_window_prediction:compute_gaussian",
+        "tile_size sigma_scale value_scaling_factor dtype device",
+        "inference/predictor.py",
+    ),
+    Call(
+        "nnunetv2.utilities.find_objects:recursive_find_trainer_class_by_name",
+        "trainer_name",
+        "inference/predictor.py, check/probe.py",
+    ),
+    Call(
+        "nnunetv2.utilities.label_handling.label_handling:determine_num_input_channels",
+        "plans_manager configuration_or_config_manager dataset_json",
+        "inference/predictor.py",
+    ),
+)
+# Attributes that are read without a call; the managers' are looked up again by nnU-Net's own code.
+PROPERTIES = {
+    f"{PLANS}.image_reader_writer_class": "inference/managers.py",
+    f"{CONFIGURATION}.preprocessor_class": "inference/managers.py",
+    f"{CONFIGURATION}.patch_size": "training/base.py, inference/adopt.py, inference/predictor.py",
+    "nnunetv2.utilities.label_handling.label_handling:LabelManager.num_segmentation_heads": "inference/predictor.py",
+}
+# Attributes that nnU-Net sets in __init__ and reads later; we set or read them.
+ATTRIBUTES = {
+    f"{TRAINER}.__init__": (
+        "num_epochs num_iterations_per_epoch num_val_iterations_per_epoch initial_lr weight_decay save_every "
+        "oversample_foreground_percent inference_allowed_mirroring_axes output_folder_base output_folder plans_manager "
+        "configuration_manager dataset_json fold preprocessed_dataset_folder preprocessed_dataset_folder_base "
+        "disable_checkpointing local_rank logger network current_epoch device",
+        "training/base.py",
+    ),
+    f"{PREDICTOR}.__init__": (
+        "use_mirroring allow_tqdm device label_manager configuration_manager",
+        "inference/predictor.py",
+    ),
+}
+
+
+def found(name: str) -> Any:
+    module, _, path = name.partition(":")
+    target: Any = importlib.import_module(module)
+    for part in path.split("."):
+        # vars, so that a property stays one and a static method shows its own parameters.
+        target = inspect.getattr_static(target, part)
+    return target.__func__ if isinstance(target, staticmethod | classmethod) else target
+
+
+def advice(modules: str) -> str:
+    version = importlib.metadata.version("nnunetv2")
+    return f"nnU-Net {version} differs from the one this was written for: look at nnunet_spine_ext/{modules}"
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name.partition(":")[2])
+def test_parameters(call: Call) -> None:
+    try:
+        parameters = list(inspect.signature(found(call.name)).parameters)
+    except (ImportError, AttributeError) as error:
+        pytest.fail(f"{call.name} is gone ({error}). {advice(call.modules)}")
+    assert parameters == call.parameters.split(), advice(call.modules)
+
+
+@pytest.mark.parametrize(("name", "modules"), PROPERTIES.items(), ids=lambda value: value.partition(":")[2] or "")
+def test_properties(name: str, modules: str) -> None:
+    try:
+        target = found(name)
+    except (ImportError, AttributeError) as error:
+        pytest.fail(f"{name} is gone ({error}). {advice(modules)}")
+    assert isinstance(target, property | cached_property), advice(modules)
+
+
+@pytest.mark.parametrize(("name", "row"), ATTRIBUTES.items(), ids=["trainer", "predictor"])
+def test_attributes_are_set_on_construction(name: str, row: tuple[str, str]) -> None:
+    wanted, modules = row
+    body = ast.parse(inspect.cleandoc("\n" + inspect.getsource(found(name))))
+    stored = {
+        node.attr
+        for node in ast.walk(body)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self"
+    }
+    assert set(wanted.split()) <= stored, f"{sorted(set(wanted.split()) - stored)}. {advice(modules)}"
+
+
+@cache
+def sources() -> dict[str, ast.Module]:
+    """Return the parsed files of nnU-Net that run at prediction and in training."""
+    package = Path(str(importlib.import_module("nnunetv2").__path__[0]))
+    folders = ("inference", "preprocessing", "evaluation", "run", "training/nnUNetTrainer/nnUNetTrainer.py")
+    files = [
+        f for name in folders for f in ([package / name] if name.endswith(".py") else (package / name).rglob("*.py"))
+    ]
+    return {str(f.relative_to(package)): ast.parse(f.read_text(encoding="utf-8")) for f in files}
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("image_reader_writer_class", {0}), ("preprocessor_class", {0, 1})])
+def test_readers_and_preprocessors_are_only_ever_called(name: str, arguments: set[int]) -> None:
+    """Our managers return a callable, not always a class: nnU-Net may do nothing with it but call it."""
+    seen = 0
+    for file, module in sources().items():
+        calls = {id(n.func): n for n in ast.walk(module) if isinstance(n, ast.Call)}
+        for node in ast.walk(module):
+            if isinstance(node, ast.Attribute) and node.attr == name:
+                seen += 1
+                call = calls.get(id(node))
+                assert call is not None, f"{file}:{node.lineno}. {advice('inference/managers.py')}"
+                assert len(call.args) + len(call.keywords) in arguments, f"{file}:{node.lineno}"
+    assert seen >= 1
+
+
+def test_prediction_hands_its_live_managers_to_the_trainer() -> None:
+    """Adoption works because stock prediction goes on with the very objects that build_network_architecture got."""
+    source = inspect.getsource(found(f"{PREDICTOR}.initialize_from_trained_model_folder"))
+    body = ast.parse(inspect.cleandoc("\n" + source))
+    calls = [
+        n
+        for n in ast.walk(body)
+        if isinstance(n, ast.Call) and ast.unparse(n.func).endswith("build_network_architecture")
+    ]
+    handed = [[ast.unparse(a) for a in call.args[:2]] for call in calls]
+    assert ["plans_manager", "configuration_manager"] in handed, advice("inference/adopt.py")
+    kept = {ast.unparse(n) for n in ast.walk(body) if isinstance(n, ast.Assign)}
+    for name in ("plans_manager", "configuration_manager"):
+        assert f"self.{name} = {name}" in kept, advice("inference/adopt.py")
+
+
+def test_a_checkpoint_has_the_keys_that_prediction_reads() -> None:
+    source = inspect.getsource(found(f"{TRAINER}.save_checkpoint"))
+    for key in ("network_weights", "init_args", "trainer_name", "inference_allowed_mirroring_axes", "current_epoch"):
+        assert f"'{key}'" in source, f"{key}. {advice('inference/folder.py')}"
+
+
+def test_every_import_from_nnunet_is_pinned() -> None:
+    """A new import from nnU-Net in our rooms must get a row above."""
+    pinned = {name.rpartition(":")[2].split(".")[0] for name in (*(c.name for c in CALLS), *PROPERTIES, *ATTRIBUTES)}
+    offenders = [
+        f"{path}:{node.lineno}: {alias.name}"
+        for path in python_files("nnunet_spine_ext")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("nnunetv2", "batchgeneratorsv2")
+        for alias in node.names
+        if alias.name not in pinned
+    ]
+    assert not offenders, offenders
+
+
+def test_the_requirement_admits_only_minors_that_were_looked_at() -> None:
+    rows = [r.strip() for r in setup_cfg()["options"]["install_requires"].splitlines()]
+    assert "nnunetv2>=2.8,<2.9" in rows
