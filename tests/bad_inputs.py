@@ -298,6 +298,15 @@ _content("truncated_packed_mha", "E-IN-TRUNCATED", lambda: metaimage(packed=True
 _content("zero_spacing_mha", "E-GEOM-PIXDIM", lambda: metaimage(spacing="0.6 0.7 0"), "bad.mha")
 _content("rgb_mha", "E-IN-DTYPE", lambda: metaimage(more="ElementNumberOfChannels = 3\n"), "bad.mha")
 _content("mhd_without_data", "E-IN-MISSING", lambda: metaimage(where="bad.raw"), "bad.mhd")
+_content(
+    "two_ndims_mha", "E-IN-FORMAT", lambda: metaimage().replace(b"NDims = 3", b"NDims = 9"), "bad.mha"
+)  # makes ITK read outside its memory
+_content(
+    "matrix_before_ndims_mha",
+    "E-IN-UNREADABLE",
+    lambda: metaimage().replace(b"NDims", b"TransformMatrix = 1 0 0 0 1 0 0 0 1\nNDims"),
+    "bad.mha",
+)
 _content("mha_named_nii", "E-IN-FORMAT", metaimage)
 _content("header_without_end_mha", "E-IN-FORMAT", lambda: b"ObjectType = Image\nNDims = 3\n", "bad.mha")
 

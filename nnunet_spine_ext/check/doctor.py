@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,21 @@ def doctor(model: str | Path | None = None, *, no_import: bool = False) -> Docto
         nnU-Net's folders: what is wrong with them becomes a warning.
     no_import: leave out what needs an import of torch or nnU-Net (the rest takes less than 2 s).
     """
-    sections = [software(), folders(needed=model is None), machine()]
+    return DoctorReport(list(examine(model, no_import=no_import)))
+
+
+def examine(model: str | Path | None = None, *, no_import: bool = False) -> Iterator[Section]:
+    """Yield the sections of `doctor` as soon as each is known: what takes seconds comes last."""
+    yield software()
+    yield folders(needed=model is None)
+    yield machine()
     look = None
     if model is not None:
         look = look_at_model(model, load=not no_import)
-        sections.append(Section(f"Model {model}", look.rows))
+        yield Section(f"Model {model}", look.rows)
     if not no_import:
         _log.info("asking nnU-Net itself, which takes some seconds (--no-import leaves this out)")
-        sections += _asked(look)
-    return DoctorReport(sections)
+        yield from _asked(look)
 
 
 def _asked(look: ModelLook | None) -> list[Section]:
@@ -51,10 +57,11 @@ def _asked(look: ModelLook | None) -> list[Section]:
     if "error" in answer:
         return [Section("nnU-Net", [Row("import", "failed", finding("E-ENV-PROBE", "nnunetv2", answer["error"]))])]
     rows = [_trainer_row(name, answer["trainers"][name], unset=unset) for name in own]
-    found = Section("Trainers (found by nnU-Net's own lookup)", rows)
-    if look is not None:
-        look.rows.extend(_model_trainer_row(name, answer["trainers"][name]) for name in others)
-    return [found, Section("Devices", _device_rows(answer["devices"]))]
+    rows += [_model_trainer_row(name, answer["trainers"][name]) for name in others]
+    return [
+        Section("Trainers (found by nnU-Net's own lookup)", rows),
+        Section("Devices", _device_rows(answer["devices"])),
+    ]
 
 
 def _trainer_row(name: str, facts: Mapping[str, Any], *, unset: bool) -> Row:
@@ -73,8 +80,8 @@ def _trainer_row(name: str, facts: Mapping[str, Any], *, unset: bool) -> Row:
 
 def _model_trainer_row(name: str, facts: Mapping[str, Any]) -> Row:
     if facts["found"]:
-        return Row("trainer", f"{name} ({facts['module']})")
-    return Row("trainer", name, finding("E-MODEL-TRAINER", name, facts["error"]))
+        return Row(name, str(facts["module"]))
+    return Row(name, "not found", finding("E-MODEL-TRAINER", name, facts["error"]))
 
 
 def _device_rows(devices: list[dict[str, Any]]) -> list[Row]:

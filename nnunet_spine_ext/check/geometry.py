@@ -23,6 +23,8 @@ SHEAR_TOLERANCE = 1e-4
 # Below this the nearest orthonormal axes move no corner of a spine scan by more than half a voxel.
 SMALL_SHEAR = 1e-3
 MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 20.0
+# Below this an axis has no length, above its inverse no end; below `_FLAT` (a volume) axes lie in one plane.
+_NO_SIZE_MM, _FLAT = 1e-4, 1e-4
 # Relative difference of pixdim and sform that a reader would notice.
 _PIXDIM_TOLERANCE = 1e-3
 
@@ -118,10 +120,10 @@ def _check_affine(path: Path, affine: Array, emit: Emit) -> bool:
         emit(finding("E-GEOM-AFFINE", path, "an affine with numbers that are not finite"))
         return False
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    if not sizes.all():
+    if sizes.min() < _NO_SIZE_MM or sizes.max() > 1 / _NO_SIZE_MM:
         emit(finding("E-GEOM-PIXDIM", path, f"voxels of {triple(sizes)} mm in the affine"))
         return False
-    if abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-6:
+    if abs(np.linalg.det(affine[:3, :3] / sizes)) < _FLAT:
         emit(finding("E-GEOM-AFFINE", path, "an affine with two parallel axes"))
         return False
     return True

@@ -16,7 +16,15 @@ from nnunet_spine_ext.check.files import check_path, foreign, pointer, unreadabl
 from nnunet_spine_ext.check.geometry import Prefer, check_geometry
 from nnunet_spine_ext.check.gzip_stream import ByteStream
 from nnunet_spine_ext.check.intensities import check_scaling, check_values
-from nnunet_spine_ext.check.itk_header import MAX_TEXT, TextHeader, is_meta, is_nrrd, parse_meta, parse_nrrd
+from nnunet_spine_ext.check.itk_header import (
+    MAX_TEXT,
+    TextHeader,
+    is_meta,
+    is_nrrd,
+    itk_objection,
+    parse_meta,
+    parse_nrrd,
+)
 from nnunet_spine_ext.check.nifti_header import parse_nifti
 from nnunet_spine_ext.check.rules import finding
 from nnunet_spine_ext.check.voxels import scan
@@ -157,6 +165,9 @@ class _Inspection:
         problem = check_path(target)
         if problem is not None:
             self._emit(replace(problem, file=str(self.path), found=f"its data file {target.name}: {problem.found}"))
+            return
+        if not self.facts.problems and (reason := itk_objection(self.path)):
+            self._report("E-IN-UNREADABLE", f"ITK does not read it ({reason})", hint="write it again with SimpleITK")
             return
         with target.open("rb") as file:
             file.seek(_start_of_data(text, target))

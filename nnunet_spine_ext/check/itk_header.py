@@ -75,7 +75,7 @@ def parse_meta(head: bytes, path: Path) -> TextHeader:
     position = 0
     while "ElementDataFile" not in fields:
         end = head.find(b"\n", position)
-        line = head[position : end if end >= 0 else len(head)].decode("latin-1")
+        line = head[position : end if end >= 0 else len(head)].decode("utf-8", errors="replace")
         key, separator, value = line.partition("=")
         if line.strip() and not separator:
             msg = f"a MetaImage header with the line {line.strip()[:60]!r}"
@@ -91,7 +91,7 @@ def parse_meta(head: bytes, path: Path) -> TextHeader:
 
 
 def _meta(fields: dict[str, str], path: Path, end_of_text: int) -> TextHeader:
-    shape = _numbers(fields, "DimSize", int)
+    shape = _shape(fields, "NDims", "DimSize")
     order = ">" if _true(fields, "BinaryDataByteOrderMSB") or _true(fields, "ElementByteOrderMSB") else "<"
     channels = int(fields.get("ElementNumberOfChannels", "1"))
     kind = fields.get("ElementType", "")
@@ -138,7 +138,7 @@ def parse_nrrd(head: bytes, path: Path) -> TextHeader:
     `head` are the first `MAX_TEXT` bytes of `path`.
     """
     match = re.search(rb"\r?\n\r?\n", head)
-    text = head[: match.start() if match else len(head)].decode("latin-1")
+    text = head[: match.start() if match else len(head)].decode("utf-8", errors="replace")
     fields: dict[str, str] = {}
     for line in text.splitlines()[1:]:
         # `key:=value` lines are free text, `#` lines comments.
@@ -160,7 +160,7 @@ def _nrrd(fields: dict[str, str], path: Path, end_of_text: int, where: str) -> T
     if encoding not in ("raw", "gzip", "gz"):
         msg = f"voxels encoded as {encoding or 'nothing'!r}"
         raise ValueError(msg)
-    shape = _numbers(fields, "sizes", int)
+    shape = _shape(fields, "dimension", "sizes")
     kind = fields.get("type", "").lower()
     order = ">" if fields.get("endian", "").lower() == "big" else "<"
     affine, per_voxel = _nrrd_affine(fields, shape)
@@ -195,6 +195,20 @@ def _nrrd_affine(fields: dict[str, str], shape: tuple[int, ...]) -> tuple[Array 
     return np.diag([*signs, 1.0]) @ affine, per_voxel
 
 
+def itk_objection(path: Path) -> str:
+    """Return why ITK, which reads these formats later, refuses the header; nothing if it does not."""
+    import SimpleITK as sitk  # noqa: N813
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        # The first lines name source files of ITK; the message comes last.
+        return " ".join(str(error).split("ERROR:")[-1].split())[:200]
+    return ""
+
+
 def _vector(text: str) -> list[float]:
     return [float(part) for part in text.strip("() ").split(",")]
 
@@ -210,6 +224,15 @@ def _numbers(fields: dict[str, str], key: str, kind: type, default: list[Any] | 
         msg = f"a header with {key} {fields[key]!r}"
         raise ValueError(msg)
     return values
+
+
+def _shape(fields: dict[str, str], count: str, sizes: str) -> tuple[int, ...]:
+    """Return the shape; two fields that disagree about it make ITK read outside its memory."""
+    shape = _numbers(fields, sizes, int)
+    if _numbers(fields, count, int) != (len(shape),):
+        msg = f"a header with {count} {fields[count]!r}, but {sizes} {fields[sizes]!r}"
+        raise ValueError(msg)
+    return shape
 
 
 def _first(fields: dict[str, str], keys: tuple[str, ...], default: list[float]) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ from nnunet_spine_ext.core.volume import Array
 
 HEADER_BYTES = 348
 NIFTI2_BYTES = 540
+_XFORM_CODES = range(6)
 _UNITS = {1: "m", 2: "mm", 3: "um"}
 
 # DT_* codes of nifti1.h: those with one plain number per voxel, and names of those without.
@@ -46,7 +47,7 @@ def byte_order(head: bytes) -> str | None:
 
 def is_nifti1(head: bytes) -> bool:
     """Whether the bytes begin a single-file NIfTI-1 image."""
-    return byte_order(head) is not None and head[344:347] == b"n+1"
+    return byte_order(head) is not None and head[344:348] == b"n+1\0"
 
 
 def parse_nifti(head: bytes) -> Header:
@@ -96,7 +97,10 @@ def _type_name(datatype: int) -> str:
 
 
 def _geometry(head: bytes, order: str, pixdim: tuple[float, ...], shape: tuple[int, ...]) -> dict[str, Any]:
-    qform_code, sform_code = struct.unpack(f"{order}2h", head[252:256])
+    # nibabel takes codes that the standard does not know for 0.
+    qform_code, sform_code = (
+        code if code in _XFORM_CODES else 0 for code in struct.unpack(f"{order}2h", head[252:256])
+    )
     quaternion = struct.unpack(f"{order}6f", head[256:280])
     sform = np.eye(4)
     sform[:3] = np.array(struct.unpack(f"{order}12f", head[280:328])).reshape(3, 4)

@@ -43,6 +43,15 @@ class Section:
     title: str
     rows: list[Row]
 
+    def render(self) -> str:
+        """Return a text for the console: the title, a line for each row, a block for each problem."""
+        width = max((len(row.name) for row in self.rows), default=0)
+        lines = [self.title]
+        for row in self.rows:
+            lines.append(f"  {row.status:8} {row.name:{width}}  {row.value}".rstrip())
+            lines += _explain(row.problem) if row.problem else []
+        return "\n".join([*lines, ""])
+
 
 @dataclass(frozen=True)
 class DoctorReport:
@@ -55,19 +64,16 @@ class DoctorReport:
         """0: able to work (warnings included); 5: at least one error."""
         return EXIT_SETUP if any(row.status == "error" for row in self._rows()) else EXIT_OK
 
+    @property
+    def verdict(self) -> str:
+        """The last line: able to work or not, and the counts."""
+        count = [sum(row.status == status for row in self._rows()) for status in ("error", "warning")]
+        answer = "not able to work" if count[0] else "able to work"
+        return f"{answer}: {count[0]} errors, {count[1]} warnings"
+
     def render(self) -> str:
         """Return a text for the console."""
-        width = max((len(row.name) for row in self._rows()), default=0)
-        lines: list[str] = []
-        for section in self.sections:
-            lines += ["", section.title] if lines else [section.title]
-            for row in section.rows:
-                lines.append(f"  {row.status:8} {row.name:{width}}  {row.value}".rstrip())
-                lines += _explain(row.problem) if row.problem else []
-        count = [sum(row.status == status for row in self._rows()) for status in ("error", "warning")]
-        verdict = "not able to work" if count[0] else "able to work"
-        lines += ["", f"{verdict}: {count[0]} errors, {count[1]} warnings"]
-        return "\n".join(lines)
+        return "\n".join([*(section.render() for section in self.sections), self.verdict])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON."""

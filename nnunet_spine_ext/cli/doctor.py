@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from nnunet_spine_ext.cli.shell import add_json_option, make_parser, run
+from nnunet_spine_ext.cli.shell import add_json_option, make_parser, run, write_line
+
+if TYPE_CHECKING:
+    from nnunet_spine_ext.check.report import DoctorReport
 
 PROG = "nnUNetv2_spine_doctor"
 FUNCTION = "nnunet_spine_ext.check.doctor:doctor"
@@ -42,4 +46,27 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run(build_parser(), FUNCTION, argv)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    at_once = arguments.shell_json or arguments.shell_quiet
+    return run(parser, FUNCTION if at_once else _section_by_section, argv)
+
+
+class _Shown:
+    """A report whose sections are on the console already."""
+
+    def __init__(self, report: DoctorReport) -> None:
+        self.exit_code = report.exit_code
+        self.render = lambda: report.verdict
+
+
+def _section_by_section(model: str | None, *, no_import: bool) -> _Shown:
+    """Show every section as soon as it is known; the first ones need no import of torch."""
+    from nnunet_spine_ext.check.doctor import examine
+    from nnunet_spine_ext.check.report import DoctorReport
+
+    report = DoctorReport()
+    for section in examine(model, no_import=no_import):
+        write_line(section.render())
+        report.sections.append(section)
+    return _Shown(report)
