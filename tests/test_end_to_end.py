@@ -68,10 +68,10 @@ class World:
             fails=fails, nnUNet_n_proc_DA="0",
         )  # fmt: skip
 
-    def predict(self, source: Path, out: Path, processes: int, *, fails: bool = False) -> str:
+    def predict(self, source: Path, out: Path, processes: int, *options: str, fails: bool = False) -> str:
         return self.call(
             "nnUNetv2_predict", "-d", "977", "-i", source, "-o", out, "-tr", TRAINER, "-p", PLANS, "-c", "3d_fullres",
-            "-f", "0", "-device", "cpu", "-npp", processes, "-nps", processes, fails=fails,
+            "-f", "0", "-device", "cpu", "-npp", processes, "-nps", processes, *options, fails=fails,
         )  # fmt: skip
 
 
@@ -174,20 +174,28 @@ def test_validation_writes_nothing_of_ours(world: World) -> None:
     assert written == {f"{c}.nii.gz" for c in cases} | {"summary.json"}
 
 
-def test_stock_prediction_writes_instances_in_every_process_layout(world: World) -> None:
+@pytest.fixture(scope="module")
+def predicted(world: World) -> list[Path]:
+    """Return two folders that stock nnUNetv2_predict filled, with and without worker processes, instances asked for."""
     world.call("nnUNetv2_spine_plan", "-m", world.model, "--set", "predict.instances=true")
     outputs = [world.folder / "out_workers", world.folder / "out_sequential"]
     for out, processes in zip(outputs, (1, 0), strict=True):
-        world.predict(world.folder / "in", out, processes)
+        # nnU-Net's ensembling wants the class probabilities beside the masks.
+        world.predict(world.folder / "in", out, processes, "--save_probabilities")
+    return outputs
+
+
+def test_stock_prediction_writes_instances_in_every_process_layout(world: World, predicted: list[Path]) -> None:
     for case in ("anna_0", "bert_1"):
         image = read_volume(world.folder / "in" / f"{case}_0000.nii.gz")
         for kind in ("", "instances/"):
-            masks = [read_volume(out / f"{kind}{case}.nii.gz") for out in outputs]
+            files = [out / f"{kind}{case}.nii.gz" for out in predicted]
+            masks = [read_volume(file) for file in files]
             assert masks[0].same_grid(image)
             assert np.array_equal(masks[0].array, masks[1].array)
-            assert (outputs[0] / f"{kind}{case}.nii.gz").read_bytes() == (
-                outputs[1] / f"{kind}{case}.nii.gz"
-            ).read_bytes()
+            assert files[0].read_bytes() == files[1].read_bytes()
+    for out in predicted:
+        assert {f.name for f in out.iterdir() if f.is_dir()} == {"instances", "centroids", "qc"}
 
 
 @pytest.mark.parametrize("processes", [0, 1])
@@ -204,24 +212,18 @@ def test_stock_prediction_names_a_truncated_file(world: World, processes: int) -
     assert not (out / "cut.nii.gz").exists()
 
 
-def test_stock_commands_accept_the_model(world: World) -> None:
+def test_stock_commands_accept_the_model(world: World, predicted: list[Path]) -> None:
     common = ("-p", PLANS, "-c", "3d_fullres", "-f", "0")
     world.call("nnUNetv2_find_best_configuration", "977", *common, "-tr", TRAINER, "-np", "1", "--disable_ensembling")
-    source, ensembled, final = (world.folder / n for n in ("semantic", "ensembled", "final"))
-    source.mkdir()
-    # What nnU-Net's ensembling wants beside masks are the class probabilities.
-    world.call(
-        "nnUNetv2_predict", "-d", "977", "-i", world.folder / "in", "-o", source, "-tr", TRAINER, *common,
-        "-device", "cpu", "-npp", "0", "-nps", "0", "--save_probabilities",
-    )  # fmt: skip
-    world.call("nnUNetv2_ensemble", "-i", source, source, "-o", ensembled, "-np", "1")
+    ensembled, final = (world.folder / n for n in ("ensembled", "final"))
+    world.call("nnUNetv2_ensemble", "-i", *predicted, "-o", ensembled, "-np", "1")
     rules = next(world.model.rglob("postprocessing.pkl"))
     world.call(
         "nnUNetv2_apply_postprocessing", "-i", ensembled, "-o", final, "-pp_pkl_file", rules, "-np", "1",
         "-plans_json", world.model / "plans.json", "-dataset_json", world.model / "dataset.json",
     )  # fmt: skip
     for case in ("anna_0", "bert_1"):
-        alone, together = (read_volume(f / f"{case}.nii.gz") for f in (source, ensembled))
+        alone, together = (read_volume(f / f"{case}.nii.gz") for f in (predicted[0], ensembled))
         assert np.count_nonzero(alone.array != together.array) <= 1e-3 * alone.array.size
         assert (final / f"{case}.nii.gz").is_file()
     package = world.folder / "model.zip"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
+import yaml
+from house import ROOT
 
 from nnunet_spine_ext.core.config import set_by_path
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.inference.settings import PredictSettings
+from nnunet_spine_ext.training.presets import NetworkPreset, PatchPreset, preset_names
 from nnunet_spine_ext.training.settings import (
     SpineSettings,
     TrainSettings,
@@ -91,3 +96,23 @@ def test_the_hash_sees_training_and_not_what_leaves_the_weights_alone() -> None:
         assert settings_hash(plans_with(**content)) == base, content
     for content in ({"train": {"num_epochs": 999}}, {"train": {"seed": 0}}, {"preset": "cpu"}):
         assert settings_hash(plans_with(**content)) != base, content
+
+
+def test_the_reference_page_lists_every_setting_with_its_default() -> None:
+    rows = {}
+    for line in (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `"):
+            key, *rest = (cell.strip() for cell in line.strip("|").split(" | "))
+            rows[key.strip("`")] = rest
+    for prefix, kind in (("train", TrainSettings), ("predict", PredictSettings)):
+        for item in fields(kind):
+            stated = yaml.safe_load(rows[f"{prefix}.{item.name}"][0])
+            default = item.default
+            assert (float(stated) if isinstance(default, float) else stated) == default, item.name
+    wanted = {f"network.{f.name}" for f in fields(NetworkPreset)} | {f"patch.{f.name}" for f in fields(PatchPreset)}
+    missing = (
+        wanted | {"batch_size", "spacing"} | {f.name for f in fields(SpineSettings)} | set(preset_names())
+    ) - set(rows)
+    assert missing <= {"version", "train", "predict"}, missing
+    known = {f"train.{f.name}" for f in fields(TrainSettings)} | {f"predict.{f.name}" for f in fields(PredictSettings)}
+    assert {key for key in rows if key.startswith(("train.", "predict."))} == known
