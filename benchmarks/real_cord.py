@@ -24,6 +24,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 
 from nnunet_spine_ext.core.io import read_json, read_volume, write_json
+from nnunet_spine_ext.core.threads import set_frugal_cpu
 
 DATASET, NAME = 900, f"Dataset{900}_Cord"
 LEFT_OUT = ("11", "18", "23")
@@ -54,8 +55,7 @@ def set_environment(out: Path) -> None:
         ["bash", "-c", f"{path}; echo $nnUNet_extTrainer"], capture_output=True, text=True, check=True
     )
     os.environ.update(folders | {"nnUNet_extTrainer": found.stdout.strip(), "nnUNet_def_n_proc": "1"})
-    # Threads that wait for each other by spinning double the CPU time of a small network on a busy machine (measured).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    set_frugal_cpu(os.environ)
 
 
 def convert_and_plan(data: Path, log: Path, settings: list[str]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from nnunet_spine_ext.core.errors import EXIT_INTERNAL, EXIT_OK, SetupError, UsageError
 from nnunet_spine_ext.core.io import read_json, write_json
+from nnunet_spine_ext.core.threads import set_frugal_cpu
 
 logger = logging.getLogger(__name__)
 
@@ -151,8 +152,7 @@ def _environment(folder: Path) -> dict[str, str]:
         environment[name] = str(folder / name)
     environment["nnUNet_extTrainer"] = str(next(iter(nnunet_spine_ext.trainers.__path__)))
     environment |= {"nnUNet_def_n_proc": "1", "nnUNet_compile": "f", "PYTHONUNBUFFERED": "1"}
-    # Threads that wait for each other by spinning double the CPU time of a small network on a busy machine (measured).
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    set_frugal_cpu(environment)
     environment.pop("nnUNet_n_proc_DA", None)
     return environment
 
