@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from nnunet_spine_ext.core.io import write_volume
+from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.harmonize.reference import (
     CURVES_FILE,
@@ -77,6 +77,20 @@ def test_the_mask_is_the_body() -> None:
 def test_padding_and_more_air_hardly_change_it(fill: str, seed: int) -> None:
     volume, _ = scan(seed)
     assert change(intensity_curve(volume), intensity_curve(padded(volume, 0.4, fill))) < 0.02
+
+
+def test_real_scans_with_more_padding_and_air_keep_their_curve(test_data: Path) -> None:
+    volume = read_volume(test_data / "sct-errsm/errsm_11/t2/t2.nii.gz")
+    volume = Volume(volume.array[::2, ::2, ::2], volume.affine)  # every second voxel: quicker
+    curve = intensity_curve(volume)
+    air = volume.array[~body_mask(volume)]
+    rng = np.random.default_rng(0)
+    for fill in ("zeros", "air"):
+        other = padded(volume, 0.4, "zeros").array
+        if fill == "air":
+            noise = np.hypot(*rng.normal(0, np.median(air[air > 0]) / 1.18, (2, *other.shape)))
+            other = np.where(other > 0, other, noise)
+        assert change(curve, intensity_curve(Volume(other, volume.affine))) < 0.02, fill
 
 
 def test_it_scales_with_the_image_and_so_not_in_its_own_units() -> None:

@@ -21,31 +21,61 @@ CURVES_FILE = "spine_intensity_curves.json"
 KNOTS = 33
 PROBABILITIES = np.linspace(0.01, 0.99, KNOTS)
 _LOW, _HIGH = 0.1, 0.9
+# How often the threshold between air and body is found, and the share of the body left out at each side of its extent.
+_PASSES, _SPECKS = 3, 1e-3
 
 
 def body_mask(volume: Volume) -> Array:
     """Return the body without air as a boolean array (i, j, k).
 
-    Exact zeros are padding and do not take part in finding the threshold (Li's minimum cross-entropy on the logarithm);
-    the largest component is kept and its holes (air ways, flow voids, dark cortical bone) are filled slice by slice.
+    The threshold is Li's minimum cross-entropy on the logarithm. Exact zeros are padding and do not take part, nor does
+    air beside the body: the threshold is found again within the extent of the body, so it does not depend on how much
+    air the field of view holds. The largest component is kept and its holes (air ways, flow voids, dark cortical bone)
+    are filled slice by slice.
     """
-    import cc3d
     from scipy.ndimage import binary_fill_holes
-    from skimage.filters import threshold_li
 
     values = volume.array.astype(np.float32)
     values = values - min(0.0, float(values.min()))
-    inside = values[values > 0]
-    if inside.size < 2 or inside.min() == inside.max():
-        return values > 0
-    threshold = float(np.exp(threshold_li(np.log(inside))))
-    labels = cc3d.connected_components((values > threshold).astype(np.uint8), connectivity=6)
-    counts = np.bincount(labels.ravel())
-    counts[0] = 0
-    mask: Array = labels == int(counts.argmax())
+    extent: tuple[slice, ...] = (slice(None),) * 3
+    mask: Array = values > 0
+    for _ in range(_PASSES):
+        inside = values[extent]
+        inside = inside[inside > 0]
+        if inside.size < 2 or inside.min() == inside.max():
+            return mask
+        mask = _largest_component(values > _li_threshold(inside))
+        extent = _extent(mask)
     for k in range(mask.shape[2]):
         mask[:, :, k] = binary_fill_holes(mask[:, :, k])
     return mask
+
+
+def _li_threshold(values: Array) -> float:
+    from skimage.filters import threshold_li
+
+    return float(np.exp(threshold_li(np.log(values))))
+
+
+def _largest_component(mask: Array) -> Array:
+    import cc3d
+
+    labels = cc3d.connected_components(mask.astype(np.uint8), connectivity=6)
+    counts = np.bincount(labels.ravel())
+    counts[0] = 0
+    largest: Array = labels == int(counts.argmax())
+    return largest
+
+
+def _extent(mask: Array) -> tuple[slice, ...]:
+    """Return the box around a mask, less the outermost thousandth per side: specks of noise that touch the body."""
+    box = []
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        share = np.cumsum(mask.sum(axis=others)) / max(1, int(mask.sum()))
+        first, last = (int(np.searchsorted(share, s)) for s in (_SPECKS, 1 - _SPECKS))
+        box.append(slice(first, last + 1))
+    return tuple(box)
 
 
 def intensity_curve(volume: Volume) -> Array:
