@@ -49,7 +49,8 @@ def load_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refused(path, error) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # Damaged pickles raise anything: IndexError, struct.error, AttributeError for a class that is gone, …
         raise SetupError(
             "E-MODEL-CHECKPOINT",
             file=path,

@@ -1,0 +1,374 @@
+"""The table of label schemes: complete, consistent, and true for real masks."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from nnunet_spine_ext.core import labels
+from nnunet_spine_ext.core.errors import CaseError, UsageError
+from nnunet_spine_ext.core.io import read_volume
+from nnunet_spine_ext.core.labels import MAPPINGS, SCHEMES, LabelMapping, LabelScheme, convert_labels
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=lambda scheme: scheme.name)
+every_mapping = pytest.mark.parametrize("row", MAPPINGS.values(), ids=lambda row: f"{row.source}-{row.target}")
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    """Return what the room logs; commands that ran before may have cut it off from pytest's own handler."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(labels.__name__)
+    logger.addHandler(handler)
+    yield messages
+    logger.removeHandler(handler)
+
+
+@every_scheme
+def test_names_are_unique_and_every_id_has_a_colour(scheme: LabelScheme) -> None:
+    assert SCHEMES[scheme.name] is scheme
+    assert len(set(scheme.labels.values())) == len(scheme.labels)
+    assert all(0 < key < 256 or scheme.name == "instances" for key in scheme.labels)
+    assert set(scheme.colours) == set(scheme.labels)
+    assert all(len(c) == 3 and all(0 <= part <= 255 for part in c) for c in scheme.colours.values())
+    shared = len(scheme.labels) - len(set(scheme.colours.values()))
+    assert shared <= (2 if scheme.name == "instances" else 0), f"{shared} ids share a colour"
+    assert (0, 0, 0) not in scheme.colours.values()
+
+
+@every_scheme
+def test_sided_pairs_are_complete(scheme: LabelScheme) -> None:
+    found = {tuple(scheme.labels[key] for key in pair) for pair in scheme.sided_pairs}
+    lefts = [name for name in scheme.labels.values() if name.endswith(" left")]
+    assert found == {(name, name.removesuffix("left") + "right") for name in lefts}
+
+
+def test_sided_pairs_of_the_training_classes() -> None:
+    assert SCHEMES["nnunet14"].sided_pairs == ((4, 5), (6, 7), (8, 9))
+    assert sorted(SCHEMES["nnunet14"].labels) == list(range(1, 15))
+
+
+# Ids as the projects publish them.
+PUBLISHED = {
+    "spineps": {
+        26: "sacrum", 41: "arcus", 49: "corpus", 51: "dens", 60: "cord", 61: "canal", 62: "endplate", 100: "disc",
+    },
+    "nnunet14": {1: "sacrum", 2: "arcus", 3: "spinous process", 10: "corpus", 11: "cord", 12: "canal", 14: "disc"},
+    "instances": {
+        1: "C1", 7: "C7", 8: "T1", 19: "T12", 20: "L1", 25: "L6", 26: "S1", 27: "coccyx", 28: "T13", 29: "S2", 33: "S6",
+        102: "disc C2", 124: "disc L5", 128: "disc T13", 202: "endplate C2", 226: "endplate S1",
+    },
+    "spider": {
+        1: "vertebra 1 from below", 25: "vertebra 25 from below", 100: "canal",
+        101: "vertebra 1 from below, partly visible", 201: "disc below vertebra 1 from below",
+    },
+    "verse": {
+        1: "C1", 7: "C7", 8: "T1", 19: "T12", 20: "L1", 24: "L5", 25: "L6", 26: "sacrum", 27: "coccyx", 28: "T13",
+    },
+    "totalspineseg": {
+        1: "cord", 2: "canal", 11: "C1", 17: "C7", 21: "T1", 32: "T12", 41: "L1", 46: "L6", 50: "sacrum", 63: "disc C2",
+        67: "disc C6", 71: "disc C7", 72: "disc T1", 82: "disc T11", 91: "disc T12", 92: "disc L1", 95: "disc L4",
+        96: "disc L5", 100: "disc above the sacrum",
+    },
+    "totalsegmentator": {
+        25: "sacrum", 26: "S1", 27: "L5", 31: "L1", 32: "T12", 43: "T1", 44: "C7", 50: "C1", 79: "cord",
+    },
+    "totalsegmentator_mr": {18: "sacrum", 19: "vertebrae", 20: "disc", 21: "cord"},
+}  # fmt: skip
+
+
+@every_scheme
+def test_ids_are_those_that_the_projects_publish(scheme: LabelScheme) -> None:
+    for key, name in PUBLISHED[scheme.name].items():
+        assert scheme.labels[key] == name
+    counts = {"spineps": 18, "verse": 28, "totalspineseg": 2 + 7 + 12 + 6 + 1 + 5 + 12 + 6 + 1, "totalsegmentator": 27}
+    assert len(scheme.labels) == counts.get(scheme.name, len(scheme.labels))
+
+
+def test_vertebrae_from_head_to_tail() -> None:
+    names = [labels.vertebra_name(vertebra) for vertebra in labels.VERTEBRA_ORDER]
+    regions = (("C", 1, 7), ("T", 1, 13), ("L", 1, 6), ("S", 1, 6))
+    assert names == [f"{r}{n}" for r, first, last in regions for n in range(first, last + 1)] + ["coccyx"]
+    assert sorted(labels.VERTEBRA_ORDER) == sorted(labels.VERTEBRAE)
+    assert [labels.vertebra_id(name) for name in names] == list(labels.VERTEBRA_ORDER)
+    for wrong in (0, 34, 100):
+        with pytest.raises(KeyError):
+            labels.vertebra_name(wrong)
+    with pytest.raises(KeyError):
+        labels.vertebra_id("T14")
+
+
+def test_instance_names() -> None:
+    assert [labels.instance_name(k) for k in (5, 105, 205, 128, 99)] == [
+        "C5", "disc C5", "endplate C5", "disc T13", "instance 99",
+    ]  # fmt: skip
+    assert all(labels.instance_name(key) == name for key, name in SCHEMES["instances"].labels.items())
+
+
+@every_mapping
+def test_mappings_are_total_and_inside_the_target(row: LabelMapping) -> None:
+    source, target = SCHEMES[row.source].labels, SCHEMES[row.target].labels
+    assert set(row.table) == set(source)
+    assert set(row.table.values()) <= set(target) | {0}
+    for present, changed in row.instead.items():
+        assert present in source
+        assert set(changed) <= set(source)
+        assert set(changed.values()) <= set(target)
+
+
+@every_mapping
+def test_declared_kind_and_losses_are_true(row: LabelMapping) -> None:
+    ids = np.array(sorted(SCHEMES[row.source].labels), np.uint16)
+    there = np.array([row.table[int(k)] for k in ids], np.uint16)
+    values = there.tolist()
+    merged = {key for key, value in zip(ids.tolist(), values, strict=True) if value and values.count(value) > 1}
+    dropped = {key for key, value in zip(ids.tolist(), values, strict=True) if not value}
+    if row.kind == "bijective":
+        assert not merged | dropped
+        assert not row.lost
+        assert np.array_equal(convert_labels(convert_labels(ids, row.source, row.target), row.target, row.source), ids)
+        return
+    assert merged | dropped
+    told = " ".join(row.lost)
+    for key in merged | dropped:
+        name = SCHEMES[row.source].labels[key]
+        kind = f"all {name.split()[0]}s"
+        assert name in told or kind in told, f"{name} is lost without a word"
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [(a, b) for a, b in MAPPINGS if MAPPINGS[a, b].kind == "bijective"], ids=str
+)
+@given(data=st.data())
+def test_bijective_mappings_round_trip_on_arrays(source: str, target: str, data: st.DataObject) -> None:
+    ids = st.sampled_from([0, *SCHEMES[source].labels])
+    array = data.draw(arrays.arrays(np.uint8, arrays.array_shapes(min_dims=3, max_dims=3, max_side=4), elements=ids))
+    there = convert_labels(array, source, target)
+    assert there.shape == array.shape
+    assert there.dtype == np.uint8
+    assert np.array_equal(convert_labels(there, target, source), array)
+    assert np.array_equal(there == 0, array == 0)
+
+
+@every_mapping
+def test_no_pair_is_declared_without_its_way_back_being_honest(row: LabelMapping) -> None:
+    back = MAPPINGS.get((row.target, row.source))
+    if back is None:
+        return
+    # What survives there and back is what it was, or what it was merged with.
+    for value in row.table.values():
+        returned = back.table.get(value, 0)
+        assert not returned or row.table[returned] == value
+
+
+def test_spineps_merges_into_the_training_classes() -> None:
+    array = np.array([49, 50, 51, 52, 53, 62, 26, 0], np.uint8)
+    assert convert_labels(array, "spineps", "nnunet14").tolist() == [10, 10, 10, 13, 13, 13, 1, 0]
+
+
+def test_lowest_disc_of_totalspineseg_depends_on_l6(warnings: list[str]) -> None:
+    five = np.array([45, 95, 100, 50], np.uint8)
+    six = np.array([45, 95, 96, 46, 100, 50], np.uint8)
+    assert convert_labels(five, "totalspineseg", "instances").tolist() == [24, 123, 124, 26]
+    assert convert_labels(six, "totalspineseg", "instances").tolist() == [24, 123, 124, 25, 125, 26]
+    for array in (five, six):
+        there = convert_labels(array, "totalspineseg", "instances")
+        assert np.array_equal(convert_labels(there, "instances", "totalspineseg"), array)
+    assert warnings == []
+
+
+def test_what_the_target_does_not_have_is_dropped_with_a_warning(warnings: list[str]) -> None:
+    found = convert_labels(np.array([1, 2, 11, 50], np.uint8), "totalspineseg", "instances", file="case_7")
+    assert found.tolist() == [0, 0, 1, 26]
+    assert warnings == ["case_7: instances has no id for cord, canal: dropped"]
+
+
+def test_large_ids_need_two_bytes() -> None:
+    table = {1: 300}
+    assert labels.apply_table(np.array([0, 1], np.uint8), table).dtype == np.uint16
+    assert labels.apply_table(np.zeros((0, 2, 2), np.uint8), table).shape == (0, 2, 2)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
+def test_unknown_ids_are_listed_with_their_voxel_counts(dtype: type) -> None:
+    array = np.zeros((4, 4, 4), dtype)
+    array[0, 0, :3], array[1, 0, 0], array[2] = 99, 7, 49
+    with pytest.raises(CaseError) as caught:
+        convert_labels(array, "spineps", "nnunet14", file="mask.nii.gz")
+    error = caught.value
+    assert error.code == "E-LABEL-UNKNOWN"
+    assert error.file == "mask.nii.gz"
+    assert error.found == "label ids 7 (1 voxels), 99 (3 voxels)"
+    assert "49" in error.expected
+
+
+def test_fractions_negative_ids_and_nan_are_unknown_too() -> None:
+    for value in (0.5, -1.0, np.nan):
+        with pytest.raises(CaseError, match=f"{value:g}"):
+            convert_labels(np.array([0, 49, value], np.float32), "spineps", "nnunet14")
+    with pytest.raises(CaseError, match="and 88 more"):
+        convert_labels(np.arange(150, 250), "spineps", "nnunet14")
+
+
+def test_whole_floats_are_ids() -> None:
+    assert convert_labels(np.array([0.0, 49.0]), "spineps", "nnunet14").tolist() == [0, 10]
+
+
+def test_unknown_schemes_and_mappings_are_usage_errors() -> None:
+    with pytest.raises(UsageError, match="did you mean 'spineps'"):
+        labels.scheme("spinepz")
+    with pytest.raises(UsageError, match="no such mapping"):
+        labels.mapping("spider", "nnunet14")
+    assert labels.scheme("verse") is SCHEMES["verse"]
+
+
+@given(arrays.arrays(np.uint8, (3, 4, 2), elements=st.integers(0, 14)))
+def test_swapping_sides_twice_is_nothing(array: np.ndarray) -> None:
+    pairs = SCHEMES["nnunet14"].sided_pairs
+    swapped = labels.swap_sides(array, pairs)
+    assert np.array_equal(labels.swap_sides(swapped, pairs), array)
+    middle = ~np.isin(array, np.ravel(pairs))
+    assert np.array_equal(swapped[middle], array[middle])
+    for left, right in pairs:
+        assert np.array_equal(swapped == left, array == right)
+    assert np.array_equal(labels.swap_sides(array, [list(pair) for pair in pairs]), swapped)
+
+
+def test_swapping_does_not_touch_its_input() -> None:
+    array = np.array([4, 5], np.uint8)
+    assert labels.swap_sides(array, [(4, 5)]).tolist() == [5, 4]
+    assert array.tolist() == [4, 5]
+
+
+def test_colours_for_custom_classes() -> None:
+    names = {1: "sacrum", 40: "other"}
+    colours = labels.colours_for(names, "nnunet14")
+    assert colours[1] == SCHEMES["nnunet14"].colours[1]
+    assert set(colours) == {1, 40}
+    assert len(set(labels.colours_for(dict.fromkeys(range(1, 60), "x")).values())) == 59
+    assert set(labels.colours_for(names, "custom")) == {1, 40}
+
+
+@every_scheme
+def test_colour_tables_parse_back(scheme: LabelScheme, tmp_path: Path) -> None:
+    labels.write_itksnap_labels(scheme.labels, tmp_path / "snap.txt", scheme.colours)
+    labels.write_slicer_table(scheme.labels, tmp_path / "slicer.ctbl", scheme.colours)
+    snap = [shlex.split(line) for line in (tmp_path / "snap.txt").read_text().splitlines() if line[0] != "#"]
+    assert [len(row) for row in snap] == [8] * len(snap)
+    assert snap[0] == ["0", "0", "0", "0", "0", "0", "0", "Clear Label"]
+    assert {int(row[0]): row[7] for row in snap[1:]} == dict(scheme.labels)
+    assert {int(row[0]): tuple(map(int, row[1:4])) for row in snap[1:]} == dict(scheme.colours)
+    assert all(row[4:7] == ["1", "1", "1"] for row in snap[1:])
+    slicer = [line.split(" ") for line in (tmp_path / "slicer.ctbl").read_text().splitlines() if line[0] != "#"]
+    assert [len(row) for row in slicer] == [6] * len(slicer)
+    assert slicer[0][0] == "0"
+    assert slicer[0][5] == "0"
+    assert {int(row[0]): row[1].replace("_", " ") for row in slicer[1:]} == dict(scheme.labels)
+    assert {int(row[0]): tuple(map(int, row[2:5])) for row in slicer[1:]} == dict(scheme.colours)
+
+
+# Real masks. Where one comes from says which scheme it follows.
+
+
+def values(array: np.ndarray) -> set[int]:
+    return {int(k) for k in np.unique(array)} - {0}
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * int((a & b).sum()) / max(1, int(a.sum()) + int(b.sum()))
+
+
+def test_real_semantic_masks_convert(test_data: Path) -> None:
+    for name in (
+        "tptbox/sample_mri/sub-mri_seg-subreg_label-6_msk.nii.gz",
+        "tptbox/sample_ct/sub-ct_seg-subreg_label-22_msk.nii.gz",
+        "panoptica/semantic/pred.nii.gz",
+    ):
+        array = read_volume(test_data / name).array
+        found = convert_labels(array, "spineps", "nnunet14", file=name)
+        assert values(found) <= set(range(1, 15))
+        assert np.array_equal(found == 0, array == 0)
+        assert int((found == 10).sum()) == int(np.isin(array, (49, 50, 51)).sum())
+        back = convert_labels(found, "nnunet14", "spineps")
+        assert np.array_equal(convert_labels(back, "spineps", "nnunet14"), found)
+
+
+def test_real_instance_masks_are_instances_and_no_classes(test_data: Path) -> None:
+    for name in ("tptbox/sample_mri/sub-mri_seg-vert_label-6_msk.nii.gz", "panoptica/matched_instance/ref.nii.gz"):
+        array = read_volume(test_data / name).array
+        assert values(array) <= set(SCHEMES["instances"].labels)
+        with pytest.raises(CaseError) as caught:
+            convert_labels(array, "spineps", "nnunet14", file=name)
+        assert "5 (" in caught.value.found
+        verse = convert_labels(array, "instances", "verse")
+        assert values(verse) == {k for k in values(array) if k < 100}
+
+
+def test_real_ct_instances_are_verse_ids(test_data: Path) -> None:
+    array = read_volume(test_data / "tptbox/sample_ct/sub-ct_seg-vert_label-22_msk.nii.gz").array
+    assert [SCHEMES["verse"].labels[k] for k in sorted(values(array))] == ["L2", "L3", "L4"]
+    assert np.array_equal(convert_labels(array, "verse", "instances"), array)
+
+
+def test_real_totalsegmentator_masks(test_data: Path) -> None:
+    volume = read_volume(test_data / "totalsegmentator/spine_report/example_ct_report/totalseg.nii.gz")
+    found = volume.with_array(convert_labels(volume.array, "totalsegmentator", "instances"))
+    assert [labels.vertebra_name(k) for k in sorted(values(found.array))] == [
+        "T11", "T12", "L1", "L2", "L3", "L4", "L5", "S1",
+    ]  # fmt: skip
+    # The names are right only if the vertebrae lie in this order from head to tail.
+    heights = [found.world(np.argwhere(found.array == k)).mean(axis=0)[2] for k in sorted(values(found.array))]
+    assert heights == sorted(heights, reverse=True)
+    back = convert_labels(found.array, "instances", "totalsegmentator")
+    assert np.array_equal(np.where(back == 25, 26, back), volume.array)
+
+
+def test_real_masks_with_organs_are_refused_with_their_ids(test_data: Path) -> None:
+    for name, source in (
+        ("example_seg_fast_force_split.nii.gz", "totalsegmentator"),
+        ("example_seg_mr.nii.gz", "totalsegmentator"),
+    ):
+        array = read_volume(test_data / "totalsegmentator" / name).array
+        with pytest.raises(CaseError) as caught:
+            convert_labels(array, source, "instances", file=name)
+        assert caught.value.found.startswith(f"label ids 1 ({int((array == 1).sum())} voxels)")
+        assert "more" in caught.value.found
+
+
+def test_exchanged_cord_and_canal_cannot_be_seen_from_ids(test_data: Path) -> None:
+    # The reference of panoptica has the canal as 60 and the cord as 61. Both are valid ids, so conversion is silent:
+    # only the anatomy tells (the cord is the smaller one, inside the canal). A declared map repairs it.
+    ref = read_volume(test_data / "panoptica/semantic/ref.nii.gz").array
+    pred = read_volume(test_data / "panoptica/semantic/pred.nii.gz").array
+    as_stored = convert_labels(ref, "spineps", "nnunet14")
+    wanted = convert_labels(pred, "spineps", "nnunet14")
+    assert overlap(as_stored == 11, wanted == 11) < 0.1
+    exchanged = {**labels.mapping("spineps", "nnunet14").table, 60: 12, 61: 11}
+    repaired = labels.apply_table(ref, exchanged)
+    assert np.array_equal(labels.swap_sides(as_stored, [(11, 12)]), repaired)
+    assert overlap(repaired == 11, wanted == 11) > 0.9
+    assert overlap(repaired == 12, wanted == 12) > 0.9
+    assert int((repaired == 11).sum()) < int((repaired == 12).sum())
+
+
+def test_reference_page_is_current() -> None:
+    spec = importlib.util.spec_from_file_location("generate_labels", DOCS / "generate_labels.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generator = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generator)
+    current = generator.render() == generator.PAGE.read_text(encoding="utf-8")
+    assert current, "docs/reference/labels.md is older than the table: run `make docs`"
+    assert set(generator.ABOUT) == set(SCHEMES)
