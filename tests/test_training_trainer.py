@@ -294,6 +294,16 @@ def test_a_folder_of_another_variant_is_refused(preprocessed: Path, make: Maker)
     assert (Path(other.output_folder_base) / "plans.json").read_bytes() == before
 
 
+def test_a_folder_of_another_network_is_refused(preprocessed: Path, make: Maker) -> None:
+    def smaller(plans: dict[str, Any]) -> None:
+        plans["configurations"]["3d_fullres"]["patch_size"] = [8, 16, 16]
+
+    make(train=SHORT).on_train_start()
+    with pytest.raises(SetupError, match="trained with another patch_size") as caught:
+        make(train=SHORT, change=smaller).initialize()
+    assert caught.value.code == "E-MODEL-SETTINGS"
+
+
 def test_an_interrupted_checkpoint_leaves_the_previous_one(
     preprocessed: Path, make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -230,16 +230,23 @@ def keep_what_the_model_has(folder: str, plans: dict[str, Any]) -> None:
 
 
 def refuse_other_settings(folder: str | None, plans: dict[str, Any]) -> None:
-    """Raise SetupError when a results folder holds a model trained with other settings."""
+    """Raise SetupError when a results folder holds a model trained with other settings or another configuration."""
     path = Path(folder or "") / "plans.json"
     if folder is None or not path.is_file():
         return
     stored = read_json(path)
-    if SETTINGS_KEY in stored and settings_hash(stored) != settings_hash(plans):
+    if SETTINGS_KEY not in stored:
+        return
+    found, expected = settings_hash(stored), settings_hash(plans)
+    name = Path(folder).name.rpartition("__")[2]
+    before, now = (p["configurations"].get(name, {}) for p in (stored, plans))
+    differing = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    if found != expected or differing:
+        what = f"another {', '.join(differing)}" if differing else f"other settings (hash {found})"
         raise SetupError(
             "E-MODEL-SETTINGS",
             file=path,
-            found=f"a model trained with other settings (hash {settings_hash(stored)})",
-            expected=f"the settings of plans {plans.get('plans_name', '')} (hash {settings_hash(plans)})",
+            found=f"a model trained with {what}",
+            expected=f"what plans {plans.get('plans_name', '')} say (hash {expected})",
             fix="give the variant its own plans: nnUNetv2_spine_plan … --name NAME, then train with -p NAME",
         )
