@@ -151,3 +151,18 @@ def make_image(path: Path, *, shape: Sequence[int] = (24, 20, 18), affine: Any =
     volume = Volume(array.astype(np.int16), np.eye(4) if affine is None else affine)
     write_volume(volume, path)
     return volume
+
+
+def stock_predict(model: Path, files: list[Path], out: Path, *, mirror: bool = True) -> None:
+    """Run nnU-Net's own predictor, which loads the trainer through its own lookup."""
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    from nnunet_spine_ext.inference.predictor import find_trainer
+
+    find_trainer("nnUNetTrainerSpine")  # puts our folder on nnUNet_extTrainer, as nnUNetv2_spine_env does
+    predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=mirror, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(model), ("0",), "checkpoint_final.pth")
+    out.mkdir(parents=True, exist_ok=True)
+    targets = [str(out / f.name.replace("_0000.nii.gz", "")) for f in files]
+    predictor.predict_from_files_sequential([[str(f)] for f in files], targets, overwrite=True)

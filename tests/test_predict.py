@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_builder import CORD, LABELS14, SIDED14, make_image, make_model
+from model_builder import CORD, LABELS14, SIDED14, make_image, make_model, stock_predict
 
 from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.core.labels import swap_sides
@@ -28,21 +28,6 @@ def cord_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sided_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("models") / "sided", labels=LABELS14, sided=SIDED14)
-
-
-def stock_predict(model: Path, files: list[Path], out: Path, *, mirror: bool = True) -> None:
-    """Run nnU-Net's own predictor, which loads the trainer through its own lookup."""
-    import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-    from nnunet_spine_ext.inference.predictor import find_trainer
-
-    find_trainer("nnUNetTrainerSpine")  # puts our folder on nnUNet_extTrainer, as nnUNetv2_spine_env does
-    predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=mirror, allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(model), ("0",), "checkpoint_final.pth")
-    out.mkdir(parents=True, exist_ok=True)
-    targets = [str(out / f.name.replace("_0000.nii.gz", "")) for f in files]
-    predictor.predict_from_files_sequential([[str(f)] for f in files], targets, overwrite=True)
 
 
 @pytest.mark.parametrize("which", ["cord_model", "sided_model"])
@@ -185,6 +170,22 @@ def test_outputs_keep_the_grid(
     mask = read_volume(tmp_path / "out" / "a.nii.gz")
     assert mask.corner_error(image) < 1e-3
     assert np.allclose(mask.affine, image.affine, atol=1e-5)
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO", "SimpleITKIOWithReorient"])
+def test_a_stock_model_sees_images_as_its_own_reader_gives_them(tmp_path: Path, reader: str) -> None:
+    model = make_model(tmp_path / "model", trainer="nnUNetTrainer")
+    plans = json.loads((model / "plans.json").read_text())
+    (model / "plans.json").write_text(json.dumps(plans | {"image_reader_writer": reader}))
+    file = tmp_path / "in" / "a_0000.nii.gz"
+    upright = make_image(tmp_path / "upright.nii.gz", affine=np.diag([1.0, 1.25, 1.5, 1.0]))
+    write_volume(upright.to("PIR"), file)
+    stock_predict(model, [file], tmp_path / "stock")
+    predict(file, tmp_path / "ours", m=model, accumulate="half", device="cpu")
+    stock, ours = (read_volume(tmp_path / n / "a.nii.gz") for n in ("stock", "ours"))
+    assert ours.corner_error(upright.to("PIR")) < 1e-3
+    assert len(np.unique(stock.array)) > 1
+    assert np.count_nonzero(stock.array != ours.array) == 0
 
 
 def test_mha_input_gives_the_labels_of_the_same_nifti(cord_model: Path, tmp_path: Path) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pickle
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
-from model_builder import LABELS14, SIDED14, make_image, make_model
+from model_builder import LABELS14, SIDED14, make_image, make_model, stock_predict
 
 from nnunet_spine_ext.cli import predict as command
 from nnunet_spine_ext.core.errors import NoInputError, SetupError, UsageError
-from nnunet_spine_ext.core.io import read_volume, sha256, write_json
+from nnunet_spine_ext.core.io import read_volume, sha256, write_json, write_volume
 from nnunet_spine_ext.inference.cases import find_cases
 from nnunet_spine_ext.inference.folder import load_model
 from nnunet_spine_ext.inference.journal import Journal, folder_lock
@@ -96,6 +100,74 @@ def test_missing_channel_lists_expected_and_found(tmp_path: Path) -> None:
     assert result.done == ["b"]
     assert "a_0001 (T2w)" in result.failed["a"].expected
     assert result.failed["a"].found == "a_0000.nii.gz"
+
+
+@pytest.mark.parametrize("kind", ["nan", "4d_one", "suffix_raw"])
+@pytest.mark.parametrize("stock", [False, True], ids=["ours", "stock"])
+def test_what_is_only_a_warning_is_predicted(model: Path, tmp_path: Path, kind: str, stock: bool) -> None:
+    image = make_image(tmp_path / "in" / "a_0000.nii.gz")
+    file, content = tmp_path / "in" / "a_0000.nii.gz", image.array.astype(np.float32)
+    if kind == "nan":
+        content[3, 4, 5] = np.nan
+        write_volume(image.with_array(content), file)
+    elif kind == "4d_one":
+        file.write_bytes(gzip.compress(nib.Nifti1Image(image.array[..., None], image.affine).to_bytes()))
+    else:
+        file.write_bytes(gzip.decompress(file.read_bytes()))
+    if stock:
+        stock_predict(model, [file], tmp_path / "out")
+    else:
+        result = predict(file, tmp_path / "out", m=model, device="cpu")
+        assert (result.exit_code, [p.severity for p in result.warnings["a"]]) == (0, ["warning"])
+    mask = read_volume(tmp_path / "out" / "a.nii.gz")
+    assert mask.same_grid(image)
+    assert 0 < np.count_nonzero(mask.array) < mask.array.size, "a NaN that spreads makes the mask empty"
+
+
+def test_an_unreadable_file_is_named_as_such(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "ab":
+        make_image(tmp_path / "in" / f"{name}.nii.gz")
+    original = Path.open
+
+    def closed(self: Path, *args: Any, **kwargs: Any) -> Any:
+        if self.name == "a.nii.gz" and self.parent.name == "in":
+            raise PermissionError(13, "Permission denied")
+        return original(self, *args, **kwargs)
+
+    # Tests often run as root, who may read everything.
+    monkeypatch.setattr(Path, "open", closed)
+    result = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu")
+    assert (result.exit_code, result.done) == (3, ["b"])
+    assert result.failed["a"].code == "E-IN-PERMISSION"
+
+
+def test_instances_of_a_model_with_other_classes_are_refused_before_any_work(model: Path, tmp_path: Path) -> None:
+    make_image(tmp_path / "in" / "a.nii.gz")
+    with pytest.raises(UsageError, match="nnunet14") as caught:
+        predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", instances=True)
+    assert caught.value.code == "E-USE-SCHEME"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cascade_is_refused(tmp_path: Path) -> None:
+    make_image(tmp_path / "in" / "a.nii.gz")
+    model = make_model(tmp_path / "model")
+    plans = json.loads((model / "plans.json").read_text())
+    configurations = plans["configurations"]
+    configurations["3d_lowres"] = dict(configurations["3d_fullres"])
+    configurations["3d_fullres"]["previous_stage"] = "3d_lowres"
+    write_json(model / "plans.json", plans)
+    with pytest.raises(SetupError, match="3d_lowres") as caught:
+        predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu")
+    assert caught.value.code == "E-MODEL-CASCADE"
+
+
+def test_a_dry_run_lists_the_cases(model: Path, tmp_path: Path) -> None:
+    make_image(tmp_path / "in" / "a.nii.gz")
+    result = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", dry_run=True)
+    assert f"a: {tmp_path / 'in' / 'a.nii.gz'}" in result.render()
+    assert result.to_dict()["planned"] == {"a": [str(tmp_path / "in" / "a.nii.gz")]}
+    assert not (tmp_path / "out").exists()
 
 
 def test_channels_on_different_grids(tmp_path: Path) -> None:
@@ -227,6 +299,18 @@ def test_lock(model: Path, tmp_path: Path) -> None:
     write_json(tmp_path / "out" / ".nnunet_spine.lock", {"pid": ended.pid, "host": socket.gethostname()})
     assert predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu").exit_code == 0
     assert not (tmp_path / "out" / ".nnunet_spine.lock").exists()
+
+
+def test_parts_of_one_run_share_a_folder_and_others_do_not(tmp_path: Path) -> None:
+    with folder_lock(tmp_path, part=(0, 4)), folder_lock(tmp_path, part=(3, 4)):
+        for part in ((3, 4), (0, 1), (0, 3)):
+            with pytest.raises(SetupError, match="another run"), folder_lock(tmp_path, part=part):
+                pytest.fail("this run must not start")
+        with folder_lock(tmp_path, part=(1, 4)):
+            pass
+    with folder_lock(tmp_path), pytest.raises(SetupError), folder_lock(tmp_path, part=(0, 2)):
+        pytest.fail("a part must not join a whole run")
+    assert not list(tmp_path.iterdir())
 
 
 def test_journal_survives_a_cut_off_line(tmp_path: Path) -> None:

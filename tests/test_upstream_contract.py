@@ -84,7 +84,7 @@ CALLS = (
         "self data seg properties plans_manager configuration_manager dataset_json",
         "inference/predictor.py",
     ),
-    Call(f"{READER}.read_images", "self image_fnames", "inference/predictor.py"),
+    Call(f"{READER}.read_images", "self image_fnames", "inference/reading.py, inference/managers.py"),
     Call(f"{READER}.write_seg", "self seg output_fname properties", "inference/managers.py"),
     Call(
         f"{PREDICTOR}.__init__",
@@ -142,6 +142,7 @@ CALLS = (
 PROPERTIES = {
     f"{PLANS}.image_reader_writer_class": "inference/managers.py",
     f"{CONFIGURATION}.preprocessor_class": "inference/managers.py",
+    f"{CONFIGURATION}.previous_stage_name": "inference/predictor.py",
     f"{CONFIGURATION}.patch_size": "training/base.py, inference/adopt.py, inference/predictor.py",
     "nnunetv2.utilities.label_handling.label_handling:LabelManager.num_segmentation_heads": "inference/predictor.py",
 }

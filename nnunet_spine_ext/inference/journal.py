@@ -61,7 +61,8 @@ def is_finished(entry: dict[str, Any] | None, mask: Path, inputs: list[dict[str,
     """
     if not entry or entry.get("status") != "done" or entry.get("fingerprint") != fingerprint:
         return False
-    if [row["sha256"] for row in entry.get("input", [])] != [row["sha256"] for row in inputs]:
+    before, now = ([row["sha256"] for row in rows] for rows in (entry.get("input", []), inputs))
+    if before != now or not all(now):
         return False
     outputs = entry.get("outputs", {})
     if mask.name not in outputs:
@@ -76,26 +77,40 @@ def is_finished(entry: dict[str, Any] | None, mask: Path, inputs: list[dict[str,
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Keep a second run out of an output folder.
+def folder_lock(folder: Path, *, part: tuple[int, int] = (0, 1)) -> Iterator[None]:
+    """Keep a second run out of an output folder; the parts (number, of how many) of one run may share it.
 
     Raises SetupError naming process and host while another run is alive; a lock whose process has ended (on this
     host) is taken over.
     """
-    path = folder / _LOCK
+    number, parts = part
+    path = folder / (_LOCK if parts == 1 else f"{_LOCK}.{number}of{parts}")
+    _take(path)
     try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
-        _refuse_if_alive(path)
-        logger.warning("%s: taking over the lock of a run that has ended", folder)
-        path.unlink(missing_ok=True)
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    with os.fdopen(handle, "w") as stream:
-        json.dump({"pid": os.getpid(), "host": socket.gethostname()}, stream)
-    try:
+        # Looked at after the own lock is there: of two runs that start at once at least one sees the other.
+        for other in sorted(folder.glob(f"{_LOCK}*")):
+            if other != path and (parts == 1 or not other.name.endswith(f"of{parts}")):
+                _refuse_if_alive(other)
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def _take(path: Path) -> None:
+    """Create a lock file; take over one whose process has ended."""
+    content = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+    for attempt in (1, 2):
+        try:
+            with path.open("x") as stream:
+                stream.write(content)
+        except FileExistsError:
+            _refuse_if_alive(path)
+            if attempt == 1:
+                logger.warning("%s: taking over the lock of a run that has ended", path.parent)
+                path.unlink(missing_ok=True)
+        else:
+            return
+    raise _locked(path, "that started at the same moment")
 
 
 def _refuse_if_alive(path: Path) -> None:
@@ -106,10 +121,14 @@ def _refuse_if_alive(path: Path) -> None:
         return
     if host == socket.gethostname() and not _alive(pid):
         return
-    raise SetupError(
+    raise _locked(path, f"(process {pid} on {host})")
+
+
+def _locked(path: Path, who: str) -> SetupError:
+    return SetupError(
         "E-OUT-LOCKED",
         file=path.parent,
-        found=f"another run in this folder (process {pid} on {host})",
+        found=f"another run in this folder {who}",
         expected="one run per output folder",
         fix=f"wait for it, choose another -o, or delete {path.name} if that run is dead",
     )

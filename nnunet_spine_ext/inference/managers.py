@@ -5,6 +5,7 @@ They add no state: what they need is in the plans. nnU-Net pickles them by refer
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,28 @@ from nnunet_spine_ext.core.io import write_volume
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.inference.model import label_scheme, predict_settings
 from nnunet_spine_ext.inference.phases import write_instances
+from nnunet_spine_ext.inference.reading import read_case
+
+logger = logging.getLogger(__name__)
 
 
 class SpinePreprocessor(DefaultPreprocessor):
     """nnU-Net's preprocessor behind the gatekeeper: a damaged file is an error that names it, not half a mask."""
 
     def run_case(self, image_files: list[str], *args: Any, **kwargs: Any) -> Any:
-        """Inspect the files of a case, then preprocess it. Raises CaseError for the first error found."""
+        """Inspect the files of a case, then preprocess it. Raises CaseError for the first error, logs warnings."""
         from nnunet_spine_ext.check.images import inspect
 
         for file in image_files:
-            errors = [p for p in inspect(file).problems if p.severity == "error"]
-            if errors:
-                raise errors[0].to_error()
+            for problem in inspect(file).problems:
+                if problem.severity == "error":
+                    raise problem.to_error()
+                logger.warning("%s", problem)
         return super().run_case(image_files, *args, **kwargs)
 
 
 class SpineReaderWriter(NibabelIOWithReorient):
-    """nnU-Net's reorienting reader; the writer is atomic, restores the input's grid exactly and adds our phases.
+    """nnU-Net's reorienting reader without NaN; the writer is atomic, restores the grid exactly and adds our phases.
 
     `scheme` and `instances` have defaults because nnU-Net creates readers without arguments.
     """
@@ -43,6 +48,10 @@ class SpineReaderWriter(NibabelIOWithReorient):
         super().__init__()
         self.scheme = scheme
         self.instances = instances
+
+    def read_images(self, image_fnames: list[str] | tuple[str, ...]) -> tuple[Array, dict[str, Any]]:
+        """Read the channels of a case; a NaN, which nnU-Net's reader lets through, would make the whole mask empty."""
+        return read_case([Path(f) for f in image_fnames])
 
     def write_seg(self, seg: Array, output_fname: str, properties: dict[str, Any]) -> None:
         """Write a segmentation (z, y, x) in RAS on the grid of its image; then `instances/` when asked for."""

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from nnunet_spine_ext.inference.folder import TrainedModel, find_model_folder, l
 from nnunet_spine_ext.inference.journal import RUN, Journal, folder_lock, is_finished
 from nnunet_spine_ext.inference.model import label_scheme
 from nnunet_spine_ext.inference.phases import write_instances
+from nnunet_spine_ext.inference.preflight import check_output, check_parts, check_scheme
 
 if TYPE_CHECKING:
     from nnunet_spine_ext.inference.predictor import SpinePredictor
@@ -54,9 +54,19 @@ class _Options:
 
 @dataclass
 class PredictResult(RunSummary):
-    """Outcome of a run, with its output folder."""
+    """Outcome of a run, with its output folder; of a dry run, the files of each case as `planned`."""
 
     folder: Path = field(default_factory=Path)
+    planned: dict[str, list[str]] = field(default_factory=dict)
+
+    def render(self) -> str:
+        """Return a text for the console; a dry run lists the cases."""
+        lines = [f"{case}: {', '.join(files)}" for case, files in self.planned.items()]
+        return "\n".join([*lines, super().render()])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the same as plain JSON."""
+        return super().to_dict() | ({"planned": self.planned} if self.planned else {})
 
 
 def predict(
@@ -108,12 +118,14 @@ def predict(
     """
     if (m is None) == (d is None):
         raise UsageError("E-USE-MODEL", file="-m/-d", found="both or none", expected="one model", fix="give -m or -d")
-    _check_parts(num_parts, part_id)
+    check_parts(num_parts, part_id)
     if isinstance(i, Sequence) and not isinstance(i, str) and len(i) == 1:
         i = i[0]
-    output = _check_output(Path(o), i)
+    output = check_output(Path(o), i)
     folder = find_model_folder(None if m is None else str(m), d, tr, p, c)
     model = load_model(folder, tuple(f) if f else None, chk, trust=trust)
+    if instances:
+        check_scheme(label_scheme(model.plans), folder)
     cases = find_cases(i, model.channels)[part_id::num_parts]
     result = PredictResult(
         title=f"{len(cases)} cases, model {model.folder.name}, fold {', '.join(model.folds)}", folder=output
@@ -124,7 +136,7 @@ def predict(
         return result
     options = _Options(step_size, tta, accumulate, instances, strict, prefer)
     output.mkdir(parents=True, exist_ok=True)
-    with folder_lock(output):
+    with folder_lock(output, part=(part_id, num_parts)):
         predictor = _predictor(model, options, device, trust)
         _write_run(output, model, options, i, str(predictor.device))
         _run_cases(cases, predictor, model, options, output, result, resume=resume)
@@ -277,7 +289,15 @@ def _discard(output: Path, case: str) -> None:
 def _hashes(case: InputCase) -> list[dict[str, str]]:
     if case.problem is not None:
         return []
-    return [{"file": f.name, "sha256": sha256(f) if f.is_file() else ""} for f in case.files]
+    return [{"file": f.name, "sha256": _hash(f)} for f in case.files]
+
+
+def _hash(file: Path) -> str:
+    """Return the hash of a file, nothing if it cannot be read: the gatekeeper says why."""
+    try:
+        return sha256(file)
+    except OSError:
+        return ""
 
 
 def _fingerprint(model: TrainedModel, options: _Options) -> str:
@@ -338,43 +358,9 @@ def _write_run(output: Path, model: TrainedModel, options: _Options, source: Any
         write_slicer_table(names, output / "instances" / "labels_slicer.ctbl", dict(table.colours))
 
 
-def _check_parts(num_parts: int, part_id: int) -> None:
-    if num_parts < 1 or not 0 <= part_id < num_parts:
-        raise UsageError(
-            "E-USE-PARTS",
-            file="-num_parts/-part_id",
-            found=f"part {part_id} of {num_parts}",
-            expected="0 <= part_id < num_parts",
-            fix="count parts from 0",
-        )
-
-
-def _check_output(output: Path, source: Any) -> Path:
-    """Refuse an output that is a file, the input, or not writable, before any work."""
-    sources = [source] if isinstance(source, (str, Path)) else list(source)
-    folders = {Path(s).resolve() if Path(s).is_dir() else Path(s).resolve().parent for s in sources}
-    found = None
-    if output.exists() and not output.is_dir():
-        found = "a file"
-    elif output.resolve() in folders:
-        found = "the folder of the input"
-    else:
-        existing = next(parent for parent in (output.resolve(), *output.resolve().parents) if parent.exists())
-        if not os.access(existing, os.W_OK):
-            found = f"a place that cannot be written to ({existing})"
-    if found:
-        raise UsageError(
-            "E-OUT-FOLDER",
-            file=output,
-            found=found,
-            expected="a folder of its own for the results",
-            fix="choose another -o",
-        )
-    return output
-
-
 def _record_dry(result: PredictResult, case: InputCase) -> None:
     if case.problem is None:
         result.skipped.append(case.name)
+        result.planned[case.name] = [str(f) for f in case.files]
     else:
         result.fail(case.name, case.problem)

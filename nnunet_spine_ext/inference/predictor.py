@@ -8,23 +8,21 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 from tqdm import tqdm
 
 from nnunet_spine_ext.core.errors import SetupError
-from nnunet_spine_ext.core.io import NIFTI_SUFFIXES, read_volume
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.inference.folder import TrainedModel, load_model
 from nnunet_spine_ext.inference.managers import segmentation_volume
+from nnunet_spine_ext.inference.reading import read_case, reader_reorients
 
 Accumulate = Literal["single", "half"]
 
@@ -72,6 +70,7 @@ class SpinePredictor(nnUNetPredictor):
             plans["spine_ext"]["predict"]["mirror"] = self.use_mirroring
         plans_manager = PlansManager(plans)
         configuration_manager = plans_manager.get_configuration(model.configuration)
+        refuse_what_is_not_predicted_here(plans, configuration_manager)
         trainer = find_trainer(model.trainer_name)
         network = trainer.build_network_architecture(
             plans_manager,
@@ -98,7 +97,8 @@ class SpinePredictor(nnUNetPredictor):
 
         `affine` replaces the one the files would be read with (a header with two that disagree).
         """
-        data, properties = read_case(files, affine)
+        reorient = reader_reorients(self.plans_manager.plans["image_reader_writer"])
+        data, properties = read_case(files, affine, reorient=reorient)
         preprocessor = self.configuration_manager.preprocessor_class(verbose=False)
         data, _, properties = preprocessor.run_case_npy(
             data, None, properties, self.plans_manager, self.configuration_manager, self.dataset_json
@@ -141,37 +141,6 @@ class SpinePredictor(nnUNetPredictor):
         return logits.div_(weights)
 
 
-def read_case(files: Sequence[Path], affine: Array | None = None) -> tuple[Array, dict[str, Any]]:
-    """Read the channels of a case as nnU-Net's reorienting reader does: (C, z, y, x) float32 in RAS, and properties.
-
-    NIfTI files go through that reader; other formats, and files read with another affine than their own, take the same
-    way from a `Volume`. Values that are not finite
-    become 0.
-    """
-    if affine is None and all(_is_plain_nifti(f) for f in files):
-        data, properties = NibabelIOWithReorient().read_images([str(f) for f in files])
-    else:
-        volumes = [read_volume(f) for f in files]
-        if affine is not None:
-            volumes = [Volume(v.array, affine) for v in volumes]
-        upright = [v.to("RAS") for v in volumes]
-        data = np.stack([v.array.transpose(2, 1, 0) for v in upright]).astype(np.float32)
-        properties = {
-            "nibabel_stuff": {"original_affine": volumes[0].affine, "reoriented_affine": upright[0].affine},
-            "spacing": [float(np.float32(s)) for s in upright[0].spacing[::-1]],
-        }
-    return np.nan_to_num(data, copy=False, nan=0.0, posinf=0.0, neginf=0.0), properties
-
-
-def _is_plain_nifti(file: Path) -> bool:
-    """Whether nibabel reads the file by its name: a NIfTI whose suffix tells the truth about compression."""
-    name = file.name.lower()
-    if not name.endswith(NIFTI_SUFFIXES):
-        return False
-    with file.open("rb") as stream:
-        return (stream.read(2) == b"\x1f\x8b") == name.endswith(".gz")
-
-
 def find_trainer(name: str) -> Any:
     """Return a trainer class through nnU-Net's own lookup, with our trainers' folder added to it.
 
@@ -193,6 +162,20 @@ def find_trainer(name: str) -> Any:
             expected="the trainer the model was trained with",
             fix="install its package and export nnUNet_extTrainer=FOLDER_OF_ITS_TRAINERS",
         ) from error
+
+
+def refuse_what_is_not_predicted_here(plans: dict[str, Any], configuration_manager: ConfigurationManager) -> None:
+    """Raise SetupError for models that need more than the image (cascades) or read something else than volumes."""
+    reader_reorients(plans["image_reader_writer"])
+    previous = configuration_manager.previous_stage_name
+    if previous is not None:
+        raise SetupError(
+            "E-MODEL-CASCADE",
+            file=f"plans {plans.get('plans_name', '')}",
+            found=f"a network that also needs the masks of {previous}",
+            expected="a network that needs the image alone",
+            fix="predict with nnUNetv2_predict -prev_stage_predictions, or choose another configuration (-c)",
+        )
 
 
 def refuse_other_shapes(network: nn.Module, weights: dict[str, Any], file: Path) -> None:

@@ -1,0 +1,58 @@
+"""What a prediction refuses before any work; each function raises UsageError."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.labels import MAPPINGS
+
+
+def check_parts(num_parts: int, part_id: int) -> None:
+    """Refuse a part that is none of the parts."""
+    if num_parts < 1 or not 0 <= part_id < num_parts:
+        raise UsageError(
+            "E-USE-PARTS",
+            file="-num_parts/-part_id",
+            found=f"part {part_id} of {num_parts}",
+            expected="0 <= part_id < num_parts",
+            fix="count parts from 0",
+        )
+
+
+def check_scheme(name: str, folder: Path) -> None:
+    """Refuse, before any work, the instance step for a model whose classes it does not know."""
+    if name not in {"nnunet14", *(source for source, target in MAPPINGS if target == "nnunet14")}:
+        raise UsageError(
+            "E-USE-SCHEME",
+            file=folder,
+            found=f"--instances for a model with the label scheme {name!r}",
+            expected="the 14 classes of nnunet14, or a scheme that maps to them",
+            fix="leave --instances out, or train on a dataset converted with --label-map …:nnunet14",
+        )
+
+
+def check_output(output: Path, source: Any) -> Path:
+    """Refuse an output that is a file, the input, or not writable, before any work."""
+    sources = [source] if isinstance(source, (str, Path)) else list(source)
+    folders = {Path(s).resolve() if Path(s).is_dir() else Path(s).resolve().parent for s in sources}
+    found = None
+    if output.exists() and not output.is_dir():
+        found = "a file"
+    elif output.resolve() in folders:
+        found = "the folder of the input"
+    else:
+        existing = next(parent for parent in (output.resolve(), *output.resolve().parents) if parent.exists())
+        if not os.access(existing, os.W_OK):
+            found = f"a place that cannot be written to ({existing})"
+    if found:
+        raise UsageError(
+            "E-OUT-FOLDER",
+            file=output,
+            found=found,
+            expected="a folder of its own for the results",
+            fix="choose another -o",
+        )
+    return output
