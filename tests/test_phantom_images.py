@@ -19,6 +19,8 @@ from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.phantom import scan as scanning
 from nnunet_spine_ext.phantom.acquisition import ScanSettings, draw_settings, form_image
 from nnunet_spine_ext.phantom.generate import phantom
+from nnunet_spine_ext.phantom.overrides import OVERRIDES
+from nnunet_spine_ext.phantom.pathology import EDITS
 from nnunet_spine_ext.phantom.protocols import PROTOCOLS, Protocol
 from nnunet_spine_ext.phantom.signal import SignalTable, Texture, signal_table
 from nnunet_spine_ext.phantom.tissues import TISSUE_ID, TISSUE_TABLE, TISSUES, marrow_fat_fraction, tissue_properties
@@ -467,7 +469,20 @@ def test_two_protocols_of_one_contrast_have_their_own_names(tmp_path: Path) -> N
         (["--supersample", "0"], ["--supersample 0"]),
         (["--folds", "1"], ["--folds 1"]),
         (["--set", "age"], ["key=value"]),
-        (["--set", "shoe_size=44"], ["shoe_size"]),
+        (["--set", "shoe_size=44"], ["shoe_size", "scoliosis"]),
+        (["--set", "lordose=44"], ["did you mean 'lordosis'?"]),
+        (["--set", "age=old"], ["age=old", "18 to 100 (years)"]),
+        (["--set", "stature=178"], ["stature=178", "1.3 to 2.2 (m)"]),
+        (["--set", "kyphosis=nan"], ["kyphosis=nan"]),
+        (["--set", "sex=X"], ["sex=X", "F, M"]),
+        (["--set", "scoliosis_type=s"], ["thoracolumbar"]),
+        (["--set", "thoracic=20"], ["11 to 13"]),
+        (["--set", "lumbar=4.5"], ["lumbar=4.5"]),
+        (["--set", "seed=3"], ["an override 'seed'"]),
+        (["--set", "findings=fused"], ["findings=fused", "kind:level"]),
+        (["--set", "findings=fused:L3:2"], ["severity from 0 to 1"]),
+        (["--set", "findings=melt:L3"], ["'melt'", "missing_disc"]),
+        (["--set", "findings=fused:L9"], ["'L9'"]),
         (["--anomalies", "L99"], ["L99"]),
         (["--dataset-id", "0"], ["dataset id 0"]),
         (["--layout", "bids", "--name", "a/b"], ["a/b"]),
@@ -480,6 +495,22 @@ def test_wrong_options_are_usage_errors(
     message = capsys.readouterr().err
     assert all(word in message for word in words), message
     assert not [path for path in (tmp_path / "out").glob("*") if path.name != "a"]
+
+
+def test_findings_on_the_command_line_reach_labels_and_truth(tmp_path: Path) -> None:
+    words = ["--healthy", "--anomalies", "none", "--set", "age=40", "findings=fused:L1:0.5,missing_disc:L3"]
+    assert main(["-o", str(tmp_path), "--n", "1", "--region", "lumbar", "--spacing", "2", "2", "5", *words]) == 0
+    folder = tmp_path / "Dataset900_SpinePhantom"
+    instances = read_volume(folder / "instancesTr" / "phantom0001.nii.gz").array
+    present = set(np.unique(instances).tolist())
+    assert {20, 21, 22, 23, 121, 123} <= present
+    # No disc inside the fused pair L1-L2 (disc 120), only endplate where the disc L3/4 (122) is missing.
+    assert not present & {120, 122, 220}
+    assert 222 in present
+    truth = json.loads((folder / "phantomTr" / "phantom0001.json").read_text())
+    found = [(item["kind"], item["level"]) for item in truth["levels"]["pathologies"]]
+    assert found == [("fused", "L1"), ("missing_disc", "L3")]
+    assert truth["parameters"]["age"] == 40
 
 
 def test_existing_output_is_refused_before_work_and_replaced_on_request(raw: Path, tmp_path: Path) -> None:
@@ -507,3 +538,8 @@ def test_render_names_the_folder_and_counts(raw: Path, tmp_path: Path, capsys: p
     )
     assert code == 0
     assert "1 done" in capsys.readouterr().out
+
+
+def test_the_reference_page_lists_every_override_and_finding() -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "reference" / "phantom.md").read_text(encoding="utf-8")
+    assert [name for name in (*OVERRIDES, *EDITS) if f"`{name}`" not in page] == []

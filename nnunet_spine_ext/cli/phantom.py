@@ -58,7 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=(),
         metavar="KEY=VALUE",
-        help="sex, age, stature, bmi, lordosis, kyphosis, cervical, scoliosis, ... for all spines",
+        help="for all spines: sex, age, stature, bmi, lordosis, kyphosis, cervical, scoliosis, ...; findings as "
+        "kind:level[:severity[:side]], such as findings=fused:L3,missing_disc:L4",
     )
     return parser
 

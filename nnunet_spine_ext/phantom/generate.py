@@ -17,6 +17,7 @@ from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.labels import scheme
 from nnunet_spine_ext.core.summary import RunSummary
 from nnunet_spine_ext.phantom.bids import bids_writer
+from nnunet_spine_ext.phantom.overrides import checked
 from nnunet_spine_ext.phantom.protocols import Protocol
 from nnunet_spine_ext.phantom.protocols import protocol as protocol_named
 from nnunet_spine_ext.phantom.scan import Scan, ScanRequest, scan_subject
@@ -71,7 +72,8 @@ def phantom(
     oblique: largest tilt of the scan in degrees.
     width: extent from left to right in mm instead of the protocol's.
     supersample: sub-voxels per voxel and axis; None: as many as keep them below 1.1 mm.
-    overrides: further arguments of `sample_parameters` for all spines, a mapping or ``key=value`` strings.
+    overrides: further arguments of `sample_parameters` for all spines, a mapping or ``key=value`` strings, such as
+        ``scoliosis=30`` or ``findings=fused:L3,missing_disc:L4``.
     overwrite: replace what a former run with the same name wrote.
 
     Returns
@@ -126,19 +128,16 @@ def _usage(option: str, value: object, expected: str) -> UsageError:
 
 
 def _overrides(given: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
-    """Turn ``key=value`` strings into a mapping; numbers become numbers."""
+    """Return checked overrides from a mapping or ``key=value`` strings."""
     if isinstance(given, Mapping):
-        return dict(given)
-    result: dict[str, Any] = {}
+        return checked(given)
+    pairs: dict[str, str] = {}
     for text in given:
         key, equals, value = text.partition("=")
         if not key or not equals:
             raise _usage("--set", text, "key=value")
-        try:
-            result[key] = float(value)
-        except ValueError:
-            result[key] = value
-    return result
+        pairs[key] = value
+    return checked(pairs)
 
 
 def _write_nnunet(

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.phantom import pathology, posture
 from nnunet_spine_ext.phantom.cord import sac_gap, sac_half_axes
 from nnunet_spine_ext.phantom.enumeration import draw_counts, table_level, vertebra_names
@@ -22,6 +21,7 @@ from nnunet_spine_ext.phantom.model import (
     SpineParameters,
     VertebraParameters,
 )
+from nnunet_spine_ext.phantom.overrides import checked
 from nnunet_spine_ext.phantom.tables import (
     ARCH,
     BODY,
@@ -57,18 +57,6 @@ FEMALE_RATIO |= {"angle": 1.0, "disc": 1.0, "canal": 0.98}
 """Female / male at equal stature."""
 ATLAS_SPAN = 75.0
 """Width of C1 over its transverse processes (mm); the tables start at C2."""
-OVERRIDES: tuple[str, ...] = (
-    "sex",
-    "age",
-    "stature",
-    "bmi",
-    "lordosis",
-    "kyphosis",
-    "cervical",
-    "scoliosis",
-    "scoliosis_type",
-)
-OVERRIDES += ("pelvic_incidence", "conus_level", "cord_factor", "thoracic", "lumbar", "findings")
 
 
 def sample_parameters(
@@ -83,17 +71,13 @@ def sample_parameters(
     pathologies: draw findings at the rates of the age; False leaves a healthy spine.
     overrides: sex 'F'|'M', age (years), stature (m), bmi, lordosis, kyphosis, cervical, scoliosis (degrees, Cobb;
         0 = straight), scoliosis_type, pelvic_incidence, conus_level, cord_factor, thoracic and lumbar (counts),
-        findings (a sequence of `Pathology`, applied after those drawn).
+        findings (a sequence of `Pathology` or text, applied after those drawn). `overrides.checked` has the limits.
 
     Raises
     ------
-    UsageError: an unknown override, anomaly, finding or a level that the spine does not have.
+    UsageError: an unknown override, anomaly or finding, a value outside its limits, a level the spine does not have.
     """
-    unknown = sorted(set(overrides) - set(OVERRIDES))
-    if unknown:
-        raise UsageError(
-            "E-PHANTOM-OVERRIDE", found=f"overrides {unknown}", expected=", ".join(OVERRIDES), fix="correct the name"
-        )
+    overrides = checked(overrides)
     # One independent stream per subject of the draw: a change in one does not shift the others.
     streams = dict(
         zip(
@@ -104,7 +88,7 @@ def sample_parameters(
     )
     person = _draw_person(streams["person"], overrides)
     counts = draw_counts(streams["counts"], anomalies)
-    counts = int(overrides.get("thoracic", counts[0])), int(overrides.get("lumbar", counts[1]))
+    counts = overrides.get("thoracic", counts[0]), overrides.get("lumbar", counts[1])
     names = vertebra_names(*counts)
     size = _Size(streams["size"], person)
     vertebrae = tuple(_vertebra(name, table_level(name, *counts), size, streams["shape"]) for name in names)
@@ -139,9 +123,7 @@ def sample_parameters(
 def _draw_person(rng: np.random.Generator, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Sex, age (years), stature (m) and body mass index of one adult."""
     sex = "F" if rng.random() < 0.5 else "M"
-    sex = str(overrides.get("sex", sex))
-    if sex not in ("F", "M"):
-        raise UsageError("E-PHANTOM-SEX", found=f"sex={sex!r}", expected="'F' or 'M'", fix="pass one of these")
+    sex = overrides.get("sex", sex)
     age = float(np.clip(rng.normal(46.0, 16.0), 19.0, 85.0))
     mean, sd = (1.649, 0.065) if sex == "F" else (1.785, 0.080)
     stature = float(mean + sd * np.clip(rng.normal(), -2.3, 2.3))
