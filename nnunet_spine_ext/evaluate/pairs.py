@@ -88,7 +88,6 @@ def label_pairs(
     spacing: tuple[float, float, float],
     *,
     tolerance_mm: float = DEFAULT_TOLERANCE_MM,
-    cell_volume: float | None = None,
 ) -> Iterator[tuple[int, MaskPair]]:
     """Yield (label, pair) for every label; each pair holds only the box around both structures.
 
