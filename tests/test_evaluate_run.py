@@ -176,8 +176,35 @@ def test_all_instances_as_one_kind(folders: Folders) -> None:
 def test_instances_are_left_out_where_one_side_has_none(folders: Folders) -> None:
     folders.add("a", semantic(), semantic())
     save(folders.ref_instances / "a.nii.gz", instances())
-    assert folders.run().to_dict()["groups"] == []
+    result = folders.run()
+    assert result.to_dict()["groups"] == []
     assert folders.summary()["options"]["instances"] is False
+    assert folders.summary()["remarks"] == ["Instances are not scored: no instance masks of the predictions."]
+    assert "no instance masks of the predictions" in result.render()
+    assert folders.run(metrics=("dice",)).remarks == []
+
+
+def test_masks_without_any_instances_need_no_remark(folders: Folders) -> None:
+    folders.add("a", semantic(), semantic())
+    assert folders.run().remarks == []
+
+
+def test_asking_for_instances_that_nobody_has_is_wrong_usage(folders: Folders) -> None:
+    folders.add("a", semantic(), semantic())
+    with pytest.raises(UsageError, match="E-EVAL-INSTANCES"):
+        folders.run(metrics=("pq", "level_dice"))
+    assert not folders.out.exists()
+
+
+def test_a_case_without_reference_instances_is_said(folders: Folders) -> None:
+    folders.add("a", semantic(), semantic())
+    folders.add("b", semantic(), semantic())
+    folders.add_instances("a", instances(), instances())
+    save(folders.pred_instances / "b.nii.gz", instances())
+    result = folders.run()
+    assert result.exit_code == 0
+    assert [problem.code for problem in result.summary.warnings["b"]] == ["W-EVAL-NOREF"]
+    assert ("b", "vertebra", "pq") not in folders.values()
 
 
 # --- missing and extra -----------------------------------------------------------------------------------------------

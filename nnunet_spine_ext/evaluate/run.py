@@ -44,7 +44,7 @@ _MISSING = "E-EVAL-MISSING"
 class EvaluationResult:
     """All scores, what happened to each case, and where the tables are.
 
-    `matchings` maps case and group to the matched, missed and spurious instances.
+    `matchings` maps case and group to the matched, missed and spurious instances; `remarks` concern the whole run.
     """
 
     out: Path
@@ -53,6 +53,7 @@ class EvaluationResult:
     rows: list[Score] = field(default_factory=list)
     matchings: dict[str, dict[str, Matching]] = field(default_factory=dict)
     summary: RunSummary = field(default_factory=RunSummary)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
@@ -69,8 +70,8 @@ class EvaluationResult:
 
     @property
     def notes(self) -> list[str]:
-        """Failures and warnings in words."""
-        found = [f"{case}: {problem}" for case, problem in self.summary.failed.items()]
+        """Remarks, failures and warnings in words."""
+        found = [*self.remarks, *(f"{case}: {problem}" for case, problem in self.summary.failed.items())]
         found += [f"{case}: {problem}" for case, problems in self.summary.warnings.items() for problem in problems]
         return found
 
@@ -86,6 +87,7 @@ class EvaluationResult:
             "inputs": self.inputs,
             "options": self.options,
             **tables.to_json(self.rows),
+            "remarks": self.remarks,
             "cases": cases,
             "run": self.summary.to_dict(),
         }
@@ -118,6 +120,7 @@ class _Job:
     instance_labels: LabelSet
     settings: Settings
     resample: Resample
+    remarks: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -150,7 +153,8 @@ def evaluate(
 
     Raises
     ------
-    UsageError: wrong options, or `o` is one of the inputs. NoInputError: no reference mask.
+    UsageError: wrong options, only instance metrics without instance masks, or `o` is one of the inputs.
+    NoInputError: no reference mask.
     SetupError: `o` cannot be written.
     """
     ref, pred, o = Path(ref), Path(pred), Path(o)
@@ -172,7 +176,7 @@ def evaluate(
         "iou_threshold": iou_threshold,
         "instances": job.pred_instances is not None,
     }
-    result = EvaluationResult(o, inputs, options)
+    result = EvaluationResult(o, inputs, options, remarks=list(job.remarks))
     _warn_extra(job, result)
     _score_all(job, result)
     tables.write_tables(o, result.rows, result.to_dict(), result.status, result.notes)
@@ -226,7 +230,24 @@ def _prepare(
         known,
         settings,
         resample,
+        _about_instances(settings, ref_folder, pred_folder),
     )
+
+
+def _about_instances(settings: Settings, ref: Path | None, pred: Path | None) -> tuple[str, ...]:
+    """Say when one side has no instance masks; raises UsageError when nothing else was asked for."""
+    if not (settings.group_metrics or settings.level_metrics) or (ref and pred):
+        return ()
+    sides = [name for name, folder in (("references", ref), ("predictions", pred)) if folder is None]
+    without = f"no instance masks of the {' and the '.join(sides)}"
+    if not settings.class_metrics:
+        raise UsageError(
+            "E-EVAL-INSTANCES",
+            found=f"metrics of instances only, but {without}",
+            expected="instancesTr beside labelsTr, and instances inside the prediction folder",
+            fix="name the folders by --ref-instances and --pred-instances",
+        )
+    return (f"Instances are not scored: {without}.",) if len(sides) == 1 else ()
 
 
 def _instance_folder(given: str | Path | None, candidates: Sequence[Path]) -> Path | None:
@@ -309,7 +330,9 @@ def _score_case(case: str, job: _Job) -> tuple[list[Score], dict[str, Matching],
     rows = score_classes(case, ref.array, pred, names, ref.spacing, job.settings, "missing" if failure else "done")
     matchings: dict[str, Matching] = {}
     true_path = job.ref_instances.get(case)
-    if job.pred_instances is not None and true_path is not None:
+    if job.pred_instances is not None and true_path is None:
+        warnings = [*warnings, _without_instances(case, job.ref_instances.folder or "")]
+    elif job.pred_instances is not None and true_path is not None:
         true = read_labels(true_path, job.instance_labels)
         found_path = job.pred_instances.get(case)
         found, more = _read_other(true, found_path, job.instance_labels, job.resample)
@@ -334,6 +357,11 @@ def _missing(reference: Path, what: str, fix: str) -> Problem:
     return Problem(
         "error", _MISSING, str(reference), f"no {what} for it", "one for every reference", f"{fix}; scored as empty"
     )
+
+
+def _without_instances(case: str, folder: str) -> Problem:
+    found, fix = f"no reference instances of {case}", "its instances are not scored"
+    return Problem("warning", "W-EVAL-NOREF", folder, found, "an instance mask for every reference", fix)
 
 
 def _names(labels: LabelSet, ref: Array, pred: Array) -> list[tuple[int, str]]:
