@@ -313,6 +313,7 @@ def _write(
             _add(writer, case, labels, rules, result)
         writer.add_json("conversion.json", result.record())
     result.written = True
+    result.planned = (target.preprocessed / spec.folder_name / "dataset_fingerprint.json").exists()
     result.splits = writer.splits
 
 

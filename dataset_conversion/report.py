@@ -52,6 +52,7 @@ class ConversionResult:
     options: what the user asked for, JSON values.
     rows: the cases used; `skipped`: why the others were not.
     notes: facts about the whole, for example what a label map merges.
+    planned: whether nnU-Net has planned a dataset of this name before; it then keeps the old fingerprint.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class ConversionResult:
     skipped: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     splits: list[Split] | None = None
+    planned: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -132,7 +134,10 @@ class ConversionResult:
         if self.dry_run:
             return f"{counts}; dry run: nothing was written, {self.folder} would be"
         number = "" if self.spec is None else self.spec.dataset_id
-        return f"{counts}; written to {self.folder}\nnext: nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres"
+        clean = " --clean" if self.planned else ""
+        return (
+            f"{counts}; written to {self.folder}\nnext: nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres{clean}"
+        )
 
 
 def _capped(lines: list[str]) -> list[str]:

@@ -703,6 +703,14 @@ def test_an_existing_dataset_is_refused_by_name_and_replaced_on_request(
     assert len(_table(_convert(tmp_path, overwrite=True))) == 4
 
 
+def test_after_a_dataset_was_replaced_its_old_fingerprint_is_not_used(tmp_path: Path) -> None:
+    _source(tmp_path / "in")
+    first = _convert(tmp_path)
+    assert first.render().endswith("next: nnUNetv2_plan_and_preprocess -d 501 -c 3d_fullres")
+    (tmp_path / "pre" / first.folder.name / "dataset_fingerprint.json").write_text("{}")
+    assert _convert(tmp_path, overwrite=True).render().endswith("-d 501 -c 3d_fullres --clean")
+
+
 def test_a_dataset_is_not_replaced_by_itself(tmp_path: Path) -> None:
     _source(tmp_path / "in")
     folder = _convert(tmp_path).folder

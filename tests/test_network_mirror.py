@@ -63,6 +63,16 @@ def test_training_mode_is_untouched(plain: Plain, image: torch.Tensor) -> None:
     assert plain.encoder.weight.grad is not None
 
 
+def test_a_network_that_asks_for_its_own_mode_gets_the_right_answer(image: torch.Tensor) -> None:
+    class Moody(Plain):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(nn.functional.dropout(x, 0.5, training=self.training))
+
+    wrapped = SidedMirrorNetwork(Moody(), 2, PAIRS)
+    assert torch.equal(wrapped.eval()(image), wrapped.eval()(image))
+    assert not torch.equal(wrapped.train()(image), wrapped.train()(image))
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_evaluation_mode_is_the_mean_of_both_sides(plain: Plain, image: torch.Tensor, axis: int) -> None:
     wrapped = SidedMirrorNetwork(plain, axis, PAIRS).eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.core.labels import swap_sides
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.inference.predict import predict
+from nnunet_spine_ext.inference.predictor import SpinePredictor
 
 ORIENTATIONS = [
     "".join(letters) for axes in itertools.permutations(("LR", "PA", "IS")) for letters in itertools.product(*axes)
@@ -122,8 +124,6 @@ def margin(model: Path, file: Path) -> np.ndarray:
     """Distance between the two largest logits, relative to the largest magnitude, for an upright image."""
     import torch
 
-    from nnunet_spine_ext.inference.predictor import SpinePredictor
-
     predictor = SpinePredictor(device=torch.device("cpu"), progress=False)
     predictor.initialize_from_trained_model_folder(model, None)
     logits = predictor.predict_logits_from_preprocessed_data(predictor.prepare([file])[0]).numpy()
@@ -210,6 +210,20 @@ def test_same_seed_same_bytes_and_readable_records(cord_model: Path, tmp_path: P
     assert run["model"]["trainer"] == "nnUNetTrainerSpine"
     assert run["labels"] == {"1": "cord"}
     assert (tmp_path / "x/labels_itksnap.txt").is_file()
+
+
+@pytest.mark.parametrize(("accumulate", "dtype"), [("single", "float32"), ("half", "bfloat16")])
+def test_mirrored_outputs_add_up_in_single_precision_under_mixed_precision(
+    sided_model: Path, accumulate: Literal["single", "half"], dtype: str
+) -> None:
+    import torch
+
+    predictor = SpinePredictor(device=torch.device("cpu"), accumulate=accumulate, progress=False)
+    predictor.initialize_from_trained_model_folder(sided_model, None)
+    predictor.network.eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = predictor._internal_maybe_mirror_and_predict(torch.randn(1, 1, 16, 16, 16))
+    assert str(output.dtype) == f"torch.{dtype}"
 
 
 def test_two_channels(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,13 @@ def test_curves_are_stored_once_and_only_added_to(folder: Path, monkeypatch: pyt
     monkeypatch.setattr(plan_module, "curves_of_files", lambda cases: (asked.extend(cases), original(cases))[1])
     plan("901", name="two")
     assert (asked, (folder / CURVES_FILE).read_bytes()) == ([], first)
+    # Another image under an old name: the dataset was converted anew.
+    image = folder.parents[1] / "nnUNet_raw" / DATASET / "imagesTr" / "a_0000.nii.gz"
+    later = (folder / CURVES_FILE).stat().st_mtime + 10
+    os.utime(image, (later, later))
+    plan("901", name="again")
+    assert asked == ["a"]
+    asked.clear()
     # A case that came later is added, also when the images of the others are gone.
     raw = folder.parents[1] / "nnUNet_raw" / DATASET / "imagesTr"
     for file in raw.glob("*.nii.gz"):
@@ -251,7 +259,8 @@ def test_without_raw_images_the_plans_are_written_and_it_is_said(
 def model(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
-    content = make_plans(name="mine") | {"spine_ext": {"train": {"num_epochs": 3}, "reference": {"0": {"cases": 2}}}}
+    settings = {"train": {"num_epochs": 3}, "data": {"scheme": "nnunet14"}, "reference": {"0": {"cases": 2}}}
+    content = make_plans(name="mine") | {"spine_ext": settings}
     (folder / "plans.json").write_text(json.dumps(content))
     return folder
 
@@ -289,6 +298,15 @@ def test_a_model_keeps_what_its_weights_depend_on(model: Path, arguments: dict[s
         plan(m=str(model), **arguments)
     assert caught.value.code == code
     assert (model / "plans.json").read_bytes() == before
+
+
+def test_instances_of_a_model_with_other_classes_are_refused(model: Path) -> None:
+    content = written(model, "plans")
+    content["spine_ext"]["data"]["scheme"] = "custom"
+    (model / "plans.json").write_text(json.dumps(content))
+    with pytest.raises(UsageError, match="nnunet14"):
+        plan(m=str(model), assignments=["predict.instances=true"])
+    assert written(model, "plans") == content
 
 
 def test_no_model_and_no_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
-from model_builder import LABELS14, SIDED14, make_dataset_json, make_plans
+from model_builder import LABELS14, SIDED14, make_dataset_json, make_image, make_plans
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
@@ -269,6 +269,44 @@ def test_folds_share_plans_and_an_edit_of_the_model_stays(preprocessed: Path, ma
     lows = {fold: r["channels"][0]["low"] for fold, r in settings.reference.items()}
     assert lows == {"0": pytest.approx(350, rel=0.02), "1": pytest.approx(200, rel=0.02)}
     assert len(json.dumps(edited["spine_ext"])) < 100_000
+
+
+def test_folds_that_start_at_the_same_moment_keep_both_references(preprocessed: Path, make: Maker) -> None:
+    write_curves(preprocessed, curves())
+    first, second = make(train=SHORT), make(train=SHORT, fold=1)
+    first.on_train_start()
+    path = Path(first.output_folder_base) / "plans.json"
+    early = path.read_bytes()
+    second.on_train_start()
+    # As if the first had read before the second wrote, and written after it.
+    path.write_bytes(early)
+    for trainer in (first, second):
+        trainer.on_train_end()
+    reference = settings_from_plans(json.loads(path.read_text())).reference
+    assert reference is not None
+    assert set(reference) == {"0", "1"}
+
+
+def test_the_first_training_makes_the_curves(preprocessed: Path, make: Maker, nnunet_folders: dict[str, Path]) -> None:
+    (preprocessed / "gt_segmentations").mkdir()
+    for case in SUBJECT_OF:
+        (preprocessed / "gt_segmentations" / f"{case}.nii.gz").touch()
+        make_image(nnunet_folders["nnUNet_raw"] / DATASET / "imagesTr" / f"{case}_0000.nii.gz")
+    trainer = make(train=SHORT)
+    trainer.on_train_start()
+    reference = settings_from_plans(trainer.plans_manager.plans).reference
+    assert reference is not None
+    assert reference["0"]["cases"] == 2
+
+
+def test_processes_of_one_training_draw_other_batches(preprocessed: Path, make: Maker) -> None:
+    drawn = []
+    for rank in (0, 1, 0):
+        trainer = make(train=SHORT)
+        trainer.local_rank = rank
+        trainer.initialize()
+        drawn.append(np.random.random())  # noqa: NPY002  what batchgenerators draws from
+    assert drawn[0] == drawn[2] != drawn[1]
 
 
 def test_without_curves_training_starts_and_says_so(

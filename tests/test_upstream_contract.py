@@ -48,6 +48,7 @@ CALLS = (
     Call(f"{TRAINER}.configure_rotation_dummyDA_mirroring_and_inital_patch_size", "self", "training/base.py"),
     Call(f"{TRAINER}.do_split", "self", "training/base.py, training/splits.py"),
     Call(f"{TRAINER}.on_train_start", "self", "training/base.py"),
+    Call(f"{TRAINER}.on_train_end", "self", "training/base.py"),
     Call(f"{TRAINER}.on_epoch_end", "self", "training/base.py"),
     Call(f"{TRAINER}.save_checkpoint", "self filename", "training/base.py"),
     Call(f"{TRAINER}.print_to_log_file", "self args also_print_to_console add_timestamp", "training/base.py"),
@@ -152,7 +153,7 @@ ATTRIBUTES = {
         "num_epochs num_iterations_per_epoch num_val_iterations_per_epoch initial_lr weight_decay save_every "
         "oversample_foreground_percent inference_allowed_mirroring_axes output_folder_base output_folder plans_manager "
         "configuration_manager dataset_json fold preprocessed_dataset_folder preprocessed_dataset_folder_base "
-        "disable_checkpointing local_rank logger network current_epoch device",
+        "disable_checkpointing local_rank logger network current_epoch device is_ddp",
         "training/base.py",
     ),
     f"{PREDICTOR}.__init__": (

@@ -82,6 +82,9 @@ class SpinePredictor(nnUNetPredictor):
         for fold, weights in zip(model.folds, model.parameters, strict=True):
             refuse_other_shapes(network, weights, model.folder / f"fold_{fold}" / model.checkpoint)
         network.load_state_dict(model.parameters[0])
+        if self.accumulate == "single":
+            # Mixed precision would also add up the mirrored outputs in half precision.
+            network.register_forward_hook(_in_single_precision)
         self.manual_initialization(
             network,
             plans_manager,
@@ -139,6 +142,10 @@ class SpinePredictor(nnUNetPredictor):
             logits[window] += output * gaussian
             weights[window[1:]] += gaussian
         return logits.div_(weights)
+
+
+def _in_single_precision(_network: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    return output.float()
 
 
 def find_trainer(name: str) -> Any:

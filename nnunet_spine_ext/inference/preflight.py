@@ -23,14 +23,14 @@ def check_parts(num_parts: int, part_id: int) -> None:
 
 
 def check_scheme(name: str, folder: Path) -> None:
-    """Refuse, before any work, the instance step for a model whose classes it does not know."""
+    """Refuse the instance step for a model whose classes it does not know."""
     if name not in {"nnunet14", *(source for source, target in MAPPINGS if target == "nnunet14")}:
         raise UsageError(
             "E-USE-SCHEME",
             file=folder,
-            found=f"--instances for a model with the label scheme {name!r}",
+            found=f"instances asked of a model with the label scheme {name!r}",
             expected="the 14 classes of nnunet14, or a scheme that maps to them",
-            fix="leave --instances out, or train on a dataset converted with --label-map …:nnunet14",
+            fix="do without instances, or train on a dataset converted with --label-map …:nnunet14",
         )
 
 

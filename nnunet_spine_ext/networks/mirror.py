@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import nn
@@ -38,6 +39,12 @@ class SidedMirrorNetwork(nn.Module):
         object.__setattr__(self, "_adopted", network)
         self.axis = axis
         self.sided_channels = [(int(left), int(right)) for left, right in sided_channels]
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of the adopted network itself too, not only of its children."""
+        super().train(mode)
+        self.__dict__["_adopted"].training = mode
+        return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits (B, K, *spatial); in evaluation mode the mean over both sides."""

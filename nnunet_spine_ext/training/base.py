@@ -16,11 +16,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_spine_ext.core.errors import SetupError
-from nnunet_spine_ext.core.io import atomic_path, read_json
+from nnunet_spine_ext.core.io import atomic_path, read_json, write_json
 from nnunet_spine_ext.harmonize.reference import average_curves, read_curves
 from nnunet_spine_ext.inference.adopt import adopt_for_prediction
 from nnunet_spine_ext.inference.model import sided_axis
 from nnunet_spine_ext.training.mirroring import replace_mirroring, sided_labels
+from nnunet_spine_ext.training.plan import store_curves
 from nnunet_spine_ext.training.settings import (
     SETTINGS_KEY,
     DataFacts,
@@ -58,9 +59,11 @@ class SettingsMixin(_Trainer):
         """Seed, check the results folder, then initialize as nnU-Net does."""
         refuse_other_settings(self.output_folder_base, self.plans_manager.plans)
         if self.settings.seed is not None:
-            random.seed(self.settings.seed)
-            np.random.seed(self.settings.seed)  # noqa: NPY002  batchgenerators draws from numpy's global state
-            torch.manual_seed(self.settings.seed)
+            # With one seed for all, the processes of a multi-GPU training would draw the same batches.
+            seed = self.settings.seed + self.local_rank
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002  batchgenerators draws from numpy's global state
+            torch.manual_seed(seed)
         token = _training.set(True)
         try:
             super().initialize()
@@ -159,7 +162,7 @@ class GroupedSplitsMixin(_Trainer):
         """
         plans = self.plans_manager.plans
         keep_what_the_model_has(self.output_folder_base, plans)
-        curves = read_curves(self.preprocessed_dataset_folder_base)
+        curves = self._curves()
         train, _ = self.do_split()
         reference = average_curves({case: curves[case] for case in train if case in curves})
         if reference is not None:
@@ -172,6 +175,21 @@ class GroupedSplitsMixin(_Trainer):
                 "Run nnUNetv2_spine_plan before training to add them."
             )
         super().on_train_start()
+
+    def on_train_end(self) -> None:
+        """End as nnU-Net does; put this fold's reference back if a fold that started just then wrote over it."""
+        super().on_train_end()
+        if self.local_rank == 0:
+            own = (settings_from_plans(self.plans_manager.plans).reference or {}).get(str(self.fold))
+            add_reference(self.output_folder_base, str(self.fold), own)
+
+    def _curves(self) -> dict[str, list[list[float]]]:
+        """Return the intensity curves of all cases; the first training makes them when planning did not."""
+        folder = Path(self.preprocessed_dataset_folder_base)
+        # Several processes would have to wait for one of them, longer than they are willing to.
+        if not read_curves(folder) and not self.is_ddp:
+            store_curves(folder)
+        return read_curves(folder)
 
 
 class nnUNetTrainerSpine(SettingsMixin, SidedMirroringMixin, GroupedSplitsMixin, nnUNetTrainer):
@@ -227,6 +245,21 @@ def keep_what_the_model_has(folder: str, plans: dict[str, Any]) -> None:
         model = settings_from_plans(stored)
         settings = settings_from_plans(plans)
         store_settings(plans, replace(settings, predict=model.predict, reference=model.reference))
+
+
+def add_reference(folder: str, fold: str, reference: dict[str, Any] | None) -> None:
+    """Write a fold's intensity reference into a model's plans.json when it is not there.
+
+    Folds that train at the same time share the file, and nnU-Net writes it whole when each of them starts.
+    """
+    path = Path(folder) / "plans.json"
+    if reference is None or not path.is_file():
+        return
+    plans = read_json(path)
+    settings = settings_from_plans(plans)
+    if fold not in (settings.reference or {}):
+        store_settings(plans, replace(settings, reference={**(settings.reference or {}), fold: reference}))
+        write_json(path, plans, indent=4)
 
 
 def refuse_other_settings(folder: str | None, plans: dict[str, Any]) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 from nnunet_spine_ext.core.config import load_config, nearest, set_by_path, to_dict
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.io import read_json, write_json
-from nnunet_spine_ext.harmonize.reference import curves_of_files, read_curves, write_curves
+from nnunet_spine_ext.harmonize.reference import CURVES_FILE, curves_of_files, read_curves, write_curves
+from nnunet_spine_ext.inference.model import label_scheme
+from nnunet_spine_ext.inference.preflight import check_scheme
 from nnunet_spine_ext.training.presets import Preset, apply_to_configuration, read_preset
 from nnunet_spine_ext.training.settings import SETTINGS_KEY, SpineSettings, settings_from_plans
 
@@ -165,17 +167,23 @@ def restore_tables(folder: Path) -> None:
 
 
 def store_curves(folder: Path) -> None:
-    """Add the intensity curves of the cases of a preprocessed dataset that have none yet.
+    """Add the intensity curves of the cases of a preprocessed dataset that have none, or whose images are newer.
 
-    Cases without raw images are logged and left out; curves that are stored already stay.
+    Cases without raw images are logged and left out; other curves that are stored already stay.
     """
     stored = read_curves(folder)
+    stored_at = (folder / CURVES_FILE).stat().st_mtime if stored else 0.0
     cases = [f.name.removesuffix(".nii.gz") for f in sorted((folder / "gt_segmentations").glob("*.nii.gz"))]
-    cases = [case for case in cases if case not in stored]
-    if not cases:
-        return
     images = Path(os.environ.get("nnUNet_raw", "")) / folder.name / "imagesTr"
     files = {case: sorted(images.glob(f"{case}_[0-9][0-9][0-9][0-9].nii.gz")) for case in cases}
+    # A dataset that was converted anew has other images under the same names.
+    files = {
+        case: found
+        for case, found in files.items()
+        if case not in stored or any(f.stat().st_mtime > stored_at for f in found)
+    }
+    if not files:
+        return
     missing = [case for case, found in files.items() if not found]
     if missing:
         logger.warning(
@@ -232,6 +240,8 @@ def _edit_model(folder: Path, assignments: Sequence[str], *, dry_run: bool) -> P
     for assignment in assignments:
         set_by_path(content, assignment)
     plans[SETTINGS_KEY] = to_dict(load_config(SpineSettings, content, where="--set"))
+    if plans[SETTINGS_KEY]["predict"]["instances"]:
+        check_scheme(label_scheme(plans), folder)
     if not dry_run:
         write_json(path, plans)
     old, new = to_dict(before)["predict"], plans[SETTINGS_KEY]["predict"]

@@ -78,8 +78,8 @@ def read_preset(name: str) -> Preset:
 def apply_to_configuration(configuration: Mapping[str, Any], preset: Preset) -> dict[str, Any]:
     """Return one configuration of the plans with the preset's network, patch, batch and spacing.
 
-    Patches shrink along their longest axes first, stay multiples of the network's total stride, and never exceed
-    nnU-Net's own patch.
+    Patches are multiples of the network's total stride. Without a size of their own they keep nnU-Net's extent in
+    millimetres, and shrink to `max_voxels` along their longest axes first.
     """
     changed = deepcopy(dict(configuration))
     spacing_factor = _set_spacing(changed, preset.spacing)
