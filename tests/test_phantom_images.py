@@ -523,6 +523,13 @@ def test_existing_output_is_refused_before_work_and_replaced_on_request(raw: Pat
         tmp_path, n=1, layout="bids", name="tree", overwrite=True, region="lumbar", spacing=(4, 4, 8), supersample=1
     )
     assert (tmp_path / "tree" / "participants.tsv").is_file()
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("mine")
+    with pytest.raises(UsageError, match="no phantom run made"):
+        phantom(tmp_path, n=1, layout="bids", name="thesis", overwrite=True, **SMALL)
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "mine"
+    again = phantom(tmp_path, n=1, layout="bids", name="tree", overwrite=True, region="lumbar", spacing=(4, 4, 8))
+    assert again.exit_code == 0
 
 
 def test_splits_reach_the_preprocessed_folder(nnunet_folders: dict[str, Path]) -> None:

@@ -210,6 +210,13 @@ def test_scores_are_shown_with_direction_and_per_case(folder: Path, tmp_path: Pa
     assert _parsed(page).wrong == []
 
 
+def test_the_page_says_why_instances_have_no_scores(folder: Path, tmp_path: Path) -> None:
+    write_volume(_spine()[1], tmp_path / "refs" / "beta.nii.gz")
+    evaluate(tmp_path / "refs", folder, tmp_path / "scores", scheme="nnunet14")
+    page = _page(folder, evaluation=tmp_path / "scores")
+    assert "Instances are not scored: no instance masks of the references." in page
+
+
 def test_an_image_that_is_missing_broken_or_another_one_is_said(folder: Path) -> None:
     images = folder.parent / "images"
     (images / "alpha_0000.nii.gz").unlink()

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext import __version__
-from nnunet_spine_ext.core.errors import UsageError
-from nnunet_spine_ext.core.io import write_json, write_text, write_volume
+from nnunet_spine_ext.core.errors import CaseError, UsageError
+from nnunet_spine_ext.core.io import read_json, write_json, write_text, write_volume
 from nnunet_spine_ext.core.labels import scheme
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.phantom.protocols import Protocol
 from nnunet_spine_ext.phantom.scan import Scan
 
 BIDS_VERSION = "1.10.0"
+_MAKER = "nnunet_spine_ext"
 _COLUMNS = ("participant_id", "sex", "age", "anomaly", "pathologies")
 
 
@@ -30,7 +31,8 @@ def bids_writer(
 ) -> Iterator[BidsWriter]:
     """Yield a `BidsWriter`; ``root/name`` appears when the block ends without an exception.
 
-    Raises UsageError if the folder exists (unless `overwrite`), the name is unsafe or the root cannot be written.
+    Raises UsageError if the folder exists (with `overwrite`: if nothing says that a phantom run made it), the name is
+    unsafe or the root cannot be written.
     """
     root = Path(root)
     final = root / name
@@ -38,6 +40,8 @@ def bids_writer(
         raise _usage(final, f"the name {name!r}", "letters, digits, '_' and '-'", "choose another name")
     if final.exists() and not overwrite:
         raise _usage(final, "a folder of this name", "a free name", "choose another --name, or --overwrite replaces it")
+    if final.exists() and not _is_ours(final):
+        raise _usage(final, "something that no phantom run made", "a phantom's folder", "choose another --name")
     try:
         root.mkdir(parents=True, exist_ok=True)
         hidden = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
@@ -53,6 +57,19 @@ def bids_writer(
         hidden.rename(final)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder may be replaced: it is empty, or its description says that this package made it."""
+    if not folder.is_dir():
+        return False
+    if not any(folder.iterdir()):
+        return True
+    try:
+        makers = read_json(folder / "dataset_description.json")["GeneratedBy"]
+        return any(maker["Name"] == _MAKER for maker in makers)
+    except (CaseError, KeyError, TypeError):
+        return False
 
 
 class BidsWriter:
@@ -88,11 +105,11 @@ class BidsWriter:
 
     def finish(self, name: str, description: str, licence: str) -> None:
         """Write the tables and descriptions of the dataset and its derivatives."""
-        generated = [{"Name": "nnunet_spine_ext", "Version": __version__, "Description": description}]
+        generated = [{"Name": _MAKER, "Version": __version__, "Description": description}]
         common = {"BIDSVersion": BIDS_VERSION, "License": licence, "GeneratedBy": generated}
         write_json(
             self._folder / "dataset_description.json",
-            {"Name": name, "DatasetType": "raw", "Authors": ["nnunet_spine_ext"], **common},
+            {"Name": name, "DatasetType": "raw", "Authors": [_MAKER], **common},
         )
         labels = self._folder / "derivatives" / "labels"
         write_json(

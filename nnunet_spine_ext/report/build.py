@@ -280,6 +280,7 @@ def _context(
         "unscored": unscored if scores else [],
         "missing": missing,
         "not_compared": [(name, redactor.text(found)) for name, found in scores.failed] if scores else [],
+        "remarks": [redactor.text(remark) for remark in scores.remarks] if scores else [],
         "any_instances": any(card["counts"] for card in cards),
         "colour_of": {naming.name(n): _hex(naming.colour(n)) for n in naming.labels},
     }

@@ -80,7 +80,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Scores:
-    """All rows of metrics.csv, by case and in tables; `failed` are (case, reason) of those that were not compared."""
+    """All rows of metrics.csv, by case and in tables.
+
+    `failed` are (case, reason) of those that were not compared, `remarks` what the evaluation says about itself.
+    """
 
     tables: tuple[Table, ...]
     overall: Mapping[str, Statistic]
@@ -88,6 +91,7 @@ class Scores:
     by_case: Mapping[str, tuple[Score, ...]]
     status: Mapping[str, str]
     failed: tuple[tuple[str, str], ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def read_scores(folder: str | Path) -> Scores:
@@ -115,17 +119,19 @@ def read_scores(folder: str | Path) -> Scores:
     tables = tuple(table for scope, title in _TITLES if (table := _table(rows, scope, title)) is not None)
     frozen = {case: tuple(found) for case, found in by_case.items()}
     status = {case: found[0].status for case, found in frozen.items()}
-    failed = _not_compared(Path(folder) / "summary.json")
-    return Scores(tables, overall(rows), case_means(rows), frozen, status, failed)
+    failed, remarks = _said(Path(folder) / "summary.json")
+    return Scores(tables, overall(rows), case_means(rows), frozen, status, failed, remarks)
 
 
-def _not_compared(path: Path) -> tuple[tuple[str, str], ...]:
-    """Return what summary.json says about cases that failed; nothing when it is not there."""
+def _said(path: Path) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Return what summary.json says about cases that failed and about the run; nothing when it is not there."""
     try:
-        run = read_json(path)["run"]["failed"]
-        return tuple((case, str(problem["found"])) for case, problem in run.items() if problem["code"] != _MISSING)
+        content = read_json(path)
+        run = content["run"]["failed"]
+        failed = tuple((case, str(problem["found"])) for case, problem in run.items() if problem["code"] != _MISSING)
+        return failed, tuple(str(remark) for remark in content.get("remarks", ()))
     except (CaseError, KeyError, TypeError, AttributeError):
-        return ()
+        return (), ()
 
 
 def _score(line: Mapping[str, str]) -> Score:
