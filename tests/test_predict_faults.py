@@ -190,6 +190,17 @@ def test_same_case_twice_is_refused_before_any_work(tmp_path: Path) -> None:
         assert caught.value.exit_code == 2
 
 
+def test_a_year_at_the_end_of_a_name_is_no_channel(tmp_path: Path) -> None:
+    for name in ("anna_2019", "anna_2020", "b_0000"):
+        make_image(tmp_path / "in" / f"{name}.nii.gz")
+    cases = find_cases(tmp_path / "in", ["T2w"])
+    assert [(case.name, case.problem) for case in cases] == [("anna_2019", None), ("anna_2020", None), ("b", None)]
+    make_image(tmp_path / "in" / "b_0001.nii.gz")
+    problem = find_cases(tmp_path / "in", ["T2w"])[2].problem
+    assert problem is not None
+    assert problem.code == "E-IN-CHANNEL"
+
+
 def test_nothing_to_predict(model: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for source in (tmp_path / "in", tmp_path / "absent.nii.gz"):

@@ -26,6 +26,7 @@ def find_cases(source: str | Path | Sequence[str | Path], channels: Sequence[str
     """Return the cases of a file, a folder or a list of files, sorted by name.
 
     Single-channel models need no ``_0000``; a file with and one without it would be the same case, which is refused.
+    Other four digits at the end, such as a year, are then part of the name, unless there is a ``_0000`` of that name.
 
     Parameters
     ----------
@@ -37,10 +38,13 @@ def find_cases(source: str | Path | Sequence[str | Path], channels: Sequence[str
     UsageError: two files for one case (also when names differ only by upper and lower case).
     """
     files = _images(source)
+    stems = {strip_suffix(file) for file in files}
     by_case: dict[str, dict[int | None, Path]] = {}
     for file in files:
         stem = strip_suffix(file)
         match = _CHANNEL.search(stem)
+        if match and len(channels) == 1 and f"{stem[: match.start()]}_0000" not in stems:
+            match = None
         case, channel = (stem[: match.start()], int(match.group(1))) if match else (stem, None)
         slot = by_case.setdefault(case, {})
         key = 0 if channel is None and len(channels) == 1 else channel

@@ -174,14 +174,16 @@ def _run_cases(
             _discard(output, case.name)
             warnings = _predict_case(case, predictor, options, label_scheme(model.plans), mask)
         except SpineExtError as error:
-            _fail(result, journal, entry, output, case.name, error.problem())
+            entry["seconds"] = _seconds_since(start)
+            _fail(result, journal, entry, output, error.problem())
         except Exception as error:
             logger.exception("%s: unexpected error", case.name)
-            _fail(result, journal, entry, output, case.name, _unexpected(case, error))
+            entry["seconds"] = _seconds_since(start)
+            _fail(result, journal, entry, output, _unexpected(case, error))
         else:
             entry |= {
                 "status": "done",
-                "seconds": round(time.perf_counter() - start, 2),
+                "seconds": _seconds_since(start),
                 "warnings": [w.to_dict() for w in warnings],
                 "error": None,
                 "outputs": {str(f.relative_to(output)): sha256(f) for f in _outputs(output, case.name)},
@@ -250,9 +252,12 @@ def _inspect(case: InputCase, options: _Options) -> tuple[list[Problem], Volume 
     return warnings, grids[0] if options.prefer else None
 
 
-def _fail(
-    result: PredictResult, journal: Journal, entry: dict[str, Any], output: Path, case: str, problem: Problem
-) -> None:
+def _seconds_since(start: float) -> float:
+    return round(time.perf_counter() - start, 2)
+
+
+def _fail(result: PredictResult, journal: Journal, entry: dict[str, Any], output: Path, problem: Problem) -> None:
+    case = entry["case"]
     _discard(output, case)
     journal.append(entry | {"status": "failed", "warnings": [], "error": problem.to_dict()})
     result.fail(case, problem)
