@@ -24,7 +24,8 @@ def test_row_is_complete(row: Metric) -> None:
     assert (row.unit in ("mm", "mL")) <= row.needs_spacing
     assert row.scope in ("class", "group", "level")
     assert row.direction in ("higher", "lower", "zero")
-    assert math.isnan(row.edges.both_empty or math.nan)
+    assert row.edges.both_empty is not None
+    assert math.isnan(row.edges.both_empty)
     assert row.long_name.isascii()
     assert row.name.isidentifier()
 
