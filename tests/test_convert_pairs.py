@@ -703,6 +703,17 @@ def test_an_existing_dataset_is_refused_by_name_and_replaced_on_request(
     assert len(_table(_convert(tmp_path, overwrite=True))) == 4
 
 
+@pytest.mark.parametrize("quiet", [("-q", "pairs"), ("pairs", "-q")], ids=str)
+def test_quiet_may_stand_before_or_behind_the_source(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], quiet: tuple[str, ...]
+) -> None:
+    _source(tmp_path / "in")
+    arguments = [*quiet, "501", "--name", "Toy", "--images", f"{tmp_path}/in/*/t2.nii.gz", "--labels"]
+    arguments += [f"{tmp_path}/in/*/t2_seg.nii.gz", "--raw", f"{tmp_path}/raw", "--preprocessed", f"{tmp_path}/pre"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == ""
+
+
 def test_after_a_dataset_was_replaced_its_old_fingerprint_is_not_used(tmp_path: Path) -> None:
     _source(tmp_path / "in")
     first = _convert(tmp_path)

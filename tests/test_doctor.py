@@ -393,6 +393,26 @@ def test_inconsistent_models(good_model: Path, tmp_path: Path) -> None:
         assert codes(model) == [code]
 
 
+@pytest.mark.parametrize(
+    ("transposed", "axes", "found"),
+    [((0, 1, 2), (0,), []), ((0, 1, 2), (0, 1), ["W-MODEL-SIDES"]), ((1, 2, 0), (1,), []), ((2, 0, 1), (0, 1), [])],
+    ids=str,
+)
+def test_the_left_right_axis_of_a_2d_patch_is_counted_in_the_patch(
+    tmp_path: Path, transposed: tuple[int, ...], axes: tuple[int, ...], found: list[str]
+) -> None:
+    import torch
+
+    model = _model(tmp_path)
+    plans = json.loads((model / "plans.json").read_text())
+    plans["configurations"]["3d_fullres"]["patch_size"] = [16, 16]
+    (model / "plans.json").write_text(json.dumps(plans | {"transpose_forward": list(transposed)}))
+    path = model / "fold_0" / "checkpoint_final.pth"
+    torch.save(torch.load(path, weights_only=False) | {"inference_allowed_mirroring_axes": axes}, path)
+    problems = [row.problem for row in look_at_model(model).rows if row.problem is not None]
+    assert [problem.code for problem in problems] == found
+
+
 # ---- nnUNetv2_spine_env ----------------------------------------------------------------------------------------
 
 

@@ -188,7 +188,11 @@ def _sides(path: Path, content: Mapping[str, Any], plans: Mapping[str, Any], dat
     facts = dataset.get("spine_ext") or (plans.get("spine_ext") or {}).get("data") or {}
     if not facts.get("sided_labels"):
         return None
-    axis = list(plans.get("transpose_forward", (0, 1, 2))).index(2)
+    size = (
+        plans.get("configurations", {}).get(content["init_args"].get("configuration"), {}).get("patch_size", (0,) * 3)
+    )
+    # Axes of a patch: a 2-D one lacks the first axis of the volume.
+    axis = list(plans.get("transpose_forward", (0, 1, 2))).index(2) - (3 - len(size))
     if axis in (content.get("inference_allowed_mirroring_axes") or ()):
         hint = f"mirroring axes without {axis}, the left-right axis"
         return finding("W-MODEL-SIDES", path, f"test-time mirroring along axis {axis}", hint=hint)

@@ -55,7 +55,7 @@ def _add_pairs(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.set_defaults(shell_function=FUNCTION)
     _add_inputs(parser)
     _add_target(parser)
-    add_common_options(parser)
+    add_common_options(parser, again=True)
     add_json_option(parser)
 
 

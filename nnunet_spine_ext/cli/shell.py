@@ -42,10 +42,14 @@ def make_parser(prog: str, description: str, examples: str) -> argparse.Argument
     return parser
 
 
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every command has."""
-    parser.add_argument("-v", "--verbose", dest="shell_verbose", action="store_true", help="more messages")
-    parser.add_argument("-q", "--quiet", dest="shell_quiet", action="store_true", help="errors only, no progress bars")
+def add_common_options(parser: argparse.ArgumentParser, *, again: bool = False) -> None:
+    """Add the options that every command has; `again` to the parser of a sub-command, without undoing the first."""
+    default: Any = argparse.SUPPRESS if again else False
+    for flags, dest, text in (
+        (("-v", "--verbose"), "shell_verbose", "more messages"),
+        (("-q", "--quiet"), "shell_quiet", "errors only, no progress bars"),
+    ):
+        parser.add_argument(*flags, dest=dest, action="store_true", default=default, help=text)
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:

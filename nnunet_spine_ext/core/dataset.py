@@ -7,7 +7,6 @@ The dataset grows in a hidden folder beside its final place and is renamed when 
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
 import tempfile
@@ -20,7 +19,7 @@ import numpy as np
 
 from nnunet_spine_ext.core.cases import FILE_ENDING, DatasetSpec, RawCase, check_case
 from nnunet_spine_ext.core.errors import NoInputError, SpineExtError, UsageError
-from nnunet_spine_ext.core.io import write_json, write_volume
+from nnunet_spine_ext.core.io import umask, write_json, write_volume
 from nnunet_spine_ext.core.splits import MIN_SUBJECTS, Split, grouped_splits, shorten, split_faults
 from nnunet_spine_ext.core.volume import Volume
 
@@ -239,7 +238,7 @@ def _hidden_sibling(raw_root: Path, name: str) -> Path:
         raw_root.mkdir(parents=True, exist_ok=True)
         hidden = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=raw_root))
         # mkdtemp makes private folders; a dataset gets the permissions any other new folder would have.
-        hidden.chmod(0o777 & ~_umask())
+        hidden.chmod(0o777 & ~umask())
     except OSError as error:
         raise _unwritable(raw_root, error) from error
     return hidden
@@ -253,12 +252,6 @@ def _make_writable(root: Path) -> None:
             pass
     except OSError as error:
         raise _unwritable(root, error) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _unwritable(root: Path, error: OSError) -> UsageError:

@@ -189,7 +189,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         # mkstemp creates private files; results get the permissions any other new file would have.
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~umask())
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -198,7 +198,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Return which permissions new files and folders of this process do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
