@@ -122,6 +122,26 @@ def test_test_time_mirroring_is_none_and_never_empty(make: Maker, monkeypatch: p
     assert trainer.inference_allowed_mirroring_axes is None
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "trained", "tested"),
+    [
+        ({}, (2,), None),
+        ({"sided": []}, (2,), (2,)),
+        ({"patch": (16, 16)}, (1,), None),
+        ({"patch": (16, 16), "sided": [], "change": "transposed"}, None, None),
+    ],
+)
+def test_mirroring_left_and_right_only(
+    make: Maker, kwargs: dict[str, Any], trained: tuple[int, ...] | None, tested: tuple[int, ...] | None
+) -> None:
+    if kwargs.get("change"):
+        kwargs = kwargs | {"change": transposed(2, 0, 1)}
+    trainer = make(train={"mirror_axes": "left-right"}, **kwargs)
+    *_, axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert axes == trained
+    assert trainer.inference_allowed_mirroring_axes == tested
+
+
 def mirroring_of(trainer: nnUNetTrainerSpine) -> list[MirrorTransform]:
     patch = trainer.configuration_manager.patch_size
     rotation, dummy, _, axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()

@@ -107,7 +107,7 @@ class SettingsMixin(_Trainer):
 
 
 class SidedMirroringMixin(_Trainer):
-    """Mirror all axes in training, exchanging sided labels; keep the left-right axis out of nnU-Net's own TTA."""
+    """Mirror in training, exchanging sided labels; keep the left-right axis out of nnU-Net's own TTA."""
 
     settings: TrainSettings
 
@@ -117,6 +117,9 @@ class SidedMirroringMixin(_Trainer):
         axis = self._sided_axis()
         if not self.settings.mirror:
             axes = None
+        elif self.settings.mirror_axes == "left-right":
+            left_right = self._left_right_axis()
+            axes = None if left_right is None else (left_right,)
         # nnU-Net crashes on an empty tuple of test-time axes: None means no mirroring.
         allowed = tuple(a for a in axes or () if a != axis)
         self.inference_allowed_mirroring_axes = allowed or None
@@ -131,8 +134,9 @@ class SidedMirroringMixin(_Trainer):
         return replace_mirroring(transforms, axis, sided_labels(self.dataset_json))
 
     def _sided_axis(self) -> int | None:
-        if not sided_labels(self.dataset_json):
-            return None
+        return self._left_right_axis() if sided_labels(self.dataset_json) else None
+
+    def _left_right_axis(self) -> int | None:
         dimensions = len(self.configuration_manager.patch_size)
         return sided_axis(self.plans_manager.plans, dimensions)
 

@@ -77,7 +77,7 @@ def demo(
     _empty(folder)
     steps = _Steps(folder)
     raw = folder / "nnUNet_raw"
-    scan = ["--region", "lumbar", "--spacing", "2", "2", "4"]
+    scan = ["--region", "lumbar", "--spacing", "2.5", "2.5", "5"]
     steps.run("make phantoms to train on", "nnUNetv2_spine_phantom", "-o", raw, "-d", TRAIN_ID, "--name", TRAIN_NAME,
               "--n", n, "--seed", seed, *scan)  # fmt: skip
     steps.run("make other phantoms to test on", "nnUNetv2_spine_phantom", "-o", raw, "-d", TEST_ID, "--name", TEST_NAME,

@@ -24,7 +24,9 @@ class TrainSettings:
     num_epochs, num_iterations_per_epoch, num_val_iterations_per_epoch, initial_lr, weight_decay: as in nnU-Net.
     optimizer: ``sgd`` (Nesterov momentum .99) or ``adamw``.
     oversample_foreground: share of the patches in a batch that must contain foreground.
-    mirror: mirror patches along all axes; sided classes are exchanged on the left-right axis.
+    mirror: mirror patches in training (and at test time); sided classes are exchanged on the left-right axis.
+    mirror_axes: ``all`` axes as nnU-Net does, or ``left-right`` only: bodies are nearly symmetric that way and no
+        other, so short trainings learn faster.
     splits: ``grouped`` requires cases.json and refuses a subject on both sides; ``stock`` is nnU-Net's behaviour.
     save_every: epochs between checkpoints.
     plot_every: epochs between drawings of progress.png (one drawing takes seconds).
@@ -39,6 +41,7 @@ class TrainSettings:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     oversample_foreground: float = 0.33
     mirror: bool = True
+    mirror_axes: Literal["all", "left-right"] = "all"
     splits: Literal["grouped", "stock"] = "grouped"
     save_every: int = 50
     plot_every: int = 1
