@@ -46,6 +46,8 @@ def run(command: list[str], log: Path) -> tuple[float, float]:
 
 
 def set_environment(out: Path) -> None:
+    # The commands of this interpreter's environment, whether or not it was activated.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     folders = {f"nnUNet_{n}": str(out / n) for n in ("raw", "preprocessed", "results")}
     for folder in folders.values():
         Path(folder).mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -17,7 +18,7 @@ import pytest
 from model_builder import LABELS14, SIDED14, make_image, make_model, stock_predict
 
 from nnunet_spine_ext.cli import predict as command
-from nnunet_spine_ext.core.errors import NoInputError, SetupError, UsageError
+from nnunet_spine_ext.core.errors import NoInputError, SetupError, SpineExtError, UsageError
 from nnunet_spine_ext.core.io import read_volume, sha256, write_json, write_volume
 from nnunet_spine_ext.inference.cases import find_cases
 from nnunet_spine_ext.inference.folder import load_model
@@ -322,6 +323,34 @@ def test_parts_of_one_run_share_a_folder_and_others_do_not(tmp_path: Path) -> No
     with folder_lock(tmp_path), pytest.raises(SetupError), folder_lock(tmp_path, part=(0, 2)):
         pytest.fail("a part must not join a whole run")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_named_and_the_next_case_is_tried(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nnunet_spine_ext.inference import predict as module
+
+    for name in "ab":
+        make_image(tmp_path / "in" / f"{name}.nii.gz")
+    original = module.write_volume
+
+    def full(volume: Any, path: Path) -> None:
+        if path.name == "a.nii.gz":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(volume, path)
+
+    monkeypatch.setattr(module, "write_volume", full)
+    result = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu")
+    assert (result.exit_code, result.done) == (3, ["b"])
+    assert result.failed["a"].code == "E-OUT-WRITE"
+    assert "No space left" in result.failed["a"].found
+
+
+def test_a_journal_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
+    (tmp_path / "cases.jsonl").mkdir()
+    with pytest.raises(SpineExtError, match=r"cases\.jsonl") as caught:
+        Journal(tmp_path).append({"case": "a", "status": "done"})
+    assert (caught.value.code, caught.value.exit_code) == ("E-OUT-WRITE", 1)
 
 
 def test_journal_survives_a_cut_off_line(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -177,9 +178,8 @@ def _run_cases(
             entry["seconds"] = _seconds_since(start)
             _fail(result, journal, entry, output, error.problem())
         except Exception as error:
-            logger.exception("%s: unexpected error", case.name)
             entry["seconds"] = _seconds_since(start)
-            _fail(result, journal, entry, output, _unexpected(case, error))
+            _fail(result, journal, entry, output, _unwritable(output, error) or _unexpected(case, error))
         else:
             entry |= {
                 "status": "done",
@@ -263,7 +263,17 @@ def _fail(result: PredictResult, journal: Journal, entry: dict[str, Any], output
     result.fail(case, problem)
 
 
+def _unwritable(output: Path, error: Exception) -> Problem | None:
+    """Return the finding for an error of the disk that the results go to; None for another error."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        return None
+    found = f"a result cannot be written ({error.strerror})"
+    fix = "free space or change the permissions, then run again with --resume"
+    return Problem("error", "E-OUT-WRITE", str(output), found, "room on the disk and the right to write", fix)
+
+
 def _unexpected(case: InputCase, error: Exception) -> Problem:
+    logger.error("%s: unexpected error", case.name, exc_info=error)
     found = f"{type(error).__name__}: {error}"
     return Problem(
         "error",

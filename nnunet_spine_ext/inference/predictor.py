@@ -18,6 +18,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 from tqdm import tqdm
 
+from nnunet_spine_ext.check.environment import trainers_folder
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.inference.folder import TrainedModel, load_model
@@ -153,9 +154,7 @@ def find_trainer(name: str) -> Any:
 
     Raises SetupError naming the export line when there is none of that name.
     """
-    import nnunet_spine_ext.trainers
-
-    folder = str(Path(next(iter(nnunet_spine_ext.trainers.__path__))))
+    folder = str(trainers_folder())
     known = [p for p in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if p]
     if folder not in known:
         os.environ["nnUNet_extTrainer"] = os.pathsep.join([*known, folder])
