@@ -291,6 +291,20 @@ def test_unknown_trainer_and_weights_that_do_not_fit(tmp_path: Path) -> None:
         predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu")
 
 
+def test_a_network_that_answers_with_nan_makes_no_empty_mask(tmp_path: Path) -> None:
+    import torch
+
+    make_image(tmp_path / "in" / "a.nii.gz")
+    model = make_model(tmp_path / "model")
+    path = model / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    next(iter(content["network_weights"].values()))[:] = float("nan")
+    torch.save(content, path)
+    result = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu")
+    assert result.failed["a"].code == "E-MODEL-NONFINITE"
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
 def test_sided_model_with_another_reader_is_refused(tmp_path: Path) -> None:
     make_image(tmp_path / "in" / "a.nii.gz")
     model = make_model(tmp_path / "model", labels=LABELS14, sided=SIDED14)

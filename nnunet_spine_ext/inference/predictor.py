@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from nnunet_spine_ext.check.environment import trainers_folder
-from nnunet_spine_ext.core.errors import SetupError
+from nnunet_spine_ext.core.errors import CaseError, SetupError
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.inference.folder import TrainedModel, load_model
 from nnunet_spine_ext.inference.managers import segmentation_volume
@@ -110,8 +110,20 @@ class SpinePredictor(nnUNetPredictor):
         return torch.from_numpy(data).to(dtype=torch.float32, memory_format=torch.contiguous_format), properties
 
     def segment(self, data: torch.Tensor, properties: dict[str, Any]) -> Volume:
-        """Predict a prepared case; return the label map on the grid of its first file."""
-        logits = self.predict_logits_from_preprocessed_data(data).cpu().numpy()
+        """Predict a prepared case; return the label map on the grid of its first file.
+
+        Raises CaseError when the network answers with NaN or infinity, which would pass for background.
+        """
+        answer = self.predict_logits_from_preprocessed_data(data).cpu()
+        if not bool(torch.isfinite(answer).all()):
+            raise CaseError(
+                "E-MODEL-NONFINITE",
+                file=self.trainer_name,
+                found="a network that answers with NaN or infinity",
+                expected="finite numbers",
+                fix="look at the model with nnUNetv2_spine_doctor -m; instead of a GPU try -device cpu (full precision)",
+            )
+        logits = answer.numpy()
         segmentation = convert_predicted_logits_to_segmentation_with_correct_shape(
             logits,
             self.plans_manager,
