@@ -121,7 +121,7 @@ class SpinePredictor(nnUNetPredictor):
                 file=self.trainer_name,
                 found="a network that answers with NaN or infinity",
                 expected="finite numbers",
-                fix="look at the model with nnUNetv2_spine_doctor -m; instead of a GPU try -device cpu (full precision)",
+                fix="look at the model with nnUNetv2_spine_doctor -m; instead of a GPU try -device cpu",
             )
         logits = answer.numpy()
         segmentation = convert_predicted_logits_to_segmentation_with_correct_shape(
