@@ -20,7 +20,7 @@ from nnunet_spine_ext.training.presets import Preset, apply_to_configuration, re
 from nnunet_spine_ext.training.settings import SETTINGS_KEY, SpineSettings, settings_from_plans
 
 logger = logging.getLogger(__name__)
-_PRESET_KEYS = ("network", "patch", "batch_size", "spacing")
+_PRESET_KEYS = ("network", "patch", "batch_size", "spacing", "spacing_pir")
 # The other parts of the settings are facts that training fills in.
 _SETTINGS_KEYS = ("train", "predict")
 
@@ -132,7 +132,7 @@ def _change_configurations(changed: dict[str, Any], plans: dict[str, Any], name:
             fix=nearest(name, known),
         )
     before = configurations[name]
-    after = apply_to_configuration(before, preset)
+    after = apply_to_configuration(before, preset, plans["transpose_forward"])
     if after["spacing"] != before["spacing"]:
         after["data_identifier"] = f"{changed['plans_name']}_{name}"
     changed["configurations"][name] = after

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,13 @@ class NetworkPreset:
 
 @dataclass(frozen=True)
 class PatchPreset:
-    """Patch size in voxels, array order of the configuration: a fixed `size`, or at most `max_voxels`."""
+    """Patch size in voxels: a fixed `size`, or at most `max_voxels`.
+
+    `size` is in array order of the configuration; `size_pir` counts along P, I and R, the axes papers name.
+    """
 
     size: tuple[int, ...] | None = None
+    size_pir: tuple[int, int, int] | None = None
     max_voxels: int | None = None
 
 
@@ -41,7 +45,8 @@ class PatchPreset:
 class Preset:
     """A recipe: settings of training and prediction, and changes to one configuration of the plans.
 
-    `spacing` (mm, array order of the configuration) changes the preprocessed data, so it gets its own folder.
+    `spacing` (mm, array order of the configuration) or `spacing_pir` (mm along P, I and R) changes the preprocessed
+    data, so it gets its own folder.
     """
 
     description: str = ""
@@ -51,6 +56,7 @@ class Preset:
     patch: PatchPreset = field(default_factory=PatchPreset)
     batch_size: int | None = None
     spacing: tuple[float, ...] | None = None
+    spacing_pir: tuple[float, float, float] | None = None
 
 
 def preset_names() -> list[str]:
@@ -75,15 +81,21 @@ def read_preset(name: str) -> Preset:
     return load_config(Preset, read_mapping(path), where=str(path.name))
 
 
-def apply_to_configuration(configuration: Mapping[str, Any], preset: Preset) -> dict[str, Any]:
+def apply_to_configuration(
+    configuration: Mapping[str, Any], preset: Preset, transpose_forward: Sequence[int] = (0, 1, 2)
+) -> dict[str, Any]:
     """Return one configuration of the plans with the preset's network, patch, batch and spacing.
 
-    Patches are multiples of the network's total stride. Without a size of their own they keep nnU-Net's extent in
-    millimetres, and shrink to `max_voxels` along their longest axes first.
+    A patch given along P, I and R comes with a network that nnU-Net's own rule derives for it. Patches are multiples of
+    the network's total stride. Without a size of their own they keep nnU-Net's extent in millimetres, and shrink to
+    `max_voxels` along their longest axes first.
     """
     changed = deepcopy(dict(configuration))
+    preset = _in_array_order(preset, len(changed["patch_size"]), transpose_forward)
     spacing_factor = _set_spacing(changed, preset.spacing)
     network = changed["architecture"]["arch_kwargs"]
+    if preset.patch.size_pir is not None and preset.patch.size is not None:
+        _derive_network(network, changed["spacing"], preset.patch.size)
     _resize_network(network, preset.network)
     strides = network["strides"]
     if preset.patch.size is not None:
@@ -96,6 +108,46 @@ def apply_to_configuration(configuration: Mapping[str, Any], preset: Preset) -> 
     if preset.batch_size is not None:
         changed["batch_size"] = preset.batch_size
     return changed
+
+
+def _in_array_order(preset: Preset, dimensions: int, transpose_forward: Sequence[int]) -> Preset:
+    """Return the preset with what it says along P, I and R said in array order.
+
+    The reorienting reader gives (z, y, x), which is (I, P, R) up to direction; planning then permutes the axes.
+    """
+    if preset.spacing_pir is None and preset.patch.size_pir is None:
+        return preset
+    if dimensions != 3:
+        raise UsageError(
+            "E-PRESET-SPACING",
+            file="spacing_pir, patch.size_pir",
+            found=f"a {dimensions}-D configuration",
+            expected="a 3-D one",
+            fix="choose it with -c, for example 3d_fullres",
+        )
+    order = [(1, 0, 2)[axis] for axis in transpose_forward]
+    spacing, size = preset.spacing_pir, preset.patch.size_pir
+    return replace(
+        preset,
+        spacing=preset.spacing if spacing is None else tuple(spacing[k] for k in order),
+        patch=preset.patch if size is None else replace(preset.patch, size=tuple(size[k] for k in order)),
+    )
+
+
+def _derive_network(network: dict[str, Any], spacing: Sequence[float], patch: Sequence[int]) -> None:
+    """Set stages, strides and kernels for a patch by nnU-Net's rule (bottleneck of at least four voxels per axis)."""
+    from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+
+    _, strides, kernels, *_ = get_pool_and_conv_props(spacing, patch, 4, 999999)
+    per_stage = "n_conv_per_stage" if "n_conv_per_stage" in network else "n_blocks_per_stage"
+    stages = len(strides)
+    base, most = network["features_per_stage"][0], max(network["features_per_stage"])
+    network["n_stages"] = stages
+    network["strides"] = [[int(s) for s in stage] for stage in strides]
+    network["kernel_sizes"] = [[int(k) for k in stage] for stage in kernels]
+    network["features_per_stage"] = [min(base * 2**k, most) for k in range(stages)]
+    for key, length in ((per_stage, stages), ("n_conv_per_stage_decoder", stages - 1)):
+        network[key] = (list(network[key]) + [network[key][-1]] * length)[:length]
 
 
 def total_stride(strides: Sequence[Sequence[int]]) -> list[int]:
