@@ -312,7 +312,7 @@ def test_instances_of_a_model_with_other_classes_are_refused(model: Path) -> Non
 def test_no_model_and_no_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SetupError, match=r"no plans\.json"):
         plan(m=str(tmp_path), assignments=["predict.instances=true"])
-    with pytest.raises(UsageError, match="both or none"):
+    with pytest.raises(UsageError, match="neither"):
         plan()
     monkeypatch.delenv("nnUNet_preprocessed")
     with pytest.raises(SetupError, match="not set"):

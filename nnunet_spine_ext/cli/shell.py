@@ -144,6 +144,8 @@ def _plain(value: Any) -> Any:
 def _render_result(result: Any, *, as_json: bool, quiet: bool) -> int:
     if as_json and hasattr(result, "to_dict"):
         write_line(json.dumps(result.to_dict(), indent=2, default=_plain))
+    elif quiet and getattr(result, "exit_code", EXIT_OK) != EXIT_OK and hasattr(result, "render"):
+        write_line(result.render(), error=True)
     elif not quiet and hasattr(result, "render"):
         write_line(result.render())
     return int(getattr(result, "exit_code", EXIT_OK))

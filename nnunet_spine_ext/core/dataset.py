@@ -42,6 +42,8 @@ CASES_VERSION = 1
 
 _log = logging.getLogger(__name__)
 
+logger = logging.getLogger(__name__)
+
 
 def write_raw_dataset(
     raw_root: str | Path,
@@ -108,6 +110,13 @@ def dataset_writer(
         shutil.rmtree(hidden, ignore_errors=True)
     if preprocessed is not None:
         _write_tables(preprocessed / spec.folder_name, writer.records, writer.splits)
+        if (preprocessed / spec.folder_name / "dataset_fingerprint.json").exists():
+            logger.warning(
+                "%s: plans and data of the dataset that was replaced are still there; plan again with "
+                "nnUNetv2_plan_and_preprocess -d %d --clean",
+                preprocessed / spec.folder_name,
+                spec.dataset_id,
+            )
 
 
 class DatasetWriter:

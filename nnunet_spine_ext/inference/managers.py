@@ -58,7 +58,8 @@ class SpineReaderWriter(NibabelIOWithReorient):
         volume = segmentation_volume(seg, properties)
         write_volume(volume, output_fname)
         if self.instances:
-            write_instances(volume, self.scheme, Path(output_fname))
+            for problem in write_instances(volume, self.scheme, Path(output_fname)):
+                logger.warning("%s", problem)
 
 
 class SpinePlansManager(PlansManager):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
+from dataclasses import replace
 from pathlib import Path
 
 from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.io import strip_suffix, write_json, write_volume
 from nnunet_spine_ext.core.volume import Volume
-
-logger = logging.getLogger(__name__)
 
 
 def write_instances(semantic: Volume, scheme: str, mask_file: Path) -> list[Problem]:
@@ -32,6 +30,4 @@ def write_instances(semantic: Volume, scheme: str, mask_file: Path) -> list[Prob
     write_volume(result.instances, folder / "instances" / mask_file.name)
     write_poi(folder / "centroids" / f"{case}.json", result.instances, centroids(result.instances, semantic))
     write_json(folder / "qc" / f"{case}.json", result.qc)
-    for problem in result.warnings:
-        logger.warning("%s: %s", case, problem)
-    return list(result.warnings)
+    return [replace(problem, file=problem.file or mask_file.name) for problem in result.warnings]

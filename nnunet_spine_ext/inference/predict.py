@@ -118,7 +118,16 @@ def predict(
     UsageError, NoInputError, SetupError: nothing was started.
     """
     if (m is None) == (d is None):
-        raise UsageError("E-USE-MODEL", file="-m/-d", found="both or none", expected="one model", fix="give -m or -d")
+        found = "neither" if m is None else "both"
+        raise UsageError("E-USE-MODEL", file="-m/-d", found=found, expected="one model", fix="give -m or -d")
+    if not 0 < step_size <= 1:
+        raise UsageError(
+            "E-USE-STEP",
+            file="-step_size",
+            found=f"{step_size}",
+            expected="a share of the patch above 0 and up to 1",
+            fix="use 0.5",
+        )
     check_parts(num_parts, part_id)
     if isinstance(i, Sequence) and not isinstance(i, str) and len(i) == 1:
         i = i[0]

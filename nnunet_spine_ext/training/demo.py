@@ -55,7 +55,7 @@ class DemoResult:
 def demo(
     o: str | Path = "demo",
     *,
-    n: int = 8,
+    n: int = 20,
     n_test: int = 3,
     epochs: int | None = None,
     device: str = "cpu",

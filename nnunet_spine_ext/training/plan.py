@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from nnunet_spine_ext.harmonize.reference import CURVES_FILE, curves_of_files, r
 from nnunet_spine_ext.inference.model import label_scheme
 from nnunet_spine_ext.inference.preflight import check_scheme
 from nnunet_spine_ext.training.presets import Preset, apply_to_configuration, read_preset
-from nnunet_spine_ext.training.settings import SETTINGS_KEY, SpineSettings, settings_from_plans
+from nnunet_spine_ext.training.settings import SETTINGS_KEY, DataFacts, SpineSettings, settings_from_plans
 
 logger = logging.getLogger(__name__)
 _PRESET_KEYS = ("network", "patch", "batch_size", "spacing", "spacing_pir")
@@ -75,7 +75,11 @@ def plan(
     """
     if (d is None) == (m is None):
         raise UsageError(
-            "E-PLAN-TARGET", file="-d/-m", found="both or none", expected="a dataset or a model", fix="give -d or -m"
+            "E-PLAN-TARGET",
+            file="-d/-m",
+            found="neither" if d is None else "both",
+            expected="a dataset or a model",
+            fix="give -d or -m",
         )
     if m is not None:
         if name or preset:
@@ -110,14 +114,32 @@ def _new_plans(
     settings = _merged_settings(plans, preset_name, preset, [a for a in assignments if not _is_preset_key(a)])
     changed = deepcopy(plans)
     changed["plans_name"] = name
-    changed[SETTINGS_KEY] = to_dict(settings)
+    changed[SETTINGS_KEY] = to_dict(replace(settings, data=_data_facts(folder)))
     changes = _change_configurations(changed, plans, configuration, preset)
+    changes += _changed_settings(to_dict(settings_from_plans(plans)), changed[SETTINGS_KEY])
     result = PlanResult(target, changes, _next_steps(folder, changed, plans, configuration), written=not dry_run)
     if not dry_run:
         restore_tables(folder)
         store_curves(folder)
         write_json(target, changed)
     return result
+
+
+def _data_facts(folder: Path) -> DataFacts:
+    """Return what dataset.json says about the labels; a trainer copies the same facts when it starts."""
+    path = folder / "dataset.json"
+    facts = read_json(path).get(SETTINGS_KEY, {}) if path.is_file() else {}
+    pairs = tuple((int(left), int(right)) for left, right in facts.get("sided_labels", []))
+    return DataFacts(scheme=str(facts.get("scheme", "custom")), sided_labels=pairs)
+
+
+def _changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    return [
+        f"{part}.{key}: {old[part].get(key)} -> {value}"
+        for part in ("train", "predict")
+        for key, value in new[part].items()
+        if old[part].get(key) != value
+    ]
 
 
 def _change_configurations(changed: dict[str, Any], plans: dict[str, Any], name: str, preset: Preset) -> list[str]:

@@ -106,6 +106,14 @@ def apply_to_configuration(
             wanted = shrink_patch(wanted, total_stride(strides), preset.patch.max_voxels)
         changed["patch_size"] = _fit(wanted, total_stride(strides))
     if preset.batch_size is not None:
+        if preset.batch_size < 1:
+            raise UsageError(
+                "E-CONFIG-RANGE",
+                file="batch_size",
+                found=str(preset.batch_size),
+                expected="at least 1",
+                fix="correct it",
+            )
         changed["batch_size"] = preset.batch_size
     return changed
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nnunet_spine_ext.core.config import load_config, to_dict
+from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.inference.settings import PredictSettings
 
 SETTINGS_KEY = "spine_ext"
@@ -46,6 +47,21 @@ class TrainSettings:
     save_every: int = 50
     plot_every: int = 1
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        counts = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every", "plot_every")
+        wrong = [f"{name}={getattr(self, name)}" for name in counts if getattr(self, name) < 1]
+        wrong += [] if self.initial_lr > 0 else [f"initial_lr={self.initial_lr}"]
+        wrong += [] if self.weight_decay >= 0 else [f"weight_decay={self.weight_decay}"]
+        wrong += [] if 0 <= self.oversample_foreground <= 1 else [f"oversample_foreground={self.oversample_foreground}"]
+        if wrong:
+            raise UsageError(
+                "E-CONFIG-RANGE",
+                file="train settings",
+                found=", ".join(wrong),
+                expected="counts from 1, a learning rate above 0, a weight decay from 0, a share from 0 to 1",
+                fix="correct the value",
+            )
 
 
 @dataclass(frozen=True)
