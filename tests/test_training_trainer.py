@@ -101,6 +101,7 @@ def transposed(*axes: int) -> Callable[[dict[str, Any]], None]:
         ({"train": {"mirror": False}, "sided": []}, None),
     ],
     ids=str,
+    ids=[f"variant{k}" for k in range(9)],
 )
 def test_test_time_mirroring_leaves_the_sided_axis_out(
     make: Maker, arguments: dict[str, Any], axes: tuple[int, ...] | None
