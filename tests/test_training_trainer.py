@@ -100,7 +100,6 @@ def transposed(*axes: int) -> Callable[[dict[str, Any]], None]:
         ({"train": {"mirror": False}}, None),
         ({"train": {"mirror": False}, "sided": []}, None),
     ],
-    ids=str,
     ids=[f"variant{k}" for k in range(9)],
 )
 def test_test_time_mirroring_leaves_the_sided_axis_out(
