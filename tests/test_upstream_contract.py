@@ -129,6 +129,11 @@ CALLS = (
         "inference/predictor.py",
     ),
     Call(
+        "nnunetv2.experiment_planning.experiment_planners.network_topology:get_pool_and_conv_props",
+        "spacing patch_size min_feature_map_size max_numpool",
+        "training/presets.py",
+    ),
+    Call(
         "nnunetv2.utilities.find_objects:recursive_find_trainer_class_by_name",
         "trainer_name",
         "inference/predictor.py, check/probe.py",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nnunet_spine_ext import __version__
-from nnunet_spine_ext.core.errors import CaseError, Problem, SpineExtError, UsageError
+from nnunet_spine_ext.core.errors import CaseError, Problem, SpineExtError
 from nnunet_spine_ext.core.io import sha256, write_json, write_volume
 from nnunet_spine_ext.core.labels import (
     colours_for,
@@ -33,7 +33,7 @@ from nnunet_spine_ext.inference.folder import TrainedModel, find_model_folder, l
 from nnunet_spine_ext.inference.journal import RUN, Journal, folder_lock, is_finished
 from nnunet_spine_ext.inference.model import label_scheme
 from nnunet_spine_ext.inference.phases import write_instances
-from nnunet_spine_ext.inference.preflight import check_output, check_parts, check_scheme
+from nnunet_spine_ext.inference.preflight import check_output, check_parts, check_scheme, check_use
 
 if TYPE_CHECKING:
     from nnunet_spine_ext.inference.predictor import SpinePredictor
@@ -117,17 +117,7 @@ def predict(
     ------
     UsageError, NoInputError, SetupError: nothing was started.
     """
-    if (m is None) == (d is None):
-        found = "neither" if m is None else "both"
-        raise UsageError("E-USE-MODEL", file="-m/-d", found=found, expected="one model", fix="give -m or -d")
-    if not 0 < step_size <= 1:
-        raise UsageError(
-            "E-USE-STEP",
-            file="-step_size",
-            found=f"{step_size}",
-            expected="a share of the patch above 0 and up to 1",
-            fix="use 0.5",
-        )
+    check_use(m, d, step_size)
     check_parts(num_parts, part_id)
     if isinstance(i, Sequence) and not isinstance(i, str) and len(i) == 1:
         i = i[0]

@@ -10,6 +10,21 @@ from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.labels import MAPPINGS
 
 
+def check_use(m: str | Path | None, d: str | None, step_size: float) -> None:
+    """Refuse a call without exactly one model, or with a step between windows that is no share of a patch."""
+    if (m is None) == (d is None):
+        found = "neither" if m is None else "both"
+        raise UsageError("E-USE-MODEL", file="-m/-d", found=found, expected="one model", fix="give -m or -d")
+    if not 0 < step_size <= 1:
+        raise UsageError(
+            "E-USE-STEP",
+            file="-step_size",
+            found=f"{step_size}",
+            expected="a share of the patch above 0 and up to 1",
+            fix="use 0.5",
+        )
+
+
 def check_parts(num_parts: int, part_id: int) -> None:
     """Refuse a part that is none of the parts."""
     if num_parts < 1 or not 0 <= part_id < num_parts:
