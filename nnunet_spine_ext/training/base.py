@@ -19,13 +19,12 @@ from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import atomic_path, read_json, write_json
 from nnunet_spine_ext.harmonize.reference import average_curves, read_curves
 from nnunet_spine_ext.inference.adopt import adopt_for_prediction
-from nnunet_spine_ext.inference.model import sided_axis
+from nnunet_spine_ext.inference.model import SETTINGS_KEY, sided_axis
 from nnunet_spine_ext.training.mirroring import replace_mirroring, sided_labels
 from nnunet_spine_ext.training.plan import store_curves
 from nnunet_spine_ext.training.settings import (
-    SETTINGS_KEY,
-    DataFacts,
     TrainSettings,
+    data_facts,
     settings_from_plans,
     settings_hash,
     store_settings,
@@ -210,9 +209,7 @@ class nnUNetTrainerSpine(SettingsMixin, SidedMirroringMixin, GroupedSplitsMixin,
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature, which it inspects
     ) -> None:
-        scheme = dataset_json.get(SETTINGS_KEY, {}).get("scheme", "custom")
-        facts = DataFacts(scheme=scheme, sided_labels=tuple(sided_labels(dataset_json)))
-        settings = replace(settings_from_plans(plans), data=facts)
+        settings = replace(settings_from_plans(plans), data=data_facts(dataset_json))
         # Defaults are written out too: the plans saved with the model tell how it was trained.
         store_settings(plans, settings)
         super().__init__(plans=plans, configuration=configuration, fold=fold, dataset_json=dataset_json, device=device)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nnunet_spine_ext.check.environment import trainers_folder
 from nnunet_spine_ext.core.errors import EXIT_INTERNAL, EXIT_OK, SetupError, UsageError
 from nnunet_spine_ext.core.io import read_json, write_json
 from nnunet_spine_ext.core.threads import set_frugal_cpu
@@ -144,13 +145,11 @@ class _Steps:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    import nnunet_spine_ext.trainers
-
     environment = dict(os.environ)
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         (folder / name).mkdir()
         environment[name] = str(folder / name)
-    environment["nnUNet_extTrainer"] = str(next(iter(nnunet_spine_ext.trainers.__path__)))
+    environment["nnUNet_extTrainer"] = str(trainers_folder())
     environment |= {"nnUNet_def_n_proc": "1", "nnUNet_compile": "f", "PYTHONUNBUFFERED": "1"}
     set_frugal_cpu(environment)
     environment.pop("nnUNet_n_proc_DA", None)

@@ -14,10 +14,10 @@ from nnunet_spine_ext.core.config import load_config, nearest, set_by_path, to_d
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.io import read_json, write_json
 from nnunet_spine_ext.harmonize.reference import CURVES_FILE, curves_of_files, read_curves, write_curves
-from nnunet_spine_ext.inference.model import label_scheme
+from nnunet_spine_ext.inference.model import SETTINGS_KEY, label_scheme
 from nnunet_spine_ext.inference.preflight import check_scheme
 from nnunet_spine_ext.training.presets import Preset, apply_to_configuration, read_preset
-from nnunet_spine_ext.training.settings import SETTINGS_KEY, DataFacts, SpineSettings, settings_from_plans
+from nnunet_spine_ext.training.settings import SpineSettings, data_facts, settings_from_plans
 
 logger = logging.getLogger(__name__)
 _PRESET_KEYS = ("network", "patch", "batch_size", "spacing", "spacing_pir")
@@ -114,7 +114,7 @@ def _new_plans(
     settings = _merged_settings(plans, preset_name, preset, [a for a in assignments if not _is_preset_key(a)])
     changed = deepcopy(plans)
     changed["plans_name"] = name
-    changed[SETTINGS_KEY] = to_dict(replace(settings, data=_data_facts(folder)))
+    changed[SETTINGS_KEY] = to_dict(replace(settings, data=data_facts(_dataset_json(folder))))
     changes = _change_configurations(changed, plans, configuration, preset)
     changes += _changed_settings(to_dict(settings_from_plans(plans)), changed[SETTINGS_KEY])
     result = PlanResult(target, changes, _next_steps(folder, changed, plans, configuration), written=not dry_run)
@@ -125,12 +125,9 @@ def _new_plans(
     return result
 
 
-def _data_facts(folder: Path) -> DataFacts:
-    """Return what dataset.json says about the labels; a trainer copies the same facts when it starts."""
+def _dataset_json(folder: Path) -> dict[str, Any]:
     path = folder / "dataset.json"
-    facts = read_json(path).get(SETTINGS_KEY, {}) if path.is_file() else {}
-    pairs = tuple((int(left), int(right)) for left, right in facts.get("sided_labels", []))
-    return DataFacts(scheme=str(facts.get("scheme", "custom")), sided_labels=pairs)
+    return dict(read_json(path)) if path.is_file() else {}
 
 
 def _changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

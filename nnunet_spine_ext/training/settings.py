@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from nnunet_spine_ext.core.config import load_config, to_dict
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.inference.model import SETTINGS_KEY
 from nnunet_spine_ext.inference.settings import PredictSettings
 
-SETTINGS_KEY = "spine_ext"
 SETTINGS_VERSION = 1
 
 
@@ -89,6 +89,13 @@ class SpineSettings:
     predict: PredictSettings = field(default_factory=PredictSettings)
     data: DataFacts = field(default_factory=DataFacts)
     reference: dict[str, Any] | None = None
+
+
+def data_facts(dataset_json: Mapping[str, Any]) -> DataFacts:
+    """Return what `dataset.json` says about the labels; ``custom`` and no pairs where it says nothing."""
+    facts = dataset_json.get(SETTINGS_KEY, {})
+    pairs = tuple((int(left), int(right)) for left, right in facts.get("sided_labels", []))
+    return DataFacts(scheme=str(facts.get("scheme", "custom")), sided_labels=pairs)
 
 
 def settings_from_plans(plans: Mapping[str, Any]) -> SpineSettings:
