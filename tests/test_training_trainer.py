@@ -161,6 +161,21 @@ def test_training_mirrors_with_sides_exchanged(make: Maker) -> None:
     assert mirroring_of(make(train={"mirror": False})) == []
 
 
+def test_augmentation_can_be_mirroring_alone(make: Maker) -> None:
+    trainer = make(train={"augmentation": "mirror"})
+    patch = trainer.configuration_manager.patch_size
+    rotation, dummy, loaded, axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert (list(loaded), dummy) == (list(patch), False), "without the rotation nothing crops a larger patch"
+    chain = trainer.get_training_transforms(patch, rotation, None, axes, dummy)
+    (mirror,) = [t for t in chain.transforms if isinstance(t, MirrorTransform)]
+    assert isinstance(mirror, SidedMirrorTransform)
+    image, mask = torch.rand(1, *patch), torch.randint(-1, 15, (1, *patch))
+    out = chain(image=image, segmentation=mask)
+    assert torch.equal(out["image"].flatten().sort().values, image.flatten().sort().values), "values are only moved"
+    assert out["segmentation"].min() == 0, "what is outside the image is background"
+    assert len(chain.transforms) < len(make().get_training_transforms(patch, rotation, None, axes, dummy).transforms)
+
+
 def test_sided_labels_need_the_reorienting_reader(make: Maker) -> None:
     def other(plans: dict[str, Any]) -> None:
         plans["image_reader_writer"] = "SimpleITKIO"

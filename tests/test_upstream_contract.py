@@ -66,6 +66,27 @@ CALLS = (
     ),
     Call(f"{MIRRORING}.__init__", "self allowed_axes", "training/mirroring.py"),
     Call(f"{MIRRORING}._apply_to_segmentation", "self segmentation params", "training/mirroring.py"),
+    # `train.augmentation: mirror` removes these from the chain.
+    Call(
+        "batchgeneratorsv2.transforms.spatial.spatial:SpatialTransform.get_parameters",
+        "self data_dict",
+        "training/mirroring.py",
+    ),
+    Call(
+        "batchgeneratorsv2.transforms.utils.random:RandomTransform.__init__",
+        "self transform apply_probability",
+        "training/mirroring.py",
+    ),
+    Call(
+        "batchgeneratorsv2.transforms.utils.pseudo2d:Convert3DTo2DTransform.apply",
+        "self data_dict params",
+        "training/mirroring.py",
+    ),
+    Call(
+        "batchgeneratorsv2.transforms.utils.pseudo2d:Convert2DTo3DTransform.get_parameters",
+        "self data_dict",
+        "training/mirroring.py",
+    ),
     Call(
         "batchgeneratorsv2.transforms.utils.compose:ComposeTransforms.__init__",
         "self transforms",

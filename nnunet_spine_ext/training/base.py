@@ -20,7 +20,7 @@ from nnunet_spine_ext.core.io import atomic_path, read_json, write_json
 from nnunet_spine_ext.harmonize.reference import average_curves, read_curves
 from nnunet_spine_ext.inference.adopt import adopt_for_prediction
 from nnunet_spine_ext.inference.model import SETTINGS_KEY, sided_axis
-from nnunet_spine_ext.training.mirroring import replace_mirroring, sided_labels
+from nnunet_spine_ext.training.mirroring import only_mirroring, replace_mirroring, sided_labels
 from nnunet_spine_ext.training.plan import store_curves
 from nnunet_spine_ext.training.settings import (
     TrainSettings,
@@ -122,11 +122,15 @@ class SidedMirroringMixin(_Trainer):
         # nnU-Net crashes on an empty tuple of test-time axes: None means no mirroring.
         allowed = tuple(a for a in axes or () if a != axis)
         self.inference_allowed_mirroring_axes = allowed or None
+        if self.settings.augmentation == "mirror":
+            dummy_2d, patch_size = False, self.configuration_manager.patch_size
         return rotation, dummy_2d, patch_size, axes
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
-        """Return nnU-Net's training transforms with mirroring that exchanges sided labels."""
+        """Return nnU-Net's training transforms, or only its mirroring; it exchanges sided labels."""
         transforms = super().get_training_transforms(*args, **kwargs)
+        if self.settings.augmentation == "mirror":
+            transforms = only_mirroring(transforms)
         axis = self._sided_axis()
         if axis is None:
             return transforms

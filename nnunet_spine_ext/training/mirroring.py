@@ -7,7 +7,10 @@ from typing import Any
 
 import torch
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
 
 def sided_labels(dataset_json: Mapping[str, Any]) -> list[tuple[int, int]]:
@@ -49,3 +52,12 @@ def replace_mirroring(transforms: ComposeTransforms, axis: int, pairs: Sequence[
         for t in transforms.transforms
     ]
     return ComposeTransforms(replaced)
+
+
+def only_mirroring(transforms: ComposeTransforms) -> ComposeTransforms:
+    """Return the same chain without rotation, scaling and everything that nnU-Net applies at random, but mirroring.
+
+    The rotation also crops: patches must be loaded in the size that the network gets.
+    """
+    augmenting = (SpatialTransform, Convert3DTo2DTransform, Convert2DTo3DTransform, RandomTransform)
+    return ComposeTransforms([t for t in transforms.transforms if not isinstance(t, augmenting)])

@@ -28,6 +28,8 @@ class TrainSettings:
     mirror: mirror patches in training (and at test time); sided classes are exchanged on the left-right axis.
     mirror_axes: ``all`` axes as nnU-Net does, or ``left-right`` only: bodies are nearly symmetric that way and no
         other, so short trainings learn faster.
+    augmentation: ``stock`` is nnU-Net's; ``mirror`` leaves all of it out but mirroring: for a few minutes of training
+        on data that are much like those to be predicted.
     splits: ``grouped`` requires cases.json and refuses a subject on both sides; ``stock`` is nnU-Net's behaviour.
     save_every: epochs between checkpoints.
     plot_every: epochs between drawings of progress.png (one drawing takes seconds).
@@ -43,6 +45,7 @@ class TrainSettings:
     oversample_foreground: float = 0.33
     mirror: bool = True
     mirror_axes: Literal["all", "left-right"] = "all"
+    augmentation: Literal["stock", "mirror"] = "stock"
     splits: Literal["grouped", "stock"] = "grouped"
     save_every: int = 50
     plot_every: int = 1
