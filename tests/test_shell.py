@@ -203,6 +203,50 @@ def test_wrong_usage_never_calls_the_function(words: tuple[str, ...], capsys: py
     assert "nnUNetv2_spine_x:" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--instanes"], "unknown option --instanes: did you mean --instances?"),
+        # With -i this would be -i and the value "nstances".
+        (["-instances"], "unknown option -instances: did you mean --instances?"),
+        (["-instanes", "--zzz"], "unknown option -instanes: did you mean --instances?; unknown option --zzz"),
+        (["-i", "a", "-devise", "cpu"], "unknown option -devise: did you mean -device?"),
+        (["-i", "a", "--devise=cpu"], "unknown option --devise: did you mean --device?"),
+        (["-i", "a", "--tta", "miror"], "'miror' is none of its values; did you mean 'mirror'? known: none, mirror"),
+        (["-i", "a", "stray"], "nothing takes 'stray'"),
+        (["part", "-i", "a", "--deph", "3"], "x part: unknown option --deph: did you mean --depth?"),
+        (["prat", "-i", "a"], "did you mean 'part'?"),
+    ],
+)
+def test_an_unknown_word_comes_with_the_nearest_known_one(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = shell.make_parser("x", "Do x.", "  x")
+    target = made
+    if words[0].startswith("p"):
+        target = made.add_subparsers(required=True).add_parser("part")
+        target.add_argument("--depth")
+    target.add_argument("-i", required=True)
+    target.add_argument("-device", "--device")
+    target.add_argument("--instances", action="store_true")
+    target.add_argument("--tta", choices=("none", "mirror"))
+    with pytest.raises(SystemExit) as stop:
+        made.parse_args(words)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["-ia.nii.gz", "-vq"], ["-i", "a", "-dev", "cpu"], ["-i", "a", "--inst"], ["-i", "-3"], ["-i", "-a b"]]
+)
+def test_what_argparse_takes_is_not_refused(words: list[str]) -> None:
+    made = shell.make_parser("x", "Do x.", "  x")
+    made.add_argument("-i", required=True)
+    made.add_argument("-device", "--device")
+    made.add_argument("--instances", action="store_true")
+    assert made.parse_args(words).i
+
+
 def test_help_lists_examples_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         run(lambda n: None, "--help")

@@ -8,13 +8,14 @@ Nothing here or in a command module imports torch, nnU-Net or an image library b
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from nnunet_spine_ext.core.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, SpineExtError
@@ -25,11 +26,59 @@ EXIT_CODES = """exit codes:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with our exit code for wrong usage made explicit."""
+    """argparse with our exit code for wrong usage, and the nearest known word beside an unknown one."""
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse; refuse unknown options before missing ones are complained of, and words that nothing takes."""
+        words = [str(word) for word in (sys.argv[1:] if args is None else args)]
+        if unknown := [option for option in self._options_in(words) if not self._takes(option)]:
+            hints = [f": did you mean {near}?" if (near := self._nearest(option)) else "" for option in unknown]
+            self.error("; ".join(f"unknown option {o}{hint}" for o, hint in zip(unknown, hints, strict=True)))
+        parsed, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"nothing takes {' '.join(rest)!r}")
+        return parsed, rest
+
+    def _options_in(self, words: list[str]) -> Iterator[str]:
+        """Yield what argparse takes for options; those behind a sub-command, misspelt or not, are its own business."""
+        nested = any(isinstance(action, argparse._SubParsersAction) for action in self._actions)
+        for word in words:
+            if word == "--" or (nested and word[:1] != "-"):
+                return
+            if len(word) > 1 and word[0] == "-" and " " not in word and not word[1].isdigit():
+                yield word.partition("=")[0]
+
+    def _takes(self, option: str) -> bool:
+        """Whether argparse finds an option: spelt out, abbreviated, or one letter with its value glued on."""
+        known = self._option_string_actions
+        if option in known or option.startswith("--") or option[:2] not in known:
+            return any(name.startswith(option) for name in known)
+        # -instances would be -i with the value "nstances".
+        return self._nearest(option).lstrip("-")[:1] != option[1]
+
+    def _nearest(self, option: str) -> str:
+        """Return the known option of several letters that is most like another one, nothing if none is."""
+        # Options that differ in dashes only (-device, --device) are one word, spelt as the user began it.
+        dashes = len(option) - len(option.lstrip("-"))
+        words: dict[str, str] = {}
+        for known in self._option_string_actions:
+            word = known.lstrip("-")
+            if len(word) > 2 and (word not in words or len(known) - len(word) == dashes):
+                words[word] = known
+        near = difflib.get_close_matches(option.lstrip("-"), words, n=1)
+        return words[near[0]] if near else ""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise argparse.ArgumentError(action, f"{str(value)!r} is none of its values; {hint}known: {', '.join(choices)}")
 
 
 def make_parser(prog: str, description: str, examples: str) -> argparse.ArgumentParser:
