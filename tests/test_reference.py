@@ -149,3 +149,15 @@ def test_curves_are_stored_with_their_version(tmp_path: Path) -> None:
     content = json.loads((tmp_path / CURVES_FILE).read_text())
     assert content["version"] == REFERENCE_VERSION
     assert np.allclose(content["probabilities"], PROBABILITIES)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"version": 2, "cases": {"a": {"knots": 65}}}', '{"cases": {}}', "[1, 2]", '{"version": 1, "ca']
+)
+def test_curves_of_another_version_are_not_read_as_ours(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / CURVES_FILE).write_text(content)
+    assert read_curves(tmp_path) == {}
+    assert CURVES_FILE in caplog.text
+    assert "made anew" in caplog.text

@@ -244,6 +244,12 @@ def test_curves_are_stored_once_and_only_added_to(folder: Path, monkeypatch: pyt
     assert set(read_curves(folder)) == {*CASES, "d"}
 
 
+def test_curves_of_another_version_are_made_anew(folder: Path) -> None:
+    (folder / CURVES_FILE).write_text('{"version": 2, "cases": {"a": "of another kind"}}')
+    plan("901", name="one")
+    assert set(read_curves(folder)) == set(CASES)
+
+
 def test_without_raw_images_the_plans_are_written_and_it_is_said(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,15 +7,18 @@ A case's curve is expressed in units of its own 10th to 90th percentile range, b
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nnunet_spine_ext.core.errors import CaseError
 from nnunet_spine_ext.core.io import read_json, read_volume, write_json
 from nnunet_spine_ext.core.volume import Array, Volume
 
+logger = logging.getLogger(__name__)
 REFERENCE_VERSION = 1
 CURVES_FILE = "spine_intensity_curves.json"
 KNOTS = 33
@@ -104,11 +107,26 @@ def write_curves(folder: str | Path, curves: Mapping[str, Any]) -> Path:
 
 
 def read_curves(folder: str | Path) -> dict[str, list[list[float]]]:
-    """Return the stored curves, an empty dictionary if there are none."""
+    """Return the stored curves, an empty dictionary if there are none that this version can use (a warning says so).
+
+    They follow from the images, so whoever needs them makes them anew.
+    """
     path = Path(folder) / CURVES_FILE
     if not path.is_file():
         return {}
-    cases: dict[str, list[list[float]]] = read_json(path)["cases"]
+    try:
+        content = read_json(path)
+        found = f"version {content['version']}"
+    except CaseError as error:
+        content, found = {}, error.found
+    except (KeyError, TypeError):
+        content, found = {}, "no version"
+    if content.get("version") != REFERENCE_VERSION:
+        logger.warning(
+            "%s: %s, not version %d; left out, and made anew from the images", path, found, REFERENCE_VERSION
+        )
+        return {}
+    cases: dict[str, list[list[float]]] = content["cases"]
     return cases
 
 

@@ -23,6 +23,7 @@ from nnunet_spine_ext.core.errors import CaseError, SetupError
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.inference.folder import TrainedModel, load_model
 from nnunet_spine_ext.inference.managers import segmentation_volume
+from nnunet_spine_ext.inference.model import SETTINGS_KEY
 from nnunet_spine_ext.inference.reading import read_case, reader_reorients
 
 Accumulate = Literal["single", "half"]
@@ -67,8 +68,8 @@ class SpinePredictor(nnUNetPredictor):
     def initialize_from_model(self, model: TrainedModel) -> None:
         """Build the network of a loaded model; raises SetupError for an unknown trainer or weights that do not fit."""
         plans = deepcopy(model.plans)
-        if "predict" in plans.get("spine_ext", {}):
-            plans["spine_ext"]["predict"]["mirror"] = self.use_mirroring
+        if "predict" in plans.get(SETTINGS_KEY, {}):
+            plans[SETTINGS_KEY]["predict"]["mirror"] = self.use_mirroring
         plans_manager = PlansManager(plans)
         configuration_manager = plans_manager.get_configuration(model.configuration)
         refuse_what_is_not_predicted_here(plans, configuration_manager)

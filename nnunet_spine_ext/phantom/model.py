@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -145,12 +145,28 @@ class BodyParameters:
     trunk_scale: float
 
 
-@dataclass(frozen=True)
-class SpineParameters:
+@dataclass(frozen=True, kw_only=True)
+class Angles:
+    """How a spine is bent, in degrees: `lordosis` L1-S1, `kyphosis` T1-T12, `cervical` C2-C7, `scoliosis` Cobb."""
+
+    pelvic_incidence: float
+    sacral_slope: float
+    lordosis: float
+    kyphosis: float
+    cervical: float
+    scoliosis: float
+
+    @property
+    def pelvic_tilt(self) -> float:
+        """Pelvic tilt in degrees: pelvic incidence = pelvic tilt + sacral slope."""
+        return self.pelvic_incidence - self.sacral_slope
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpineParameters(Angles):
     """Every anatomical parameter of one spine; equal parameters give equal spines.
 
     `names` and `vertebrae` run from C1 down, `discs[i]` lies below `vertebrae[i + 1]` (C2 is the first with a disc).
-    Angles: pelvic incidence = pelvic tilt + sacral slope; `lordosis` L1-S1, `kyphosis` T1-T12, `cervical` C2-C7.
     """
 
     seed: int
@@ -164,18 +180,7 @@ class SpineParameters:
     sacrum: SacrumParameters
     cord: CordParameters
     body: BodyParameters
-    pelvic_incidence: float
-    sacral_slope: float
-    lordosis: float
-    kyphosis: float
-    cervical: float
-    scoliosis: float
-    pathologies: tuple[Pathology, ...] = field(default=())
-
-    @property
-    def pelvic_tilt(self) -> float:
-        """Pelvic tilt in degrees."""
-        return self.pelvic_incidence - self.sacral_slope
+    pathologies: tuple[Pathology, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:

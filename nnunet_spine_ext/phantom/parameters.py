@@ -95,7 +95,7 @@ def sample_parameters(
     discs = tuple(_disc(v, size, streams["discs"], person["age"]) for v in vertebrae[1:])
     cord = _cord(streams["cord"], size, person, overrides)
     vertebrae = tuple(_fit_canal(v, cord) for v in vertebrae)
-    angles = posture.draw(streams["posture"], vertebrae, discs, person["age"], overrides)
+    bent = posture.draw(streams["posture"], vertebrae, discs, person["age"], overrides)
     spine = SpineParameters(
         seed=int(seed),
         sex=person["sex"],
@@ -103,17 +103,12 @@ def sample_parameters(
         stature=person["stature"],
         names=names,
         anomaly="" if counts == (12, 5) else f"{counts[0]}T{counts[1]}L",
-        vertebrae=angles.vertebrae,
-        discs=angles.discs,
+        vertebrae=bent.vertebrae,
+        discs=bent.discs,
         sacrum=_sacrum(size, streams["shape"], person),
         cord=cord,
         body=_body(person),
-        pelvic_incidence=angles.pelvic_incidence,
-        sacral_slope=angles.sacral_slope,
-        lordosis=angles.lordosis,
-        kyphosis=angles.kyphosis,
-        cervical=angles.cervical,
-        scoliosis=angles.scoliosis,
+        **vars(bent.angles),
     )
     found: list[Pathology] = pathology.draw(streams["findings"], spine) if pathologies else []
     extra: Sequence[Pathology] = overrides.get("findings", ())

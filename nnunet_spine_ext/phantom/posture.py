@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nnunet_spine_ext.phantom.model import DiscParameters, VertebraParameters
+from nnunet_spine_ext.phantom.model import Angles, DiscParameters, VertebraParameters
 from nnunet_spine_ext.phantom.tables import SEGMENT_LORDOSIS
 
 CURVES: Mapping[str, tuple[tuple[float, float, float], ...]] = {
@@ -25,16 +25,11 @@ SHARE_BODY = 0.4
 
 @dataclass(frozen=True)
 class Posture:
-    """Vertebrae and discs with their angles, and the global angles in degrees."""
+    """Vertebrae and discs turned by the global angles."""
 
     vertebrae: tuple[VertebraParameters, ...]
     discs: tuple[DiscParameters, ...]
-    pelvic_incidence: float
-    sacral_slope: float
-    lordosis: float
-    kyphosis: float
-    cervical: float
-    scoliosis: float
+    angles: Angles
 
 
 def draw(
@@ -65,12 +60,14 @@ def draw(
     return Posture(
         vertebrae=tuple(replace(v, coronal_wedge=coronal[v.name]) for v in vertebrae),
         discs=tuple(replace(d, lordosis=wedge[d.above], lateral=lateral[d.above], axial=axial[d.above]) for d in discs),
-        pelvic_incidence=incidence,
-        sacral_slope=slope,
-        lordosis=lordosis,
-        kyphosis=kyphosis,
-        cervical=cervical,
-        scoliosis=cobb,
+        angles=Angles(
+            pelvic_incidence=incidence,
+            sacral_slope=slope,
+            lordosis=lordosis,
+            kyphosis=kyphosis,
+            cervical=cervical,
+            scoliosis=cobb,
+        ),
     )
 
 

@@ -12,11 +12,12 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
+from nnunet_spine_ext.training.settings import data_facts
+
 
 def sided_labels(dataset_json: Mapping[str, Any]) -> list[tuple[int, int]]:
     """Return the pairs of left and right label ids that `dataset.json` declares."""
-    pairs = dataset_json.get("spine_ext", {}).get("sided_labels", [])
-    return [(int(left), int(right)) for left, right in pairs]
+    return list(data_facts(dataset_json).sided_labels)
 
 
 class SidedMirrorTransform(MirrorTransform):
