@@ -9,6 +9,8 @@ from typing import Any
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.labels import MAPPINGS
 
+_CORPUS = 10
+
 
 def check_use(m: str | Path | None, d: str | None, step_size: float) -> None:
     """Refuse a call without exactly one model, or with a step between windows that is no share of a patch."""
@@ -39,12 +41,13 @@ def check_parts(num_parts: int, part_id: int) -> None:
 
 def check_scheme(name: str, folder: Path) -> None:
     """Refuse the instance step for a model whose classes it does not know."""
-    if name not in {"nnunet14", *(source for source, target in MAPPINGS if target == "nnunet14")}:
+    bodies = {a for (a, b), row in MAPPINGS.items() if b == "nnunet14" and _CORPUS in row.table.values()}
+    if name not in {"nnunet14", *bodies}:
         raise UsageError(
             "E-USE-SCHEME",
             file=folder,
             found=f"instances asked of a model with the label scheme {name!r}",
-            expected="the 14 classes of nnunet14, or a scheme that maps to them",
+            expected="the 14 classes of nnunet14, or a scheme with vertebral bodies that maps to them",
             fix="do without instances, or train on a dataset converted with --label-map …:nnunet14",
         )
 
