@@ -1,4 +1,4 @@
-"""Decompressed bytes of a file, block by block in bounded memory, with what is wrong with the compression.
+"""Bytes of a file, read once and decompressed block by block in bounded memory, with what is wrong with them.
 
 Python's gzip and ITK differ in what they let pass; here a stream that ends early, a wrong checksum and bytes after
 the end are told apart, and a highly compressed file cannot fill the memory.
@@ -6,6 +6,7 @@ the end are told apart, and a highly compressed file cannot fill the memory.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zlib
 from collections.abc import Iterator
@@ -20,12 +21,74 @@ Compression = Literal["none", "gzip", "zlib"]
 Fault = Literal["", "truncated", "checksum", "damaged"]
 
 
-class ByteStream:
-    """Read a binary file through an optional decompressor.
+class OneRead:
+    """A file that is read forwards, once.
 
     Parameters
     ----------
-    file: opened for reading in binary mode, positioned where the (compressed) content begins.
+    file: opened for reading in binary mode, at its beginning.
+    digest: take the SHA-256 of all bytes on the way; what is skipped is then read too.
+
+    Attributes
+    ----------
+    status: of the file when it was opened.
+    """
+
+    def __init__(self, file: BinaryIO, *, digest: bool = False) -> None:
+        self.status = os.fstat(file.fileno())
+        self._file = file
+        self._sum = hashlib.sha256() if digest else None
+        self._ahead = b""
+        self._position = 0
+
+    def peek(self, size: int) -> bytes:
+        """Return the next `size` bytes (fewer only at the end) and leave them to be read."""
+        while len(self._ahead) < size and (piece := self._fetch(BLOCK)):
+            self._ahead += piece
+        return self._ahead[:size]
+
+    def read(self, size: int) -> bytes:
+        """Return at most `size` bytes, none only at the end."""
+        if self._ahead:
+            piece, self._ahead = self._ahead[:size], self._ahead[size:]
+        else:
+            piece = self._fetch(size)
+        self._position += len(piece)
+        return piece
+
+    def skip_to(self, position: int) -> None:
+        """Go on at a byte that was not read yet."""
+        if self._sum is None:
+            self._file.seek(position)
+            self._ahead, self._position = b"", position
+        while self._position < position and self.read(min(BLOCK, position - self._position)):
+            pass
+
+    def left(self) -> int:
+        """Bytes up to the end of the file."""
+        return max(0, os.fstat(self._file.fileno()).st_size - self._position)
+
+    def sha256(self) -> str:
+        """Read the rest of the file; return the SHA-256 of all its bytes as hex (nothing without `digest`)."""
+        if self._sum is None:
+            return ""
+        while self.read(BLOCK):
+            pass
+        return self._sum.hexdigest()
+
+    def _fetch(self, size: int) -> bytes:
+        piece = self._file.read(size)
+        if self._sum is not None:
+            self._sum.update(piece)
+        return piece
+
+
+class ByteStream:
+    """Read a file through an optional decompressor.
+
+    Parameters
+    ----------
+    file: positioned where the (compressed) content begins.
     compression: of the content.
 
     Attributes
@@ -35,7 +98,7 @@ class ByteStream:
     trailing: bytes after the end of the compressed content that belong to nothing (zero padding is allowed by gzip).
     """
 
-    def __init__(self, file: BinaryIO, compression: Compression = "none") -> None:
+    def __init__(self, file: OneRead, compression: Compression = "none") -> None:
         self.total = 0
         self.fault: Fault = ""
         self.detail = ""
@@ -119,9 +182,4 @@ class ByteStream:
             self._input = rest
             return
         self._ended = True
-        self.trailing = len(rest) + _left(self._file) if rest else 0
-
-
-def _left(file: BinaryIO) -> int:
-    """Bytes between the position of a file and its end."""
-    return max(0, os.fstat(file.fileno()).st_size - file.tell())
+        self.trailing = len(rest) + self._file.left() if rest else 0

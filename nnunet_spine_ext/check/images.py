@@ -7,14 +7,14 @@ readers fail without naming the file. `inspect` reads the header itself and stre
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 from nnunet_spine_ext.check.facts import ROLES, Header, ImageFacts, Role, empty_grid, plane_of
 from nnunet_spine_ext.check.files import check_path, foreign, pointer, unreadable
 from nnunet_spine_ext.check.geometry import Prefer, check_geometry
-from nnunet_spine_ext.check.gzip_stream import ByteStream
+from nnunet_spine_ext.check.gzip_stream import ByteStream, OneRead
 from nnunet_spine_ext.check.intensities import check_scaling, check_values
 from nnunet_spine_ext.check.itk_header import (
     MAX_TEXT,
@@ -64,14 +64,18 @@ def inspect(
     ------
     UsageError: unknown role or form.
     """
-    _check_options(role, prefer)
-    facts = _Inspection(Path(path), role, prefer).run()
-    if not strict:
-        return facts
+    check_options(role, prefer)
+    facts = Inspection(Path(path), role, prefer).run()
+    return hardened(facts) if strict else facts
+
+
+def hardened(facts: ImageFacts) -> ImageFacts:
+    """Return the facts with every warning turned into an error (the code stays)."""
     return replace(facts, problems=[replace(problem, severity="error") for problem in facts.problems])
 
 
-def _check_options(role: str, prefer: str | None) -> None:
+def check_options(role: str, prefer: str | None) -> None:
+    """Raise UsageError for an unknown role or form."""
     known = {"role": (role, ROLES), "prefer": (prefer, ("sform", "qform", None))}
     for name, (value, choices) in known.items():
         if value not in choices:
@@ -79,8 +83,10 @@ def _check_options(role: str, prefer: str | None) -> None:
             raise UsageError("E-CHECK-OPTION", file=name, found=repr(value), expected="a known choice", fix=fix)
 
 
-class _Inspection:
-    """The state of one look at one file."""
+class Inspection:
+    """The state of one look at one file. A subclass may keep what passes by: see `opening`."""
+
+    digest = False
 
     def __init__(self, path: Path, role: Role, prefer: Prefer | None) -> None:
         self.path = path
@@ -96,7 +102,9 @@ class _Inspection:
             return self.facts
         try:
             with self.path.open("rb") as file:
-                self._open(file)
+                source = OneRead(file, digest=self.digest)
+                self._open(source)
+                self._leave(self.path, source)
         except PermissionError:
             self._emit(unreadable(self.path))
         except OSError as error:
@@ -110,11 +118,21 @@ class _Inspection:
     def _report(self, code: str, found: str, *, hint: str = "") -> None:
         self._emit(finding(code, self.path, found, hint=hint))
 
-    def _open(self, file: BinaryIO) -> None:
-        compressed = file.read(2) == _GZIP_MAGIC
-        file.seek(0)
-        stream = ByteStream(file, "gzip" if compressed else "none")
-        head = stream.peek(MAX_TEXT)
+    def _leave(self, path: Path, source: OneRead) -> None:
+        """Take leave of a file that was read as far as its content is of interest."""
+
+    def _tap(self, header: Header, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """Pass the bytes of the voxels on."""
+        return blocks
+
+    def _objection(self, head: bytes) -> str:
+        """Why ITK refuses the text header that begins with `head`; nothing if it does not."""
+        return itk_objection(self.path)
+
+    def _open(self, source: OneRead) -> None:
+        compressed = source.peek(2) == _GZIP_MAGIC
+        stream = ByteStream(source, "gzip" if compressed else "none")
+        head = stream.peek(MAX_TEXT) if compressed else source.peek(MAX_TEXT)
         problem = pointer(self.path, head) or foreign(self.path, head)
         if problem is not None and stream.fault:
             self._report_fault(stream)
@@ -122,7 +140,7 @@ class _Inspection:
             self._emit(problem)
         elif self._name_fits(head, compressed):
             if is_meta(head) or is_nrrd(head):
-                self._read_text_format(head)
+                self._read_text_format(head, source)
             else:
                 self._read_nifti(head, stream)
 
@@ -154,7 +172,7 @@ class _Inspection:
         self._describe(header)
         self._read_voxels(header, stream)
 
-    def _read_text_format(self, head: bytes) -> None:
+    def _read_text_format(self, head: bytes, source: OneRead) -> None:
         try:
             text = (parse_nrrd if is_nrrd(head) else parse_meta)(head, self.path)
         except ValueError as error:
@@ -166,12 +184,20 @@ class _Inspection:
         if problem is not None:
             self._emit(replace(problem, file=str(self.path), found=f"its data file {target.name}: {problem.found}"))
             return
-        if not self.facts.problems and (reason := itk_objection(self.path)):
+        if not self.facts.problems and (reason := self._objection(head)):
             self._report("E-IN-UNREADABLE", f"ITK does not read it ({reason})", hint="write it again with SimpleITK")
-            return
-        with target.open("rb") as file:
-            file.seek(_start_of_data(text, target))
-            self._read_voxels(text.header, ByteStream(file, text.compression))
+        elif text.data_file is None:
+            self._read_data(text, source)
+        else:
+            with target.open("rb") as file:
+                data = OneRead(file, digest=self.digest)
+                self._read_data(text, data)
+                self._leave(target, data)
+
+    def _read_data(self, text: TextHeader, source: OneRead) -> None:
+        size = source.status.st_size
+        source.skip_to(max(0, size - text.header.byte_count) if text.from_end else text.start)
+        self._read_voxels(text.header, ByteStream(source, text.compression))
 
     def _describe(self, header: Header) -> None:
         """Check what the header says and keep it."""
@@ -209,7 +235,7 @@ class _Inspection:
         voxels = None
         if header.dtype is not None:
             blocks = stream.blocks(header.byte_count)
-            voxels = scan(blocks, header.dtype, scaling=header.scaling, ids=self.role == "label")
+            voxels = scan(self._tap(header, blocks), header.dtype, scaling=header.scaling, ids=self.role == "label")
             self.facts = replace(self.facts, voxels=voxels)
         got, expected = stream.total, header.offset + header.byte_count
         extra = stream.skip(_MAX_TRAILING)
@@ -236,8 +262,3 @@ class _Inspection:
             self._report("E-IN-CRC", "compressed data that do not match their checksum")
         else:
             self._report("E-IN-CRC", f"damaged compressed data ({stream.detail}) behind byte {stream.total}")
-
-
-def _start_of_data(text: TextHeader, target: Path) -> int:
-    """Byte of the data file at which the (compressed) voxels begin."""
-    return max(0, target.stat().st_size - text.header.byte_count) if text.from_end else text.start

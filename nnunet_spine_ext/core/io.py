@@ -91,7 +91,7 @@ def _read_nifti(path: Path) -> Volume:
     affine = image.affine
     if affine is None:
         raise _unreadable(path, ValueError("no affine"))
-    return _volume(path, array, np.asarray(affine, dtype=np.float64))
+    return stored_volume(path, array, np.asarray(affine, dtype=np.float64))
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -127,10 +127,14 @@ def _read_itk(path: Path) -> Volume:
     directions = np.asarray(image.GetDirection()).reshape(3, 3)
     affine[:3, :3] = directions * np.asarray(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    return _volume(path, sitk.GetArrayFromImage(image).transpose(2, 1, 0), _LPS_TO_RAS @ affine)
+    return stored_volume(path, sitk.GetArrayFromImage(image).transpose(2, 1, 0), _LPS_TO_RAS @ affine)
 
 
-def _volume(path: Path, array: Array, affine: Array) -> Volume:
+def stored_volume(path: Path, array: Array, affine: Array) -> Volume:
+    """Return what a file stores as `read_volume` would: three axes, native byte order, at most single precision.
+
+    Raises CaseError for complex or structured voxels, more than one volume, and an affine that is none.
+    """
     if array.dtype.kind in "cV" or array.dtype.names:
         raise CaseError(
             "E-IN-DTYPE",
