@@ -23,7 +23,11 @@ _BIDS_SUBJECT = re.compile(r"(?:^|[/_])(sub-[A-Za-z0-9]+)")
 
 @dataclass(frozen=True)
 class Source:
-    """One file of a case: `role` is ``image_0000``, ..., or ``label``; `name` its path below the pattern's root."""
+    """One file of a case.
+
+    `role` is ``image_0000``, ..., ``label``, or whatever the builder of the case calls it: ``instances``,
+    ``chunk-BWS``. `name` is what cases.json keeps: its path below the source's root.
+    """
 
     role: str
     path: Path
@@ -32,7 +36,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A case as the patterns found it, nothing opened yet.
+    """A case as it was found, nothing opened yet.
 
     Parameters
     ----------
@@ -40,6 +44,7 @@ class Candidate:
     label: None for unlabelled cases.
     info: facts for cases.json.
     test, train_only: set by the subject lists of the user.
+    extras: further files, for a builder that knows what to do with them.
     """
 
     case_id: str
@@ -49,11 +54,13 @@ class Candidate:
     info: dict[str, Any]
     test: bool = False
     train_only: bool = False
+    extras: tuple[Source, ...] = ()
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """All files of the case."""
-        return self.images if self.label is None else (*self.images, self.label)
+        """All files of the case: images, mask, extras."""
+        label = () if self.label is None else (self.label,)
+        return (*self.images, *label, *self.extras)
 
 
 @dataclass(frozen=True)
