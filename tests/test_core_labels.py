@@ -17,8 +17,9 @@ from hypothesis.extra import numpy as arrays
 from nnunet_spine_ext.core import labels
 from nnunet_spine_ext.core.errors import CaseError, UsageError
 from nnunet_spine_ext.core.io import read_volume
-from nnunet_spine_ext.core.label_mappings import KINDS
+from nnunet_spine_ext.core.label_mappings import CANAL, CORD, FROM_WHOLE, KINDS, TO_WHOLE
 from nnunet_spine_ext.core.labels import MAPPINGS, SCHEMES, LabelMapping, LabelScheme, convert_labels
+from nnunet_spine_ext.core.spider import instances_to_spider, spider_table
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=lambda scheme: scheme.name)
@@ -374,6 +375,102 @@ def test_exchanged_cord_and_canal_cannot_be_seen_from_ids(test_data: Path) -> No
     assert overlap(repaired == 11, wanted == 11) > 0.9
     assert overlap(repaired == 12, wanted == 12) > 0.9
     assert int((repaired == 11).sum()) < int((repaired == 12).sum())
+
+
+@given(
+    arrays.arrays(
+        st.sampled_from([np.uint8, np.int16, np.uint32, np.float32, np.bool_]), (2, 3, 2), elements=st.integers(0, 1)
+    )
+)
+def test_every_type_is_translated_alike(array: np.ndarray) -> None:
+    assert np.array_equal(labels.apply_table(array, {1: 9}), np.where(array == 1, 9, 0))
+    assert sum(labels.id_counts(array).values()) == array.size
+
+
+def test_spider_numbers_count_within_a_mask() -> None:
+    mask = np.array([0, 1, 2, 103, 100, 201, 202], np.uint8)
+    assert convert_labels(mask, "spider", "instances").tolist() == [0, 24, 23, 22, 0, 124, 123]
+    assert convert_labels(mask, "spider", "instances", lowest="L6").tolist() == [0, 25, 24, 23, 0, 125, 124]
+    above = convert_labels(mask, "spider", "instances", level_order="top-down")
+    assert above.tolist() == [0, 22, 23, 24, 0, 122, 123]
+    # The disc of L5 has another id in TotalSpineSeg when there is an L6 below it.
+    assert convert_labels(mask, "spider", "totalspineseg").tolist() == [0, 45, 44, 43, 2, 100, 95]
+    assert convert_labels(mask, "spider", "totalspineseg", lowest="L6").tolist() == [0, 46, 45, 44, 2, 100, 96]
+    assert convert_labels(mask, "spider", "nnunet14").tolist() == [0, 0, 0, 0, 12, 14, 14]
+
+
+def test_spider_numbers_are_counted_when_they_are_written() -> None:
+    mask = np.array([20, 23, 24, 26, 124, 224], np.uint8)
+    assert convert_labels(mask, "instances", "spider").tolist() == [5, 2, 1, 0, 201, 0]
+    assert convert_labels(np.append(mask, 25), "instances", "spider").tolist() == [6, 3, 2, 0, 202, 0, 1]
+    whole = np.array([1, 2, 41, 45, 95, 100, 50], np.uint8)
+    assert convert_labels(whole, "totalspineseg", "spider").tolist() == [100, 100, 5, 1, 202, 201, 0]
+
+
+def test_spider_levels_above_c1_are_refused() -> None:
+    with pytest.raises(CaseError, match=r"label ids 25 \(1 voxels\)"):
+        convert_labels(np.array([24, 25], np.uint8), "spider", "instances")
+    assert convert_labels(np.array([24, 25], np.uint8), "spider", "instances", lowest="L6").tolist() == [2, 1]
+
+
+def test_the_table_of_spider_is_that_of_its_usual_count() -> None:
+    ids = list(SCHEMES["spider"].labels)
+    counted = spider_table(ids) | {100: CANAL}
+    assert {key: value for key, value in TO_WHOLE["spider"].table.items() if value} == counted
+    back = instances_to_spider([n for n in SCHEMES["instances"].labels if n % 100 in range(1, 25)])
+    table = FROM_WHOLE["spider"].table
+    assert {key: value for key, value in table.items() if value and key not in (CORD, CANAL)} == {
+        key: value for key, value in back.items() if value
+    }
+
+
+@given(st.data())
+def test_spider_masks_come_back_by_way_of_instances(data: st.DataObject) -> None:
+    lowest = data.draw(st.sampled_from(["T11", "T12", "L3", "L4", "L5", "L6"]))
+    count = data.draw(st.integers(1, 9))
+    levels = st.integers(1, count)
+    ids = st.one_of(st.just(0), levels, levels.map(lambda n: 200 + n))
+    array = data.draw(arrays.arrays(np.uint8, (3, 3, 3), elements=ids))
+    array[0, 0, 0] = 1
+    there = convert_labels(array, "spider", "instances", lowest=lowest)
+    assert np.array_equal(convert_labels(there, "instances", "spider"), array)
+
+
+def test_masks_of_levels_become_classes() -> None:
+    found = convert_labels(np.array([18, 19, 20, 21], np.uint8), "totalsegmentator_mr", "nnunet14")
+    assert found.tolist() == [1, 0, 14, 11]
+    assert labels.mapping("totalsegmentator_mr", "nnunet14").lost == ("dropped: vertebrae",)
+    back = convert_labels(np.arange(15, dtype=np.uint8), "nnunet14", "totalsegmentator_mr")
+    assert back.tolist() == [0, 18, *[19] * 9, 21, 0, 0, 20]
+    mask = np.array([1, 24, 28, 26, 31, 27, 124, 224], np.uint8)
+    assert convert_labels(mask, "instances", "nnunet14").tolist() == [0, 0, 0, 1, 1, 0, 14, 13]
+    assert convert_labels(mask, "instances", "totalsegmentator_mr").tolist() == [19, 19, 19, 18, 18, 0, 20, 0]
+
+
+def test_real_disc_points_lie_above_the_vertebra_of_their_number(test_data: Path) -> None:
+    template = test_data / "sct-testing" / "template" / "template"
+    levels = read_volume(template / "PAM50_small_levels.nii.gz")
+    discs = read_volume(template / "PAM50_small_label_discPosterior.nii.gz")
+    found = convert_labels(discs.array, "sct_discs", "instances")
+    assert values(found) == {100 + n for n in range(1, 21)}
+    assert np.array_equal(convert_labels(found, "instances", "sct_discs"), discs.array)
+    for n in range(1, 20):
+        height = discs.world(np.argwhere(found == 100 + n)).mean(axis=0)[2]
+        above, below = (
+            levels.world(np.argwhere(levels.array == k)).mean(axis=0)[2] if (levels.array == k).any() else -np.inf
+            for k in (n, n + 1)
+        )
+        assert below < height < above, f"disc below {labels.vertebra_name(n)}"
+
+
+def test_real_total_mr_masks_need_their_organs_declared(test_data: Path) -> None:
+    array = read_volume(test_data / "totalsegmentator" / "example_seg_mr.nii.gz").array
+    with pytest.raises(CaseError, match="label ids 1 "):
+        convert_labels(array, "totalsegmentator_mr", "nnunet14")
+    spine = np.where(np.isin(array, (18, 19, 20, 21)), array, 0)
+    found = convert_labels(spine, "totalsegmentator_mr", "nnunet14")
+    assert values(found) == {11, 14}
+    assert int((found == 14).sum()) == int((array == 20).sum())
 
 
 def test_reference_page_is_current() -> None:

@@ -53,7 +53,7 @@ _ASSUMED_OF_SPIDER = (
     "vertebra 1 is L5 (--lowest names another)",
     "vertebrae are counted from below (--level-order top-down: from above)",
 )
-_SPIDER_COUNTS = ("the lowest vertebra of the mask that is not sacrum gets number 1",)
+_SPIDER_COUNTS = ("the lowest vertebra or disc of the mask above the sacrum gets number 1 (--lowest names another)",)
 _COUNTED = ("L6", "T13", "disc L6", "disc T13")
 _SACRAL = (26, *range(29, 34))
 
@@ -220,29 +220,29 @@ MAPPINGS: dict[tuple[str, str], LabelMapping] = _build_mappings()
 
 
 def into_whole(
-    source: str, ids: Collection[int], *, level_order: LevelOrder = "bottom-up", lowest: str = "L5"
+    source: str, ids: Collection[int], *, level_order: LevelOrder = "bottom-up", lowest: str | None = None
 ) -> dict[int, int]:
-    """Return the ids of `WHOLE` for a mask in a scheme of levels that holds these ids."""
-    row = TO_WHOLE[source]
-    table = _settled(row, ids)
+    """Return the ids of `WHOLE` for a mask in a scheme of levels that holds these ids; see `mapping_for`."""
+    table = _settled(TO_WHOLE[source], ids)
     if source == "spider":
-        from nnunet_spine_ext.core.spider import spider_table
+        from nnunet_spine_ext.core.spider import LOWEST, spider_table
 
-        levels = [key for key in ids if key in table and key != SPIDER_CANAL]
-        table = dict.fromkeys(table, 0) | spider_table(levels, order=level_order, lowest=lowest)
+        # Levels above C1 are left out, so that the mask that has them is refused.
+        table = {key: 0 for key in table if key not in ids}
+        table |= spider_table(ids, order=level_order, lowest=lowest or LOWEST)
         table[SPIDER_CANAL] = CANAL
     return table
 
 
-def out_of_whole(target: str, ids: Collection[int]) -> dict[int, int]:
-    """Return the ids of a scheme for a mask that holds these ids of `WHOLE`."""
-    row = FROM_WHOLE[target]
-    table = _settled(row, ids)
+def out_of_whole(target: str, ids: Collection[int], *, lowest: str | None = None) -> dict[int, int]:
+    """Return the ids of a scheme for a mask that holds these ids of `WHOLE`; see `mapping_for`."""
+    table = _settled(FROM_WHOLE[target], ids)
     if target == "spider":
         from nnunet_spine_ext.core.spider import instances_to_spider
 
         levels = [key for key in ids if key in SCHEMES["instances"].labels]
-        table = dict.fromkeys(table, 0) | instances_to_spider(levels) | {CORD: SPIDER_CANAL, CANAL: SPIDER_CANAL}
+        numbers = instances_to_spider(levels, lowest=lowest)
+        table = dict.fromkeys(table, 0) | numbers | {CORD: SPIDER_CANAL, CANAL: SPIDER_CANAL}
     return table
 
 
@@ -254,13 +254,15 @@ def _settled(row: LabelMapping, ids: Collection[int]) -> dict[int, int]:
 
 
 def mapping_for(
-    row: LabelMapping, ids: Collection[int], *, level_order: LevelOrder = "bottom-up", lowest: str = "L5"
+    row: LabelMapping, ids: Collection[int], *, level_order: LevelOrder = "bottom-up", lowest: str | None = None
 ) -> LabelMapping:
     """Return a translation with what depends on the ids of a mask settled: numbers that count, rows of `instead`.
 
     Parameters
     ----------
-    level_order, lowest: from which end SPIDER's numbers count, and the name of its lowest vertebra.
+    level_order: from which end the numbers of a SPIDER mask count.
+    lowest: name of the vertebra with SPIDER's number 1; None: L5 in a mask that is read, the lowest one there is in a
+        mask that is written.
 
     Raises
     ------
@@ -268,7 +270,6 @@ def mapping_for(
     """
     if "spider" not in (row.source, row.target):
         return replace(row, table=_settled(row, ids), instead={})
-    known = [key for key in ids if key in row.table]
-    whole = into_whole(row.source, known, level_order=level_order, lowest=lowest)
-    table = out_of_whole(row.target, {whole[key] for key in known})
+    whole = into_whole(row.source, ids, level_order=level_order, lowest=lowest)
+    table = out_of_whole(row.target, {whole[key] for key in ids if key in whole}, lowest=lowest)
     return replace(row, table={key: table.get(value, 0) for key, value in whole.items()}, instead={})

@@ -44,6 +44,7 @@ __all__ = [
     "apply_table",
     "colours_for",
     "convert_labels",
+    "id_counts",
     "instance_name",
     "mapping",
     "mapping_for",
@@ -94,7 +95,7 @@ def convert_labels(
     *,
     file: str | Path = "label map",
     level_order: LevelOrder = "bottom-up",
-    lowest: str = "L5",
+    lowest: str | None = None,
 ) -> Array:
     """Translate ids voxel by voxel; 0 stays 0, and what the target has no id for becomes 0 (a warning names it).
 
@@ -105,7 +106,7 @@ def convert_labels(
     level_order, lowest: see `mapping_for`.
     """
     row = mapping(source, target)
-    present = {int(k) for k in np.unique(array) if k in row.table}
+    present = {int(k) for k in id_counts(array) if k in row.table}
     table = mapping_for(row, present, level_order=level_order, lowest=lowest).table
     converted = apply_table(array, table, file=file)
     dropped = [SCHEMES[source].labels[k] for k in sorted(present) if not table[k]]
@@ -114,13 +115,22 @@ def convert_labels(
     return converted
 
 
+def id_counts(array: Array) -> dict[float, int]:
+    """Return the voxel count of every value of a mask, ascending; whole numbers are ints."""
+    if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
+        counts = np.bincount(array.reshape(-1))
+        return {int(k): int(counts[k]) for k in np.flatnonzero(counts)}
+    ids, counts = np.unique(array, return_counts=True)
+    return {int(k) if float(k).is_integer() else float(k): int(n) for k, n in zip(ids, counts, strict=True)}
+
+
 def apply_table(array: Array, table: Mapping[int, int], *, file: str | Path = "label map") -> Array:
     """Translate ids by a table; ids that are not in it (other than 0) raise CaseError with their voxel counts.
 
     Returns uint8, or uint16 when an id above 255 is among the results.
     """
-    ids, positions, counts = np.unique(array, return_inverse=True, return_counts=True)
-    unknown = {float(k): int(n) for k, n in zip(ids, counts, strict=True) if k != 0 and k not in table}
+    counts = id_counts(array)
+    unknown = {k: n for k, n in counts.items() if k != 0 and k not in table}
     if unknown:
         listing = ", ".join(f"{k:g} ({n} voxels)" for k, n in list(unknown.items())[:12])
         more = f" and {len(unknown) - 12} more" if len(unknown) > 12 else ""
@@ -132,9 +142,14 @@ def apply_table(array: Array, table: Mapping[int, int], *, file: str | Path = "l
             expected=f"0 and {known}",
             fix="check the label scheme or give a label map for these ids",
         )
-    values = np.array([0 if k == 0 else table[int(k)] for k in ids])
-    dtype = np.uint8 if values.size == 0 or values.max() < 256 else np.uint16
-    return values.astype(dtype)[positions].reshape(array.shape)
+    values = {int(k): table[int(k)] if k else 0 for k in counts}
+    dtype = np.uint8 if max(values.values(), default=0) < 256 else np.uint16
+    if array.dtype.kind in "ui" and 0 <= min(values, default=0) <= max(values, default=0) < 65536:
+        lookup = np.zeros(max(values, default=0) + 1, dtype=dtype)
+        lookup[list(values)] = list(values.values())
+        return lookup[array]
+    ids = np.array(sorted(values))
+    return np.array([values[k] for k in ids.tolist()], dtype=dtype)[np.searchsorted(ids, array)]
 
 
 def swap_sides(array: Array, sided_pairs: tuple[tuple[int, int], ...] | list[list[int]]) -> Array:
