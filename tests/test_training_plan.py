@@ -59,7 +59,11 @@ def written(folder: Path, name: str) -> dict[str, Any]:
 
 def test_new_plans_carry_settings_and_leave_the_base_alone(folder: Path) -> None:
     before = (folder / "nnUNetPlans.json").read_bytes()
-    result = plan("901", name="mine", assignments=["train.num_epochs=7", "train.initial_lr=1e-3", "batch_size=5"])
+    result = plan(
+        "901",
+        name="mine",
+        assignments=["train.num_epochs=7", "train.initial_lr=1e-3", "batch_size=5", "batch_dice=true"],
+    )
     content = written(folder, "mine")
     assert result.path == folder / "mine.json"
     assert content["plans_name"] == "mine"
@@ -67,6 +71,7 @@ def test_new_plans_carry_settings_and_leave_the_base_alone(folder: Path) -> None
     assert settings_from_plans(content).train.initial_lr == 1e-3
     configuration = content["configurations"]["3d_fullres"]
     assert configuration["batch_size"] == 5
+    assert configuration["batch_dice"] is True
     assert configuration["data_identifier"] == "nnUNetPlans_3d_fullres", "preprocessed data is shared"
     assert (folder / "nnUNetPlans.json").read_bytes() == before
     assert result.next_steps == ["next: nnUNetv2_train 901 3d_fullres 0 -tr nnUNetTrainerSpine -p mine"]

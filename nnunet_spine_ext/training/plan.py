@@ -20,7 +20,7 @@ from nnunet_spine_ext.training.presets import Preset, apply_to_configuration, re
 from nnunet_spine_ext.training.settings import SpineSettings, data_facts, settings_from_plans
 
 logger = logging.getLogger(__name__)
-_PRESET_KEYS = ("network", "patch", "batch_size", "spacing", "spacing_pir")
+_PRESET_KEYS = ("network", "patch", "batch_size", "batch_dice", "spacing", "spacing_pir")
 # The other parts of the settings are facts that training fills in.
 _SETTINGS_KEYS = ("train", "predict")
 
@@ -155,7 +155,10 @@ def _change_configurations(changed: dict[str, Any], plans: dict[str, Any], name:
     if after["spacing"] != before["spacing"]:
         after["data_identifier"] = f"{changed['plans_name']}_{name}"
     changed["configurations"][name] = after
-    rows = [(key, before[key], after[key]) for key in ("spacing", "patch_size", "batch_size", "data_identifier")]
+    rows = [
+        (key, before[key], after[key])
+        for key in ("spacing", "patch_size", "batch_size", "batch_dice", "data_identifier")
+    ]
     rows += [
         (key, before["architecture"]["arch_kwargs"][key], after["architecture"]["arch_kwargs"][key])
         for key in ("n_stages", "features_per_stage")

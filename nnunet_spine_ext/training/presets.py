@@ -45,6 +45,8 @@ class PatchPreset:
 class Preset:
     """A recipe: settings of training and prediction, and changes to one configuration of the plans.
 
+    `batch_dice`: compute the Dice loss over the batch instead of per sample. With small patches and many classes most
+    samples lack some class, and a loss per sample then answers every voxel of it with the full penalty.
     `spacing` (mm, array order of the configuration) or `spacing_pir` (mm along P, I and R) changes the preprocessed
     data, so it gets its own folder.
     """
@@ -55,6 +57,7 @@ class Preset:
     network: NetworkPreset = field(default_factory=NetworkPreset)
     patch: PatchPreset = field(default_factory=PatchPreset)
     batch_size: int | None = None
+    batch_dice: bool | None = None
     spacing: tuple[float, ...] | None = None
     spacing_pir: tuple[float, float, float] | None = None
 
@@ -115,6 +118,8 @@ def apply_to_configuration(
                 fix="correct it",
             )
         changed["batch_size"] = preset.batch_size
+    if preset.batch_dice is not None:
+        changed["batch_dice"] = preset.batch_dice
     return changed
 
 
