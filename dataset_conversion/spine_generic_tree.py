@@ -1,0 +1,142 @@
+"""The files of a Spine-Generic tree: which images and masks it holds, before any is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunet_spine_ext.core.config import nearest
+from nnunet_spine_ext.core.errors import NoInputError, UsageError
+from nnunet_spine_ext.core.io import NIFTI_SUFFIXES, strip_suffix
+from nnunet_spine_ext.dataset_conversion.participants import read_participants
+from nnunet_spine_ext.dataset_conversion.spine_generic_names import SOFT_ENDINGS, STRUCTURES, split_stem
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What of a tree is to be converted.
+
+    Parameters
+    ----------
+    classes: names in `STRUCTURES`; each case needs a mask of each.
+    derivatives: folders below ``derivatives`` (or paths) with masks; the first that has a mask is taken.
+    contrasts: names or suffixes; none: every contrast of which there are masks.
+    allow_model_labels: use masks made by a model like any other.
+    """
+
+    classes: tuple[str, ...] = ("cord",)
+    derivatives: tuple[str, ...] = ("labels",)
+    contrasts: tuple[str, ...] = ()
+    allow_model_labels: bool = False
+
+
+@dataclass
+class Tree:
+    """Images and masks by the name of the image, as they lie in a tree; nothing is opened.
+
+    `images`: files in ``sub-*``, several where one image is stored twice. `masks`: structure to file. `soft`: images
+    that have a soft mask of a wanted class. `subjects`: of images, masks and participants.tsv.
+    """
+
+    root: Path
+    participants: dict[str, dict[str, str]] | None
+    images: dict[str, list[Path]] = field(default_factory=dict)
+    masks: dict[str, dict[str, Path]] = field(default_factory=dict)
+    soft: set[str] = field(default_factory=set)
+
+    @property
+    def subjects(self) -> set[str]:
+        """Names of everyone in the tree or in its table."""
+        return {subject_of(name) for name in (*self.images, *self.masks)} | set(self.participants or {})
+
+
+def read_tree(root: Path, wish: Wish) -> Tree:
+    """List images and masks.
+
+    Only ``sub-*`` of the root holds images: those in ``sourcedata`` are the unprocessed originals, on which the masks
+    do not lie, and those in ``derivatives`` are results.
+
+    Raises
+    ------
+    UsageError: no such folder, an unknown folder of derivatives or class.
+    NoInputError: neither an image nor a mask.
+    """
+    if not root.is_dir():
+        raise UsageError(
+            "E-PAIR-SOURCE", file=root, found="no such folder", expected="a BIDS folder", fix="check the path"
+        )
+    unknown = next((name for name in wish.classes if name not in STRUCTURES), None)
+    if unknown is not None:
+        fix = nearest(unknown, STRUCTURES)
+        raise UsageError("E-PAIR-CLASS", file="--classes", found=repr(unknown), expected="known structures", fix=fix)
+    tree = Tree(root, read_participants(root))
+    for path in _files(root):
+        parts = split_stem(strip_suffix(path))
+        if parts is not None and not parts[1]:
+            tree.images.setdefault(parts[0], []).append(path)
+    for folder in _derivatives(root, wish.derivatives):
+        _add_masks(tree, folder, wish.classes)
+    if not tree.images and not tree.masks:
+        raise NoInputError(
+            "E-PAIR-NOTHING",
+            file=root,
+            found="no image sub-*/*/sub-*.nii.gz and no mask",
+            expected="the folder that holds sub-* and derivatives",
+            fix="check the path",
+        )
+    return tree
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the NIfTI files of all subjects in order, links without content included."""
+    for subject in sorted(folder.glob("sub-*")):
+        for place, folders, names in os.walk(subject):
+            folders.sort()
+            yield from (Path(place, name) for name in sorted(names) if name.lower().endswith(NIFTI_SUFFIXES))
+
+
+def _derivatives(root: Path, names: Iterable[str]) -> list[Path]:
+    folders = []
+    for name in names:
+        choices = (root / "derivatives" / name, Path(name).expanduser())
+        folder = next((choice for choice in choices if choice.is_dir()), None)
+        if folder is None:
+            there = root / "derivatives"
+            known = [path.name for path in there.iterdir() if path.is_dir()] if there.is_dir() else []
+            raise UsageError(
+                "E-PAIR-SOURCE",
+                file=there / name,
+                found="no such folder",
+                expected="a folder of masks",
+                fix=f"name one with --derivatives; {nearest(name, known)}" if known else "check the path",
+            )
+        folders.append(folder)
+    return folders
+
+
+def _add_masks(tree: Tree, folder: Path, classes: Collection[str]) -> None:
+    """Add the masks of a folder; of two names for one mask the one that `STRUCTURES` lists first counts."""
+    ranked: dict[tuple[str, str], tuple[int, Path]] = {}
+    for path in _files(folder):
+        image, rest = split_stem(strip_suffix(path)) or ("", "")
+        for name in classes:
+            names = STRUCTURES[name].masks
+            if rest in names:
+                found = (names.index(rest), path)
+                ranked[image, name] = min(ranked.get((image, name), found), found)
+        if rest.endswith(SOFT_ENDINGS):
+            tree.soft.add(image)
+    for (image, name), (_, path) in ranked.items():
+        tree.masks.setdefault(image, {}).setdefault(name, path)
+
+
+def subject_of(name: str) -> str:
+    """Return the subject in the name of an image."""
+    return name.split("_")[0]
+
+
+def name_in(root: Path, path: Path) -> str:
+    """Return a file's path below the root, or its name alone if it lies elsewhere."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
