@@ -1,112 +1,75 @@
-"""The part that all converters share: check the cases found, then write the dataset, and tell what was done."""
+"""The part that all converters share: each case is opened once, checked, built and written before the next.
+
+What is finished stays finished when the process is killed: see `core.partial` for the folder and the journal.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nnunet_spine_ext.check.facts import Role
-from nnunet_spine_ext.check.geometry import Prefer
-from nnunet_spine_ext.core.cases import DatasetSpec, RawCase, check_same_grid
-from nnunet_spine_ext.core.dataset import DatasetWriter, dataset_writer, refuse_existing, splits_for
-from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem, SetupError, SpineExtError, UsageError
-from nnunet_spine_ext.core.io import read_volume, sha256
-from nnunet_spine_ext.core.volume import Array, Volume
-from nnunet_spine_ext.dataset_conversion.discovery import Candidate
+from nnunet_spine_ext.check.opening import Opened, open_image
+from nnunet_spine_ext.core.cases import DatasetSpec, RawCase, check_case
+from nnunet_spine_ext.core.dataset import (
+    dataset_writer,
+    finish_published,
+    refuse_existing,
+    refuse_test_leak,
+    splits_for,
+)
+from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem, SpineExtError, UsageError
+from nnunet_spine_ext.core.io import FileStamp
+from nnunet_spine_ext.dataset_conversion.building import Builder, Built, pair_builder
+from nnunet_spine_ext.dataset_conversion.discovery import Candidate, refuse_same_ids
 from nnunet_spine_ext.dataset_conversion.labelmap import LabelMap, from_ids
-from nnunet_spine_ext.dataset_conversion.masks import ids_of, mask_on_image
-from nnunet_spine_ext.dataset_conversion.report import ConversionResult, Row, names_of
+from nnunet_spine_ext.dataset_conversion.masks import ids_of
+from nnunet_spine_ext.dataset_conversion.report import REPORT_FILE, ConversionResult, Row, names_of
+from nnunet_spine_ext.dataset_conversion.target import Rules, Target, nnunet_folders
+
+__all__ = ["Builder", "Built", "Rules", "Target", "convert", "nnunet_folders"]
 
 _log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Target:
-    """The dataset to write.
-
-    Parameters
-    ----------
-    channel_names: nnU-Net's channel names in order.
-    raw, preprocessed: nnUNet_raw and nnUNet_preprocessed.
-    folds: folds of the grouped split.
-    """
-
-    dataset_id: int
-    name: str
-    channel_names: tuple[str, ...]
-    raw: Path
-    preprocessed: Path
-    folds: int = 5
-    overwrite: bool = False
-    description: str = ""
-    licence: str = ""
-
-    def spec(self, labels: LabelMap | None, *, ignore: bool) -> DatasetSpec:
-        """Return the dataset's description; without labels one that only has the right names."""
-        known = labels or LabelMap({"any": 1}, {})
-        return DatasetSpec(
-            dataset_id=self.dataset_id,
-            name=self.name,
-            channel_names=dict(enumerate(self.channel_names)),
-            labels=known.labels,
-            scheme=known.scheme,
-            sided_labels=known.sided_labels,
-            ignore=ignore,
-            description=self.description,
-            licence=self.licence,
-        )
+# The engine says it after the label map, with voxel counts.
+_SAID_LATER = ("W-LABEL-EMPTY",)
+# So does the builder of `pairs`.
+_SAID_BY_PAIRS = (*_SAID_LATER, "E-LABEL-VALUE")
 
 
 @dataclass(frozen=True)
-class Rules:
-    """How strictly cases are judged.
+class _Job:
+    """What `convert` was asked for, settled."""
 
-    `resample`: None or "nearest"; `strict` makes every warning an error; `prefer`: None, or "sform" or "qform" for
-    files whose two geometries disagree.
-    """
+    cases: list[Candidate]
+    labels: LabelMap | None
+    target: Target
+    ignore: bool
+    rules: Rules
+    build: Builder
+    silenced: tuple[str, ...]
 
-    resample: str | None = None
-    strict: bool = False
-    prefer: Prefer | None = None
+    @property
+    def spec(self) -> DatasetSpec:
+        return self.target.spec(self.labels, ignore=self.ignore)
+
+    def identity(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what two runs have in common when one may continue the other."""
+        from nnunet_spine_ext import __version__
+
+        dataset = {"folds": self.target.folds, **self.spec.dataset_json(0)}
+        cases = {case.case_id: _digest(case) for case in self.cases}
+        return {"version": __version__, "options": dict(options), "dataset": dataset, "cases": cases}
 
 
-@dataclass(frozen=True)
-class _Checked:
-    """A usable case and the affines that `Rules.prefer` chose, by file."""
-
-    case: Candidate
-    affines: dict[Path, Array]
-
-
-# The mask check says the same, after the label map and with voxel counts.
-_SAID_BY_MASK_CHECK = ("E-LABEL-VALUE", "W-LABEL-EMPTY")
-
-
-def nnunet_folders(raw: str | Path | None, preprocessed: str | Path | None) -> tuple[Path, Path]:
-    """Return the raw and the preprocessed folder: those given, else those of nnU-Net's environment variables.
-
-    Raises SetupError when neither says where.
-    """
-    chosen = []
-    for value, variable, option in (
-        (raw, "nnUNet_raw", "--raw"),
-        (preprocessed, "nnUNet_preprocessed", "--preprocessed"),
-    ):
-        text = str(value) if value is not None else os.environ.get(variable, "")
-        if not text:
-            raise SetupError(
-                "E-ENV-FOLDER",
-                file=variable,
-                found="the variable is not set",
-                expected="nnU-Net's folder",
-                fix=f"export {variable}=FOLDER, or give {option} FOLDER",
-            )
-        chosen.append(Path(text).expanduser())
-    return chosen[0], chosen[1]
+# What is done with a case that was built: the files it came from, and its row of the report.
+_Add = Callable[[RawCase, Sequence[FileStamp], Row], None]
 
 
 def convert(
@@ -117,45 +80,55 @@ def convert(
     *,
     rules: Rules,
     options: dict[str, Any],
+    build: Builder | None = None,
     dry_run: bool = False,
+    resume: bool = False,
 ) -> ConversionResult:
-    """Check every case, then write those that are usable as a raw dataset.
+    """Open every case once and write those that are usable as a raw dataset.
 
     Parameters
     ----------
     cases: what was found; `unpaired`: what was found and is incomplete.
-    labels: None takes the ids of the masks as they are, renumbered from 1.
+    labels: None takes the ids of the masks as they are, renumbered from 1. With `build` they only describe the
+        classes: the builder makes masks that have them.
     options: what goes into conversion.json as the user's wishes.
+    build: makes a case of its opened files; None: images as they are, the mask on their grid, `labels` applied.
+    dry_run: open, check and build every case, write nothing.
+    resume: continue a run with the same options and cases that was ended early.
 
     Returns the result; without a labelled training case nothing is written and its exit code is 4.
 
     Raises
     ------
     UsageError: the dataset exists, its folder holds an input, or a rule of `DatasetSpec` is broken.
+    SetupError: another process is writing this dataset.
     NoInputError: every mask is empty.
     """
+    started = time.monotonic()
     listed = list(cases)
-    ignore = any(case.label is None and not case.test for case in listed)
-    result = ConversionResult(target.raw / target.spec(labels, ignore=ignore).folder_name, options, dry_run=dry_run)
-    refuse_existing(target.raw, target.preprocessed, target.spec(labels, ignore=ignore), overwrite=target.overwrite)
-    _refuse_own_input(listed, result.folder)
-    result.skipped = list(unpaired)
-    checked = _check_all(listed, labels, rules, result)
-    if result.exit_code == NoInputError.exit_code:
+    ignore = target.ignore or any(case.label is None and not case.test and not case.extras for case in listed)
+    builder = build or pair_builder(labels, rules.resample)
+    job = _Job(listed, labels, target, ignore, rules, builder, _SAID_LATER if build else _SAID_BY_PAIRS)
+    result = ConversionResult(target.raw / job.spec.folder_name, options, dry_run=dry_run)
+    _refuse_wrong_cases(listed, result.folder)
+    identity = job.identity(options)
+    if resume and not dry_run and finish_published(target.raw, job.spec, target.preprocessed, identity):
+        result.recall(job.spec)
         return result
-    known = labels or from_ids({number for row in result.rows for number in row.voxels})
-    if labels is None:
-        result.rows = [replace(row, voxels={known.table[k]: n for k, n in row.voxels.items()}) for row in result.rows]
-    result.spec = target.spec(known, ignore=ignore)
-    result.notes = _notes(known, result.rows)
+    refuse_existing(target.raw, target.preprocessed, job.spec, overwrite=target.overwrite)
+    result.skipped = list(unpaired)
     if dry_run:
-        result.splits = splits_for({row.case_id: _record(row) for row in result.rows}, target.folds)
+        _try_out(job, result)
     else:
-        _write(checked, known, target, result.spec, rules, result)
+        _write(job, result, identity, resume=resume)
+    result.total_seconds = time.monotonic() - started
     return result
 
 
-def _refuse_own_input(cases: Iterable[Candidate], folder: Path) -> None:
+def _refuse_wrong_cases(cases: list[Candidate], folder: Path) -> None:
+    """Raise UsageError for what is wrong with the list of cases, before any of them is opened."""
+    refuse_same_ids(cases)
+    refuse_test_leak({case.case_id: {"subject": case.subject, "test": case.test} for case in cases}, folder)
     inside = next((s.path for c in cases for s in c.sources if folder.resolve() in s.path.resolve().parents), None)
     if inside is not None:
         raise UsageError(
@@ -167,84 +140,169 @@ def _refuse_own_input(cases: Iterable[Candidate], folder: Path) -> None:
         )
 
 
-def _check_all(
-    cases: list[Candidate], labels: LabelMap | None, rules: Rules, result: ConversionResult
-) -> list[_Checked]:
-    """Open every file once; fill `rows` and `skipped`; return the usable cases."""
+def _digest(case: Candidate) -> str:
+    files = [(source.role, str(source.path.absolute()), source.name) for source in case.sources]
+    facts = [case.case_id, case.subject, files, case.info, case.test, case.train_only]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _try_out(job: _Job, result: ConversionResult) -> None:
+    """Do all but write."""
+
+    def check(raw: RawCase, _stamps: Sequence[FileStamp], _row: Row) -> None:
+        check_case(raw, job.spec, ids_known=job.labels is not None)
+
+    _process(job, {}, check, result)
+    if result.exit_code != NoInputError.exit_code:
+        _settle(job, result)
+        records = {
+            row.case_id: {
+                "subject": row.subject,
+                "labelled": row.kind != "unlabelled",
+                "test": row.kind == "test",
+                "train_only": row.kind == "train only",
+            }
+            for row in result.rows
+        }
+        result.splits = splits_for(records, job.target.folds)
+
+
+class _NothingUsableError(NoInputError):
+    """No labelled training case: the result says why."""
+
+
+def _write(job: _Job, result: ConversionResult, identity: dict[str, Any], *, resume: bool) -> None:
+    target, known = job.target, job.labels is not None
+    try:
+        with dataset_writer(
+            target.raw, job.spec, folds=target.folds, preprocessed_root=target.preprocessed,
+            overwrite=target.overwrite, identity=identity, resume=resume, ids_known=known,
+        ) as writer:  # fmt: skip
+
+            def add(raw: RawCase, stamps: Sequence[FileStamp], row: Row) -> None:
+                writer.add(raw, stamps=stamps, extra=row.to_dict())
+
+            _process(job, {case: entry["extra"] for case, entry in writer.finished.items()}, add, result)
+            if result.exit_code == NoInputError.exit_code:
+                raise _NothingUsableError("E-DATASET-EMPTY", found="no labelled case", expected="one", fix="see above")
+            labels = _settle(job, result)
+            if not known:
+                writer.settle(target.spec(labels, ignore=job.ignore), lambda a: labels.apply(a, file=result.folder))
+            writer.add_json(REPORT_FILE, result.record())
+    except _NothingUsableError:
+        return
+    result.written = True
+    result.planned = (target.preprocessed / job.spec.folder_name / "dataset_fingerprint.json").exists()
+    result.splits = writer.splits
+
+
+def _settle(job: _Job, result: ConversionResult) -> LabelMap:
+    """Fill in what is known when all cases were seen: the classes and notes about them."""
+    _refuse_all_empty(job, result)
+    labels = job.labels
+    if labels is None:
+        labels = from_ids({number for row in result.rows for number in row.voxels})
+        table = labels.table
+        result.rows = [replace(row, voxels={table[k]: n for k, n in row.voxels.items()}) for row in result.rows]
+    result.spec = job.target.spec(labels, ignore=job.ignore)
+    result.notes = _notes(labels, result.rows)
+    return labels
+
+
+def _process(job: _Job, finished: Mapping[str, Mapping[str, Any]], add: _Add, result: ConversionResult) -> None:
+    """Fill `rows`, `skipped` and `seconds`, one case after the other; `finished` are rows of an earlier run."""
     from tqdm import tqdm
 
-    usable = []
-    for case in tqdm(cases, desc="checking", unit="case", disable=None):
-        try:
-            checked, voxels, warnings = _check(case, labels, rules)
-        except Exception as error:
-            # One bad case is a line in the report, never the end of the others.
-            result.skipped.append(_as_problem(error, case))
+    for case in tqdm(job.cases, desc="converting", unit="case", disable=None):
+        if case.case_id in finished:
+            result.rows.append(Row.from_dict(finished[case.case_id]))
+            result.resumed += 1
             continue
-        if rules.strict and warnings:
-            result.skipped.append(_hardened(warnings[0]))
-            continue
-        result.rows.append(_row(case, voxels, warnings))
-        usable.append(checked)
-    _refuse_all_empty(result)
-    return usable
+        started = time.monotonic()
+        outcome = _one(job, case, add)
+        result.seconds[case.case_id] = time.monotonic() - started
+        if isinstance(outcome, Row):
+            result.rows.append(outcome)
+        else:
+            result.skipped.append(outcome)
 
 
-def _check(case: Candidate, labels: LabelMap | None, rules: Rules) -> tuple[_Checked, dict[int, int], list[Problem]]:
-    """Return the case, the voxels per class id (per source id without a label map) and the warnings."""
-    checked, warnings = _inspect(case, rules)
-    _, mask, found = _open(checked, rules)
-    if mask is None:
-        return checked, {}, warnings + found
-    voxels = ids_of(mask.array if labels is None else labels.apply(mask.array, file=_label(case)))
-    if not voxels:
-        fix = "it is used as background only; leave it out if something should be there"
-        found.append(Problem("warning", "W-LABEL-EMPTY", _label(case), "an empty mask", "some voxels", fix))
-    return checked, voxels, warnings + found
+def _one(job: _Job, case: Candidate, add: _Add) -> Row | Problem:
+    """Open, build and add one case; return its row, or why it is left out."""
+    try:
+        raw, stamps, row = _make(job, case)
+    except Exception as error:
+        # One bad case is a line in the report, never the end of the others.
+        return _as_problem(error, case)
+    if job.rules.strict and row.warnings:
+        return _hardened(row.warnings[0])
+    try:
+        add(raw, stamps, row)
+    except CaseError as error:
+        return error.problem()
+    return row
 
 
-def _inspect(case: Candidate, rules: Rules) -> tuple[_Checked, list[Problem]]:
-    """Pass every file through the gatekeeper; raises CaseError for the first error."""
-    from nnunet_spine_ext.check.images import inspect
-
-    affines: dict[Path, Array] = {}
-    problems: list[Problem] = []
+def _make(job: _Job, case: Candidate) -> tuple[RawCase, list[FileStamp], Row]:
+    opened: dict[str, Opened] = {}
+    warnings: list[Problem] = []
     for source in case.sources:
-        role: Role = "label" if source.role == "label" else "training"
-        facts = inspect(source.path, strict=rules.strict, prefer=rules.prefer, role=role)
-        problems += [problem for problem in facts.problems if problem.code not in _SAID_BY_MASK_CHECK]
-        if rules.prefer is not None and facts.affine is not None:
-            affines[source.path] = facts.affine
+        opened[source.role], said = _open(job, source.role, source.path)
+        warnings += said
+    stamps = [stamp for one in opened.values() for stamp in one.stamps]
+    built = job.build(case, opened)
+    voxels = {} if built.label is None else ids_of(built.label.array)
+    warnings += built.warnings
+    if built.label is not None and not set(voxels) - {job.spec.ignore_id if job.labels is not None else None}:
+        fix = "it is used as background only; leave it out if something should be there"
+        warnings.append(Problem("warning", "W-LABEL-EMPTY", _label(case), "an empty mask", "some voxels", fix))
+    raw = RawCase(
+        case_id=case.case_id,
+        subject=case.subject,
+        images=built.images,
+        label=built.label,
+        instances=built.instances,
+        info=case.info | built.info,
+        sources=_sources(case, opened),
+        test=case.test,
+        train_only=case.train_only,
+    )
+    return raw, stamps, _row(case, raw, voxels, warnings)
+
+
+def _open(job: _Job, role: str, path: Path) -> tuple[Opened, list[Problem]]:
+    """Open one file; raises CaseError for its first error, returns its warnings."""
+    is_image = role.startswith(("image", "chunk"))
+    kind: Role = "training" if is_image else "label"
+    opened = open_image(path, role=kind, strict=job.rules.strict, prefer=job.rules.prefer)
+    silenced = job.silenced if role == "label" else ()
+    problems = [problem for problem in opened.facts.problems if problem.code not in silenced]
     for problem in problems:
         if problem.severity == "error":
             raise problem.to_error()
-    return _Checked(case, affines), problems
+    return opened, problems
 
 
-def _open(checked: _Checked, rules: Rules) -> tuple[list[Volume], Volume | None, list[Problem]]:
-    """Read images and mask, all on the grid of the first image."""
-    case = checked.case
-    volumes = [_read(source.path, checked.affines) for source in case.sources]
-    images, label = volumes[: len(case.images)], volumes[len(case.images) :]
-    for source, image in zip(case.images[1:], images[1:], strict=True):
-        check_same_grid(images[0], image, file=str(source.path), what=source.role)
-    if not label:
-        return images, None, []
-    mask, warnings = mask_on_image(label[0], images[0], file=_label(case), resample=rules.resample)
-    return images, mask, warnings
-
-
-def _read(path: Path, affines: dict[Path, Array]) -> Volume:
-    volume = read_volume(path)
-    return Volume(volume.array, affines[path]) if path in affines else volume
+def _sources(case: Candidate, opened: Mapping[str, Opened]) -> list[dict[str, str]]:
+    """What cases.json says about the files; a data file beside its header comes behind it."""
+    rows = []
+    for source in case.sources:
+        one = opened[source.role]
+        rows.append({"role": source.role, "file": source.name, "sha256": one.sha256})
+        for stamp in one.stamps:
+            if stamp.path != source.path:
+                name = Path(source.name).with_name(stamp.path.name).as_posix()
+                rows.append({"role": f"{source.role}-data", "file": name, "sha256": stamp.sha256})
+    return rows
 
 
 def _as_problem(error: Exception, case: Candidate) -> Problem:
     if isinstance(error, SpineExtError):
         return error.problem()
     _log.debug("%s", case.case_id, exc_info=error)
+    file = str(case.sources[0].path) if case.sources else case.case_id
     found = f"an unexpected error ({type(error).__name__}: {error})"
-    return Problem("error", "E-CASE-INTERNAL", str(case.images[0].path), found, "a usable case", "see -v, report it")
+    return Problem("error", "E-CASE-INTERNAL", file, found, "a usable case", "see -v, report it")
 
 
 def _hardened(warning: Problem) -> Problem:
@@ -255,27 +313,19 @@ def _label(case: Candidate) -> str:
     return str(case.label.path) if case.label is not None else case.case_id
 
 
-def _row(case: Candidate, voxels: dict[int, int], warnings: list[Problem]) -> Row:
-    kind = "train only" if case.train_only and case.label is not None else "train"
-    if case.label is None:
+def _row(case: Candidate, raw: RawCase, voxels: dict[int, int], warnings: list[Problem]) -> Row:
+    kind = "train only" if case.train_only else "train"
+    if raw.label is None:
         kind = "unlabelled"
     if case.test:
         kind = "test"
     return Row(case.case_id, case.subject, kind, {s.role: s.name for s in case.sources}, voxels, tuple(warnings))
 
 
-def _record(row: Row) -> dict[str, Any]:
-    return {
-        "subject": row.subject,
-        "labelled": row.kind != "unlabelled",
-        "test": row.kind == "test",
-        "train_only": row.kind == "train only",
-    }
-
-
-def _refuse_all_empty(result: ConversionResult) -> None:
+def _refuse_all_empty(job: _Job, result: ConversionResult) -> None:
     labelled = [row for row in result.rows if row.kind in ("train", "train only")]
-    if labelled and not any(row.voxels for row in labelled):
+    nothing = {job.spec.ignore_id} if job.labels is not None else set()
+    if labelled and not any(set(row.voxels) - nothing for row in labelled):
         raise NoInputError(
             "E-LABEL-EMPTY",
             file=result.folder,
@@ -294,51 +344,3 @@ def _notes(labels: LabelMap, rows: list[Row]) -> list[str]:
     seen = {number for row in rows for number in row.voxels}
     absent = [name for name, number in labels.labels.items() if number not in seen]
     return [*notes, f"classes without a voxel in any mask: {', '.join(absent)}"] if absent else notes
-
-
-def _write(
-    cases: list[_Checked],
-    labels: LabelMap,
-    target: Target,
-    spec: DatasetSpec,
-    rules: Rules,
-    result: ConversionResult,
-) -> None:
-    from tqdm import tqdm
-
-    with dataset_writer(
-        target.raw, spec, folds=target.folds, preprocessed_root=target.preprocessed, overwrite=target.overwrite
-    ) as writer:
-        for case in tqdm(cases, desc="writing", unit="case", disable=None):
-            _add(writer, case, labels, rules, result)
-        writer.add_json("conversion.json", result.record())
-    result.written = True
-    result.planned = (target.preprocessed / spec.folder_name / "dataset_fingerprint.json").exists()
-    result.splits = writer.splits
-
-
-def _add(writer: DatasetWriter, checked: _Checked, labels: LabelMap, rules: Rules, result: ConversionResult) -> None:
-    try:
-        raw = _raw_case(checked, labels, rules)
-    except (CaseError, OSError) as error:
-        # The file changed or vanished since it was checked.
-        result.skipped.append(_as_problem(error, checked.case))
-        result.rows = [row for row in result.rows if row.case_id != checked.case.case_id]
-        return
-    writer.add(raw)
-
-
-def _raw_case(checked: _Checked, labels: LabelMap, rules: Rules) -> RawCase:
-    case = checked.case
-    images, mask, _ = _open(checked, rules)
-    label = None if mask is None else mask.with_array(labels.apply(mask.array, file=_label(case)))
-    return RawCase(
-        case_id=case.case_id,
-        subject=case.subject,
-        images=images,
-        label=label,
-        info=case.info,
-        sources=[{"role": s.role, "file": s.name, "sha256": sha256(s.path)} for s in case.sources],
-        test=case.test,
-        train_only=case.train_only,
-    )

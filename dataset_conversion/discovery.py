@@ -323,21 +323,28 @@ def _mismatch(first: Pattern, other: Pattern) -> UsageError:
     )
 
 
-def _refuse_twins(cases: Sequence[Candidate]) -> None:
-    """Refuse equal case ids (whatever the letter case) and images that two cases use."""
+def refuse_same_ids(cases: Iterable[Candidate]) -> None:
+    """Raise UsageError for equal case ids, whatever the letter case."""
     by_id: dict[str, Candidate] = {}
-    by_image: dict[Path, Candidate] = {}
     for case in cases:
-        path = case.images[0].path
         twin = by_id.setdefault(case.case_id.lower(), case)
         if twin is not case:
+            files = [str(one.sources[0].path) if one.sources else "nothing" for one in (case, twin)]
             raise UsageError(
                 "E-CASE-TWICE",
-                file=path,
-                found=f"the case id {case.case_id!r}, and {twin.case_id!r} for {twin.images[0].path}",
+                file=files[0],
+                found=f"the case id {case.case_id!r}, and {twin.case_id!r} for {files[1]}",
                 expected="ids that differ in more than letter case",
                 fix="add a fact such as {contrast=T1w} or {site=A} to one of the patterns",
             )
+
+
+def _refuse_twins(cases: Sequence[Candidate]) -> None:
+    """Refuse equal case ids and images that two cases use."""
+    refuse_same_ids(cases)
+    by_image: dict[Path, Candidate] = {}
+    for case in cases:
+        path = case.images[0].path
         same = by_image.setdefault(path.resolve(), case)
         if same is not case:
             raise UsageError(

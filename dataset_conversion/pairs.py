@@ -34,6 +34,7 @@ def pairs(
     strict: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
+    resume: bool = False,
     raw: str | Path | None = None,
     preprocessed: str | Path | None = None,
     description: str = "",
@@ -58,6 +59,7 @@ def pairs(
     strict: treat every warning about a file as an error.
     overwrite: replace a dataset of the same id and name.
     dry_run: check everything, write nothing.
+    resume: continue a run with the same arguments that was ended early.
     raw, preprocessed: instead of nnUNet_raw and nnUNet_preprocessed.
 
     Raises
@@ -86,4 +88,6 @@ def pairs(
     options |= {"folds": folds, "resample": resample, "prefer": prefer, "strict": strict}
     cases = assign_subjects(found.cases, test_subjects, train_only)
     rules = Rules(resample, strict, prefer)
-    return convert(cases, found.unpaired, translation, target, rules=rules, options=options, dry_run=dry_run)
+    return convert(
+        cases, found.unpaired, translation, target, rules=rules, options=options, dry_run=dry_run, resume=resume
+    )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nnunet_spine_ext.core.cases import DatasetSpec
 from nnunet_spine_ext.core.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, Problem
+from nnunet_spine_ext.core.io import read_json
 from nnunet_spine_ext.core.splits import Split, shorten
 
+REPORT_FILE = "conversion.json"
 _SHOWN = 20
 
 
@@ -28,6 +30,18 @@ class Row:
     files: dict[str, str]
     voxels: dict[int, int]
     warnings: tuple[Problem, ...] = ()
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Row:
+        """Return the row that `to_dict` described."""
+        return cls(
+            case_id=content["case"],
+            subject=content["subject"],
+            kind=content["kind"],
+            files=dict(content["files"]),
+            voxels={int(k): int(n) for k, n in content["voxels"].items()},
+            warnings=tuple(Problem(**problem) for problem in content["warnings"]),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as plain JSON."""
@@ -53,6 +67,8 @@ class ConversionResult:
     rows: the cases used; `skipped`: why the others were not.
     notes: facts about the whole, for example what a label map merges.
     planned: whether nnU-Net has planned a dataset of this name before; it then keeps the old fingerprint.
+    seconds: for each case that was opened in this run; `total_seconds`: for all of it.
+    resumed: how many cases an earlier run had finished.
     """
 
     folder: Path
@@ -65,6 +81,9 @@ class ConversionResult:
     notes: list[str] = field(default_factory=list)
     splits: list[Split] | None = None
     planned: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+    total_seconds: float = 0.0
+    resumed: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -76,7 +95,26 @@ class ConversionResult:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON."""
         outcome = {"folder": str(self.folder), "written": self.written, "exit_code": self.exit_code}
-        return outcome | self.record() | {"splits": self.splits}
+        times = {
+            "seconds": {case: round(seconds, 3) for case, seconds in self.seconds.items()},
+            "total_seconds": round(self.total_seconds, 3),
+            "resumed": self.resumed,
+        }
+        return outcome | self.record() | {"splits": self.splits} | times
+
+    def recall(self, spec: DatasetSpec) -> None:
+        """Fill in what an earlier run wrote in `folder`; `spec` as it was before the classes were known."""
+        report, description = (read_json(self.folder / name) for name in (REPORT_FILE, "dataset.json"))
+        facts = description["spine_ext"]
+        labels = {name: number for name, number in report["labels"].items() if number}
+        sided = tuple((left, right) for left, right in facts["sided_labels"])
+        self.spec = replace(spec, labels=labels, scheme=facts["scheme"], sided_labels=sided)
+        self.rows = [Row.from_dict(row) for row in report["used"]]
+        self.skipped = [Problem(**problem) for problem in report["skipped"]]
+        self.notes = report["notes"]
+        splits = self.folder / "splits_final.json"
+        self.splits = read_json(splits) if splits.is_file() else None
+        self.written, self.resumed = True, len(self.rows)
 
     def record(self) -> dict[str, Any]:
         """Return what conversion.json holds; no times and no folder of the output: equal input, equal bytes."""
@@ -128,7 +166,7 @@ class ConversionResult:
         ]
 
     def _last(self) -> str:
-        counts = f"{len(self.rows)} used, {len(self.skipped)} skipped"
+        counts = f"{len(self.rows)} used, {len(self.skipped)} skipped{self._time()}"
         if self.exit_code == EXIT_NO_INPUT:
             return f"{counts}; nothing was written: no labelled training case"
         if self.dry_run:
@@ -138,6 +176,13 @@ class ConversionResult:
         return (
             f"{counts}; written to {self.folder}\nnext: nnUNetv2_plan_and_preprocess -d {number} -c 3d_fullres{clean}"
         )
+
+    def _time(self) -> str:
+        before = f" ({self.resumed} finished before)" if self.resumed else ""
+        if not self.seconds:
+            return before
+        mean = sum(self.seconds.values()) / len(self.seconds)
+        return f"{before}, {self.total_seconds:.1f} s ({mean:.2f} s per case)"
 
 
 def _capped(lines: list[str]) -> list[str]:

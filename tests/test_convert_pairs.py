@@ -589,37 +589,41 @@ def test_no_usable_case_is_exit_code_4(tmp_path: Path) -> None:
     assert _nothing_written(tmp_path)
 
 
-def test_a_file_that_vanishes_after_the_check_is_a_skipped_case(
+def test_a_file_that_vanishes_after_it_was_found_is_a_skipped_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from nnunet_spine_ext.dataset_conversion import conversion
 
     _source(tmp_path / "in")
-    write = conversion._write
+    process = conversion._process
 
-    def spoil_then_write(*arguments: Any) -> None:
-        _truncate(tmp_path / "in" / "bert" / "t2.nii.gz")
-        write(*arguments)
+    def spoil_then_process(*arguments: Any) -> None:
+        (tmp_path / "in" / "bert" / "t2.nii.gz").unlink()
+        process(*arguments)
 
-    monkeypatch.setattr(conversion, "_write", spoil_then_write)
+    monkeypatch.setattr(conversion, "_process", spoil_then_process)
     result = _convert(tmp_path)
     assert result.exit_code == 3
+    assert [problem.code for problem in result.skipped] == ["E-IN-MISSING"]
     assert sorted(_table(result)) == ["anna", "cleo"]
 
 
-def test_an_interrupt_leaves_nothing_and_exits_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_nothing_under_the_final_name_and_exits_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from nnunet_spine_ext.dataset_conversion import conversion
 
     _source(tmp_path / "in")
 
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **_more: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(conversion, "sha256", interrupted)
+    monkeypatch.setattr(conversion, "open_image", interrupted)
     arguments = ["pairs", "501", "--name", "Toy", "--images", f"{tmp_path}/in/*/t2.nii.gz", "--labels"]
     arguments += [f"{tmp_path}/in/*/t2_seg.nii.gz", "--raw", f"{tmp_path}/raw", "--preprocessed", f"{tmp_path}/pre"]
     assert main(arguments) == 130
-    assert _nothing_written(tmp_path)
+    assert [path.name for path in (tmp_path / "raw").iterdir()] == [".Dataset501_Toy.partial"]
+    assert list((tmp_path / "pre").iterdir()) == []
 
 
 # --- wrong usage: exit code 2 (or 4), before anything is written ------------------------------------------------------

@@ -18,21 +18,11 @@ from nnunet_spine_ext.check.geometry import Prefer
 from nnunet_spine_ext.check.gzip_stream import OneRead
 from nnunet_spine_ext.check.images import Inspection, check_options, hardened
 from nnunet_spine_ext.check.itk_header import itk_objection
-from nnunet_spine_ext.core.io import stored_volume
+from nnunet_spine_ext.core.io import FileStamp, stored_volume
 from nnunet_spine_ext.core.volume import Array, Volume
 
 # Errors about what a mask means: its voxels are intact, and whoever maps them can say more.
 _READABLE = ("E-LABEL-VALUE",)
-
-
-@dataclass(frozen=True)
-class FileStamp:
-    """A file as it was when it was opened; `sha256` is of the bytes that were read then."""
-
-    path: Path
-    size: int
-    mtime_ns: int
-    sha256: str
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ def add_target(parser: argparse.ArgumentParser, *, name: str | None = None) -> N
     group.add_argument("--folds", type=int, default=5, help="folds of the split by subject (default: 5)")
     group.add_argument("--overwrite", action="store_true", help="replace the dataset of the same id and name")
     group.add_argument("--dry-run", action="store_true", help="check everything and print the plan, write nothing")
+    group.add_argument("--resume", action="store_true", help="continue a run with these options that ended early")
     group.add_argument("--raw", metavar="DIR", help="instead of nnUNet_raw")
     group.add_argument("--preprocessed", metavar="DIR", help="instead of nnUNet_preprocessed")
     group.add_argument("--description", default="", help="text for dataset.json")

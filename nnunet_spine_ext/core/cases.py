@@ -142,7 +142,7 @@ class RawCase:
     label: hard integer mask on that grid; None: a training case is filled with the ignore label.
     instances: instance ids on that grid, or None.
     info: facts about the acquisition, those of `INFO_KEYS` and others, JSON values.
-    sources: ``{"role": "image_0000" | "label" | "instances", "file": name, "sha256": hex}`` per file it came from.
+    sources: ``{"role": "image_0000" | "label" | ..., "file": name, "sha256": hex}`` per file it came from.
     test: write to imagesTs/labelsTs.
     train_only: labelled, but never validated (for masks that are not good enough to score against).
     """
@@ -170,8 +170,11 @@ class RawCase:
         return facts | {"sources": self.sources}
 
 
-def check_case(case: RawCase, spec: DatasetSpec) -> None:
-    """Raise CaseError when a case does not fit the dataset: name, channels, grids, label ids, ignore."""
+def check_case(case: RawCase, spec: DatasetSpec, *, ids_known: bool = True) -> None:
+    """Raise CaseError when a case does not fit the dataset: name, channels, grids, label ids, ignore.
+
+    Without `ids_known` the classes of the dataset are not settled yet, and label ids are not looked at.
+    """
     if not _SAFE_NAME.fullmatch(case.case_id) or not case.subject:
         found = f"case id {case.case_id!r} of subject {case.subject!r}"
         raise CaseError(
@@ -194,10 +197,10 @@ def check_case(case: RawCase, spec: DatasetSpec) -> None:
     others += [("the instance mask", case.instances)] if case.instances is not None else []
     for what, volume in others:
         check_same_grid(case.images[0], volume, file=case.case_id, what=what)
-    if case.label is not None:
+    if case.label is not None and ids_known:
         allowed = {0, *spec.foreground.values()} | ({spec.ignore_id} if spec.ignore_id is not None else set())
         check_ids(case.label.array, allowed, file=case.case_id)
-    elif not case.test and not spec.ignore:
+    if case.label is None and not case.test and not spec.ignore:
         raise CaseError(
             "E-CASE-UNLABELLED",
             file=case.case_id,

@@ -1,27 +1,27 @@
 """Writing an nnU-Net raw dataset, wholly or not at all.
 
-The dataset grows in a hidden folder beside its final place and is renamed when it is complete. `cases.json` and
-`splits_final.json` also go to the preprocessed folder, the only place where nnU-Net reads splits.
+The dataset grows in a hidden folder beside its final place (`core.partial`) and is renamed when it is complete.
+`cases.json` and `splits_final.json` also go to the preprocessed folder, the only place where nnU-Net reads splits.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnunet_spine_ext.core.cases import FILE_ENDING, DatasetSpec, RawCase, check_case
-from nnunet_spine_ext.core.errors import NoInputError, SpineExtError, UsageError
-from nnunet_spine_ext.core.io import umask, write_json, write_volume
-from nnunet_spine_ext.core.splits import MIN_SUBJECTS, Split, grouped_splits, shorten, split_faults
-from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.core.errors import NoInputError, UsageError
+from nnunet_spine_ext.core.io import FileStamp, read_volume, write_bytes, write_json, write_volume
+from nnunet_spine_ext.core.partial import Entry, Partial, case_entry, unwritable
+from nnunet_spine_ext.core.splits import Split, checked_splits, grouped_splits, refuse_test_leak, splits_for
+from nnunet_spine_ext.core.volume import Array, Volume
 
 __all__ = [
     "CASES_FILE",
@@ -29,9 +29,12 @@ __all__ = [
     "DatasetSpec",
     "DatasetWriter",
     "RawCase",
+    "copy_tables",
     "dataset_writer",
+    "finish_published",
     "grouped_splits",
     "refuse_existing",
+    "refuse_test_leak",
     "splits_for",
     "write_raw_dataset",
 ]
@@ -41,8 +44,6 @@ SPLITS_FILE = "splits_final.json"
 CASES_VERSION = 1
 
 _log = logging.getLogger(__name__)
-
-logger = logging.getLogger(__name__)
 
 
 def write_raw_dataset(
@@ -77,6 +78,9 @@ def dataset_writer(
     preprocessed_root: str | Path | None = None,
     splits: Sequence[Split] | None = None,
     overwrite: bool = False,
+    identity: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    ids_known: bool = True,
 ) -> Iterator[DatasetWriter]:
     """Yield a `DatasetWriter`; the dataset appears under its final name when the block ends without an exception.
 
@@ -86,58 +90,108 @@ def dataset_writer(
     preprocessed_root: nnUNet_preprocessed; None leaves the copy for nnU-Net out.
     splits: use these instead of grouped ones; a leaking subject or an unknown case is refused.
     overwrite: replace a dataset of the same id and name.
+    identity: JSON values that are equal for runs that do the same; a run that has one leaves what is finished when it
+        ends early, and `resume` goes on there. A run without leaves nothing.
+    ids_known: False: masks hold ids of their source until `DatasetWriter.settle` is called.
 
     Raises
     ------
     UsageError: the dataset id or a case id is taken, a subject is in training and test, the splits are wrong.
+    SetupError: another process is writing this dataset.
     CaseError: a case does not fit.
     SpineExtError: a file cannot be written (disk full).
-    NoInputError: no training case was added.
+    NoInputError: no training case was added; then nothing is left in any case.
     """
     raw_root = Path(raw_root)
     preprocessed = None if preprocessed_root is None else Path(preprocessed_root)
-    refuse_existing(raw_root, preprocessed, spec, overwrite=overwrite)
-    if preprocessed is not None:
-        _make_writable(preprocessed)
-    hidden = _hidden_sibling(raw_root, spec.folder_name)
-    try:
-        writer = DatasetWriter(hidden, raw_root / spec.folder_name, spec)
-        yield writer
-        writer.finish(folds, splits)
-        _publish(hidden, writer.folder, overwrite=overwrite)
-    finally:
-        # After publishing there is nothing left here to remove.
-        shutil.rmtree(hidden, ignore_errors=True)
-    if preprocessed is not None:
-        _write_tables(preprocessed / spec.folder_name, writer.records, writer.splits)
-        if (preprocessed / spec.folder_name / "dataset_fingerprint.json").exists():
-            logger.warning(
-                "%s: plans and data of the dataset that was replaced are still there; plan again with "
-                "nnUNetv2_plan_and_preprocess -d %d --clean",
-                preprocessed / spec.folder_name,
-                spec.dataset_id,
-            )
+    partial = Partial(raw_root / spec.folder_name)
+    with _claimed(partial, preprocessed, spec, overwrite=overwrite):
+        try:
+            finished = partial.begin(identity, resume=resume)
+            writer = DatasetWriter(partial, spec, finished, keeps_journal=identity is not None, ids_known=ids_known)
+            yield writer
+            writer.finish(folds, splits)
+            refuse_existing(raw_root, preprocessed, spec, overwrite=overwrite)
+            partial.publish(overwrite=overwrite)
+            _follow_up(partial.final, preprocessed)
+        except BaseException as error:
+            if identity is None or isinstance(error, NoInputError):
+                partial.discard()
+            raise
+        partial.discard()
+
+
+def finish_published(
+    raw_root: Path, spec: DatasetSpec, preprocessed_root: Path | None, identity: Mapping[str, Any]
+) -> bool:
+    """Do what is left after a run of this identity was killed behind the renaming; whether that was the case."""
+    partial = Partial(raw_root / spec.folder_name)
+    if not partial.path.is_dir():
+        return False
+    with partial.locked():
+        if not partial.is_published(identity):
+            return False
+        _follow_up(partial.final, preprocessed_root)
+        partial.discard()
+    return True
+
+
+@contextmanager
+def _claimed(partial: Partial, preprocessed: Path | None, spec: DatasetSpec, *, overwrite: bool) -> Iterator[None]:
+    """Make sure that the dataset may be written and that nobody else does it; creates nothing before that is sure."""
+    raw_root = partial.final.parent
+    with ExitStack() as stack:
+        found = partial.path.is_dir()
+        if found:
+            stack.enter_context(partial.locked())
+        refuse_existing(raw_root, preprocessed, spec, overwrite=overwrite)
+        if preprocessed is not None:
+            _make_writable(preprocessed)
+        if not found:
+            try:
+                stack.enter_context(partial.locked())
+            except OSError as error:
+                raise _unwritable(raw_root, error) from error
+        yield
 
 
 class DatasetWriter:
     """Writes cases into a folder that is not yet visible under its final name; made by `dataset_writer`.
 
-    `folder` is the final place, `records` the entries of cases.json so far; `splits` is known after `finish`, None if
-    there are none.
+    Attributes
+    ----------
+    folder: the final place.
+    records: the entries of cases.json so far.
+    finished: what an earlier run finished, by case: entries with the ``extra`` that was given to `add`.
+    splits: known after `finish`; None if there are none.
     """
 
-    def __init__(self, hidden: Path, folder: Path, spec: DatasetSpec) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        partial: Partial,
+        spec: DatasetSpec,
+        finished: Mapping[str, Entry] | None = None,
+        *,
+        keeps_journal: bool = False,
+        ids_known: bool = True,
+    ) -> None:
+        self.folder = partial.final
         self.spec = spec
-        self.records: dict[str, dict[str, Any]] = {}
+        self.finished = dict(finished or {})
+        self.records: dict[str, dict[str, Any]] = {case: entry["record"] for case, entry in self.finished.items()}
         self.splits: list[Split] | None = None
-        self._hidden = hidden
-        self._seen: dict[str, str] = {}
+        self._partial = partial
+        self._keeps_journal = keeps_journal
+        self._ids_known = ids_known
+        self._seen = {case.lower(): case for case in self.finished}
         for name in ("imagesTr", "labelsTr"):
-            (hidden / name).mkdir()
+            (partial.data / name).mkdir(exist_ok=True)
 
-    def add(self, case: RawCase) -> None:
-        """Check a case and write its files.
+    def add(self, case: RawCase, *, stamps: Sequence[FileStamp] = (), extra: Any = None) -> None:
+        """Check a case and write its files, then note in the journal that it is finished.
+
+        `stamps` are the files it came from: when one of them changes, `resume` does the case again. `extra` (JSON) is
+        for the caller of the run that resumes.
 
         Raises CaseError, before anything is written, if the case does not fit, UsageError if its id is taken.
         """
@@ -150,24 +204,44 @@ class DatasetWriter:
                 expected="ids that differ in more than letter case",
                 fix="give the cases different ids",
             )
-        check_case(case, self.spec)
+        check_case(case, self.spec, ids_known=self._ids_known)
         self._seen[case.case_id.lower()] = case.case_id
         kind = "Ts" if case.test else "Tr"
         grid = case.images[0]
+        written = []
         for channel, image in enumerate(case.images):
             name = f"{case.case_id}_{channel:04d}{FILE_ENDING}"
-            self._write(Volume(image.array, grid.affine), f"images{kind}", name)
+            written.append(self._write(Volume(image.array, grid.affine), f"images{kind}", name))
         mask = self._mask_of(case)
         if mask is not None:
-            self._write(mask, f"labels{kind}", f"{case.case_id}{FILE_ENDING}")
+            written.append(self._write(mask, f"labels{kind}", f"{case.case_id}{FILE_ENDING}", final=self._ids_known))
         if case.instances is not None:
             instances = Volume(case.instances.array.astype(np.uint16), grid.affine)
-            self._write(instances, f"instances{kind}", f"{case.case_id}{FILE_ENDING}")
+            written.append(self._write(instances, f"instances{kind}", f"{case.case_id}{FILE_ENDING}"))
         self.records[case.case_id] = case.record()
+        if self._keeps_journal:
+            entry = case_entry(self._partial.path, case.case_id, stamps, written, case.record(), extra)
+            self._partial.journal.append(entry)
+
+    def settle(self, spec: DatasetSpec, translate: Callable[[Array], Array]) -> None:
+        """Say what the classes are, and write the masks with their ids; `translate` maps arrays of source ids."""
+        self.spec = spec
+        for case, row in sorted(self.records.items()):
+            kind = "Ts" if row.get("test") else "Tr"
+            name = f"{case}{FILE_ENDING}"
+            if row["labelled"]:
+                source = read_volume(self._partial.masks / f"labels{kind}" / name)
+                array = translate(source.array).astype(spec.mask_dtype)
+            elif kind == "Tr":
+                source = read_volume(self._partial.data / "imagesTr" / f"{case}_0000{FILE_ENDING}")
+                array = np.full(source.shape, spec.ignore_id, dtype=spec.mask_dtype)
+            else:
+                continue
+            self._write(Volume(array, source.affine), f"labels{kind}", name)
 
     def add_json(self, name: str, content: Any) -> None:
         """Write a JSON file beside dataset.json."""
-        write_json(self._hidden / name, content)
+        write_json(self._partial.data / name, content)
 
     def finish(self, folds: int, splits: Sequence[Split] | None) -> None:
         """Write dataset.json, cases.json and the splits; raises UsageError or NoInputError as `dataset_writer` says."""
@@ -180,35 +254,36 @@ class DatasetWriter:
                 expected="at least one",
                 fix="look at the reasons given for the cases that were skipped",
             )
-        _refuse_test_leak(self.records, self.folder)
+        refuse_test_leak(self.records, self.folder)
         self.splits = (
-            splits_for(self.records, folds) if splits is None else _checked_splits(splits, training, self.folder)
+            splits_for(self.records, folds) if splits is None else checked_splits(splits, training, self.folder)
         )
-        write_json(self._hidden / "dataset.json", self.spec.dataset_json(len(training)))
-        _write_tables(self._hidden, self.records, self.splits)
+        data = self._partial.data
+        write_json(data / "dataset.json", self.spec.dataset_json(len(training)))
+        if self.splits is not None:
+            write_json(data / SPLITS_FILE, self.splits)
+        write_json(data / CASES_FILE, {"version": CASES_VERSION, "cases": dict(sorted(self.records.items()))})
 
     def _mask_of(self, case: RawCase) -> Volume | None:
         grid = case.images[0]
+        dtype = self.spec.mask_dtype if self._ids_known else np.uint16
         if case.label is not None:
-            return Volume(case.label.array.astype(self.spec.mask_dtype), grid.affine)
-        if case.test:
+            return Volume(case.label.array.astype(dtype), grid.affine)
+        if case.test or not self._ids_known:
             return None
         # `check_case` made sure that unlabelled training cases only exist where ignore is declared.
-        return Volume(np.full(grid.shape, self.spec.ignore_id, dtype=self.spec.mask_dtype), grid.affine)
+        return Volume(np.full(grid.shape, self.spec.ignore_id, dtype=dtype), grid.affine)
 
-    def _write(self, volume: Volume, folder: str, name: str) -> None:
-        target = self._hidden / folder / name
+    def _write(self, volume: Volume, folder: str, name: str, *, final: bool = True) -> Path:
+        target = (self._partial.data if final else self._partial.masks) / folder / name
         try:
-            target.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             write_volume(volume, target)
         except OSError as error:
-            raise SpineExtError(
-                "E-OUT-WRITE",
-                file=self.folder / folder / name,
-                found=f"cannot be written ({error.strerror or error})",
-                expected="room on the disk and the right to write",
-                fix="free space or change the permissions; nothing of the dataset was left behind",
-            ) from error
+            left = "continue with --resume" if self._keeps_journal else "nothing of the dataset was left behind"
+            remedy = f"free space or change the permissions; {left}"
+            raise unwritable(self.folder / folder / name, error, remedy) from error
+        return target
 
 
 def refuse_existing(raw_root: Path, preprocessed_root: Path | None, spec: DatasetSpec, *, overwrite: bool) -> None:
@@ -242,17 +317,6 @@ def _listdir(root: Path) -> list[Path]:
         raise _unwritable(root, error) from error
 
 
-def _hidden_sibling(raw_root: Path, name: str) -> Path:
-    try:
-        raw_root.mkdir(parents=True, exist_ok=True)
-        hidden = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=raw_root))
-        # mkdtemp makes private folders; a dataset gets the permissions any other new folder would have.
-        hidden.chmod(0o777 & ~umask())
-    except OSError as error:
-        raise _unwritable(raw_root, error) from error
-    return hidden
-
-
 def _make_writable(root: Path) -> None:
     """Create a folder if need be; raises UsageError before any work when nothing can be written into it."""
     try:
@@ -273,83 +337,27 @@ def _unwritable(root: Path, error: OSError) -> UsageError:
     )
 
 
-def _publish(hidden: Path, folder: Path, *, overwrite: bool) -> None:
-    """Rename the finished dataset to its final name; an old one steps aside first and returns if that fails."""
-    if not (overwrite and folder.exists()):
-        _rename(hidden, folder)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    old = aside / folder.name
-    folder.rename(old)
-    try:
-        _rename(hidden, folder)
-    except BaseException:
-        old.rename(folder)
-        aside.rmdir()
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+def copy_tables(folder: Path, preprocessed: Path) -> None:
+    """Copy cases.json and the splits of a raw dataset to its preprocessed folder.
 
-
-def _rename(hidden: Path, folder: Path) -> None:
-    try:
-        hidden.rename(folder)
-    except OSError as error:
-        raise UsageError(
-            "E-DATASET-EXISTS",
-            file=folder,
-            found=f"the folder appeared while the dataset was being written ({error.strerror or error})",
-            expected="one writer per dataset",
-            fix="wait for the other run, or choose another id",
-        ) from error
-
-
-def _refuse_test_leak(records: dict[str, dict[str, Any]], folder: Path) -> None:
-    test = {row["subject"] for row in records.values() if row.get("test")}
-    leaking = sorted(test & {row["subject"] for row in records.values() if not row.get("test")})
-    if leaking:
-        raise UsageError(
-            "E-SPLIT-TEST",
-            file=folder,
-            found=f"subjects with training and test cases: {shorten(leaking)}",
-            expected="all cases of a subject on one side",
-            fix="make all cases of these subjects test cases, or none",
-        )
-
-
-def splits_for(records: Mapping[str, Mapping[str, Any]], folds: int) -> list[Split] | None:
-    """Return grouped splits for the entries of cases.json; None when fewer than two subjects can be validated."""
-    training = {case: row for case, row in records.items() if not row.get("test")}
-    subject_of = {case: str(row["subject"]) for case, row in training.items()}
-    unscored = _unscored(training)
-    if len({subject_of[case] for case in set(subject_of) - unscored}) < MIN_SUBJECTS:
-        _log.warning("fewer than two subjects to validate, so there are no splits: train with -f all")
-        return None
-    return grouped_splits(subject_of, folds, train_only=unscored)
-
-
-def _unscored(training: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    return {case for case, row in training.items() if not row["labelled"] or row.get("train_only")}
-
-
-def _checked_splits(splits: Sequence[Split], training: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Split]:
-    faults = list(split_faults(splits, {case: str(row["subject"]) for case, row in training.items()}))
-    for fold, split in enumerate(splits):
-        scored = sorted(set(split.get("val", [])) & _unscored(training))
-        faults += [f"fold {fold} validates cases without masks to score: {shorten(scored)}"] if scored else []
-    if faults:
-        raise UsageError(
-            "E-SPLIT-WRONG",
-            file=folder,
-            found="; ".join(faults[:4]),
-            expected="known cases, each subject on one side",
-            fix="correct the splits or leave them out",
-        )
-    return [{"train": list(split["train"]), "val": list(split["val"])} for split in splits]
-
-
-def _write_tables(folder: Path, records: dict[str, dict[str, Any]], splits: Sequence[Split] | None) -> None:
-    write_json(folder / CASES_FILE, {"version": CASES_VERSION, "cases": dict(sorted(records.items()))})
-    if splits is not None:
-        write_json(folder / SPLITS_FILE, splits)
+    cases.json comes last: where it is up to date, so are the splits.
+    """
+    splits = folder / SPLITS_FILE
+    if splits.is_file():
+        write_bytes(preprocessed / SPLITS_FILE, splits.read_bytes())
     else:
-        (folder / SPLITS_FILE).unlink(missing_ok=True)
+        (preprocessed / SPLITS_FILE).unlink(missing_ok=True)
+    write_bytes(preprocessed / CASES_FILE, (folder / CASES_FILE).read_bytes())
+
+
+def _follow_up(folder: Path, preprocessed: Path | None) -> None:
+    if preprocessed is None:
+        return
+    copy_tables(folder, preprocessed / folder.name)
+    if (preprocessed / folder.name / "dataset_fingerprint.json").exists():
+        _log.warning(
+            "%s: plans and data of the dataset that was replaced are still there; plan again with "
+            "nnUNetv2_plan_and_preprocess -d %d --clean",
+            preprocessed / folder.name,
+            int(folder.name[7:10]),
+        )

@@ -15,6 +15,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,16 @@ IMAGE_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _GZIP_LEVEL = 6
 _GZIP_MAGIC = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    """A file as it was when it was opened; `sha256` is of the bytes that were read then, nothing if it was not."""
+
+    path: Path
+    size: int
+    mtime_ns: int
+    sha256: str
 
 
 def strip_suffix(path: str | Path) -> str:

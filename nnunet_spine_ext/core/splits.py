@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from nnunet_spine_ext.core.errors import UsageError
 
 Split = dict[str, list[str]]
 
 MIN_SUBJECTS = 2
+
+_log = logging.getLogger(__name__)
 
 
 def grouped_splits(subject_of: Mapping[str, str], folds: int = 5, *, train_only: Collection[str] = ()) -> list[Split]:
@@ -101,3 +106,49 @@ def shorten(names: Collection[str], limit: int = 8) -> str:
     listed = list(names)
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(listed[:limit]) + more
+
+
+def refuse_test_leak(records: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """Raise UsageError when a subject has training and test cases; `records` as in cases.json."""
+    test = {row["subject"] for row in records.values() if row.get("test")}
+    leaking = sorted(test & {row["subject"] for row in records.values() if not row.get("test")})
+    if leaking:
+        raise UsageError(
+            "E-SPLIT-TEST",
+            file=folder,
+            found=f"subjects with training and test cases: {shorten(leaking)}",
+            expected="all cases of a subject on one side",
+            fix="make all cases of these subjects test cases, or none",
+        )
+
+
+def splits_for(records: Mapping[str, Mapping[str, Any]], folds: int) -> list[Split] | None:
+    """Return grouped splits for the entries of cases.json; None when fewer than two subjects can be validated."""
+    training = {case: row for case, row in records.items() if not row.get("test")}
+    subject_of = {case: str(row["subject"]) for case, row in training.items()}
+    unscored = _unscored(training)
+    if len({subject_of[case] for case in set(subject_of) - unscored}) < MIN_SUBJECTS:
+        _log.warning("fewer than two subjects to validate, so there are no splits: train with -f all")
+        return None
+    return grouped_splits(subject_of, folds, train_only=unscored)
+
+
+def _unscored(training: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    return {case for case, row in training.items() if not row["labelled"] or row.get("train_only")}
+
+
+def checked_splits(splits: Sequence[Split], training: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Split]:
+    """Return splits for the training entries of cases.json; raises UsageError that says what is wrong with them."""
+    faults = list(split_faults(splits, {case: str(row["subject"]) for case, row in training.items()}))
+    for fold, split in enumerate(splits):
+        scored = sorted(set(split.get("val", [])) & _unscored(training))
+        faults += [f"fold {fold} validates cases without masks to score: {shorten(scored)}"] if scored else []
+    if faults:
+        raise UsageError(
+            "E-SPLIT-WRONG",
+            file=folder,
+            found="; ".join(faults[:4]),
+            expected="known cases, each subject on one side",
+            fix="correct the splits or leave them out",
+        )
+    return [{"train": list(split["train"]), "val": list(split["val"])} for split in splits]
