@@ -41,7 +41,7 @@ class Structure:
 STRUCTURES: dict[str, Structure] = {
     row.name: row
     for row in (
-        Structure("canal", ("label-canal_seg", "label-canal_mask", "canalseg-manual", "canal_seg-manual")),
+        Structure("canal", ("label-canal_seg", "label-canal_mask")),
         Structure("csf", ("label-CSF_seg", "label-CSF_mask", "csfseg-manual", "csfseg"), ("canal",)),
         Structure(
             "cord",
