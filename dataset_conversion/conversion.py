@@ -81,6 +81,7 @@ def convert(
     rules: Rules,
     options: dict[str, Any],
     build: Builder | None = None,
+    notes: Sequence[str] = (),
     dry_run: bool = False,
     resume: bool = False,
 ) -> ConversionResult:
@@ -93,6 +94,7 @@ def convert(
         classes: the builder makes masks that have them.
     options: what goes into conversion.json as the user's wishes.
     build: makes a case of its opened files; None: images as they are, the mask on their grid, `labels` applied.
+    notes: what the report should say about the source as a whole.
     dry_run: open, check and build every case, write nothing.
     resume: continue a run with the same options and cases that was ended early.
 
@@ -116,7 +118,7 @@ def convert(
         result.recall(job.spec)
         return result
     refuse_existing(target.raw, target.preprocessed, job.spec, overwrite=target.overwrite)
-    result.skipped = list(unpaired)
+    result.skipped, result.notes = list(unpaired), list(notes)
     if dry_run:
         _try_out(job, result)
     else:
@@ -205,7 +207,7 @@ def _settle(job: _Job, result: ConversionResult) -> LabelMap:
         table = labels.table
         result.rows = [replace(row, voxels={table[k]: n for k, n in row.voxels.items()}) for row in result.rows]
     result.spec = job.target.spec(labels, ignore=job.ignore)
-    result.notes = _notes(labels, result.rows)
+    result.notes += _notes(labels, result.rows)
     return labels
 
 

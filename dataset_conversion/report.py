@@ -134,7 +134,8 @@ class ConversionResult:
 
     def render(self) -> str:
         """Return the report for the console."""
-        lines = [*self._head(), *self._cases()] if self.rows else [f"{self.folder.name}: no usable case"]
+        lines = self._head() if self.rows else [f"{self.folder.name}: no usable case"]
+        lines += [f"  note: {note}" for note in self.notes] + self._cases()
         warnings = [f"WARNING {row.case_id}: {problem}" for row in self.rows for problem in row.warnings]
         lines += _capped(warnings)
         lines += [f"SKIPPED {problem}" for problem in self.skipped]
@@ -156,7 +157,7 @@ class ConversionResult:
             wanted = int(self.options.get("folds", 0))
             fewer = f" ({wanted} asked for: too few subjects)" if len(self.splits) < wanted else ""
             lines.append(f"  {len(self.splits)} folds by subject{fewer}, validated cases per fold: {sizes}")
-        return lines + [f"  note: {note}" for note in self.notes]
+        return lines
 
     def _cases(self) -> list[str]:
         if not self.dry_run:
