@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nnunet_spine_ext.evaluate.registry import reference_page
+from nnunet_spine_ext.evaluate.reference import reference_page
 
 PAGE = Path(__file__).resolve().parent / "reference" / "metrics.md"
 

@@ -13,15 +13,21 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist
 
+from nnunet_spine_ext.evaluate.identification import locate
 from nnunet_spine_ext.evaluate.matching import Matching, match, overlap_table
 from nnunet_spine_ext.evaluate.pairs import MaskPair, label_pairs, score
-from nnunet_spine_ext.evaluate.panoptic import score_group
+from nnunet_spine_ext.evaluate.panoptic import Group, score_group
 from nnunet_spine_ext.evaluate.registry import METRICS, Metric
 from nnunet_spine_ext.evaluate.surface import surface_distances, surfel_areas
 from nnunet_spine_ext.evaluate.tables import statistic
 
-MASK_METRICS = [row for row in METRICS.values() if row.scope in ("class", "level")]
-GROUP_METRICS = [row for row in METRICS.values() if row.scope == "group"]
+MASK_METRICS = [row for row in METRICS.values() if row.scope in ("class", "level") and not row.needs_centres]
+MATCHING_METRICS = [
+    row for row in METRICS.values() if row.scope == "group" and not (row.needs_spacing or row.needs_centres)
+]
+# What a metric becomes when reference and prediction change places.
+TWINS = {"precision": "recall", "recall": "precision", "msd_ref_to_pred": "msd_pred_to_ref"}
+TWINS |= {"msd_pred_to_ref": "msd_ref_to_pred", "level_precision": "level_recall", "level_recall": "level_precision"}
 SHAPES = st.tuples(*[st.integers(1, 6)] * 3)
 SPACINGS = st.tuples(*[st.floats(0.3, 5.0, allow_nan=False)] * 3)
 FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
@@ -58,9 +64,9 @@ def close(a: float, b: float) -> bool:
 def test_values_stay_in_the_declared_bounds_and_roles_can_be_exchanged(pair: MaskPair) -> None:
     exchanged = MaskPair(pair.pred, pair.ref, pair.spacing)
     for row in MASK_METRICS:
-        value, back = score(row, pair), score(row, exchanged)
+        value, back = score(row, pair), score(METRICS[TWINS.get(row.name, row.name)], exchanged)
         assert row.bounds[0] <= value <= row.bounds[1] + 1e-12, row.name
-        if row.name == "volume_error":
+        if row.unit == "mL":
             assert close(value, -back)
         elif row.direction != "zero":
             assert close(value, back), row.name
@@ -162,15 +168,22 @@ def test_shifted_cube_by_hand() -> None:
 @pytest.mark.parametrize("empty", [(True, False), (False, True), (True, True)], ids=("ref", "pred", "both"))
 def test_empty_sides_give_the_declared_value_and_never_break_a_mean(row: Metric, empty: tuple[bool, bool]) -> None:
     declared = row.edge_case(ref_empty=empty[0], pred_empty=empty[1])
-    if row.scope == "group":
+    if row.scope == "group" or row.needs_centres:
         sides = [() if is_empty else (3, 4) for is_empty in empty]
-        value = score_group(row, Matching((), sides[0], sides[1]))
+        locations = locate(*({label: (0.0, 0.0, 9.0 * label) for label in side} for side in sides))
+        if row.scope == "level":
+            value = row.resolve()(locations[3]) if 3 in locations else math.nan
+        else:
+            value = score_group(row, Group(Matching((), sides[0], sides[1]), {}, locations))
     else:
         full = np.ones((2, 3, 4), dtype=bool)
         ref, pred = (full & (not is_empty) for is_empty in empty)
         value = score(row, MaskPair(ref, pred, (1.0, 1.0, 2.0)))
     if declared is None:
-        assert math.isfinite(value)
+        # Nobody was found, so there is no distance; a penalty may be charged instead.
+        assert math.isfinite(value) or row.name == "localisation_distance"
+    elif row.scope == "level" and row.needs_centres and empty[0]:
+        assert math.isnan(value)
     else:
         assert close(value, declared)
     found = statistic([0.25, value, 0.75])
@@ -201,8 +214,8 @@ def test_numbers_of_instances_do_not_matter(
         np.asarray([0, *order], np.uint8)[side] for side, order in zip(pair, (ref_order, pred_order), strict=True)
     ]
     after = match(overlap_table(*renumbered), threshold=0.5 + 1e-9)
-    for row in GROUP_METRICS:
-        assert close(score_group(row, before), score_group(row, after)), row.name
+    for row in MATCHING_METRICS:
+        assert close(score_group(row, Group(before)), score_group(row, Group(after))), row.name
     assert {(ref_order[m.ref - 1], pred_order[m.pred - 1]) for m in before.matches} == {
         (m.ref, m.pred) for m in after.matches
     }
@@ -226,7 +239,7 @@ def test_matching_is_one_to_one_complete_and_equals_brute_force(pair: tuple[np.n
             if 2 * ((ref == r) & (pred == p)).sum() > ((ref == r) | (pred == p)).sum():
                 assert (int(r), int(p)) in set(zip(refs, preds, strict=True))
     if refs or found.missed or found.spurious:
-        rq, sq, pq = (score_group(METRICS[name], found) for name in ("rq", "sq", "pq"))
+        rq, sq, pq = (score_group(METRICS[name], Group(found)) for name in ("rq", "sq", "pq"))
         assert 0 <= rq <= 1
         assert pq == pytest.approx(rq * sq)
 

@@ -10,7 +10,8 @@ import pytest
 
 from nnunet_spine_ext.cli.evaluate import build_parser
 from nnunet_spine_ext.core.errors import UsageError
-from nnunet_spine_ext.evaluate.registry import DEFAULT_METRICS, METRICS, Metric, metric, reference_page, select
+from nnunet_spine_ext.evaluate.reference import reference_page
+from nnunet_spine_ext.evaluate.registry import DEFAULT_METRICS, METRICS, Metric, metric, select
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -32,7 +33,17 @@ def test_row_is_complete(row: Metric) -> None:
 
 def test_order_and_scope_follow_the_table() -> None:
     assert [row.name for row in select(("assd", "pq", "dice"), "class")] == ["dice", "assd"]
-    assert set(DEFAULT_METRICS) == set(METRICS) - {"assd_voxel"}
+    asked_for = {name for name in METRICS if "voxel" in name or name.startswith("msd")}
+    asked_for |= {"instance_precision", "instance_recall"}
+    levels = {f"level_{name}" for name in ("dice", "assd", "identified", "distance")}
+    assert set(DEFAULT_METRICS) == {n for n in METRICS if not n.startswith("level")} - asked_for | levels
+
+
+def test_every_metric_of_a_class_exists_for_a_level() -> None:
+    for row in METRICS.values():
+        if row.scope == "class" and not row.name.startswith("msd"):
+            level = METRICS[f"level_{row.name}"]
+            assert (level.function, level.edges, level.unit) == (row.function, row.edges, row.unit)
 
 
 def test_unknown_metric_names_the_nearest() -> None:

@@ -112,7 +112,8 @@ def test_tables_of_two_cases(folders: Folders) -> None:
     assert content["cases"]["b"]["mean_over_classes"]["dice"] == pytest.approx(6 / 7)
     assert content["overall"]["dice"]["mean"] == pytest.approx((1 + 6 / 7) / 2)
     text = (folders.out / "summary.md").read_text(encoding="utf-8")
-    assert "| 1 cord | 0.929 ± 0.101 (2) |" in text
+    assert "| 1 cord | 0.929 ± 0.101 [0.857, 1.000] (2) |" in text
+    assert "| 1 cord | 0.929 ± 0.101 (2) |" in result.render()
     assert "In no reference and in no prediction: disc." in text
     assert content == result.to_dict()
 
@@ -121,8 +122,8 @@ def test_csv_columns_are_those_other_tools_read(folders: Folders) -> None:
     folders.add("a", semantic(), semantic())
     folders.run(metrics=("dice",))
     lines = (folders.out / "metrics.csv").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "case,label_id,label,metric,value,scope,status"
-    assert lines[1] == "a,1,cord,dice,1.0,class,done"
+    assert lines[0] == "case,label_id,label,metric,value,scope,status,region"
+    assert lines[1] == "a,1,cord,dice,1.0,class,done,"
     assert len(lines) == 4
 
 

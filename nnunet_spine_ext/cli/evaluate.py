@@ -17,6 +17,7 @@ Writes metrics.csv (one value per line), summary.json and summary.md. A missing 
 and makes the exit code 3."""
 _EXAMPLES = """  nnUNetv2_spine_evaluate -ref nnUNet_raw/Dataset501_SPIDER/labelsTs -pred out -o out/evaluation
   nnUNetv2_spine_evaluate -ref labels -pred out -o scores --metrics dice assd --scheme nnunet14
+  nnUNetv2_spine_evaluate -ref labelsTs -pred out -o scores --regions --by manufacturer --latex --jobs 4
   nnUNetv2_spine_evaluate -ref truth.nii.gz -pred mine.nii.gz -o scores --resample nearest"""
 
 
@@ -50,18 +51,66 @@ def build_parser() -> argparse.ArgumentParser:
         default="spineps",
         help="spineps: vertebra n, disc 100+n, endplate 200+n are told apart; any: one kind (default: spineps)",
     )
+    _add_scoring(parser)
+    _add_cohort(parser)
+    parser.add_argument_group("speed").add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="processes; each holds one case in memory (default: 1)"
+    )
+    return parser
+
+
+def _add_scoring(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument(
         "--metrics", nargs="+", choices=tuple(METRICS), default=DEFAULT_METRICS, metavar="NAME", help="see above"
+    )
+    how.add_argument(
+        "--matching",
+        choices=("iou", "overlap"),
+        default="iou",
+        help="iou: one to one, from --iou-threshold on; overlap: the largest overlap, as SPIDER does (default: iou)",
+    )
+    how.add_argument(
+        "--iou-threshold", type=float, default=0.5, metavar="X", help="smallest IoU of a match (default: 0.5)"
+    )
+    how.add_argument(
+        "--regions", action="store_true", help="score the cervical, thoracic, lumbar and sacral part as well"
+    )
+    how.add_argument(
+        "--missing-distance",
+        type=float,
+        metavar="MM",
+        help="what an instance that is not identified counts in localisation_distance (default: nothing)",
     )
     how.add_argument("--resample", choices=("nearest",), help="bring predictions from other grids onto the reference's")
     how.add_argument(
         "--nsd-tolerance", type=float, default=1.0, metavar="MM", help="tolerance of nsd (default: 1.0 mm)"
     )
-    how.add_argument(
-        "--iou-threshold", type=float, default=0.5, metavar="X", help="smallest IoU of a match (default: 0.5)"
+
+
+def _add_cohort(parser: argparse.ArgumentParser) -> None:
+    cohort = parser.add_argument_group("statistics and tables")
+    cohort.add_argument(
+        "--cases", metavar="FILE", help="cases.json with subjects and facts; default: the one beside the references"
     )
-    return parser
+    cohort.add_argument(
+        "--by", nargs="+", default=(), metavar="KEY", help="means per value of a fact in cases.json, e.g. manufacturer"
+    )
+    cohort.add_argument(
+        "--bootstrap",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="resamples of the subjects for the 95 %% intervals; 0: none (default: 1000)",
+    )
+    cohort.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the resampling (default: 0)")
+    cohort.add_argument(
+        "--latex",
+        nargs="?",
+        const="mean",
+        choices=("mean", "median"),
+        help="write summary.tex too: mean and sd, or median and quartiles (default without a word: mean)",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

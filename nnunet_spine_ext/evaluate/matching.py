@@ -32,7 +32,10 @@ class Match:
 
 @dataclass(frozen=True)
 class Matching:
-    """One-to-one matches of one group, reference ids without a partner and predicted ids without one."""
+    """Matches of one group, reference ids without a partner and predicted ids without one.
+
+    Every reference id occurs once. A predicted id may stand for several reference ids where the rule allows it.
+    """
 
     matches: tuple[Match, ...]
     missed: tuple[int, ...]
@@ -46,7 +49,15 @@ class Matching:
     @property
     def n_pred(self) -> int:
         """Number of predicted instances."""
-        return len(self.matches) + len(self.spurious)
+        return len({match.pred for match in self.matches}) + len(self.spurious)
+
+    def restrict(self, ids: Collection[int]) -> Matching:
+        """Return what concerns some ids: matches and misses by reference id, spurious instances by their own."""
+        return Matching(
+            tuple(match for match in self.matches if match.ref in ids),
+            tuple(ref for ref in self.missed if ref in ids),
+            tuple(pred for pred in self.spurious if pred in ids),
+        )
 
     @property
     def partner(self) -> dict[int, int]:
@@ -91,23 +102,44 @@ def match(
     From an IoU above 0.5 on the solution is unique whatever the order; equal values are taken in the order of the
     reference ids, then of the predicted ids. `ids` restricts both sides to one group; None takes all.
     """
-    rows = np.arange(len(table.ref_ids)) if ids is None else np.flatnonzero(np.isin(table.ref_ids, list(ids)))
-    columns = np.arange(len(table.pred_ids)) if ids is None else np.flatnonzero(np.isin(table.pred_ids, list(ids)))
-    overlap = table.overlap[np.ix_(rows, columns)]
-    total = table.ref_voxels[rows][:, None] + table.pred_voxels[columns][None, :]
+    rows, columns, overlap, total = _part(table, ids)
     iou = overlap / (total - overlap)
     candidates = [(r, c) for r, c in np.argwhere((overlap > 0) & (iou >= threshold)).tolist()]
     candidates.sort(key=lambda cell: -iou[cell])
-    used_rows: set[int] = set()
-    used_columns: set[int] = set()
-    matches = []
+    chosen: dict[int, int] = {}
     for r, c in candidates:
-        if r in used_rows or c in used_columns:
-            continue
-        used_rows.add(r)
-        used_columns.add(c)
-        ref_id, pred_id = int(table.ref_ids[rows[r]]), int(table.pred_ids[columns[c]])
-        matches.append(Match(ref_id, pred_id, float(iou[r, c]), float(2 * overlap[r, c] / total[r, c])))
-    missed = tuple(int(table.ref_ids[row]) for r, row in enumerate(rows) if r not in used_rows)
-    spurious = tuple(int(table.pred_ids[column]) for c, column in enumerate(columns) if c not in used_columns)
+        if r not in chosen and c not in chosen.values():
+            chosen[r] = c
+    return _matching(table, rows, columns, chosen)
+
+
+def match_overlap(table: OverlapTable, ids: Collection[int] | None = None) -> Matching:
+    """Match every reference instance to the predicted one that covers most of its voxels, as SPIDER's evaluation does.
+
+    There is no threshold, and one predicted instance may stand for several reference instances. Equal overlaps go to
+    the smaller predicted id. `ids` restricts both sides to one group; None takes all.
+    """
+    rows, columns, overlap, _ = _part(table, ids)
+    best = overlap.argmax(axis=1).tolist() if len(columns) else []
+    return _matching(table, rows, columns, {r: c for r, c in enumerate(best) if overlap[r, c] > 0})
+
+
+def _part(table: OverlapTable, ids: Collection[int] | None) -> tuple[Array, Array, Array, Array]:
+    """Return the rows and columns of one group, their overlaps and the sums of both sizes."""
+    rows = np.arange(len(table.ref_ids)) if ids is None else np.flatnonzero(np.isin(table.ref_ids, list(ids)))
+    columns = np.arange(len(table.pred_ids)) if ids is None else np.flatnonzero(np.isin(table.pred_ids, list(ids)))
+    total = table.ref_voxels[rows][:, None] + table.pred_voxels[columns][None, :]
+    return rows, columns, table.overlap[np.ix_(rows, columns)], total
+
+
+def _matching(table: OverlapTable, rows: Array, columns: Array, chosen: dict[int, int]) -> Matching:
+    """Turn chosen cells (position of the row: position of the column) into matches, misses and spurious instances."""
+    ref_ids, pred_ids = table.ref_ids[rows].tolist(), table.pred_ids[columns].tolist()
+    matches = []
+    for r, c in chosen.items():
+        shared = int(table.overlap[rows[r], columns[c]])
+        total = int(table.ref_voxels[rows[r]] + table.pred_voxels[columns[c]])
+        matches.append(Match(ref_ids[r], pred_ids[c], shared / (total - shared), 2 * shared / total))
+    missed = tuple(label for r, label in enumerate(ref_ids) if r not in chosen)
+    spurious = tuple(label for c, label in enumerate(pred_ids) if c not in chosen.values())
     return Matching(tuple(sorted(matches, key=lambda item: item.ref)), missed, spurious)

@@ -1,4 +1,4 @@
-"""One structure in the reference and in the prediction, cut out of the volume."""
+"""One structure in the reference and in the prediction, cut out of the volume, and parts of it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from functools import cached_property
 import numpy as np
 
 from nnunet_spine_ext.core.volume import Array
-from nnunet_spine_ext.evaluate.registry import Metric
-from nnunet_spine_ext.evaluate.surface import SurfaceDistances, surface_distances
+from nnunet_spine_ext.evaluate.metric import Metric
+from nnunet_spine_ext.evaluate.surface import SurfaceDistances, boundary_distances, surface_distances
 
 DEFAULT_TOLERANCE_MM = 1.0
 Box = tuple[slice, slice, slice]
+Spacing = tuple[float, float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +26,14 @@ class MaskPair:
     ref, pred: bool arrays (i, j, k) of one shape; usually only the box around both structures.
     spacing: voxel size in mm along (i, j, k).
     tolerance_mm: distance that the normalised surface Dice forgives.
+    origin: index of the first voxel in the volume that the arrays were cut from.
     """
 
     ref: Array
     pred: Array
-    spacing: tuple[float, float, float]
+    spacing: Spacing
     tolerance_mm: float = DEFAULT_TOLERANCE_MM
+    origin: tuple[int, int, int] = (0, 0, 0)
 
     @cached_property
     def ref_voxels(self) -> int:
@@ -57,8 +60,63 @@ class MaskPair:
         """Distances between both surfaces, computed once for all metrics that need them."""
         return surface_distances(self.ref, self.pred, self.spacing)
 
+    @cached_property
+    def boundaries(self) -> SurfaceDistances:
+        """Distances between boundary voxels, computed once."""
+        return boundary_distances(self.ref, self.pred, self.spacing)
 
-def score(metric: Metric, pair: MaskPair) -> float:
+
+@dataclass(frozen=True, eq=False)
+class PairPart:
+    """What of two masks lies in one part of space; distances stay those to the whole other surface.
+
+    Parameters
+    ----------
+    whole: both masks.
+    parts: number of the part for every voxel of `whole`, shape (i, j, k).
+    number: the part meant.
+    ref_voxels, pred_voxels, overlap: numbers of voxels in the part.
+    """
+
+    whole: MaskPair
+    parts: Array
+    number: int
+    ref_voxels: int
+    pred_voxels: int
+    overlap: int
+
+    @property
+    def voxel_volume(self) -> float:
+        """Volume of one voxel in mm3."""
+        return self.whole.voxel_volume
+
+    @property
+    def tolerance_mm(self) -> float:
+        """Distance that the normalised surface Dice forgives."""
+        return self.whole.tolerance_mm
+
+    @cached_property
+    def surfaces(self) -> SurfaceDistances:
+        """Distances from the surfels in this part."""
+        found = self.whole.surfaces
+        # A surfel's cube lies between voxel c - 1 and voxel c on every axis.
+        return found.part(*(self._inside(np.maximum(c - 1, 0)) for c in (found.ref_points, found.pred_points)))
+
+    @cached_property
+    def boundaries(self) -> SurfaceDistances:
+        """Distances from the boundary voxels in this part."""
+        found = self.whole.boundaries
+        return found.part(self._inside(found.ref_points), self._inside(found.pred_points))
+
+    def _inside(self, points: Array) -> Array:
+        inside: Array = self.parts[tuple(points.T)] == self.number
+        return inside
+
+
+Pair = MaskPair | PairPart
+
+
+def score(metric: Metric, pair: Pair) -> float:
     """Return one metric of one pair; empty masks give the values that the registry declares."""
     ref_empty, pred_empty = pair.ref_voxels == 0, pair.pred_voxels == 0
     declared = metric.edge_case(ref_empty=ref_empty, pred_empty=pred_empty)
@@ -81,11 +139,20 @@ def union_box(first: Box | None, second: Box | None) -> Box:
     return (slice(*spans[0]), slice(*spans[1]), slice(*spans[2]))
 
 
+def pair_in_box(
+    ref: Array, pred: Array, labels: tuple[int, int | None], box: Box, spacing: Spacing, tolerance_mm: float
+) -> MaskPair:
+    """Cut one structure out of two label arrays: `labels` are its ids in `ref` and `pred` (None: it is not there)."""
+    own, other = labels
+    found = np.zeros(ref[box].shape, dtype=bool) if other is None else pred[box] == other
+    return MaskPair(ref[box] == own, found, spacing, tolerance_mm, (box[0].start, box[1].start, box[2].start))
+
+
 def label_pairs(
     ref: Array,
     pred: Array,
     labels: Iterable[int],
-    spacing: tuple[float, float, float],
+    spacing: Spacing,
     *,
     tolerance_mm: float = DEFAULT_TOLERANCE_MM,
 ) -> Iterator[tuple[int, MaskPair]]:
@@ -96,4 +163,4 @@ def label_pairs(
     ref_boxes, pred_boxes = boxes_of(ref), boxes_of(pred)
     for label in labels:
         box = union_box(ref_boxes.get(label), pred_boxes.get(label))
-        yield label, MaskPair(ref[box] == label, pred[box] == label, spacing, tolerance_mm)
+        yield label, pair_in_box(ref, pred, (label, label), box, spacing, tolerance_mm)

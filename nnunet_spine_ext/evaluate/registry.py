@@ -6,96 +6,29 @@ Reading the table is cheap: the functions are named as ``module:function`` and i
 from __future__ import annotations
 
 import difflib
-import importlib
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import replace
 
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.evaluate.metric import INF, NAN, Direction, Edges, Metric, Scope
 
-Scope = Literal["class", "group", "level"]
-Direction = Literal["higher", "lower", "zero"]
+__all__ = ["DEFAULT_METRICS", "METRICS", "Direction", "Edges", "Metric", "Scope", "metric", "select"]
 
-NAN = math.nan
-INF = math.inf
 _PANOPTICA = "panoptica 2.1.7"
 _SURFACE = "surface-distance 0.1 (DeepMind)"
-_ROOM = "nnunet_spine_ext.evaluate."
-
-
-@dataclass(frozen=True)
-class Edges:
-    """Declared values for empty masks (groups: no instances). None: the function computes it like any other value.
-
-    NaN (nothing to compare) and infinite values stay out of means and are counted.
-    """
-
-    ref_empty: float | None
-    pred_empty: float | None
-    both_empty: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """One metric.
-
-    Parameters
-    ----------
-    name: identifier in options and tables.
-    long_name: name for people.
-    scope: ``class`` (one semantic label), ``group`` (all instances of one kind) or ``level`` (one instance).
-    direction: which values are better: ``higher``, ``lower``, or the closer to ``zero``.
-    unit: unit of the value, empty for a plain number.
-    needs_spacing: whether the voxel size enters.
-    function: ``module:function`` inside this room; it gets a `MaskPair` (class, level) or a `Matching` (group).
-    edges: values when the reference, the prediction or both are empty.
-    bounds: lowest and highest value where neither side is empty.
-    definition: one sentence.
-    equals: the implementation that the tests compare with.
-    default: whether it is computed without being asked for.
-    """
-
-    name: str
-    long_name: str
-    scope: Scope
-    direction: Direction
-    unit: str = ""
-    needs_spacing: bool = False
-    function: str
-    edges: Edges
-    bounds: tuple[float, float]
-    definition: str
-    equals: str
-    default: bool = True
-
-    @property
-    def needs_instances(self) -> bool:
-        """Whether instance masks of both sides are necessary."""
-        return self.scope != "class"
-
-    def edge_case(self, *, ref_empty: bool, pred_empty: bool) -> float | None:
-        """Return the declared value for empty masks; None when the function has to compute it."""
-        if ref_empty and pred_empty:
-            return self.edges.both_empty
-        if ref_empty:
-            return self.edges.ref_empty
-        return self.edges.pred_empty if pred_empty else None
-
-    def resolve(self) -> Callable[[Any], float]:
-        """Import and return the function."""
-        module, name = self.function.split(":")
-        function: Callable[[Any], float] = getattr(importlib.import_module(_ROOM + module), name)
-        return function
-
+_SIMPLEITK = "SimpleITK"
+_VERSE = "VerSe's definition"
+_AVERAGE = f"{_SURFACE}, mean of the two average surface distances"
 
 _SHARE = (0.0, 1.0)
 _DISTANCE = (0.0, INF)
 # A structure that only one side has is a complete miss: no overlap, and a surface infinitely far away.
 _NO_OVERLAP = Edges(ref_empty=0.0, pred_empty=0.0, both_empty=NAN)
 _FAR_AWAY = Edges(ref_empty=INF, pred_empty=INF, both_empty=NAN)
+# Nothing was there to be found, so nothing can be missed; the false alarm shows in precision and Dice.
+_MISSED = Edges(ref_empty=NAN, pred_empty=0.0, both_empty=NAN)
 
-_ROWS = (
+_CLASSES = (
     Metric(
         name="dice",
         long_name="Dice coefficient",
@@ -117,6 +50,28 @@ _ROWS = (
         bounds=_SHARE,
         definition="|R and P| / |R or P| over voxels",
         equals=f"{_PANOPTICA}, IOU",
+    ),
+    Metric(
+        name="precision",
+        long_name="Precision",
+        scope="class",
+        direction="higher",
+        function="voxel:precision",
+        edges=_NO_OVERLAP,
+        bounds=_SHARE,
+        definition="|R and P| / |P| over voxels: how much of the prediction is right; 0 when there is none",
+        equals=f"{_SIMPLEITK}, 1 minus the false discovery rate",
+    ),
+    Metric(
+        name="recall",
+        long_name="Recall (sensitivity)",
+        scope="class",
+        direction="higher",
+        function="voxel:recall",
+        edges=_MISSED,
+        bounds=_SHARE,
+        definition="|R and P| / |R| over voxels: how much of the reference is found",
+        equals=f"{_SIMPLEITK}, 1 minus the false negative error",
     ),
     Metric(
         name="volume_error",
@@ -157,7 +112,7 @@ _ROWS = (
             "mean of the two directed mean distances between the surfaces, each surface element (marching "
             "cubes, vertices half way) weighted by its area"
         ),
-        equals=f"{_SURFACE}, mean of the two average surface distances",
+        equals=_AVERAGE,
     ),
     Metric(
         name="hd95",
@@ -185,6 +140,48 @@ _ROWS = (
         equals=f"{_SURFACE}, surface Dice at tolerance",
     ),
     Metric(
+        name="msd",
+        long_name="Mean surface distance",
+        scope="class",
+        direction="lower",
+        unit="mm",
+        needs_spacing=True,
+        function="surface:assd",
+        edges=_FAR_AWAY,
+        bounds=_DISTANCE,
+        definition="mean of both directed mean surface distances: another name of `assd`, for tables that say MSD",
+        equals=_AVERAGE,
+        default=False,
+    ),
+    Metric(
+        name="msd_ref_to_pred",
+        long_name="Mean distance of the reference",
+        scope="class",
+        direction="lower",
+        unit="mm",
+        needs_spacing=True,
+        function="surface:ref_to_pred",
+        edges=_FAR_AWAY,
+        bounds=_DISTANCE,
+        definition="directed mean distance from the surface of R to that of P, weighted by area",
+        equals=f"{_SURFACE}, first average surface distance",
+        default=False,
+    ),
+    Metric(
+        name="msd_pred_to_ref",
+        long_name="Mean distance of the prediction",
+        scope="class",
+        direction="lower",
+        unit="mm",
+        needs_spacing=True,
+        function="surface:pred_to_ref",
+        edges=_FAR_AWAY,
+        bounds=_DISTANCE,
+        definition="directed mean distance from the surface of P to that of R, weighted by area",
+        equals=f"{_SURFACE}, second average surface distance",
+        default=False,
+    ),
+    Metric(
         name="assd_voxel",
         long_name="ASSD between boundary voxels",
         scope="class",
@@ -202,76 +199,173 @@ _ROWS = (
         equals=f"{_PANOPTICA}, ASSD",
         default=False,
     ),
-    Metric(
-        name="rq",
-        long_name="Recognition quality",
+)
+
+
+def _share_of_instances(name: str, long_name: str, definition: str, equals: str, **others: object) -> Metric:
+    """Return a group metric between 0 and 1 of `panoptic`."""
+    row = Metric(
+        name=name,
+        long_name=long_name,
         scope="group",
         direction="higher",
-        function="panoptic:rq",
+        function=f"panoptic:{name}",
         edges=_NO_OVERLAP,
         bounds=_SHARE,
-        definition="TP / (TP + FP/2 + FN/2); a true positive is a pair matched at the IoU threshold",
-        equals=f"{_PANOPTICA}, rq",
-    ),
-    Metric(
-        name="sq",
-        long_name="Segmentation quality",
+        definition=definition,
+        equals=f"{_PANOPTICA}, {equals}",
+    )
+    return replace(row, **others)  # type: ignore[arg-type]
+
+
+def _distance(name: str, long_name: str, function: str, definition: str, equals: str, **others: object) -> Metric:
+    """Return a metric in mm of instances, infinite where one side is empty."""
+    row = Metric(
+        name=name,
+        long_name=long_name,
         scope="group",
-        direction="higher",
-        function="panoptic:sq",
-        edges=_NO_OVERLAP,
-        bounds=_SHARE,
-        definition="mean IoU of the matched instances; 0 when none is matched",
-        equals=f"{_PANOPTICA}, sq",
-    ),
-    Metric(
-        name="pq",
-        long_name="Panoptic quality",
-        scope="group",
-        direction="higher",
-        function="panoptic:pq",
-        edges=_NO_OVERLAP,
-        bounds=_SHARE,
-        definition="RQ times SQ",
-        equals=f"{_PANOPTICA}, pq",
-    ),
-    Metric(
-        name="instance_dice",
-        long_name="Instance Dice",
-        scope="group",
-        direction="higher",
-        function="panoptic:instance_dice",
-        edges=_NO_OVERLAP,
-        bounds=_SHARE,
-        definition="mean Dice of the matched instances; 0 when none is matched",
-        equals=f"{_PANOPTICA}, sq_dsc",
-    ),
-    Metric(
-        name="level_dice",
-        long_name="Dice of one level",
-        scope="level",
-        direction="higher",
-        function="voxel:dice",
-        edges=_NO_OVERLAP,
-        bounds=_SHARE,
-        definition="Dice of a reference instance with the instance matched to it; 0 when there is none",
-        equals=f"{_PANOPTICA}, DSC of a matched instance",
-    ),
-    Metric(
-        name="level_assd",
-        long_name="ASSD of one level",
-        scope="level",
         direction="lower",
         unit="mm",
         needs_spacing=True,
-        function="surface:assd",
+        function=function,
         edges=_FAR_AWAY,
         bounds=_DISTANCE,
-        definition="`assd` of a reference instance and the instance matched to it; infinite when there is none",
-        equals=f"{_SURFACE}, mean of the two average surface distances",
+        definition=definition,
+        equals=equals,
+    )
+    return replace(row, **others)  # type: ignore[arg-type]
+
+
+_GROUPS = (
+    _share_of_instances(
+        "rq",
+        "Recognition quality",
+        "TP / (TP + FP/2 + FN/2); a true positive is a pair matched at the IoU threshold",
+        "rq",
+        one_to_one=True,
+    ),
+    _share_of_instances(
+        "sq",
+        "Segmentation quality",
+        "mean IoU of the matched instances; 0 when none is matched",
+        "sq",
+        one_to_one=True,
+    ),
+    _share_of_instances("pq", "Panoptic quality", "RQ times SQ", "pq", one_to_one=True),
+    _share_of_instances(
+        "instance_dice", "Instance Dice", "mean Dice of the matched instances; 0 when none is matched", "sq_dsc"
+    ),
+    _share_of_instances(
+        "instance_precision",
+        "Instance precision",
+        "share of the predicted instances that stand for a reference instance",
+        "prec",
+        default=False,
+    ),
+    _share_of_instances(
+        "instance_recall",
+        "Instance recall",
+        "share of the reference instances that are matched",
+        "rec",
+        default=False,
+        edges=_MISSED,
+    ),
+    _distance(
+        "instance_assd",
+        "Instance ASSD",
+        "panoptic:instance_assd",
+        "mean of `assd` over the matched instances (also called MSD or ASD); infinite when none is matched",
+        f"{_AVERAGE}, averaged over the matches",
+    ),
+    _distance(
+        "instance_assd_voxel",
+        "Instance ASSD between boundary voxels",
+        "panoptic:instance_assd_voxel",
+        "mean of `assd_voxel` over the matched instances; infinite when none is matched",
+        f"{_PANOPTICA}, sq_assd",
+        default=False,
+    ),
+    Metric(
+        name="id_rate",
+        long_name="Identification rate",
+        scope="group",
+        direction="higher",
+        needs_spacing=True,
+        function="identification:id_rate",
+        edges=_MISSED,
+        bounds=_SHARE,
+        definition=(
+            "share of the reference instances that are identified: the centre of the predicted instance of the same "
+            "number is nearer to it than to any other reference instance of its kind, and less than 20 mm away"
+        ),
+        equals=f"{_VERSE}, brute force in the tests",
+        needs_centres=True,
+    ),
+    _distance(
+        "localisation_distance",
+        "Localisation distance",
+        "identification:localisation_distance",
+        "mean distance between the centres of identified instances; infinite when none is identified. With "
+        "--missing-distance every instance that is not identified counts as that many mm",
+        f"{_VERSE}, brute force in the tests",
+        edges=Edges(ref_empty=NAN, pred_empty=None, both_empty=NAN),
+        needs_centres=True,
+    ),
+    Metric(
+        name="perfect_sequence",
+        long_name="Perfect sequence",
+        scope="group",
+        direction="higher",
+        needs_spacing=True,
+        function="identification:perfect_sequence",
+        edges=_MISSED,
+        bounds=_SHARE,
+        definition="1 when all reference instances of the case are identified, else 0; its mean is a rate",
+        equals=f"{_VERSE}, brute force in the tests",
+        needs_centres=True,
     ),
 )
 
+
+def _of_level(row: Metric) -> Metric:
+    """Return the metric of a class as one of a reference instance and the instance matched to it."""
+    return replace(
+        row,
+        name=f"level_{row.name}",
+        long_name=f"{row.long_name} of one level",
+        scope="level",
+        definition=f"`{row.name}` of a reference instance and the instance matched to it, an empty one where none is",
+        default=row.name in ("dice", "assd"),
+    )
+
+
+_LEVELS = (
+    *(_of_level(row) for row in _CLASSES if not row.name.startswith("msd")),
+    Metric(
+        name="level_identified",
+        long_name="Identified level",
+        scope="level",
+        direction="higher",
+        needs_spacing=True,
+        function="identification:identified",
+        edges=_MISSED,
+        bounds=_SHARE,
+        definition="1 when the instance is identified (see `id_rate`), else 0",
+        equals=f"{_VERSE}, brute force in the tests",
+        needs_centres=True,
+    ),
+    _distance(
+        "level_distance",
+        "Distance of the centres of one level",
+        "identification:distance",
+        "distance to the centre of the predicted instance of the same number; infinite when there is none",
+        f"{_VERSE}, brute force in the tests",
+        scope="level",
+        needs_centres=True,
+    ),
+)
+
+_ROWS = (*_CLASSES, *_GROUPS, *_LEVELS)
 METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}
 DEFAULT_METRICS: tuple[str, ...] = tuple(row.name for row in _ROWS if row.default)
 
@@ -289,57 +383,7 @@ def metric(name: str) -> Metric:
     )
 
 
-def select(names: tuple[str, ...] | list[str], scope: Scope) -> list[Metric]:
+def select(names: Sequence[str], scope: Scope) -> list[Metric]:
     """Return the named metrics of one scope, in the order of the table."""
     wanted = {metric(name).name for name in names}
     return [row for row in _ROWS if row.name in wanted and row.scope == scope]
-
-
-def markdown_table() -> str:
-    """Return the registry as a Markdown table (docs/reference/metrics.md is made of it)."""
-    lines = [
-        "| name | metric | for each | better | unit | reference empty | prediction empty | both empty | default |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in _ROWS:
-        edges = [_edge(value, row.unit) for value in (row.edges.ref_empty, row.edges.pred_empty, row.edges.both_empty)]
-        cells = [f"`{row.name}`", row.long_name, row.scope, row.direction, row.unit or "1", *edges]
-        lines.append("| " + " | ".join([*cells, "yes" if row.default else "no"]) + " |")
-    lines += [
-        "",
-        "| name | definition | equal to 1e-6 to | needs the voxel size | needs instances |",
-        "|---|---|---|---|---|",
-    ]
-    for row in _ROWS:
-        needs = ["yes" if flag else "no" for flag in (row.needs_spacing, row.needs_instances)]
-        # A vertical bar inside a cell would end the cell.
-        definition = row.definition.replace("|", "\\|")
-        lines.append("| " + " | ".join([f"`{row.name}`", definition, row.equals, *needs]) + " |")
-    return "\n".join(lines) + "\n"
-
-
-_PAGE_HEAD = """<!-- Generated by docs/generate_metrics.py: edit nnunet_spine_ext/evaluate/registry.py instead. -->
-
-# Metrics
-
-What `nnUNetv2_spine_evaluate` computes ([how to use it](../how-to/evaluate.md)).
-
-R is the reference, P the prediction. *class*: one semantic label; *group*: all instances of one kind (vertebra, disc,
-…); *level*: one reference instance. *left out*: nothing was there to compare; the value is NaN in metrics.csv, stays
-out of means and is counted. Infinite values stay out of means too and are counted. A missing prediction is scored as an
-empty one.
-
-"""
-
-
-def reference_page() -> str:
-    """Return docs/reference/metrics.md."""
-    return _PAGE_HEAD + markdown_table()
-
-
-def _edge(value: float | None, unit: str) -> str:
-    if value is None:
-        return "computed"
-    if math.isnan(value):
-        return "left out"
-    return "infinite" if math.isinf(value) else f"{value:g}{' ' + unit if unit else ''}"

@@ -18,7 +18,7 @@ import numpy as np
 from nnunet_spine_ext.core.volume import Array
 
 if TYPE_CHECKING:
-    from nnunet_spine_ext.evaluate.pairs import MaskPair
+    from nnunet_spine_ext.evaluate.pairs import Pair
 
 Spacing = tuple[float, float, float]
 _HD_QUANTILE = 0.95
@@ -45,12 +45,29 @@ _SHAPES: tuple[tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]], ...] = 
 
 @dataclass(frozen=True, eq=False)
 class SurfaceDistances:
-    """Distances in mm from every surfel to the other surface, with the surfels' areas in mm2; shapes (n,)."""
+    """Distances in mm from every surface element to the other surface, and the elements' weights; shapes (n,).
+
+    Surfels weigh their area in mm2, boundary voxels weigh 1. `ref_points` and `pred_points` (n, 3) say where they are:
+    the index of the voxel, or of the voxel behind the surfel's cube on every axis (so 0 to the size).
+    """
 
     ref_to_pred: Array
     ref_areas: Array
     pred_to_ref: Array
     pred_areas: Array
+    ref_points: Array
+    pred_points: Array
+
+    def part(self, of_ref: Array, of_pred: Array) -> SurfaceDistances:
+        """Return the elements chosen by two bool arrays (n,)."""
+        return SurfaceDistances(
+            self.ref_to_pred[of_ref],
+            self.ref_areas[of_ref],
+            self.pred_to_ref[of_pred],
+            self.pred_areas[of_pred],
+            self.ref_points[of_ref],
+            self.pred_points[of_pred],
+        )
 
 
 def corner_bit(i: int, j: int, k: int) -> int:
@@ -105,9 +122,8 @@ def _nearest(points: Array, targets: Array, spacing: Spacing) -> Array:
     return np.sqrt((((targets[found] - points) * scale) ** 2).sum(axis=1))
 
 
-def _distances(own: Array, other: Array, other_points: Array, spacing: Spacing) -> Array:
-    """Distance of every own surface cube to the other surface; cubes that hold both surfaces are at 0."""
-    points = np.argwhere(own)
+def _distances(own: Array, points: Array, other: Array, other_points: Array, spacing: Spacing) -> Array:
+    """Distance of every own element (`points` are the indices of `own`) to the other ones; shared ones are at 0."""
     distances = np.zeros(len(points))
     apart = ~other[own]
     if apart.any():
@@ -124,52 +140,85 @@ def surface_distances(ref: Array, pred: Array, spacing: Spacing) -> SurfaceDista
     ref_codes, pred_codes = _codes(ref), _codes(pred)
     ref_surface = (ref_codes != 0) & (ref_codes != _FULL)
     pred_surface = (pred_codes != 0) & (pred_codes != _FULL)
+    ref_points, pred_points = np.argwhere(ref_surface), np.argwhere(pred_surface)
     return SurfaceDistances(
-        _distances(ref_surface, pred_surface, np.argwhere(pred_surface), spacing),
+        _distances(ref_surface, ref_points, pred_surface, pred_points, spacing),
         areas[ref_codes[ref_surface]],
-        _distances(pred_surface, ref_surface, np.argwhere(ref_surface), spacing),
+        _distances(pred_surface, pred_points, ref_surface, ref_points, spacing),
         areas[pred_codes[pred_surface]],
+        ref_points,
+        pred_points,
     )
 
 
-def assd(pair: MaskPair) -> float:
+def boundary_distances(ref: Array, pred: Array, spacing: Spacing) -> SurfaceDistances:
+    """Return the distances between the boundary voxels of two bool masks (i, j, k); spacing in mm.
+
+    A boundary voxel has one of its six neighbours outside; every boundary voxel counts the same.
+    """
+    ref, pred = _boundary(ref), _boundary(pred)
+    ref_points, pred_points = np.argwhere(ref), np.argwhere(pred)
+    return SurfaceDistances(
+        _distances(ref, ref_points, pred, pred_points, spacing),
+        np.ones(len(ref_points)),
+        _distances(pred, pred_points, ref, ref_points, spacing),
+        np.ones(len(pred_points)),
+        ref_points,
+        pred_points,
+    )
+
+
+def _mean(distances: Array, areas: Array) -> float:
+    """Mean weighted by area; NaN where there is no surface (a part of a structure may have none)."""
+    total = areas.sum()
+    return float((distances * areas).sum() / total) if total > 0 else float("nan")
+
+
+def ref_to_pred(pair: Pair) -> float:
+    """Return the area-weighted mean distance in mm from the reference's surface to the prediction's."""
+    return _mean(pair.surfaces.ref_to_pred, pair.surfaces.ref_areas)
+
+
+def pred_to_ref(pair: Pair) -> float:
+    """Return the area-weighted mean distance in mm from the prediction's surface to the reference's."""
+    return _mean(pair.surfaces.pred_to_ref, pair.surfaces.pred_areas)
+
+
+def assd(pair: Pair) -> float:
     """Return the average symmetric surface distance in mm: the mean of both directed, area-weighted means."""
-    found = pair.surfaces
-    there = float((found.ref_to_pred * found.ref_areas).sum() / found.ref_areas.sum())
-    back = float((found.pred_to_ref * found.pred_areas).sum() / found.pred_areas.sum())
-    return (there + back) / 2
+    return (ref_to_pred(pair) + pred_to_ref(pair)) / 2
 
 
-def hd95(pair: MaskPair) -> float:
+def hd95(pair: Pair) -> float:
     """Return the larger one of both directed, area-weighted 95th percentiles of the surface distance in mm."""
     found = pair.surfaces
-    return max(_quantile(found.ref_to_pred, found.ref_areas), _quantile(found.pred_to_ref, found.pred_areas))
+    sides = (_quantile(found.ref_to_pred, found.ref_areas), _quantile(found.pred_to_ref, found.pred_areas))
+    return float(np.max(sides))
 
 
 def _quantile(distances: Array, areas: Array) -> float:
-    """Smallest distance within which 95 % of the area lies."""
+    """Smallest distance within which 95 % of the area lies; NaN where there is no surface."""
+    if len(distances) == 0:
+        return float("nan")
     order = np.lexsort((areas, distances))
     share = np.cumsum(areas[order]) / areas[order].sum()
     return float(distances[order][min(int(np.searchsorted(share, _HD_QUANTILE)), len(order) - 1)])
 
 
-def nsd(pair: MaskPair) -> float:
+def nsd(pair: Pair) -> float:
     """Return the share, in [0, 1], of the area of both surfaces that is within `pair.tolerance_mm` of the other."""
     found = pair.surfaces
     near = found.ref_areas[found.ref_to_pred <= pair.tolerance_mm].sum()
     near += found.pred_areas[found.pred_to_ref <= pair.tolerance_mm].sum()
-    return float(near / (found.ref_areas.sum() + found.pred_areas.sum()))
+    total = found.ref_areas.sum() + found.pred_areas.sum()
+    return float(near / total) if total > 0 else float("nan")
 
 
-def assd_voxel(pair: MaskPair) -> float:
-    """Return the mean of both directed mean distances in mm between the centres of boundary voxels.
-
-    A boundary voxel has one of its six neighbours outside; every boundary voxel counts the same.
-    """
-    ref, pred = _boundary(pair.ref), _boundary(pair.pred)
-    there = _distances(ref, pred, np.argwhere(pred), pair.spacing).mean()
-    back = _distances(pred, ref, np.argwhere(ref), pair.spacing).mean()
-    return float(there + back) / 2
+def assd_voxel(pair: Pair) -> float:
+    """Return the mean of both directed mean distances in mm between the centres of boundary voxels."""
+    found = pair.boundaries
+    there, back = _mean(found.ref_to_pred, found.ref_areas), _mean(found.pred_to_ref, found.pred_areas)
+    return (there + back) / 2
 
 
 def _boundary(mask: Array) -> Array:

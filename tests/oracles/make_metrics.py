@@ -67,7 +67,10 @@ def panoptica_group(true: np.ndarray, found: np.ndarray, spacing: tuple[float, .
         instance_metrics=[Metric.DSC, Metric.IOU, Metric.ASSD],
     )
     result = evaluator.evaluate(found, true, voxelspacing=spacing, verbose=False)["ungrouped"]
-    names = ("tp", "fp", "fn", "rq", "sq", "pq", "sq_dsc", "sq_assd")
+    names = ["tp", "fp", "fn", "rq", "sq", "pq", "sq_dsc", "sq_assd"]
+    # Without instances on one side these divide by zero.
+    names += ["prec"] if found.any() else []
+    names += ["rec"] if true.any() else []
     values = {name: number(getattr(result, name)) for name in names}
     if values["tp"]:
         from panoptica.metrics import MetricMode
@@ -95,13 +98,15 @@ def surface_class(ref: np.ndarray, pred: np.ndarray, spacing: tuple[float, ...])
 
 
 def surface_group(true: np.ndarray, found: np.ndarray, spacing: tuple[float, ...]) -> dict[str, Any]:
-    """Average distances for every pair of instances whose IoU exceeds one half (then it is the match)."""
+    """Distances for every pair of instances whose IoU exceeds one half (then it is the match)."""
     rows = {}
     for own in np.unique(true[true > 0]).tolist():
         for other in np.unique(found[(true == own) & (found > 0)]).tolist():
             r, p = true == own, found == other
             if (r & p).sum() > 0.5 * (r | p).sum():
-                rows[str(own)] = {"pred": other, "average": surface_class(r, p, spacing)["average"]}
+                found_here = surface_class(r, p, spacing)
+                del found_here["empty"]
+                rows[str(own)] = {"pred": other, **found_here}
     return rows
 
 
