@@ -207,7 +207,7 @@ def _no_image(tree: Tree, name: str, masks: Mapping[str, Path]) -> Problem:
     found = "a mask without an image"
     if original.exists() or original.is_symlink():
         found += " (the file in sourcedata is the unprocessed original, on which the mask does not lie)"
-    fix = f"put the image there; in a clone of the data set: git annex get {shlex.quote(place.as_posix())}"
+    fix = f"put the image there; in a git-annex clone: git annex get {shlex.quote(place.as_posix())}"
     return _problem("E-PAIR-NOIMAGE", mask, found, str(tree.root / place), fix)
 
 

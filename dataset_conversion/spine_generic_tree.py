@@ -61,7 +61,7 @@ def read_tree(root: Path, wish: Wish) -> Tree:
     Raises
     ------
     UsageError: no such folder, an unknown folder of derivatives or class.
-    NoInputError: neither an image nor a mask.
+    NoInputError: no mask of a wanted class.
     """
     if not root.is_dir():
         raise UsageError(
@@ -78,15 +78,20 @@ def read_tree(root: Path, wish: Wish) -> Tree:
             tree.images.setdefault(parts[0], []).append(path)
     for folder in _derivatives(root, wish.derivatives):
         _add_masks(tree, folder, wish.classes)
-    if not tree.images and not tree.masks:
-        raise NoInputError(
-            "E-PAIR-NOTHING",
-            file=root,
-            found="no image sub-*/*/sub-*.nii.gz and no mask",
-            expected="the folder that holds sub-* and derivatives",
-            fix="check the path",
-        )
+    if not tree.masks:
+        raise _nothing(tree, wish)
     return tree
+
+
+def _nothing(tree: Tree, wish: Wish) -> NoInputError:
+    folders = ", ".join(wish.derivatives)
+    if tree.images:
+        found = f"{len(tree.images)} image(s), but no mask of {' or '.join(wish.classes)} in {folders}"
+        fix = f"name the folder of masks with --derivatives; {nearest(folders, _folders(tree.root))}"
+    else:
+        found, fix = "neither an image sub-*/*/sub-*.nii.gz nor a mask", "check the path"
+    expected = "the folder that holds sub-*, and masks of them in derivatives"
+    return NoInputError("E-PAIR-NOTHING", file=tree.root, found=found, expected=expected, fix=fix)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -103,17 +108,21 @@ def _derivatives(root: Path, names: Iterable[str]) -> list[Path]:
         choices = (root / "derivatives" / name, Path(name).expanduser())
         folder = next((choice for choice in choices if choice.is_dir()), None)
         if folder is None:
-            there = root / "derivatives"
-            known = [path.name for path in there.iterdir() if path.is_dir()] if there.is_dir() else []
+            known = _folders(root)
             raise UsageError(
                 "E-PAIR-SOURCE",
-                file=there / name,
+                file=root / "derivatives" / name,
                 found="no such folder",
                 expected="a folder of masks",
                 fix=f"name one with --derivatives; {nearest(name, known)}" if known else "check the path",
             )
         folders.append(folder)
     return folders
+
+
+def _folders(root: Path) -> list[str]:
+    there = root / "derivatives"
+    return sorted(path.name for path in there.iterdir() if path.is_dir()) if there.is_dir() else []
 
 
 def _add_masks(tree: Tree, folder: Path, classes: Collection[str]) -> None:
