@@ -56,11 +56,7 @@ def write_poi(
     info: extra entries of the header, for example ``{"numbered": False}``.
     """
     header: dict[str, Any] = {
-        "direction": list(volume.orientation),
-        "zoom": [float(v) for v in volume.spacing],
-        "origin": [float(v) for v in volume.affine[:3, 3]],
-        "rotation": (volume.affine[:3, :3] / np.asarray(volume.spacing)).tolist(),
-        "shape": [int(v) for v in volume.shape],
+        **grid_header(volume),
         "format": "POI",
         "level_one_info": "Vertebra_Instance",
         "level_two_info": "Location",
@@ -82,23 +78,48 @@ def read_poi(path: str | Path) -> tuple[dict[int, Point], dict[str, Any]]:
     ------
     CaseError: missing file, no JSON, or another format than ``POI``.
     """
-    content = read_json(path)
+    points, header, _ = parse_poi(read_json(path), path)
+    return points, header
+
+
+def grid_header(volume: Volume) -> dict[str, Any]:
+    """Return a grid as the headers of point files state it: direction, voxel size, origin, rotation, shape."""
+    return {
+        "direction": list(volume.orientation),
+        "zoom": [float(v) for v in volume.spacing],
+        "origin": [float(v) for v in volume.affine[:3, 3]],
+        "rotation": (volume.affine[:3, :3] / np.asarray(volume.spacing)).tolist(),
+        "shape": [int(v) for v in volume.shape],
+    }
+
+
+def parse_poi(content: Any, path: str | Path) -> tuple[dict[int, Point], dict[str, Any], list[str]]:
+    """Return what `read_poi` returns, and the names of the points that it leaves out; `path` is for messages."""
     if not (isinstance(content, list) and len(content) == 2 and all(isinstance(part, dict) for part in content)):
-        raise _wrong_format(path, "something else")
+        raise wrong_points(path, "something else")
     header, table = content
     if header.get("format") != "POI" or "direction" not in header:
-        raise _wrong_format(path, f"format {header.get('format')!r}")
+        raise wrong_points(path, f"format {header.get('format')!r}")
+    points, left_out = parse_table(table, path)
+    return points, header, left_out
+
+
+def parse_table(table: Any, path: str | Path) -> tuple[dict[int, Point], list[str]]:
+    """Return the points of TPTBox' table of vertebrae and sub-regions, and the names of those of other sub-regions."""
     points: dict[int, Point] = {}
+    left_out = []
     try:
         for name, parts in table.items():
-            vertebra = _vertebra(name)
+            vertebra = vertebra_number(name)
             for part, (x, y, z) in parts.items():
-                instance = _join_id(vertebra, part)
-                if instance is not None:
+                instance = join_id(vertebra, part)
+                if instance is None:
+                    left_out.append(f"{name} {part}")
+                else:
                     points[instance] = (float(x), float(y), float(z))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _wrong_format(path, f"an entry that is no point ({error})") from error
-    return dict(sorted(points.items())), header
+        raise wrong_points(path, f"an entry that is no point ({error})") from error
+    return dict(sorted(points.items())), left_out
 
 
 def _centres(array: Array) -> dict[int, Point]:
@@ -123,14 +144,16 @@ def _split_id(instance: int) -> tuple[int, int]:
     return instance, POI_CORPUS
 
 
-def _join_id(vertebra: int, part: str) -> int | None:
+def join_id(vertebra: int, part: str) -> int | None:
+    """Return the instance id of a vertebra and one of TPTBox' sub-regions (name or number); None for other parts."""
     names = {"Vertebra_Corpus": POI_CORPUS, "Vertebra_Disc": POI_DISC, "Endplate": POI_ENDPLATE}
     number = names[part] if part in names else int(part) if part.isdigit() else -1
     offsets = {POI_CORPUS: 0, POI_DISC: DISC_OFFSET, POI_ENDPLATE: ENDPLATE_OFFSET}
     return vertebra + offsets[number] if number in offsets else None
 
 
-def _vertebra(name: str) -> int:
+def vertebra_number(name: str) -> int:
+    """Return the id of a vertebra by id or name; raises KeyError for other names."""
     from nnunet_spine_ext.core.labels import vertebra_id
 
     if name.isdigit():
@@ -138,11 +161,12 @@ def _vertebra(name: str) -> int:
     return vertebra_id("coccyx" if name == "COCC" else name)
 
 
-def _wrong_format(path: str | Path, found: str) -> CaseError:
+def wrong_points(path: str | Path, found: str) -> CaseError:
+    """Return the error for a file that holds no points in a known format."""
     return CaseError(
         "E-IN-POI",
         file=path,
         found=found,
-        expected="a list of a header with format POI and a table of points",
+        expected="a TPTBox point list (format POI) or VerSe centroids",
         fix="save the points in TPTBox with save_hint=2",
     )
