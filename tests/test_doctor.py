@@ -342,7 +342,7 @@ def test_wrong_level_of_a_model_folder(good_model: Path, tmp_path: Path) -> None
         (row,) = look_at_model(folder).rows
         assert row.problem is not None
         assert row.problem.code == "E-MODEL-FOLDER"
-        assert word in row.problem.found
+        assert word in row.problem.fix
 
 
 def _edit(path: Path, **changes: object) -> None:

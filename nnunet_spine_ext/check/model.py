@@ -5,25 +5,23 @@ Stock nnU-Net commands unpickle whatever a checkpoint carries: look at a folder 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nnunet_spine_ext.check.files import check_path
+from nnunet_spine_ext.check.model_folder import FINAL, checkpoints_in, folds_in, wrong_level
 from nnunet_spine_ext.check.report import Row
 from nnunet_spine_ext.check.rules import finding
 from nnunet_spine_ext.core.errors import CaseError, SetupError
 from nnunet_spine_ext.core.io import read_json
 
-FINAL = "checkpoint_final.pth"
 READER = "NibabelIOWithReorient"
 _PARTS = "plans.json, dataset.json and fold_0/checkpoint_final.pth"
 _PLANS_KEYS = ("configurations", "transpose_forward")
 _DATASET_KEYS = ("labels", "channel_names", "file_ending")
 _CHECKPOINT_KEYS = ("network_weights", "trainer_name", "init_args")
-_FOLD = re.compile(r"fold_(\d+|all)")
 
 
 @dataclass
@@ -41,11 +39,10 @@ def look_at_model(folder: str | Path, *, load: bool = True) -> ModelLook:
     `load`: also load every checkpoint (imports torch), without running code that it carries.
     """
     look = ModelLook(Path(folder))
-    if not look.folder.is_dir():
-        look.rows.append(_no_folder(look.folder))
-        return look
-    if not any((look.folder / name).exists() for name in ("plans.json", "dataset.json")):
-        look.rows.append(_other_level(look.folder))
+    wrong = wrong_level(look.folder)
+    if wrong is not None:
+        problem = finding("E-MODEL-FOLDER", folder, wrong[0], hint=f"the folder of a model, with {_PARTS}")
+        look.rows.append(Row("folder", str(folder), replace(problem, fix=wrong[1])))
         return look
     plans = _json_row(look, "plans.json", _PLANS_KEYS)
     dataset = _json_row(look, "dataset.json", _DATASET_KEYS)
@@ -62,28 +59,6 @@ def look_at_model(folder: str | Path, *, load: bool = True) -> ModelLook:
 
 def _short(look: ModelLook, path: Path) -> str:
     return str(path.relative_to(look.folder))
-
-
-def _no_folder(folder: Path) -> Row:
-    problem = check_path(folder)
-    found = problem.found if problem else "a file"
-    if folder.suffix == ".zip":
-        found = "a zip file; unpack it first"
-    near = problem.fix.partition("; ")[2] if problem and problem.code == "E-IN-MISSING" else ""
-    found = f"{found}; {near}" if near else found
-    return Row("folder", str(folder), finding("E-MODEL-FOLDER", folder, found, hint=f"a folder with {_PARTS}"))
-
-
-def _other_level(folder: Path) -> Row:
-    """Name the right folder when a fold of it, or a dataset that holds it, was given."""
-    inside = sorted(path.parent.name for path in folder.glob("*/plans.json"))
-    right = ""
-    if (folder.parent / "plans.json").is_file():
-        right = f"; the model is {folder.parent}"
-    elif inside:
-        right = f"; the models are the folders in it: {', '.join(inside[:5])}"
-    problem = finding("E-MODEL-FOLDER", folder, f"no model{right}", hint=f"a folder with {_PARTS}")
-    return Row("folder", str(folder), problem)
 
 
 def _json_row(look: ModelLook, name: str, keys: tuple[str, ...]) -> dict[str, Any] | None:
@@ -127,19 +102,18 @@ def _settings_row(folder: Path, plans: Mapping[str, Any]) -> Row:
 
 def _folds(look: ModelLook) -> Iterator[Path]:
     """Add rows for folds without a final checkpoint and yield every checkpoint there is."""
-    folds = sorted(path for path in look.folder.iterdir() if _FOLD.fullmatch(path.name) and path.is_dir())
+    folds = [look.folder / f"fold_{fold}" for fold in folds_in(look.folder)]
     if not folds:
         problem = finding("E-MODEL-FOLDER", look.folder, "no folder fold_0, fold_1, … or fold_all", hint=_PARTS)
         look.rows.append(Row("folds", "none", problem))
     for fold in folds:
-        files = sorted(fold.glob("checkpoint*.pth"))
-        names = [path.name for path in files]
-        if not files:
+        names = checkpoints_in(fold)
+        if not names:
             look.rows.append(Row(fold.name, "no checkpoint", finding("E-MODEL-FOLD", fold, "no checkpoint")))
         elif FINAL not in names:
             problem = finding("W-MODEL-UNFINISHED", fold, f"only {', '.join(names)}", hint=names[0])
             look.rows.append(Row(fold.name, "not finished", problem))
-        yield from files
+        yield from (fold / name for name in names)
 
 
 def _checkpoint_row(look: ModelLook, path: Path, plans: Mapping[str, Any], dataset: Mapping[str, Any]) -> Row:

@@ -11,6 +11,7 @@ PROG = "nnUNetv2_spine_predict"
 FUNCTION = "nnunet_spine_ext.inference.predict:predict"
 EXAMPLES = """  nnUNetv2_spine_predict -i scan.nii.gz -o out -m MODEL_FOLDER --instances --report
   nnUNetv2_spine_predict -i folder -o out -d 501 -p spineCpu -c 3d_fullres -f 0 1 2
+  nnUNetv2_spine_predict -i folder -o out -m MODEL_FOLDER --dry-run
   nnUNetv2_spine_predict -i folder -o out -m MODEL_FOLDER --resume"""
 
 
@@ -55,7 +56,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--trust", action="store_true", help="load checkpoints that carry code (unsafe)")
     parser.add_argument("-num_parts", "--num-parts", type=int, default=1, help="split the cases among this many runs")
     parser.add_argument("-part_id", "--part-id", type=int, default=0, help="which part this run is, from 0")
-    parser.add_argument("--dry-run", action="store_true", help="list the cases, predict nothing")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check the model folder and every input file as the run would, predict nothing",
+    )
     add_json_option(parser)
     return parser
 
@@ -68,7 +73,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-tr", default="nnUNetTrainerSpine", help="trainer, with -d (default: %(default)s)")
     parser.add_argument("-p", default="nnUNetPlans", help="plans, with -d (default: %(default)s)")
     parser.add_argument("-c", default="3d_fullres", help="configuration, with -d (default: %(default)s)")
-    parser.add_argument("-f", nargs="+", help="folds (default: all that are trained)")
+    parser.add_argument("-f", nargs="+", help="folds (default: all numbered ones that are trained)")
     parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint (default: %(default)s)")
 
 

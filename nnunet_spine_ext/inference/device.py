@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from nnunet_spine_ext.core.errors import SetupError, UsageError
+from nnunet_spine_ext.core.errors import SetupError
+from nnunet_spine_ext.inference.preflight import check_device_name
 
 
 def choose_device(name: str) -> torch.device:
@@ -12,18 +13,10 @@ def choose_device(name: str) -> torch.device:
 
     Raises SetupError when a device is asked for that is not there, UsageError for a name that is none.
     """
+    check_device_name(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(
-            "E-USE-DEVICE",
-            file="-device",
-            found=repr(name),
-            expected="auto, cpu, cuda, cuda:N or mps",
-            fix="correct the name",
-        ) from error
+    device = torch.device(name)
     available = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),

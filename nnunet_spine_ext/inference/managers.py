@@ -5,6 +5,8 @@ They add no state: what they need is in the plans. nnU-Net pickles them by refer
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,11 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_spine_ext.core.io import write_volume
+from nnunet_spine_ext.core.errors import Problem
+from nnunet_spine_ext.core.io import strip_suffix, write_json, write_volume
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.inference.model import label_scheme, predict_settings
-from nnunet_spine_ext.inference.phases import write_instances
+from nnunet_spine_ext.inference.phases import instance_files, write_instances
 from nnunet_spine_ext.inference.reading import read_case
 
 logger = logging.getLogger(__name__)
@@ -54,12 +57,54 @@ class SpineReaderWriter(NibabelIOWithReorient):
         return read_case([Path(f) for f in image_fnames])
 
     def write_seg(self, seg: Array, output_fname: str, properties: dict[str, Any]) -> None:
-        """Write a segmentation (z, y, x) in RAS on the grid of its image; then `instances/` when asked for."""
+        """Write a segmentation (z, y, x) in RAS on the grid of its image; then `instances/` when asked for.
+
+        An error of the instance step is logged and recorded in ``qc/<case>.json``: raised, it would end the run of
+        nnU-Net, whose other cases have nothing to do with it.
+        """
         volume = segmentation_volume(seg, properties)
         write_volume(volume, output_fname)
         if self.instances:
-            for problem in write_instances(volume, self.scheme, Path(output_fname)):
-                logger.warning("%s", problem)
+            try:
+                for problem in write_instances(volume, self.scheme, Path(output_fname)):
+                    logger.warning("%s", problem)
+            except Exception as error:
+                _record_failure(Path(output_fname), error)
+
+
+_without_instances: list[str] = []
+
+
+def _record_failure(mask: Path, error: Exception) -> None:
+    """Log and record that a case has a mask but no instances; what an earlier run left of them goes."""
+    case = strip_suffix(mask)
+    problem = Problem(
+        "error",
+        "E-INST-FAILED",
+        str(mask),
+        f"no instances of this case ({type(error).__name__}: {error})",
+        "vertebrae, discs and endplates told apart",
+        "the mask is complete; report this with the log",
+    )
+    logger.error("%s", problem, exc_info=error)
+    files = instance_files(mask.parent, case)
+    for file in files:
+        file.unlink(missing_ok=True)
+    # The disk may be what failed.
+    with contextlib.suppress(OSError):
+        write_json(files[-1], {"error": problem.to_dict()})
+    if not _without_instances:
+        atexit.register(_name_failures)
+    _without_instances.append(case)
+
+
+def _name_failures() -> None:
+    # Worker processes end without this; what failed there stands in the log and in qc/.
+    logger.error(
+        "%d cases have a mask but no instances: %s; nnU-Net's exit code does not tell",
+        len(_without_instances),
+        ", ".join(_without_instances),
+    )
 
 
 class SpinePlansManager(PlansManager):

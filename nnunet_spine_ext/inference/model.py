@@ -14,6 +14,8 @@ SETTINGS_KEY = "spine_ext"
 # nnU-Net's own transposition.
 REORIENTING_READER = "NibabelIOWithReorient"
 _LEFT_RIGHT_AXIS = 2
+# nnU-Net's readers of volumes, and whether the network sees every image as RAS or as it is stored.
+_REORIENTS = {REORIENTING_READER: True, "NibabelIO": False, "SimpleITKIO": False, "SimpleITKIOWithReorient": True}
 
 
 def predict_settings(plans: Mapping[str, Any]) -> PredictSettings | None:
@@ -57,3 +59,37 @@ def sided_axis(plans: Mapping[str, Any], dimensions: int) -> int | None:
         )
     axis = list(plans["transpose_forward"]).index(_LEFT_RIGHT_AXIS) - (3 - dimensions)
     return axis if axis >= 0 else None
+
+
+def reader_reorients(plans: Mapping[str, Any]) -> bool:
+    """Whether a model's reader turns images to RAS; raises SetupError for readers of other kinds of images."""
+    name = plans["image_reader_writer"]
+    if name not in _REORIENTS:
+        raise SetupError(
+            "E-PLANS-READER",
+            file="plans.json",
+            found=f"image_reader_writer {name}",
+            expected=f"one of {', '.join(_REORIENTS)}",
+            fix="predict with stock nnUNetv2_predict",
+        )
+    return _REORIENTS[name]
+
+
+def refuse_what_is_not_predicted_here(plans: Mapping[str, Any], configuration: str) -> None:
+    """Raise SetupError for models that need more than the image (cascades) or read something else than volumes.
+
+    A configuration that the plans do not have is none of this function's business.
+    """
+    reader_reorients(plans)
+    previous = None
+    while configuration in plans["configurations"] and previous is None:
+        content = plans["configurations"][configuration]
+        previous, configuration = content.get("previous_stage"), content.get("inherits_from", "")
+    if previous is not None:
+        raise SetupError(
+            "E-MODEL-CASCADE",
+            file=f"plans {plans.get('plans_name', '')}",
+            found=f"a network that also needs the masks of {previous}",
+            expected="a network that needs the image alone",
+            fix="predict with nnUNetv2_predict -prev_stage_predictions, or choose another configuration (-c)",
+        )

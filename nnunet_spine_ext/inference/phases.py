@@ -10,6 +10,15 @@ from nnunet_spine_ext.core.io import strip_suffix, write_json, write_volume
 from nnunet_spine_ext.core.volume import Volume
 
 
+def instance_files(folder: Path, case: str) -> list[Path]:
+    """Return where the instance step writes the files of a case: ids, centres, measurements."""
+    return [
+        folder / "instances" / f"{case}.nii.gz",
+        folder / "centroids" / f"{case}.json",
+        folder / "qc" / f"{case}.json",
+    ]
+
+
 def write_instances(semantic: Volume, scheme: str, mask_file: Path) -> list[Problem]:
     """Separate vertebrae, discs and endplates and write them beside a semantic mask.
 
@@ -27,7 +36,8 @@ def write_instances(semantic: Volume, scheme: str, mask_file: Path) -> list[Prob
 
     folder, case = mask_file.parent, strip_suffix(mask_file)
     result = separate(semantic, scheme)
-    write_volume(result.instances, folder / "instances" / mask_file.name)
-    write_poi(folder / "centroids" / f"{case}.json", result.instances, centroids(result.instances, semantic))
-    write_json(folder / "qc" / f"{case}.json", result.qc)
+    ids, centres, measurements = instance_files(folder, case)
+    write_volume(result.instances, ids)
+    write_poi(centres, result.instances, centroids(result.instances, semantic))
+    write_json(measurements, result.qc)
     return [replace(problem, file=problem.file or mask_file.name) for problem in result.warnings]

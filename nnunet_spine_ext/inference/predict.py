@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from nnunet_spine_ext import __version__
-from nnunet_spine_ext.core.errors import CaseError, Problem, SpineExtError
-from nnunet_spine_ext.core.io import sha256, write_json, write_volume
-from nnunet_spine_ext.core.labels import (
-    colours_for,
-    instance_name,
-    scheme,
-    write_itksnap_labels,
-    write_slicer_table,
-)
+from nnunet_spine_ext.core.errors import EXIT_INTERNAL, EXIT_OK, EXIT_SOME_FAILED, Problem, SpineExtError
+from nnunet_spine_ext.core.io import sha256, write_volume
 from nnunet_spine_ext.core.summary import RunSummary
-from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.inference.cases import InputCase, find_cases
-from nnunet_spine_ext.inference.folder import TrainedModel, find_model_folder, load_model
-from nnunet_spine_ext.inference.journal import RUN, Journal, folder_lock, is_finished
-from nnunet_spine_ext.inference.model import label_scheme
+from nnunet_spine_ext.inference.folder import (
+    ModelFolder,
+    TrainedModel,
+    find_model_folder,
+    load_weights,
+    open_model_folder,
+)
+from nnunet_spine_ext.inference.gate import inspect_case
+from nnunet_spine_ext.inference.journal import Journal, folder_lock, is_finished
+from nnunet_spine_ext.inference.model import label_scheme, refuse_what_is_not_predicted_here
 from nnunet_spine_ext.inference.phases import write_instances
-from nnunet_spine_ext.inference.preflight import check_output, check_parts, check_scheme, check_use
+from nnunet_spine_ext.inference.preflight import check_device_name, check_output, check_parts, check_scheme, check_use
+from nnunet_spine_ext.inference.results import discard, foreign_cases, foreign_warning, outputs, write_run
+from nnunet_spine_ext.inference.space import is_full, little_space, unwritable, writing
 
 if TYPE_CHECKING:
     from nnunet_spine_ext.inference.predictor import SpinePredictor
 
 logger = logging.getLogger(__name__)
+# A full disk rarely empties itself: after this many cases that found no room the run ends.
+_FULL_LIMIT = 3
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,45 @@ class _Options:
 
 @dataclass
 class PredictResult(RunSummary):
-    """Outcome of a run, with its output folder; of a dry run, the files of each case as `planned`."""
+    """Outcome of a run, with its output folder.
+
+    `notes` are warnings about the run as a whole, `stopped` is why it ended before its last case. A dry run lists in
+    `planned` the files of each case that would be predicted; `failed` are then those that would fail.
+    """
 
     folder: Path = field(default_factory=Path)
     planned: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[Problem] = field(default_factory=list)
+    stopped: Problem | None = None
+    dry_run: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """As for every run; 1 when it was stopped; of a dry run, what the run would end with."""
+        if self.stopped is not None:
+            return EXIT_INTERNAL
+        if self.planned:
+            return EXIT_SOME_FAILED if self.failed else EXIT_OK
+        return super().exit_code
 
     def render(self) -> str:
         """Return a text for the console; a dry run lists the cases."""
-        lines = [f"{case}: {', '.join(files)}" for case, files in self.planned.items()]
-        return "\n".join([*lines, super().render()])
+        *lines, counts = super().render().splitlines()
+        if self.dry_run:
+            counts = f"{len(self.planned)} to predict, {len(self.skipped)} finished, {len(self.failed)} would fail"
+            counts += "; nothing was predicted (dry run: the checkpoints were not opened)"
+            # A run says them when it starts.
+            lines[1:1] = [f"WARNING {problem}" for problem in self.notes]
+        lines += [f"{case}: {', '.join(files)}" for case, files in self.planned.items()]
+        lines += [f"STOPPED {self.stopped}"] if self.stopped else []
+        return "\n".join([*lines, counts])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the same as plain JSON."""
-        return super().to_dict() | ({"planned": self.planned} if self.planned else {})
+        content = super().to_dict() | {"notes": [problem.to_dict() for problem in self.notes]}
+        if self.dry_run:
+            content["planned"] = self.planned
+        return content | ({"stopped": self.stopped.to_dict()} if self.stopped else {})
 
 
 def predict(
@@ -108,6 +134,7 @@ def predict(
     resume: keep finished cases whose input, model, options and output bytes are unchanged.
     strict: geometry warnings are errors. prefer: which of two conflicting transforms to believe.
     trust: load checkpoints that carry code. num_parts, part_id: predict every n-th case only (cluster arrays).
+    dry_run: check model folder, input files and output, and predict nothing; the exit code is the one to expect.
 
     Returns
     -------
@@ -119,86 +146,135 @@ def predict(
     """
     check_use(m, d, step_size)
     check_parts(num_parts, part_id)
+    check_device_name(device)
     if isinstance(i, Sequence) and not isinstance(i, str) and len(i) == 1:
         i = i[0]
     output = check_output(Path(o), i)
-    folder = find_model_folder(None if m is None else str(m), d, tr, p, c)
-    model = load_model(folder, tuple(f) if f else None, chk, trust=trust)
-    if instances:
-        check_scheme(label_scheme(model.plans), folder)
-    cases = find_cases(i, model.channels)[part_id::num_parts]
-    result = PredictResult(
-        title=f"{len(cases)} cases, model {model.folder.name}, fold {', '.join(model.folds)}", folder=output
+    model = open_model_folder(
+        find_model_folder(None if m is None else str(m), d, tr, p, c), tuple(f) if f else None, chk
     )
-    if dry_run:
-        for case in cases:
-            _record_dry(result, case)
-        return result
+    # nnU-Net names a model's folder <trainer>__<plans>__<configuration>; a renamed one is looked at when it is loaded.
+    refuse_what_is_not_predicted_here(model.plans, model.folder.name.rpartition("__")[2])
+    if instances:
+        check_scheme(label_scheme(model.plans), model.folder)
+    everything = find_cases(i, model.channels)
+    cases = everything[part_id::num_parts]
+    title = f"{len(cases)} cases, model {model.folder.name}, fold {', '.join(model.folds)}"
+    result = PredictResult(title=title, folder=output, dry_run=dry_run)
     options = _Options(step_size, tta, accumulate, instances, strict, prefer)
-    output.mkdir(parents=True, exist_ok=True)
-    with folder_lock(output, part=(part_id, num_parts)):
-        predictor = _predictor(model, options, device, trust)
-        _write_run(output, model, options, i, str(predictor.device))
-        _run_cases(cases, predictor, model, options, output, result, resume=resume)
-    if report and (result.done or result.skipped):
-        from nnunet_spine_ext.report.build import report as build_report
-
-        build_report(output)
+    journal = Journal(output).read()
+    run = _Run(model, options, _fingerprint(model, options), journal if resume else {}, result)
+    foreign = foreign_cases(output, {case.name for case in everything}, journal, run.fingerprint)
+    result.notes += _notes(run, cases, foreign, resume=resume, report=report)
+    if dry_run:
+        _rehearse(run, cases)
+    else:
+        _work(run, cases, i, foreign, device, (part_id, num_parts), trust=trust, report=report)
     return result
 
 
-def _run_cases(
+@dataclass(frozen=True)
+class _Run:
+    """What every case of a run needs: `earlier` is the journal of the run that is resumed."""
+
+    model: ModelFolder
+    options: _Options
+    fingerprint: str
+    earlier: Mapping[str, Any]
+    result: PredictResult
+
+    def finished(self, case: InputCase, hashes: list[dict[str, str]]) -> bool:
+        """Whether an earlier run did a case, with the same input, model and options."""
+        mask = self.result.folder / f"{case.name}.nii.gz"
+        return is_finished(self.earlier.get(case.name), mask, hashes, self.fingerprint)
+
+
+def _notes(
+    run: _Run, cases: Sequence[InputCase], foreign: Mapping[str, list[str]], *, resume: bool, report: bool
+) -> list[Problem]:
+    """Return the warnings about a run as a whole."""
+    # Who resumes goes on in a folder of earlier results; masks of another model are worth a warning even then.
+    mixed = {kind: names for kind, names in foreign.items() if not (resume and kind == "same_settings")}
+    output = run.result.folder
+    notes = (
+        foreign_warning(output, mixed),
+        little_space(output, cases, instances=run.options.instances, report=report),
+    )
+    return [note for note in notes if note is not None]
+
+
+def _work(
+    run: _Run,
     cases: Sequence[InputCase],
-    predictor: SpinePredictor,
-    model: TrainedModel,
-    options: _Options,
-    output: Path,
-    result: PredictResult,
+    source: Any,
+    foreign: Mapping[str, list[str]],
+    device: str,
+    part: tuple[int, int],
     *,
-    resume: bool,
+    trust: bool,
+    report: bool,
 ) -> None:
+    """Load the network, predict all cases into the locked folder and write the report."""
+    result, output = run.result, run.result.folder
+    for note in result.notes:
+        logger.warning("%s", note)
+    model = load_weights(run.model, trust=trust)
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+    with folder_lock(output, part=part):
+        predictor = _predictor(model, run.options, device, trust)
+        with writing(output):
+            write_run(output, model, vars(run.options) | {"device": str(predictor.device)}, source, foreign)
+        _run_cases(run, cases, predictor)
+    if report and (result.done or result.skipped) and result.stopped is None:
+        from nnunet_spine_ext.report.build import report as build_report
+
+        with writing(output):
+            build_report(output)
+
+
+def _run_cases(run: _Run, cases: Sequence[InputCase], predictor: SpinePredictor) -> None:
     from tqdm import tqdm
 
+    result, output = run.result, run.result.folder
     journal = Journal(output)
-    earlier = journal.read() if resume else {}
-    fingerprint = _fingerprint(model, options)
-    for case in tqdm(cases, desc="cases", disable=None):
-        entry: dict[str, Any] = {"case": case.name, "fingerprint": fingerprint}
-        mask = output / f"{case.name}.nii.gz"
+    full = 0
+    for number, case in enumerate(tqdm(cases, desc="cases", disable=None)):
+        entry: dict[str, Any] = {"case": case.name, "fingerprint": run.fingerprint}
         start = time.perf_counter()
         try:
             entry["input"] = _hashes(case)
-            if is_finished(earlier.get(case.name), mask, entry["input"], fingerprint):
+            if run.finished(case, entry["input"]):
                 result.skipped.append(case.name)
                 continue
-            _discard(output, case.name)
-            warnings = _predict_case(case, predictor, options, label_scheme(model.plans), mask)
+            discard(output, case.name)
+            warnings = _predict_case(run, case, predictor)
         except SpineExtError as error:
             entry["seconds"] = _seconds_since(start)
-            _fail(result, journal, entry, output, error.problem())
+            _fail(result, journal, entry, error.problem())
         except Exception as error:
             entry["seconds"] = _seconds_since(start)
-            _fail(result, journal, entry, output, _unwritable(output, error) or _unexpected(case, error))
+            _fail(result, journal, entry, unwritable(output, error) or _unexpected(case, error))
+            full += is_full(error)
+            if full == _FULL_LIMIT:
+                result.stopped = _stopped(output, full, len(cases) - number - 1)
+                return
         else:
             entry |= {
                 "status": "done",
                 "seconds": _seconds_since(start),
                 "warnings": [w.to_dict() for w in warnings],
                 "error": None,
-                "outputs": {str(f.relative_to(output)): sha256(f) for f in _outputs(output, case.name)},
+                "outputs": {str(f.relative_to(output)): sha256(f) for f in outputs(output, case.name)},
             }
             journal.append(entry)
             result.done.append(case.name)
             result.warn(case.name, *warnings)
 
 
-def _predict_case(
-    case: InputCase, predictor: SpinePredictor, options: _Options, scheme_name: str, mask: Path
-) -> list[Problem]:
+def _predict_case(run: _Run, case: InputCase, predictor: SpinePredictor) -> list[Problem]:
     """Check, predict and write one case; return its warnings. Raises CaseError for what makes it unusable."""
-    if case.problem is not None:
-        raise case.problem.to_error()
-    warnings, grid = _inspect(case, options)
+    warnings, grid = inspect_case(case, strict=run.options.strict, prefer=run.options.prefer)
     with contextlib.redirect_stdout(io.StringIO()) as chatter:
         data, properties = predictor.prepare(case.files, None if grid is None else grid.affine)
         semantic = predictor.segment(data, properties)
@@ -216,59 +292,51 @@ def _predict_case(
             )
         )
     # The mask goes last: under its name the case is complete.
-    if options.instances:
-        warnings += write_instances(semantic, scheme_name, mask)
+    mask = run.result.folder / f"{case.name}.nii.gz"
+    if run.options.instances:
+        warnings += write_instances(semantic, label_scheme(run.model.plans), mask)
     write_volume(semantic, mask)
     return warnings
 
 
-def _inspect(case: InputCase, options: _Options) -> tuple[list[Problem], Volume | None]:
-    """Return the gatekeeper's warnings for all channels and, if a preferred transform decides, the grid to use.
+def _rehearse(run: _Run, cases: Sequence[InputCase]) -> None:
+    """Look at every case as the run would, and record which would be predicted, are finished, or would fail."""
+    from tqdm import tqdm
 
-    Raises CaseError for the first error found, and if the channels lie on different grids.
-    """
-    from nnunet_spine_ext.check.images import inspect
-
-    warnings: list[Problem] = []
-    grids: list[Volume] = []
-    for file in case.files:
-        facts = inspect(file, strict=options.strict, prefer=options.prefer)
-        for problem in facts.problems:
-            if problem.severity == "error":
-                raise problem.to_error()
-            warnings.append(problem)
-        if facts.affine is not None:
-            grids.append(Volume(np.broadcast_to(np.uint8(0), facts.shape[:3]), facts.affine))
-    for file, grid in zip(case.files[1:], grids[1:], strict=True):
-        if not grids[0].same_grid(grid):
-            raise CaseError(
-                "E-GEOM-CHANNELS",
-                file=file,
-                found=f"shape {grid.shape}, corners {grids[0].corner_error(grid):.3g} mm from {case.files[0].name}",
-                expected="all channels on one grid",
-                fix="resample the channels onto one of them",
-            )
-    return warnings, grids[0] if options.prefer else None
+    for case in tqdm(cases, desc="cases", disable=None):
+        try:
+            if case.name in run.earlier and run.finished(case, _hashes(case)):
+                run.result.skipped.append(case.name)
+                continue
+            warnings, _ = inspect_case(case, strict=run.options.strict, prefer=run.options.prefer)
+        except SpineExtError as error:
+            run.result.fail(case.name, error.problem())
+        except Exception as error:
+            run.result.fail(case.name, _unexpected(case, error))
+        else:
+            run.result.planned[case.name] = [str(f) for f in case.files]
+            run.result.warn(case.name, *warnings)
 
 
 def _seconds_since(start: float) -> float:
     return round(time.perf_counter() - start, 2)
 
 
-def _fail(result: PredictResult, journal: Journal, entry: dict[str, Any], output: Path, problem: Problem) -> None:
+def _fail(result: PredictResult, journal: Journal, entry: dict[str, Any], problem: Problem) -> None:
     case = entry["case"]
-    _discard(output, case)
+    discard(result.folder, case)
     journal.append(entry | {"status": "failed", "warnings": [], "error": problem.to_dict()})
     result.fail(case, problem)
 
 
-def _unwritable(output: Path, error: Exception) -> Problem | None:
-    """Return the finding for an error of the disk that the results go to; None for another error."""
-    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-        return None
-    found = f"a result cannot be written ({error.strerror})"
-    fix = "free space or change the permissions, then run again with --resume"
-    return Problem("error", "E-OUT-WRITE", str(output), found, "room on the disk and the right to write", fix)
+def _stopped(output: Path, full: int, left: int) -> Problem:
+    return SpineExtError(
+        "E-OUT-FULL",
+        file=output,
+        found=f"no space left, {full} times; the run was ended before {left} further cases",
+        expected="room for the results on the disk",
+        fix="free space, then run again with --resume",
+    ).problem()
 
 
 def _unexpected(case: InputCase, error: Exception) -> Problem:
@@ -282,22 +350,6 @@ def _unexpected(case: InputCase, error: Exception) -> Problem:
         "a prediction",
         "report this with the log; the other cases went on",
     )
-
-
-def _outputs(output: Path, case: str) -> list[Path]:
-    candidates = [
-        output / f"{case}.nii.gz",
-        output / "instances" / f"{case}.nii.gz",
-        output / "centroids" / f"{case}.json",
-        output / "qc" / f"{case}.json",
-    ]
-    return [f for f in candidates if f.is_file()]
-
-
-def _discard(output: Path, case: str) -> None:
-    """Remove what an earlier run left of a case: old masks must not pass for new ones."""
-    for file in _outputs(output, case):
-        file.unlink()
 
 
 def _hashes(case: InputCase) -> list[dict[str, str]]:
@@ -314,7 +366,7 @@ def _hash(file: Path) -> str:
         return ""
 
 
-def _fingerprint(model: TrainedModel, options: _Options) -> str:
+def _fingerprint(model: ModelFolder, options: _Options) -> str:
     content = json.dumps([model.digest, vars(options), __version__], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -333,48 +385,3 @@ def _predictor(model: TrainedModel, options: _Options, device: str, trust: bool)
         )
         predictor.initialize_from_model(model)
     return predictor
-
-
-def _write_run(output: Path, model: TrainedModel, options: _Options, source: Any, device: str) -> None:
-    """Write what a reader of the results needs: the run's facts, nnU-Net's dataset.json and label tables."""
-    from importlib.metadata import version
-
-    packages = ("nnunetv2", "torch", "numpy", "nibabel")
-    facts = {
-        "nnunet_spine_ext": __version__,
-        "versions": {name: version(name) for name in packages},
-        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "model": {
-            "name": model.folder.name,
-            "dataset": model.folder.parent.name,
-            "trainer": model.trainer_name,
-            "folds": list(model.folds),
-            "checkpoint": model.checkpoint,
-            "sha256": model.digest,
-        },
-        "options": vars(options) | {"device": device},
-        "input": str(Path(source).resolve())
-        if isinstance(source, (str, Path))
-        else [str(Path(s).resolve()) for s in source],
-        "labels": {str(k): v for k, v in model.labels.items()},
-        "scheme": label_scheme(model.plans),
-    }
-    write_json(output / RUN, facts)
-    write_json(output / "dataset.json", model.dataset_json)
-    name = label_scheme(model.plans)
-    colours = colours_for(model.labels, name)
-    write_itksnap_labels(model.labels, output / "labels_itksnap.txt", colours)
-    write_slicer_table(model.labels, output / "labels_slicer.ctbl", colours)
-    if options.instances:
-        table = scheme("instances")
-        names = {key: instance_name(key) for key in table.labels}
-        write_itksnap_labels(names, output / "instances" / "labels_itksnap.txt", dict(table.colours))
-        write_slicer_table(names, output / "instances" / "labels_slicer.ctbl", dict(table.colours))
-
-
-def _record_dry(result: PredictResult, case: InputCase) -> None:
-    if case.problem is None:
-        result.skipped.append(case.name)
-        result.planned[case.name] = [str(f) for f in case.files]
-    else:
-        result.fail(case.name, case.problem)

@@ -14,7 +14,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 from tqdm import tqdm
 
@@ -23,8 +23,8 @@ from nnunet_spine_ext.core.errors import CaseError, SetupError
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.inference.folder import TrainedModel, load_model
 from nnunet_spine_ext.inference.managers import segmentation_volume
-from nnunet_spine_ext.inference.model import SETTINGS_KEY
-from nnunet_spine_ext.inference.reading import read_case, reader_reorients
+from nnunet_spine_ext.inference.model import SETTINGS_KEY, reader_reorients, refuse_what_is_not_predicted_here
+from nnunet_spine_ext.inference.reading import read_case
 
 Accumulate = Literal["single", "half"]
 
@@ -72,7 +72,7 @@ class SpinePredictor(nnUNetPredictor):
             plans[SETTINGS_KEY]["predict"]["mirror"] = self.use_mirroring
         plans_manager = PlansManager(plans)
         configuration_manager = plans_manager.get_configuration(model.configuration)
-        refuse_what_is_not_predicted_here(plans, configuration_manager)
+        refuse_what_is_not_predicted_here(plans, model.configuration)
         trainer = find_trainer(model.trainer_name)
         network = trainer.build_network_architecture(
             plans_manager,
@@ -102,7 +102,7 @@ class SpinePredictor(nnUNetPredictor):
 
         `affine` replaces the one the files would be read with (a header with two that disagree).
         """
-        reorient = reader_reorients(self.plans_manager.plans["image_reader_writer"])
+        reorient = reader_reorients(self.plans_manager.plans)
         data, properties = read_case(files, affine, reorient=reorient)
         preprocessor = self.configuration_manager.preprocessor_class(verbose=False)
         data, _, properties = preprocessor.run_case_npy(
@@ -181,20 +181,6 @@ def find_trainer(name: str) -> Any:
             expected="the trainer the model was trained with",
             fix="install its package and export nnUNet_extTrainer=FOLDER_OF_ITS_TRAINERS",
         ) from error
-
-
-def refuse_what_is_not_predicted_here(plans: dict[str, Any], configuration_manager: ConfigurationManager) -> None:
-    """Raise SetupError for models that need more than the image (cascades) or read something else than volumes."""
-    reader_reorients(plans["image_reader_writer"])
-    previous = configuration_manager.previous_stage_name
-    if previous is not None:
-        raise SetupError(
-            "E-MODEL-CASCADE",
-            file=f"plans {plans.get('plans_name', '')}",
-            found=f"a network that also needs the masks of {previous}",
-            expected="a network that needs the image alone",
-            fix="predict with nnUNetv2_predict -prev_stage_predictions, or choose another configuration (-c)",
-        )
 
 
 def refuse_other_shapes(network: nn.Module, weights: dict[str, Any], file: Path) -> None:

@@ -9,25 +9,8 @@ from typing import Any
 import numpy as np
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
 
-from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import NIFTI_SUFFIXES, read_volume
 from nnunet_spine_ext.core.volume import Array, Volume
-
-# nnU-Net's readers of volumes, and whether the network sees every image as RAS or as it is stored.
-_REORIENTS = {"NibabelIOWithReorient": True, "NibabelIO": False, "SimpleITKIO": False, "SimpleITKIOWithReorient": True}
-
-
-def reader_reorients(name: str) -> bool:
-    """Whether a reader of nnU-Net turns images to RAS; raises SetupError for readers of other kinds of images."""
-    if name not in _REORIENTS:
-        raise SetupError(
-            "E-PLANS-READER",
-            file="plans.json",
-            found=f"image_reader_writer {name}",
-            expected=f"one of {', '.join(_REORIENTS)}",
-            fix="predict with stock nnUNetv2_predict",
-        )
-    return _REORIENTS[name]
 
 
 def read_case(

@@ -1,0 +1,121 @@
+"""What a run leaves in its output folder: the files of a case, files of others, and the record of the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nnunet_spine_ext import __version__
+from nnunet_spine_ext.core.errors import Problem
+from nnunet_spine_ext.core.io import strip_suffix, write_json
+from nnunet_spine_ext.core.labels import (
+    colours_for,
+    instance_name,
+    scheme,
+    write_itksnap_labels,
+    write_slicer_table,
+)
+from nnunet_spine_ext.inference.folder import TrainedModel
+from nnunet_spine_ext.inference.journal import RUN
+from nnunet_spine_ext.inference.model import label_scheme
+from nnunet_spine_ext.inference.phases import instance_files
+
+_PACKAGES = ("nnunetv2", "torch", "numpy", "nibabel")
+# Where masks of a case that is not of this run come from.
+_KINDS = {
+    "same_settings": "of an earlier run with this model and these options",
+    "other_settings": "of an earlier run with another model or other options",
+    "unknown": "that the journal does not know",
+}
+_SHOWN = 5
+
+
+def outputs(folder: Path, case: str) -> list[Path]:
+    """Return the files of a case that are there, the mask first."""
+    return [f for f in (folder / f"{case}.nii.gz", *instance_files(folder, case)) if f.is_file()]
+
+
+def discard(folder: Path, case: str) -> None:
+    """Remove what an earlier run left of a case: old masks must not pass for new ones."""
+    for file in outputs(folder, case):
+        file.unlink()
+
+
+def foreign_cases(
+    folder: Path, own: Collection[str], journal: Mapping[str, Mapping[str, Any]], fingerprint: str
+) -> dict[str, list[str]]:
+    """Return the cases whose masks lie in the folder without being of this run, by where they come from.
+
+    The keys are ``same_settings`` and ``other_settings`` for masks of earlier runs, as the journal tells them, and
+    ``unknown``; kinds without a case are left out. Nothing of them is ever deleted.
+    """
+    masks = sorted({strip_suffix(f) for place in (folder, folder / "instances") for f in place.glob("*.nii.gz")})
+    found: dict[str, list[str]] = {}
+    for case in masks:
+        if case in own:
+            continue
+        entry = journal.get(case, {})
+        done = entry.get("status") == "done"
+        same = entry.get("fingerprint") == fingerprint
+        kind = "unknown" if not done else "same_settings" if same else "other_settings"
+        found.setdefault(kind, []).append(case)
+    return {kind: found[kind] for kind in _KINDS if kind in found}
+
+
+def foreign_warning(folder: Path, foreign: Mapping[str, list[str]]) -> Problem | None:
+    """Return the warning that names masks of other runs; None if there is none."""
+    if not foreign:
+        return None
+    parts = []
+    for kind, cases in foreign.items():
+        more = f" and {len(cases) - _SHOWN} more" if len(cases) > _SHOWN else ""
+        parts.append(f"{len(cases)} {_KINDS[kind]}: {', '.join(cases[:_SHOWN])}{more}")
+    return Problem(
+        "warning",
+        "W-OUT-FOREIGN",
+        str(folder),
+        f"masks that are not of this run ({'; '.join(parts)})",
+        "a folder with the results of one input",
+        'they stay, and run.json lists them under "foreign"; remove them, or choose another -o',
+    )
+
+
+def write_run(
+    folder: Path, model: TrainedModel, options: Mapping[str, Any], source: Any, foreign: Mapping[str, list[str]]
+) -> None:
+    """Write what a reader of the results needs: the run's facts, nnU-Net's dataset.json and label tables."""
+    name = label_scheme(model.plans)
+    sources = [source] if isinstance(source, (str, Path)) else list(source)
+    places = [str(Path(s).resolve()) for s in sources]
+    facts = {
+        "nnunet_spine_ext": __version__,
+        "versions": {package: version(package) for package in _PACKAGES},
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "model": {
+            "name": model.folder.name,
+            "dataset": model.folder.parent.name,
+            "trainer": model.trainer_name,
+            "folds": list(model.folds),
+            "checkpoint": model.checkpoint,
+            "sha256": model.digest,
+        },
+        "options": dict(options),
+        "input": places[0] if isinstance(source, (str, Path)) else places,
+        "labels": {str(k): v for k, v in model.labels.items()},
+        "scheme": name,
+        "foreign": dict(foreign),
+    }
+    write_json(folder / RUN, facts)
+    write_json(folder / "dataset.json", model.dataset_json)
+    _write_tables(folder, model.labels, colours_for(model.labels, name))
+    if options["instances"]:
+        table = scheme("instances")
+        _write_tables(folder / "instances", {key: instance_name(key) for key in table.labels}, dict(table.colours))
+
+
+def _write_tables(folder: Path, names: dict[int, str], colours: Any) -> None:
+    write_itksnap_labels(names, folder / "labels_itksnap.txt", colours)
+    write_slicer_table(names, folder / "labels_slicer.ctbl", colours)
