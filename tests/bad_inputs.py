@@ -287,9 +287,12 @@ def metaimage(
     *, packed: bool = False, spacing: str = "0.6 0.7 3.3", where: str = "LOCAL", more: str = "", cut: int = 0
 ) -> bytes:
     """Return a MetaImage file with the geometry of `AFFINE`; `cut` bytes are missing at its end."""
-    text = _META.format(packed=packed, spacing=spacing, where=where, more=more).encode()
     data = voxels().tobytes(order="F")
-    content = text + (zlib.compress(data) if packed else data) if where == "LOCAL" else text
+    if packed:
+        data = zlib.compress(data)
+        more = more if "CompressedDataSize" in more else f"{more}CompressedDataSize = {len(data)}\n"
+    text = _META.format(packed=packed, spacing=spacing, where=where, more=more).encode()
+    content = text + data if where == "LOCAL" else text
     return content[: len(content) - cut]
 
 

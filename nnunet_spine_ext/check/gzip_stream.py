@@ -64,6 +64,11 @@ class OneRead:
         while self._position < position and self.read(min(BLOCK, position - self._position)):
             pass
 
+    def changed(self) -> bool:
+        """Whether somebody has written to the file since it was opened."""
+        now = os.fstat(self._file.fileno())
+        return (now.st_size, now.st_mtime_ns) != (self.status.st_size, self.status.st_mtime_ns)
+
     def left(self) -> int:
         """Bytes up to the end of the file."""
         return max(0, os.fstat(self._file.fileno()).st_size - self._position)
@@ -96,13 +101,14 @@ class ByteStream:
     total: decompressed bytes handed out so far.
     fault, detail: why the content ended early; empty while all is well.
     trailing: bytes after the end of the compressed content that belong to nothing (zero padding is allowed by gzip).
+    behind: all bytes after that end.
     """
 
     def __init__(self, file: OneRead, compression: Compression = "none") -> None:
         self.total = 0
         self.fault: Fault = ""
         self.detail = ""
-        self.trailing = 0
+        self.trailing = self.behind = 0
         self._file = file
         self._compression = compression
         self._engine = None if compression == "none" else zlib.decompressobj(_WINDOW[compression])
@@ -174,6 +180,7 @@ class ByteStream:
 
     def _after_end(self, rest: bytes) -> None:
         """Go on with a further gzip member, or stop and count what is left."""
+        self.behind = len(rest) + self._file.left()
         rest = rest.lstrip(b"\0")
         while len(rest) < 2 and (more := self._file.read(BLOCK)):
             rest = (rest + more).lstrip(b"\0")

@@ -125,9 +125,9 @@ class Inspection:
         """Pass the bytes of the voxels on."""
         return blocks
 
-    def _objection(self, head: bytes) -> str:
-        """Why ITK refuses the text header that begins with `head`; nothing if it does not."""
-        return itk_objection(self.path)
+    def _objection(self, head: bytes, text: TextHeader) -> str:
+        """Why ITK refuses the text header, or reads it otherwise; nothing if it does not."""
+        return itk_objection(self.path, text.header)
 
     def _open(self, source: OneRead) -> None:
         compressed = source.peek(2) == _GZIP_MAGIC
@@ -184,7 +184,7 @@ class Inspection:
         if problem is not None:
             self._emit(replace(problem, file=str(self.path), found=f"its data file {target.name}: {problem.found}"))
             return
-        if not self.facts.problems and (reason := self._objection(head)):
+        if not self.facts.problems and (reason := self._objection(head, text)):
             self._report("E-IN-UNREADABLE", f"ITK does not read it ({reason})", hint="write it again with SimpleITK")
         elif text.data_file is None:
             self._read_data(text, source)
@@ -197,7 +197,20 @@ class Inspection:
     def _read_data(self, text: TextHeader, source: OneRead) -> None:
         size = source.status.st_size
         source.skip_to(max(0, size - text.header.byte_count) if text.from_end else text.start)
-        self._read_voxels(text.header, ByteStream(source, text.compression))
+        available, stream = source.left(), ByteStream(source, text.compression)
+        self._read_voxels(text.header, stream)
+        if text.compression == "zlib" and self.facts.ok:
+            self._check_packed_size(text, available, available - stream.behind)
+
+    def _check_packed_size(self, text: TextHeader, available: int, used: int) -> None:
+        """ITK reads as many compressed bytes as a MetaImage announces, and makes noise of what it gets."""
+        announced = text.packed_size
+        if announced > available:
+            self._report("E-IN-TRUNCATED", f"{available} of {announced} compressed bytes")
+        elif announced < used and (announced >= 0 or text.data_file is None):
+            said = "without CompressedDataSize" if announced < 0 else f"with CompressedDataSize {announced}"
+            found = f"a header {said} for {used} compressed bytes (ITK would read noise)"
+            self._report("E-IN-UNREADABLE", found, hint="write it again with SimpleITK, from a copy that is right")
 
     def _describe(self, header: Header) -> None:
         """Check what the header says and keep it."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext.check.facts import Header
+from nnunet_spine_ext.check.geometry import corner_distance, triple
 from nnunet_spine_ext.check.gzip_stream import Compression
 from nnunet_spine_ext.core.volume import Array
 
@@ -46,7 +47,8 @@ class TextHeader:
     """A parsed text header and where its voxels are.
 
     `data_file` is the file that holds them, None when they follow the header; `start`: where its (compressed) data
-    begin; `from_end`: the voxels are the last bytes of that file, whatever lies before them.
+    begin; `from_end`: the voxels are the last bytes of that file, whatever lies before them. `packed_size`: how many
+    compressed bytes the header announces, -1 if it does not.
     """
 
     header: Header
@@ -54,6 +56,7 @@ class TextHeader:
     start: int = 0
     data_file: Path | None = None
     from_end: bool = False
+    packed_size: int = -1
 
 
 def is_meta(head: bytes) -> bool:
@@ -92,7 +95,11 @@ def parse_meta(head: bytes, path: Path) -> TextHeader:
 
 def _meta(fields: dict[str, str], path: Path, end_of_text: int) -> TextHeader:
     shape = _shape(fields, "NDims", "DimSize")
-    order = ">" if _true(fields, "BinaryDataByteOrderMSB") or _true(fields, "ElementByteOrderMSB") else "<"
+    orders = {_true(fields, key) for key in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB") if key in fields}
+    if len(orders) > 1:
+        msg = "a MetaImage header with two byte orders"
+        raise ValueError(msg)
+    order = ">" if True in orders else "<"
     channels = int(fields.get("ElementNumberOfChannels", "1"))
     kind = fields.get("ElementType", "")
     dtype = np.dtype(order + _META_TYPES[kind]) if kind in _META_TYPES and channels == 1 else None
@@ -116,11 +123,13 @@ def _meta(fields: dict[str, str], path: Path, end_of_text: int) -> TextHeader:
     )
     compression: Compression = "zlib" if _true(fields, "CompressedData") else "none"
     start = (end_of_text if local else 0) + max(skip, 0)
-    return TextHeader(header, compression, start, None if local else path.parent / where, from_end=skip == -1)
+    packed = int(fields.get("CompressedDataSize", "0")) or -1
+    data_file = None if local else path.parent / where
+    return TextHeader(header, compression, start, data_file, from_end=skip == -1, packed_size=packed)
 
 
 def _meta_affine(fields: dict[str, str], ndim: int) -> dict[str, Array]:
-    spacing = _numbers(fields, "ElementSpacing", float, [1.0] * ndim)
+    spacing = _first(fields, ("ElementSpacing", "ElementSize"), [1.0] * ndim)
     origin = _first(fields, ("Offset", "Position", "Origin"), [0.0] * ndim)
     # One row per axis: the direction in which that axis grows.
     matrix = _first(fields, ("TransformMatrix", "Rotation", "Orientation"), np.eye(ndim).ravel().tolist())
@@ -160,6 +169,9 @@ def _nrrd(fields: dict[str, str], path: Path, end_of_text: int, where: str) -> T
     if encoding not in ("raw", "gzip", "gz"):
         msg = f"voxels encoded as {encoding or 'nothing'!r}"
         raise ValueError(msg)
+    if int(fields.get("line skip", fields.get("lineskip", "0"))):
+        msg = "voxels behind lines of text (line skip)"
+        raise ValueError(msg)
     shape = _shape(fields, "dimension", "sizes")
     kind = fields.get("type", "").lower()
     order = ">" if fields.get("endian", "").lower() == "big" else "<"
@@ -195,8 +207,11 @@ def _nrrd_affine(fields: dict[str, str], shape: tuple[int, ...]) -> tuple[Array 
     return np.diag([*signs, 1.0]) @ affine, per_voxel
 
 
-def itk_objection(path: Path) -> str:
-    """Return why ITK, which reads these formats later, refuses the header; nothing if it does not."""
+def itk_objection(path: Path, header: Header) -> str:
+    """Return why ITK, the reference for these formats, refuses the header or reads it otherwise; nothing if it agrees.
+
+    `path` may be a copy of the header alone.
+    """
     import SimpleITK as sitk  # noqa: N813
 
     reader = sitk.ImageFileReader()
@@ -204,9 +219,28 @@ def itk_objection(path: Path) -> str:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        # The first lines name source files of ITK; the message comes last.
-        return " ".join(str(error).split("ERROR:")[-1].split())[:200]
+        # The first lines name source files of ITK; the message comes last. Addresses change from run to run.
+        said = str(error).split("ERROR:")[-1].replace(str(path), path.name)
+        return " ".join(re.sub(r"\(0x[0-9a-f]+\)", "", said).split())[:200]
+    size, count = reader.GetSize(), len(reader.GetSize())
+    affine = np.eye(4)
+    if count >= 3:
+        directions = np.array(reader.GetDirection()).reshape(count, count)[:3, :3]
+        affine[:3, :3] = directions * np.array(reader.GetSpacing()[:3])
+        affine[:3, 3] = reader.GetOrigin()[:3]
+    affine = _LPS_TO_RAS @ affine
+    ours = header.affines.get("header", affine)
+    if count >= 3 and (tuple(size[:3]) != header.shape[:3] or corner_distance(ours, affine, header.shape) > 1e-3):
+        spacing = triple(reader.GetSpacing()[:3])
+        return (
+            f"it finds {'x'.join(map(str, size))} voxels of {spacing} mm, at another place than the header's text says"
+        )
     return ""
+
+
+def without_data_file(head: bytes) -> bytes:
+    """Return a NRRD header whose voxels would follow it: ITK looks for a data file even where it reads no voxels."""
+    return re.sub(rb"(?im)^data ?file:[^\n]*\n?", b"", head).rstrip(b"\r\n") + b"\n\n"
 
 
 def _vector(text: str) -> list[float]:

@@ -17,7 +17,7 @@ from nnunet_spine_ext.check.facts import Header, ImageFacts, Role
 from nnunet_spine_ext.check.geometry import Prefer
 from nnunet_spine_ext.check.gzip_stream import OneRead
 from nnunet_spine_ext.check.images import Inspection, check_options, hardened
-from nnunet_spine_ext.check.itk_header import itk_objection
+from nnunet_spine_ext.check.itk_header import TextHeader, is_nrrd, itk_objection, without_data_file
 from nnunet_spine_ext.core.io import FileStamp, stored_volume
 from nnunet_spine_ext.core.volume import Array, Volume
 
@@ -94,6 +94,8 @@ class _Reading(Inspection):
 
     def _leave(self, path: Path, source: OneRead) -> None:
         digest = source.sha256() if self._usable() else ""
+        if source.changed():
+            self._report("E-IN-UNREADABLE", f"{path.name} changed while it was read", hint="wait until it is complete")
         self.stamps.append(FileStamp(path, source.status.st_size, source.status.st_mtime_ns, digest))
 
     def _tap(self, header: Header, blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -111,12 +113,13 @@ class _Reading(Inspection):
             yield block
         self._content = content
 
-    def _objection(self, head: bytes) -> str:
+    def _objection(self, head: bytes, text: TextHeader) -> str:
         # ITK opens files by name; it gets a copy of the header, so that the file itself is opened once.
         with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / f"header{self.path.suffix.lower()}"
-            copy.write_bytes(head)
-            return itk_objection(copy)
+            copy = Path(folder) / self.path.name
+            detached = text.data_file is not None and is_nrrd(head)
+            copy.write_bytes(without_data_file(head) if detached else head)
+            return itk_objection(copy, text.header)
 
 
 def _scaled(stored: Array, slope: float, inter: float) -> Array:
