@@ -59,6 +59,7 @@ GROUPS = {
     "OUT": "Outputs",
     "INST": "Instances",
     "EVAL": "Evaluation",
+    "COMPARE": "Comparison of evaluations",
     "REPORT": "Report",
     "PHANTOM": "Phantom",
 }

@@ -18,7 +18,7 @@ _SPECIAL = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
 }  # fmt: skip
 _ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$", "zero": r"$\rightarrow 0$"}
-_WORDS = {"mean": "Mean $\\pm$ standard deviation", "median": "Median [quartiles]"}
+WORDS = {"mean": "Mean $\\pm$ standard deviation", "median": "Median [quartiles]"}
 
 
 def escape(text: str) -> str:
@@ -93,7 +93,7 @@ def evaluation(
     for scope, title in TITLES.items():
         lines = [line for line in summarise(rows, scope) if line.present]
         if lines:
-            caption = f"{title}. {_WORDS[spread]} over {n_cases} cases."
+            caption = f"{title}. {WORDS[spread]} over {n_cases} cases."
             parts.append(_of_lines(lines, spread, caption, scope))
     for key, groups in by.items():
         parts.append(_of_groups(key, rows, groups, spread))
@@ -126,4 +126,4 @@ def _of_groups(key: str, rows: Sequence[Score], groups: Mapping[str, Sequence[st
         cells = [cell(name, by_value.get(value), spread, bold=value in winners) for value in groups]
         body.append([f"{escape(label)}: {head(name)}", *cells])
     columns = ["", *(f"{escape(value)} ($n={len(cases)}$)" for value, cases in groups.items())]
-    return table(columns, body, f"By {escape(key)}. {_WORDS[spread]} over cases; best in bold.", f"by-{escape(key)}")
+    return table(columns, body, f"By {escape(key)}. {WORDS[spread]} over cases; best in bold.", f"by-{escape(key)}")

@@ -1,0 +1,97 @@
+"""Reading back what an evaluation wrote."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nnunet_spine_ext.core.errors import CaseError, UsageError
+from nnunet_spine_ext.core.io import read_json
+from nnunet_spine_ext.evaluate.registry import METRICS
+
+OVERALL = "overall"
+
+
+class Key(NamedTuple):
+    """What a list of values is about; scope ``overall`` is the mean over classes."""
+
+    scope: str
+    label_id: int | None
+    label: str
+    region: str | None
+    metric: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One evaluation folder.
+
+    `values`: by key and case. `cases`: those that were scored (a missing prediction is). `options`, `inputs`: as
+    recorded. `subject_of`, `facts`: by case.
+    """
+
+    folder: Path
+    values: Mapping[Key, Mapping[str, float]]
+    cases: frozenset[str]
+    options: Mapping[str, Any]
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    subject_of: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    unknown_metrics: tuple[str, ...] = ()
+
+
+def read_scored(folder: str | Path) -> Scored:
+    """Read metrics.csv and summary.json.
+
+    Raises
+    ------
+    UsageError: the folder holds no finished evaluation, or not in our format.
+    """
+    folder = Path(folder)
+    try:
+        content = read_json(folder / "summary.json")
+        with (folder / "metrics.csv").open(encoding="utf-8", newline="") as stream:
+            lines = list(csv.DictReader(stream))
+        values: dict[Key, dict[str, float]] = {}
+        for line in lines:
+            if line["metric"] in METRICS:
+                values.setdefault(_key(line), {})[line["case"]] = float(line["value"])
+        entries: dict[str, dict[str, Any]] = content["cases"]
+        return Scored(
+            folder,
+            values | _overall(entries),
+            frozenset(case for case, entry in entries.items() if entry["status"] != "failed"),
+            content["options"],
+            content["inputs"],
+            {case: str(entry["subject"]) for case, entry in entries.items() if "subject" in entry},
+            {case: entry.get("facts", {}) for case, entry in entries.items()},
+            tuple(sorted({line["metric"] for line in lines} - METRICS.keys())),
+        )
+    except (CaseError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            "E-COMPARE-FOLDER",
+            file=folder,
+            found=f"no finished evaluation ({type(error).__name__}: {error})",
+            expected="metrics.csv and summary.json as nnUNetv2_spine_evaluate writes them",
+            fix="name its output folder, or run it again",
+        ) from error
+
+
+def _key(line: Mapping[str, str]) -> Key:
+    label_id = int(line["label_id"]) if line["label_id"] else None
+    return Key(line["scope"], label_id, line["label"], line.get("region") or None, line["metric"])
+
+
+def _overall(entries: Mapping[str, Mapping[str, Any]]) -> dict[Key, dict[str, float]]:
+    """Return the means over classes of every scored case; NaN where no class had a finite value."""
+    found: dict[Key, dict[str, float]] = {}
+    for case, entry in entries.items():
+        for name, value in entry["mean_over_classes"].items():
+            if name in METRICS:
+                key = Key(OVERALL, None, "all classes", None, name)
+                found.setdefault(key, {})[case] = math.nan if value is None else float(value)
+    return found
