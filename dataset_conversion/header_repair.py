@@ -17,8 +17,8 @@ def onto_image(
 ) -> tuple[Volume, list[Problem]]:
     """Return a mask on exactly the grid of its image, and the warnings; nothing is interpolated.
 
-    A mask in another orientation is turned as its header says. Where its voxels fit the image better one to one, the
-    header is taken for the wrong part.
+    A mask in another orientation is turned as its header says if it then lies on the image. If it does not, its header
+    is wrong (a lost direction, say), and its voxels are taken to be the image's one by one.
 
     Parameters
     ----------
@@ -30,19 +30,19 @@ def onto_image(
     ------
     CaseError: another shape, or corners farther apart.
     """
+    voxel = min(image.spacing)
     turned = stored.to(image.orientation)
-    fitting = [volume for volume in (turned, stored) if volume.shape == image.shape]
-    if not fitting:
+    best = turned if stored.shape != image.shape or turned.corner_error(image) <= voxel else stored
+    if best.shape != image.shape:
         raise CaseError(
             "E-GEOM-GRID",
             file=file,
-            found=f"a mask of shape {stored.shape} {stored.orientation} for an image of {_grid(image)}",
+            found=f"a mask of shape {_grid(stored)} for an image of {_grid(image)}",
             expected="the image's shape",
             fix="check that image and mask belong together",
         )
-    best = min(fitting, key=lambda volume: volume.corner_error(image))
     error = best.corner_error(image)
-    allowed = min(image.spacing) if tolerance_mm is None else tolerance_mm
+    allowed = voxel if tolerance_mm is None else tolerance_mm
     if error <= ROUNDING_MM:
         return Volume(best.array, image.affine), []
     found = f"a mask whose corners lie up to {error:.3g} mm from the image's ({_difference(best, image)})"

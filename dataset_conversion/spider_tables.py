@@ -130,7 +130,7 @@ _GRADINGS: dict[str, tuple[tuple[str, ...], Callable[[str], Value]]] = {
     "bulging": (("discbulging", "bulging"), _number),
 }
 _SERIES = ("newfilename", "filename", "file", "series", "name")
-_PATIENT = ("patient", "patientid", "newpatientid", "id", "subject")
+_PATIENT = ("patient", "patientid", "case", "subject", "id")
 _DISC = ("ivdlabel", "ivdlevel", "ivd", "disclabel", "disclevel", "disc", "level")
 
 
@@ -227,7 +227,9 @@ def read_names(words: list[str]) -> list[str]:
             names.append(patient_name(word))
             continue
         lines = [re.split(r"[,;\t]", line.partition("#")[0])[0].strip().strip('"') for line in _content(path)]
-        listed = [line for k, line in enumerate(lines) if line and not (k == 0 and _key(line) in _PATIENT)]
+        listed = [line for line in lines if line]
+        if listed and _key(listed[0]) in _PATIENT:
+            del listed[0]
         if not listed:
             raise _wrong(path, "no name", "one patient per line", "correct the file")
         names += [patient_name(line) for line in listed]
@@ -262,7 +264,9 @@ def _read(path: Path) -> tuple[dict[str, str], Iterator[tuple[int, dict[str, str
         raise _wrong(path, "an empty file", "a CSV file with titles in its first line", "copy it again")
     delimiter = max(",;\t", key=lines[0].count)
     titles = next(csv.reader(lines[:1], delimiter=delimiter))
-    columns = {_key(title): title for title in reversed(titles)}
+    columns: dict[str, str] = {}
+    for title in titles:
+        columns.setdefault(_key(title), title)
     reader = csv.DictReader(io.StringIO("\n".join(lines)), delimiter=delimiter, restval="")
 
     def rows() -> Iterator[tuple[int, dict[str, str]]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nnunet_spine_ext.cli import convert_pairs, convert_spine_generic
+from nnunet_spine_ext.cli import convert_pairs, convert_spider, convert_spine_generic
 from nnunet_spine_ext.cli.shell import make_parser, run
 
 PROG = "nnUNetv2_spine_convert"
 FUNCTION = convert_pairs.FUNCTION
 # One module per kind of source; each adds its sub-command.
-SOURCES = (convert_pairs, convert_spine_generic)
+SOURCES = (convert_pairs, convert_spider, convert_spine_generic)
 
 _EXAMPLES = f"""  {PROG} pairs 501 --name Cord --images '/data/*/t2/t2.nii.gz' \\
       --labels '/data/*/t2/t2_seg.nii.gz' --label-map cord=1 --contrast T2w
