@@ -179,9 +179,13 @@ def _title(plan: Translation, *, dry_run: bool) -> str:
     lines = ["Dry run: nothing is written."] if dry_run else []
     if row is not None:
         lines.append(f"{row.source} to {row.target}: {row.kind}")
-        lines += [f"  lost: {text}" for text in row.lost]
+        lines += [f"  {_lost(text)}" for text in row.lost]
         lines += [f"  assumed: {text}" for text in row.assumed]
     return "\n".join(lines)
+
+
+def _lost(text: str) -> str:
+    return text if text.startswith("dropped: ") else f"lost: {text}"
 
 
 def _facts(plan: Translation, *, dry_run: bool) -> dict[str, Any]:
@@ -206,7 +210,7 @@ class SchemeList:
         lines.append("translations:")
         for row in MAPPINGS.values():
             lines.append(f"  {row.source} to {row.target}: {row.kind}")
-            lines += [f"    lost: {text}" for text in row.lost] + [f"    assumed: {text}" for text in row.assumed]
+            lines += [f"    {_lost(text)}" for text in row.lost] + [f"    assumed: {text}" for text in row.assumed]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from nnunet_spine_ext.measure.cord_canal import enclosure
 INSTANCES = "instances"
 BACKGROUND = "background"
 _SACRUM = 26
+_LISTED = 12
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ class MaskTranslation:
         unknown = {k: n for k, n in self._counts.items() if isinstance(k, int) and k > 0 and k not in table}
         if not unknown or not self.plan.drop_unknown:
             return dict(table)
-        listing = ", ".join(f"{key} ({n} voxels)" for key, n in unknown.items())
+        listing = ", ".join(f"{key} ({n} voxels)" for key, n in list(unknown.items())[:_LISTED])
+        listing += f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
         if not self._told_unknown:
             self._told_unknown = True
             self._warn("W-LABEL-DROPPED", f"unknown ids {listing}", "ids of the source", "they became background")
