@@ -76,6 +76,8 @@ class _Log:
     untold: int = 0
     no_sidecar: int = 0
     series: int = 0
+    unfetched: int = 0
+    patterns: set[str] = field(default_factory=set)
     models: set[str] = field(default_factory=set)
 
     def count(self, made: Mapping[str, Provenance], *, has_facts: bool) -> None:
@@ -97,6 +99,9 @@ class _Log:
             notes.append(f"contrasts left out: {listed}")
         if self.series:
             notes.append(f"{self.series} diffusion series (4-D) left aside: 3-D images of the same subjects were taken")
+        if self.unfetched:
+            command = f"in {tree.root}: git annex get {' '.join(sorted(self.patterns))}"
+            notes.append(f"{self.unfetched} case(s) not fetched yet; all of them at once: {command}")
         if self.untold:
             notes.append(f"{self.untold} mask(s) do not say who made them (label_source: unknown)")
         if self.sources["model"]:
@@ -120,6 +125,8 @@ def _case(tree: Tree, wish: Wish, name: str, log: _Log, *, test: bool) -> Candid
         return _series(image)
     unfetched = {path: problem for path in (image, *masks.values()) if (problem := _pointer(path)) is not None}
     if unfetched:
+        log.unfetched += 1
+        log.patterns |= {name_in(tree.root, path).replace(subject_of(name), "sub-*") for path in unfetched}
         return _fetch(tree.root, unfetched)
     if missing:
         return _no_mask(tree, wish, name, image, missing[0])

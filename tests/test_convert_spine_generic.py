@@ -286,6 +286,9 @@ def test_annex_files_without_content_get_one_row_each_and_others_go_on(tmp_path:
     assert image.file == str(image_path(root, scans[0]))
     assert image.fix == f"in {root}: git annex get sub-unf01/anat/sub-unf01_T1w.nii.gz"
     assert mask.fix.endswith("git annex get derivatives/labels/sub-amu02/anat/sub-amu02_T1w_label-SC_seg.nii.gz")
+    mask_pattern = "derivatives/labels/sub-*/anat/sub-*_T1w_label-SC_seg.nii.gz"
+    together = f"in {root}: git annex get {mask_pattern} sub-*/anat/sub-*_T1w.nii.gz"
+    assert f"2 case(s) not fetched yet; all of them at once: {together}" in result.notes
 
 
 def test_a_mask_without_image_is_told_and_the_original_is_no_substitute(tmp_path: Path) -> None:
