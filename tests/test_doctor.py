@@ -114,6 +114,40 @@ def test_unset_and_missing_folders(ready: dict[str, Path], monkeypatch: pytest.M
     assert {row.status for row in folders(needed=False).rows} == {"ok", "warning"}
 
 
+def _in_new_shell(lines: str, home: Path) -> dict[str, str]:
+    """Run lines in a shell in which nothing of nnU-Net is set; return its variables."""
+    names = " ".join(f'"${{{name}}}"' for name in (*environment.FOLDERS, "nnUNet_extTrainer"))
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("nnUNet_")}
+    clean |= {"HOME": str(home), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    script = f"set -eu\n{lines}\nprintf '%s\\n' {names}"
+    done = subprocess.run(["sh", "-c", script], env=clean, capture_output=True, text=True, check=True)
+    return dict(zip((*environment.FOLDERS, "nnUNet_extTrainer"), done.stdout.splitlines(), strict=True))
+
+
+def test_on_first_use_the_last_lines_set_everything_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*environment.FOLDERS, "nnUNet_extTrainer"):
+        monkeypatch.delenv(name, raising=False)
+    report = doctor(no_import=True)
+    assert report.exit_code == 5
+    answer, calming, *_ = report.verdict.splitlines()
+    assert answer == "not set up yet: 4 errors, 0 warnings"
+    assert "nnUNetv2_spine_predict -m MODEL_FOLDER works" in calming
+    steps = [line.strip() for line in report.verdict.splitlines() if line.startswith("  ")]
+    for name, value in _in_new_shell("\n".join(steps), tmp_path).items():
+        monkeypatch.setenv(name, value)
+    assert (tmp_path / "nnUNet" / "nnUNet_preprocessed").is_dir()
+    assert doctor(no_import=True).exit_code == 0
+
+
+def test_a_broken_machine_is_not_called_unset(ready: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("nnUNet_raw")
+    monkeypatch.setattr(environment, "PYTHON_MINIMUM", (4, 0))
+    verdict = doctor(no_import=True).verdict
+    assert verdict.startswith("not able to work: 2 errors")
+    assert "Nothing is broken" not in verdict
+    assert "export nnUNet_raw=" in verdict
+
+
 def test_a_folder_that_cannot_be_written(ready: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "_writable", lambda _folder: False)
     found = _codes(folders().rows)
@@ -444,7 +478,22 @@ def test_env_names_unset_folders_as_comments(nnunet_folders: dict[str, Path], mo
     comments = env().lines[1:]
     assert all(line.startswith("#") for line in comments)
     assert any("export nnUNet_results=" in line for line in comments)
-    assert not any("nnUNet_raw" in line for line in comments)
+    assert not any("export nnUNet_raw" in line for line in comments)
+    # A place is proposed beside those that are set.
+    assert f"export nnUNet_results={nnunet_folders['nnUNet_raw'].with_name('nnUNet_results')} " in env().render()
+
+
+def test_env_proposes_lines_that_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*environment.FOLDERS, "nnUNet_extTrainer"):
+        monkeypatch.delenv(name, raising=False)
+    result = env()
+    assert result.exit_code == 0
+    uncommented = "\n".join(line.removeprefix("# ") for line in result.lines if "export " in line or "mkdir" in line)
+    found = _in_new_shell(uncommented, tmp_path)
+    assert found["nnUNet_extTrainer"] == str(trainers_folder())
+    for name in environment.FOLDERS:
+        assert found[name] == str(tmp_path / "nnUNet" / name)
+        assert Path(found[name]).is_dir()
 
 
 def test_env_refuses_a_path_that_a_list_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,9 +58,23 @@ def env() -> ShellLines:
     lines = [f"export {EXT_TRAINER}={shlex.quote(folder)}{kept}"]
     unset = [name for name in FOLDERS if not os.environ.get(name)]
     if unset:
-        lines.append("# not set; nnU-Net needs these folders for planning and training:")
-        lines += [f"# export {name}=/path/to/{name}  # {FOLDERS[name]}" for name in unset]
+        lines.append(
+            "# nnU-Net's folders that are not set yet. Planning and training need them: take these lines, with other"
+        )
+        lines.append("# places if you like, into the file that your shell reads when it starts, such as ~/.bashrc:")
+        exports = [f"export {name}={_proposed(name)}" for name in unset]
+        width = max(map(len, exports))
+        lines += [f"# {line:{width}}  # {FOLDERS[name]}" for line, name in zip(exports, unset, strict=True)]
+        lines.append("# mkdir -p " + " ".join(f'"${name}"' for name in unset))
     return ShellLines(tuple(lines))
+
+
+def _proposed(name: str) -> str:
+    """Return where a folder of nnU-Net could be, quoted for a shell: beside those that are set, else at home."""
+    for other in FOLDERS:
+        if value := os.environ.get(other):
+            return shlex.quote(str(Path(value).absolute().with_name(name)))
+    return f'"$HOME/nnUNet/{name}"'
 
 
 def trainers_folder() -> Path:
@@ -150,8 +164,8 @@ def _folder_row(name: str, *, needed: bool) -> Row:
     value = os.environ.get(name, "")
     code = "E-ENV-PATH" if needed else "W-ENV-PATH"
     if not value:
-        problem = finding(code, name, "not set", hint=f"mkdir a folder and export {name}=FOLDER ({FOLDERS[name]})")
-        return Row(name, "not set", problem)
+        hint = f'export {name}={_proposed(name)} && mkdir -p "${name}"'
+        return Row(name, f"not set ({FOLDERS[name]})", finding(code, name, "not set", hint=hint))
     folder = Path(value)
     if not folder.is_dir():
         found = "a file" if folder.exists() else "no such folder"

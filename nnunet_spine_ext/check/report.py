@@ -9,6 +9,9 @@ from typing import Any, Literal
 from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SETUP, Problem
 
 Status = Literal["ok", "info", "warning", "error"]
+# Findings about variables of the shell that uses nnU-Net; what to do about most is a line for the shell.
+_SHELL = ("E-ENV-PATH", "E-ENV-EXTTRAINER")
+_COMMANDS = ("export ", "mkdir ", "eval ")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Section:
         lines = [self.title]
         for row in self.rows:
             lines.append(f"  {row.status:8} {row.name:{width}}  {row.value}".rstrip())
-            lines += _explain(row.problem) if row.problem else []
+            lines += _explain(row.problem, row.value) if row.problem else []
         return "\n".join([*lines, ""])
 
 
@@ -66,10 +69,22 @@ class DoctorReport:
 
     @property
     def verdict(self) -> str:
-        """The last line: able to work or not, and the counts."""
+        """The last lines: able to work or not, the counts, and the commands that set what is not set."""
         count = [sum(row.status == status for row in self._rows()) for status in ("error", "warning")]
-        answer = "not able to work" if count[0] else "able to work"
-        return f"{answer}: {count[0]} errors, {count[1]} warnings"
+        errors = [row.problem for row in self._rows() if row.problem is not None and row.status == "error"]
+        unset = bool(errors) and all(problem.code in _SHELL for problem in errors)
+        answer = "not set up yet" if unset else "not able to work" if errors else "able to work"
+        lines = [f"{answer}: {count[0]} errors, {count[1]} warnings"]
+        if unset:
+            lines.append("Nothing is broken: nnUNetv2_spine_predict -m MODEL_FOLDER works as it is.")
+        steps = [problem.fix for problem in errors if problem.code in _SHELL and problem.fix.startswith(_COMMANDS)]
+        if steps:
+            lines.append(
+                "Converting, planning, training and nnU-Net's own commands need these lines, in this shell and"
+            )
+            lines.append("and in the file that it reads when it starts, such as ~/.bashrc (other places are as good):")
+            lines += [f"  {step}" for step in steps]
+        return "\n".join(lines)
 
     def render(self) -> str:
         """Return a text for the console."""
@@ -84,6 +99,8 @@ class DoctorReport:
         return (row for section in self.sections for row in section.rows)
 
 
-def _explain(problem: Problem) -> list[str]:
-    rows = (("code", problem.code), ("found", problem.found), ("expected", problem.expected), ("do", problem.fix))
-    return [f"             {name:9}{text}" for name, text in rows]
+def _explain(problem: Problem, value: str) -> list[str]:
+    # What the line of the row says already is not said again.
+    found = "" if value.startswith(problem.found) else problem.found
+    rows = (("code", problem.code), ("found", found), ("expected", problem.expected), ("do", problem.fix))
+    return [f"             {name:9}{text}" for name, text in rows if text]

@@ -35,13 +35,13 @@ SETUP_ROWS = (
         "E-ENV-EXTTRAINER",
         "nnUNet_extTrainer does not lead to the trainers of this plugin",
         "the folder {hint}",
-        'run: eval "$(nnUNetv2_spine_env)"',
+        'eval "$(nnUNetv2_spine_env)"',
     ),
     (
         "W-ENV-EXTTRAINER",
         "nnUNet_extTrainer is not set (needed by stock commands only), or names a folder that is missing",
         "the folder {hint}",
-        'run: eval "$(nnUNetv2_spine_env)"',
+        'eval "$(nnUNetv2_spine_env)"',
     ),
     (
         "E-ENV-TRAINERPATH",
