@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_spine_ext.cli.phantom import main
+from nnunet_spine_ext.cli.phantom import build_parser, main
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.io import read_volume
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.phantom import scan as scanning
 from nnunet_spine_ext.phantom.acquisition import ScanSettings, draw_settings, form_image
+from nnunet_spine_ext.phantom.bids import BidsWriter
 from nnunet_spine_ext.phantom.generate import phantom
 from nnunet_spine_ext.phantom.overrides import OVERRIDES
 from nnunet_spine_ext.phantom.pathology import EDITS
@@ -450,6 +451,36 @@ def test_two_protocols_of_one_contrast_have_their_own_names(tmp_path: Path) -> N
     assert summary.done == ["sub-phantom0001_acq-t2wsagittal_T2w", "sub-phantom0001_acq-t2wsagittal15t_T2w"]
 
 
+def test_every_protocol_has_a_suffix_that_bids_knows() -> None:
+    # Of the anatomical suffixes of BIDS 1.10 those that a spine protocol may have.
+    known = {"T1w", "T2w", "T2starw", "PDw", "PDT2", "FLAIR", "MTS", "MP2RAGE"}
+    assert {row.suffix for row in PROTOCOLS.values()} <= known
+    assert PROTOCOLS["stir_sagittal"].suffix == "T2w"
+    assert PROTOCOLS["stir_sagittal"].contrast == "STIR"
+
+
+@pytest.mark.parametrize(
+    ("protocols", "names"),
+    [
+        (["stir_sagittal"], ["acq-stir_T2w"]),
+        (["t2w_sagittal", "stir_sagittal"], ["acq-t2wsagittal_T2w", "acq-stirsagittal_T2w"]),
+        (["t1w_iso", "t2star_axial"], ["T1w", "T2starw"]),
+    ],
+)
+def test_names_in_bids(tmp_path: Path, protocols: list[str], names: list[str]) -> None:
+    writer = BidsWriter(tmp_path, [PROTOCOLS[name] for name in protocols])
+    made = [f"{writer._acquisition(PROTOCOLS[name])}{PROTOCOLS[name].suffix}" for name in protocols]
+    assert made == names
+
+
+def test_a_stir_scan_in_bids(tmp_path: Path) -> None:
+    summary = phantom(tmp_path, n=1, protocol="stir_sagittal", layout="bids", name="tree", **SMALL)
+    assert summary.done == ["sub-phantom0001_acq-stir_T2w"]
+    sidecar = json.loads((tmp_path / "tree/sub-phantom0001/anat/sub-phantom0001_acq-stir_T2w.json").read_text())
+    assert sidecar["InversionTime"] == pytest.approx(0.232, rel=0.1)
+    assert sidecar["PulseSequenceType"] == "ir"
+
+
 # --- wrong options --------------------------------------------------------------------------------------------------
 
 
@@ -494,7 +525,22 @@ def test_wrong_options_are_usage_errors(
     assert main(["-o", str(tmp_path / "out"), *options]) == 2
     message = capsys.readouterr().err
     assert all(word in message for word in words), message
-    assert not [path for path in (tmp_path / "out").glob("*") if path.name != "a"]
+    assert not list(tmp_path.iterdir()), "no folder is left behind"
+
+
+@pytest.mark.parametrize("layout", ["nnunet", "bids"])
+def test_folders_on_the_way_are_taken_back_unless_they_were_there(tmp_path: Path, layout: str) -> None:
+    (tmp_path / "there").mkdir()
+    for folder in ("there", "there/a/b"):
+        with pytest.raises(UsageError, match="L9"):
+            phantom(tmp_path / folder, n=1, layout=layout, overrides=["findings=fused:L9"], **SMALL)
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+def test_set_may_be_repeated() -> None:
+    words = ["-o", "x", "--set", "age=40", "sex=F", "--set", "scoliosis=30"]
+    assert build_parser().parse_args(words).overrides == ["age=40", "sex=F", "scoliosis=30"]
+    assert build_parser().parse_args(words[:2]).overrides == []
 
 
 def test_findings_on_the_command_line_reach_labels_and_truth(tmp_path: Path) -> None:

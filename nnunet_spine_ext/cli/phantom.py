@@ -55,11 +55,12 @@ def build_parser() -> argparse.ArgumentParser:
     anatomy.add_argument(
         "--set",
         dest="overrides",
+        action="extend",
         nargs="+",
-        default=(),
+        default=[],
         metavar="KEY=VALUE",
-        help="for all spines: sex, age, stature, bmi, lordosis, kyphosis, cervical, scoliosis, ...; findings as "
-        "kind:level[:severity[:side]], such as findings=fused:L3,missing_disc:L4",
+        help="for all spines, repeatable: sex, age, stature, bmi, lordosis, kyphosis, cervical, scoliosis, ...; "
+        "findings as kind:level[:severity[:side]], such as findings=fused:L3,missing_disc:L4",
     )
     return parser
 

@@ -78,16 +78,14 @@ class BidsWriter:
     def __init__(self, folder: Path, protocols: Sequence[Protocol]) -> None:
         self._folder = folder
         self._participants: dict[str, dict[str, Any]] = {}
-        contrasts = [row.contrast for row in protocols]
-        # Two protocols of one contrast need the acquisition entity to have different names.
-        self._twins = {contrast for contrast in contrasts if contrasts.count(contrast) > 1}
+        suffixes = [row.suffix for row in protocols]
+        # Two protocols of one suffix need the acquisition entity to have different names.
+        self._twins = {suffix for suffix in suffixes if suffixes.count(suffix) > 1}
 
     def add(self, scan: Scan) -> str:
         """Write one scan with its truth; return its file name without suffix."""
         subject = f"sub-{scan.subject}"
-        contrast = scan.protocol.contrast
-        entity = f"acq-{re.sub('[^a-z0-9]', '', scan.protocol.name)}_" if contrast in self._twins else ""
-        stem = f"{subject}_{entity}{contrast}"
+        stem = f"{subject}_{self._acquisition(scan.protocol)}{scan.protocol.suffix}"
         image = self._folder / subject / "anat" / stem
         write_volume(scan.image, image.with_name(f"{stem}.nii.gz"))
         write_json(image.with_name(f"{stem}.json"), sidecar(scan))
@@ -102,6 +100,12 @@ class BidsWriter:
         write_json(truth / f"{stem}_truth.json", scan.truth)
         self._participants[subject] = scan.info
         return stem
+
+    def _acquisition(self, protocol: Protocol) -> str:
+        """Return the entity that tells a protocol from others of the same suffix, and what its suffix does not say."""
+        if protocol.suffix in self._twins:
+            return f"acq-{re.sub('[^a-z0-9]', '', protocol.name)}_"
+        return "" if protocol.suffix == protocol.contrast else f"acq-{protocol.contrast.lower()}_"
 
     def finish(self, name: str, description: str, licence: str) -> None:
         """Write the tables and descriptions of the dataset and its derivatives."""

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,22 @@ def phantom(
     request = ScanRequest(
         protocols, seed, region, anomalies, pathologies, oblique, supersample, width, _overrides(overrides)
     )
-    if layout == "nnunet":
-        return _write_nnunet(request, Path(o), n, jobs, dataset_id, name, folds, overwrite=overwrite)
-    return _write_bids(request, Path(o), n, jobs, name, overwrite=overwrite)
+    with _no_empty_folder(Path(o)):
+        if layout == "nnunet":
+            return _write_nnunet(request, Path(o), n, jobs, dataset_id, name, folds, overwrite=overwrite)
+        return _write_bids(request, Path(o), n, jobs, name, overwrite=overwrite)
+
+
+@contextmanager
+def _no_empty_folder(root: Path) -> Iterator[None]:
+    """Take away the folders on the way to `root` that were made inside the block and are empty at its end."""
+    absent = [folder for folder in (root, *root.parents) if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in absent:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def case_name(scan: Scan, protocols: Sequence[Protocol]) -> str:

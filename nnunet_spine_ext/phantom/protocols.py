@@ -13,6 +13,7 @@ from types import MappingProxyType
 from nnunet_spine_ext.core.errors import UsageError
 
 SEQUENCES = ("tse", "ir", "gre", "mprage")
+_BIDS_SUFFIX = {"STIR": "T2w"}
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Protocol:
     Parameters
     ----------
     name, description: key and one line about its model.
-    contrast: BIDS suffix, also the contrast in cases.json.
+    contrast: the contrast in cases.json; see `suffix` for its name in BIDS.
     sequence: one of `SEQUENCES` (signal equations of `augment.physics`).
     orientation: stored axes (i, j, k); slices always follow k.
     spacing: voxel size along (i, j, k).
@@ -64,6 +65,11 @@ class Protocol:
     half_width: tuple[float, float] = (30.0, 46.0)
     saturation: float = 0.0
     scatter: float = 0.05
+
+    @property
+    def suffix(self) -> str:
+        """BIDS suffix: BIDS knows STIR by its weighting alone, so that the sequence goes into the acquisition."""
+        return _BIDS_SUFFIX.get(self.contrast, self.contrast)
 
     def with_spacing(self, spacing: Sequence[float] | None) -> Protocol:
         """Return the protocol with another voxel size (i, j, k); raises UsageError if it is not three lengths."""
