@@ -21,7 +21,7 @@ from nnunet_spine_ext.evaluate.folders import (
 )
 from nnunet_spine_ext.evaluate.latex import Spread
 from nnunet_spine_ext.evaluate.paired import ALPHA, Correction, Paired, compare_pairs, correct
-from nnunet_spine_ext.evaluate.prepare import prepare_output
+from nnunet_spine_ext.evaluate.prepare import prepare_output, writing
 from nnunet_spine_ext.evaluate.registry import METRICS
 from nnunet_spine_ext.evaluate.scored import Key, Scored, read_scored
 from nnunet_spine_ext.evaluate.statistic import DEFAULT_RESAMPLES, DEFAULT_SEED, Statistic, statistic
@@ -164,7 +164,8 @@ def compare(
     plan = _Plan(scored, cohort, unit, missing, bootstrap, seed)
     result.rows = [plan.row(key, value, members) for value, members in groups.items() for key in keys]
     result.rows = _corrected(result.rows, correction)
-    comparison_tables.write(result, latex)
+    with writing(result.out):
+        comparison_tables.write(result, latex)
     return result
 
 

@@ -91,10 +91,13 @@ def evaluation(
     """Return the tables of one evaluation: each scope, then each fact of `by` with the best value in bold."""
     parts = [HEAD]
     for scope, title in TITLES.items():
-        lines = [line for line in summarise(rows, scope) if line.present]
-        if lines:
-            caption = f"{title}. {WORDS[spread]} over {n_cases} cases."
-            parts.append(_of_lines(lines, spread, caption, scope))
+        shown = [line for line in summarise(rows, scope) if line.present]
+        # Instances and classes of a region have different metrics: two tables.
+        for kind in (True, False):
+            lines = [line for line in shown if (line.label_id is None) == kind]
+            if lines:
+                caption = f"{title}. {WORDS[spread]} over {n_cases} cases."
+                parts.append(_of_lines(lines, spread, caption, f"{scope}-{'instances' if kind else 'labels'}"))
     for key, groups in by.items():
         parts.append(_of_groups(key, rows, groups, spread))
     return "\n".join(parts)

@@ -66,7 +66,9 @@ def _section(title: str, lines: Sequence[Line]) -> list[str]:
     shown = [line for line in lines if line.present]
     absent = ", ".join(line.label for line in lines if not line.present)
     parts = [f"## {title}"]
-    parts += [table("label", shown)] if shown else []
+    # Instances and classes of a region have different metrics: two tables.
+    kinds = [[line for line in shown if (line.label_id is None) == whole] for whole in (True, False)]
+    parts += [table("label", kind) for kind in kinds if kind]
     parts += [f"In no reference and in no prediction: {absent}."] if absent else []
     return parts
 

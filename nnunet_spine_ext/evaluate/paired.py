@@ -81,7 +81,7 @@ def _wilcoxon(differences: Array) -> tuple[float, float, str]:
 
     n = len(differences)
     if n < MIN_PAIRS:
-        return math.nan, math.nan, f"{n} pairs, at least {MIN_PAIRS} are needed"
+        return math.nan, math.nan, f"{n} pair{'' if n == 1 else 's'}, at least {MIN_PAIRS} are needed"
     if not differences.any():
         return math.nan, math.nan, "all differences are zero"
     found = wilcoxon(_bounded(differences))

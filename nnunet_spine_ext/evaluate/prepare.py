@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -221,3 +222,18 @@ def prepare_output(out: Path, inputs: Sequence[Path], files: Sequence[str] = FIL
             expected="a writable folder",
             fix="choose another -o or change the permissions",
         )
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Turn what the disk refuses while tables are written into SetupError."""
+    try:
+        yield
+    except OSError as error:
+        raise SetupError(
+            "E-OUT-WRITE",
+            file=out,
+            found=f"a table cannot be written ({error.strerror or error})",
+            expected="room on the disk and the right to write",
+            fix="free space or change the permissions, then run again",
+        ) from error

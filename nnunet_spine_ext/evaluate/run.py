@@ -11,7 +11,7 @@ from nnunet_spine_ext.evaluate.cohort import Cohort, check_keys, read_cohort, su
 from nnunet_spine_ext.evaluate.latex import Spread
 from nnunet_spine_ext.evaluate.matching import DEFAULT_IOU_THRESHOLD
 from nnunet_spine_ext.evaluate.pairs import DEFAULT_TOLERANCE_MM
-from nnunet_spine_ext.evaluate.prepare import Job, Options, find_files, make_settings, prepare_output
+from nnunet_spine_ext.evaluate.prepare import Job, Options, find_files, make_settings, prepare_output, writing
 from nnunet_spine_ext.evaluate.registry import DEFAULT_METRICS
 from nnunet_spine_ext.evaluate.result import EvaluationResult
 from nnunet_spine_ext.evaluate.scoring import InstanceIds, Rule
@@ -97,7 +97,8 @@ def _run(ref: Path, pred: Path, out: Path, options: Options) -> EvaluationResult
     )
     _warn(job, cohort, result)
     _score_all(job, options.jobs, result)
-    result.write(options.latex)
+    with writing(out):
+        result.write(options.latex)
     return result
 
 
