@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_spine_ext.core.errors import CaseError, Problem
-from nnunet_spine_ext.core.volume import Volume
-from nnunet_spine_ext.dataset_conversion.masks import ROUNDING_MM
+from nnunet_spine_ext.core.volume import GRID_TOLERANCE_MM, Volume
 
 
 def onto_image(
@@ -43,7 +42,7 @@ def onto_image(
         )
     error = best.corner_error(image)
     allowed = voxel if tolerance_mm is None else tolerance_mm
-    if error <= ROUNDING_MM:
+    if error <= GRID_TOLERANCE_MM:
         return Volume(best.array, image.affine), []
     found = f"a mask whose corners lie up to {error:.3g} mm from the image's ({_difference(best, image)})"
     if error > allowed:

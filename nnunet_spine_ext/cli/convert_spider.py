@@ -81,10 +81,10 @@ def _add_classes(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--end-margin",
         type=float,
-        default=10.0,
+        default=20.0,
         metavar="MM",
         help="nnunet14: ignore background up to this far above the lowest disc and below the centre of the highest "
-        "vertebra: sacrum and vertebrae nobody labelled (default: 10)",
+        "vertebra: sacrum and vertebrae nobody labelled (default: 20)",
     )
 
 
