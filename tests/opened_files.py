@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-_IN_OPEN, _IN_CLOSE = 0x20, 0x08 | 0x10
+_IN_OPEN, _IN_CLOSE, _IN_ISDIR = 0x20, 0x08 | 0x10, 0x40000000
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def count_opens(root: Path) -> Iterator[Counter[str]]:
     try:
         yield counts
         for folder, mask, name in _events(descriptor, watched):
-            if mask & _IN_OPEN and name:
+            if mask & _IN_OPEN and not mask & _IN_ISDIR:
                 counts[str((folder / name).relative_to(root))] += 1
     finally:
         os.close(descriptor)

@@ -21,7 +21,7 @@ from nnunet_spine_ext.core.errors import SetupError, SpineExtError, UsageError
 from nnunet_spine_ext.core.io import write_volume
 from nnunet_spine_ext.harmonize.reference import CURVES_FILE, read_curves
 from nnunet_spine_ext.training import plan as plan_module
-from nnunet_spine_ext.training.plan import plan
+from nnunet_spine_ext.training.plan import plan, restore_tables
 from nnunet_spine_ext.training.presets import (
     NetworkPreset,
     Preset,
@@ -361,3 +361,23 @@ def test_residual_networks_are_resized_too() -> None:
     assert smaller["architecture"]["arch_kwargs"]["n_blocks_per_stage"] == [2, 2]
     assert len(smaller["architecture"]["arch_kwargs"]["strides"]) == 2
     assert configuration["architecture"]["arch_kwargs"]["n_stages"] == 3, "the argument stays as it was"
+
+
+def test_tables_of_a_replaced_dataset_are_replaced_and_chosen_splits_stay(
+    folder: Path, nnunet_folders: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    raw = nnunet_folders["nnUNet_raw"] / DATASET
+    for root, text in ((raw, "new"), (folder, "old")):
+        (root / "cases.json").write_text(json.dumps({"version": 1, "cases": {text: {"subject": "x"}}}))
+        (root / "splits_final.json").write_text(json.dumps([{"train": [text], "val": [text]}]))
+    restore_tables(folder)
+    for name in ("cases.json", "splits_final.json"):
+        assert (folder / name).read_bytes() == (raw / name).read_bytes()
+    assert "they are replaced" in caplog.text
+    (folder / "splits_final.json").write_text("[]")
+    restore_tables(folder)
+    assert (folder / "splits_final.json").read_text() == "[]"
+    (raw / "splits_final.json").unlink()
+    (raw / "cases.json").write_text("{}")
+    restore_tables(folder)
+    assert not (folder / "splits_final.json").exists()

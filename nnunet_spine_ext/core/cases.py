@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext.core.errors import CaseError, UsageError
+from nnunet_spine_ext.core.io import json_text
 from nnunet_spine_ext.core.volume import GRID_TOLERANCE_MM, Array, Volume
 
 READER = "NibabelIOWithReorient"
@@ -192,6 +193,16 @@ def check_case(case: RawCase, spec: DatasetSpec, *, ids_known: bool = True) -> N
             expected=f"one for each of {', '.join(spec.channel_names.values())}",
             fix="add the missing channel or leave the case out",
         )
+    try:
+        json_text(case.info)
+    except (TypeError, ValueError) as error:
+        raise CaseError(
+            "E-CASE-INFO",
+            file=case.case_id,
+            found=f"facts that are no JSON ({error}): {case.info}",
+            expected="text, finite numbers, true, false, null, lists and tables",
+            fix="correct what is said about the acquisition",
+        ) from error
     others = [(f"channel {k}", image) for k, image in enumerate(case.images) if k]
     others += [("the mask", case.label)] if case.label is not None else []
     others += [("the instance mask", case.instances)] if case.instances is not None else []

@@ -295,9 +295,16 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, content: Any, *, indent: int | None = 2) -> None:
-    """Write JSON atomically; numpy scalars and arrays are accepted, NaN is not (it is not JSON)."""
-    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False, default=_plain)
-    write_text(path, text + "\n")
+    """Write JSON atomically; see `json_text`."""
+    write_text(path, json_text(content, indent=indent) + "\n")
+
+
+def json_text(content: Any, *, indent: int | None = None) -> str:
+    """Return content as JSON; numpy scalars and arrays and paths are accepted, NaN is not (it is not JSON).
+
+    Raises TypeError or ValueError for what cannot be written.
+    """
+    return json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False, default=_plain)
 
 
 def _plain(value: Any) -> Any:

@@ -11,13 +11,13 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nnunet_spine_ext.core.errors import SpineExtError, UsageError
-from nnunet_spine_ext.core.io import FileStamp
+from nnunet_spine_ext.core.io import FileStamp, json_text, write_text
 from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.core.splits import shorten
 
@@ -33,18 +33,28 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def start(self, identity: Mapping[str, Any]) -> None:
-        """Begin anew."""
-        self._write("wb", {"version": JOURNAL_VERSION, "identity": plain(identity)})
+    def start(self, identity: Mapping[str, Any], entries: Iterable[Entry] = ()) -> None:
+        """Begin anew, or with what is still true."""
+        lines = [{"version": JOURNAL_VERSION, "identity": identity}, *entries]
+        try:
+            write_text(self.path, "".join(f"{json_text(line)}\n" for line in lines))
+        except OSError as error:
+            raise unwritable(self.path, error, "free space or change the permissions") from error
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add a line; raises SpineExtError when it cannot be written, for without it nothing can be resumed."""
-        self._write("ab", entry)
+        try:
+            with self.path.open("ab") as stream:
+                stream.write(f"{json_text(entry)}\n".encode())
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise unwritable(self.path, error, "free space or change the permissions") from error
 
     def read(self) -> tuple[dict[str, Any] | None, list[Entry]]:
         """Return the identity and the entries; None if there is no usable journal.
 
-        A line that a kill cut short ends the journal: it is removed, so that the next one stands alone.
+        A line that a kill cut short ends the journal.
         """
         try:
             content = self.path.read_bytes()
@@ -57,18 +67,7 @@ class Journal:
             return None, []
         if not lines or lines[0].get("version") != JOURNAL_VERSION:
             return None, []
-        if len(whole) < len(content):
-            os.truncate(self.path, len(whole))
         return lines[0]["identity"], lines[1:]
-
-    def _write(self, mode: str, entry: Mapping[str, Any]) -> None:
-        try:
-            with self.path.open(mode) as stream:
-                stream.write(json.dumps(entry, ensure_ascii=False, default=str).encode() + b"\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-        except OSError as error:
-            raise unwritable(self.path, error, "free space or change the permissions") from error
 
 
 class Partial:
@@ -128,8 +127,8 @@ class Partial:
                 entries = {case: entry for case, entry in entries.items() if self._is_whole(entry)}
         self._clear(entries)
         self.data.mkdir(exist_ok=True)
-        if identity is not None and not entries:
-            self.journal.start(identity)
+        if identity is not None:
+            self.journal.start(identity, entries.values())
         return entries
 
     def publish(self, *, overwrite: bool) -> None:
@@ -210,7 +209,7 @@ def unwritable(path: Path, error: OSError, fix: str) -> SpineExtError:
 
 def plain(content: Any) -> Any:
     """Return what comes back when content is written as JSON and read again."""
-    return json.loads(json.dumps(content, default=str))
+    return json.loads(json_text(content))
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> Iterator[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_spine_ext.core.config import load_config, nearest, set_by_path, to_dict
+from nnunet_spine_ext.core.dataset import CASES_FILE, SPLITS_FILE, copy_tables
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.io import read_json, write_json
 from nnunet_spine_ext.harmonize.reference import CURVES_FILE, curves_of_files, read_curves, write_curves
@@ -180,9 +181,18 @@ def _next_steps(folder: Path, changed: dict[str, Any], plans: dict[str, Any], co
 
 
 def restore_tables(folder: Path) -> None:
-    """Copy cases.json and the grouped splits from the raw dataset when the preprocessed folder was made anew."""
+    """Copy cases.json and the grouped splits from the raw dataset where the preprocessed folder has none or old ones.
+
+    A conversion that was killed right after it replaced a dataset leaves the tables of the old one. Splits that fit
+    the cases stay: somebody may have chosen them.
+    """
     raw = Path(os.environ.get("nnUNet_raw", "")) / folder.name
-    for name in ("cases.json", "splits_final.json"):
+    there, here = raw / CASES_FILE, folder / CASES_FILE
+    if there.is_file() and here.is_file() and there.read_bytes() != here.read_bytes():
+        logger.warning("%s: cases.json and splits are not those of %s; they are replaced", folder, raw)
+        copy_tables(raw, folder)
+        return
+    for name in (SPLITS_FILE, CASES_FILE):
         if not (folder / name).exists() and (raw / name).is_file():
             write_json(folder / name, read_json(raw / name))
             logger.info("copied %s from %s", name, raw)
