@@ -2,73 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import cache
-
 import numpy as np
 import pytest
-from scipy.ndimage import affine_transform
+from layout_nako import ANGLES, CHUNKS, PARTS, SHIFTS, STRAIGHT, cut, phantom, rotation
 
 from nnunet_spine_ext.core.errors import CaseError
 from nnunet_spine_ext.core.mosaic import Mosaic, filled_box, plan_mosaic
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.instances.joining import joined_numbers
-from nnunet_spine_ext.phantom.protocols import PROTOCOLS
-from nnunet_spine_ext.phantom.scan import Scan, ScanRequest, scan_subject
-
-NAMES = ("HWS", "BWS", "LWS")
-PARTS = ((0.0, 0.42), (0.32, 0.72), (0.62, 1.0))
-STRAIGHT = ((0.0, 0.0, 0.0),) * 3
-TURNED = ((2.0, 1.0, 1.5), (0.0, 0.0, 0.0), (-1.5, 2.0, -1.0))
-
-
-@cache
-def phantom() -> Scan:
-    """Return a sagittal scan of a whole spine, 2 x 2 x 3.3 mm, stored as PIR."""
-    protocol = replace(PROTOCOLS["t2w_sagittal"], spacing=(2.0, 2.0, 3.3))
-    request = ScanRequest((protocol,), seed=3, pathologies=False, anomalies="none", supersample=1)
-    return scan_subject(request, 0)[0]
-
-
-def cut(
-    volume: Volume,
-    part: tuple[float, float],
-    *,
-    angles: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    shift: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    gain: float = 1.0,
-    order: int = 3,
-) -> Volume:
-    """Scan a part of a PIR volume again: turned about its middle (degrees), shifted (mm), with another gain."""
-    count = volume.shape[1]
-    chunk = volume.crop((slice(None), slice(int(part[0] * count), int(part[1] * count)), slice(None)))
-    array = chunk.array
-    affine = chunk.affine
-    if any(angles) or any(shift):
-        middle = chunk.world((np.asarray(chunk.shape) - 1) / 2)
-        turn = _rotation(angles)
-        affine = affine.copy()
-        affine[:3, :3] = turn @ affine[:3, :3]
-        affine[:3, 3] = middle + turn @ (chunk.affine[:3, 3] - middle) + shift
-        step = np.linalg.inv(volume.affine) @ affine
-        source = volume.array.astype(np.float32) if order else volume.array
-        array = affine_transform(
-            source, step[:3, :3], step[:3, 3], output_shape=chunk.shape, order=order, mode="nearest"
-        )
-    if order:
-        array = np.rint(np.clip(array * gain, 0, None)).astype(np.int16)
-    return Volume(array, affine)
-
-
-def _rotation(angles: tuple[float, float, float]) -> Array:
-    result = np.eye(3)
-    for axis, angle in enumerate(np.deg2rad(angles)):
-        turn = np.eye(3)
-        i, j = (k for k in range(3) if k != axis)
-        turn[i, i] = turn[j, j] = np.cos(angle)
-        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
-        result = turn @ result
-    return result
 
 
 def chunks(
@@ -81,7 +22,7 @@ def chunks(
     rows = list(zip(PARTS, angles, shifts, gains, strict=True))
     images = [cut(scan.image, part, angles=a, shift=s, gain=g) for part, a, s, g in rows]
     masks = [cut(scan.semantic, part, angles=a, shift=s, order=0) for part, a, s, _ in rows]
-    return images, masks, plan_mosaic(images, NAMES, file="sub-1")
+    return images, masks, plan_mosaic(images, CHUNKS, file="sub-1")
 
 
 def test_chunks_of_one_grid_give_the_original_back_to_the_last_bit() -> None:
@@ -100,8 +41,8 @@ def test_chunks_of_one_grid_give_the_original_back_to_the_last_bit() -> None:
     ("angles", "shifts", "error", "dice"),
     [
         (STRAIGHT, STRAIGHT, 0.005, 1.0),
-        (STRAIGHT, ((0.0, 0.3, 0.4), (0.0, 0.0, 0.0), (1.0, 2.3, -0.37)), 0.02, 0.98),
-        (TURNED, ((0.0, 0.3, 0.4), (0.0, 0.0, 0.0), (1.0, 2.3, -0.37)), 0.03, 0.95),
+        (STRAIGHT, SHIFTS, 0.02, 0.98),
+        (ANGLES, SHIFTS, 0.03, 0.95),
     ],
     ids=["shared grid", "shifted", "turned and shifted"],
 )
@@ -139,7 +80,7 @@ def test_blending_leaves_no_step_where_a_chunk_begins() -> None:
     for image in images:
         ramp = 1 - 0.3 * np.linspace(-1, 1, image.shape[1]) ** 2
         faded.append(image.with_array(np.rint(image.array * ramp[None, :, None]).astype(np.int16)))
-    stitched = plan_mosaic(faded, NAMES, file="sub-1").image(faded).volume
+    stitched = plan_mosaic(faded, CHUNKS, file="sub-1").image(faded).volume
     smooth = phantom().image.array.astype(float)
 
     def largest_step(array: Array) -> float:
@@ -150,11 +91,11 @@ def test_blending_leaves_no_step_where_a_chunk_begins() -> None:
 
 
 def test_order_and_orientation_of_the_chunks_do_not_matter() -> None:
-    images, masks, mosaic = chunks(TURNED)
+    images, masks, mosaic = chunks(ANGLES)
     expected, labels = mosaic.image(images).volume, mosaic.labels(masks)
     shuffled = [images[2].to("RAS"), images[0].to("LPS"), images[1]]
     other = plan_mosaic(shuffled, ("LWS", "HWS", "BWS"), file="sub-1")
-    assert [piece.name for piece in other.pieces] == list(NAMES)
+    assert [piece.name for piece in other.pieces] == list(CHUNKS)
     np.testing.assert_array_equal(other.image(shuffled).volume.array, expected.array)
     np.testing.assert_array_equal(other.labels([masks[2], masks[0], masks[1].to("ASL")]).array, labels.array)
 
@@ -209,7 +150,7 @@ def test_float_images_stay_float_and_a_single_chunk_stays_as_it_is() -> None:
 def test_refusals(second: tuple[int, int, int, int], code: str) -> None:
     one = Volume(np.ones((10, 10, 20), dtype=np.int16), np.eye(4))
     affine = np.eye(4)
-    affine[:3, :3] = _rotation((float(second[3]), 0.0, 0.0))
+    affine[:3, :3] = rotation((float(second[3]), 0.0, 0.0))
     affine[:3, 3] = second[:3]
     with pytest.raises(CaseError, match=r"sub-9: .*HWS") as caught:
         plan_mosaic([one, Volume(one.array, affine)], ("BWS", "HWS"), file="sub-9")
