@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LIBRARY := nnunet_spine_ext trainers dataset_conversion
 # Scripts in benchmarks/ that know --quick and --out.
-BENCHMARKS := real_cord
+BENCHMARKS := real_cord evaluate
 CHECKS := check-ruff check-format check-types check-spelling check-tests
 
 .DEFAULT_GOAL := help
@@ -65,7 +65,7 @@ check-spelling: $(STAMP)
 check-tests: $(STAMP)
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-bench: $(STAMP) ## run every benchmark in its quick form (under 10 minutes each), results in bench/
+bench: $(STAMP) .oracles/panoptica/.installed ## run every benchmark in its quick form (under 10 minutes each), results in bench/
 	@for name in $(BENCHMARKS); do \
 	    echo "== $$name --quick"; $(BIN)/python benchmarks/$$name.py --quick --out bench/$$name || exit 1; \
 	done
