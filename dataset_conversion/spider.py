@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,16 @@ class _Tables:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """What the options say about single cases: the usual spine, masks with parts, who is tested on."""
+
+    usual: Column
+    parts: Mapping[str, Source]
+    test: Collection[str]
+    allow_model_labels: bool
+
+
 def spider(
     source: str | Path,
     dataset_id: int,
@@ -104,9 +114,7 @@ def spider(
     test_patients: names, or files with one name per line, of who goes to imagesTs and labelsTs.
     test_subset: a subset of the overview table (such as ``validation``) whose patients do.
     strict: treat every warning about a file as an error.
-    overwrite: replace a dataset of the same id and name.
-    dry_run: check everything, write nothing.
-    resume: go on where an interrupted run stopped.
+    overwrite, dry_run, resume: replace the dataset; write nothing; go on where an interrupted run stopped.
     raw, preprocessed: instead of nnUNet_raw and nnUNet_preprocessed.
 
     Raises
@@ -123,26 +131,20 @@ def spider(
     files = find_files(source)
     keys = [key for key in files.keys() if not series or key.series in series]  # noqa: SIM118 - a method of ours
     tables = _read_tables(files, source, keys, usual, lowest_table)
-    patients = {key.patient for key in keys}
-    test = _test_patients(test_patients, test_subset, patients, keys, tables.overview)
+    test = _test_patients(test_patients, test_subset, keys, tables.overview)
     parts = find_subregions(subregions, [key.case_id for key in keys]) if subregions is not None else {}
-    unpaired = [*files.strange, *(gap for key in keys if (gap := files.missing(key)) is not None)]
-    cases = [
-        _candidate(key, files, tables, usual, parts, test=test, allow_model_labels=allow_model_labels)
-        for key in keys
-        if files.missing(key) is None
-    ]
-    options: dict[str, Any] = {"converter": "spider", "target": target, "series": list(series)}
-    options |= {"level_order": level_order, "levels": levels, "lowest": lowest, "partly_visible": partly_visible}
-    options |= {"lowest_table": _path(lowest_table), "subregions": _path(subregions), "test_subset": test_subset}
-    options |= {"allow_model_labels": allow_model_labels, "test_patients": sorted(test), "strict": strict}
-    options |= {"endplate_margin": endplate_margin, "end_margin": end_margin, "header_tolerance": header_tolerance}
-    build = CaseBuilder(recipe, level_order, usual, tables.columns, header_tolerance)
-    notes = [*tables.notes, *_notes_on_parts(subregions, parts, cases)]
+    choice = _Choice(usual, parts, test, allow_model_labels)
+    gaps = {key: gap for key in keys if (gap := files.missing(key)) is not None}
+    cases = [_candidate(key, files, tables, choice) for key in keys if key not in gaps]
+    options: dict[str, Any] = {"converter": "spider", **asdict(recipe), "series": list(series)}
+    options |= {"level_order": level_order, "lowest": lowest, "lowest_table": _path(lowest_table)}
+    options |= {"subregions": _path(subregions), "allow_model_labels": allow_model_labels, "strict": strict}
+    options |= {"test_subset": test_subset, "test_patients": sorted(test), "header_tolerance": header_tolerance}
     return convert(
-        cases, unpaired, recipe.labels, wanted,
-        rules=Rules(strict=strict), options=options | {"folds": folds}, build=build, notes=notes,
-        dry_run=dry_run, resume=resume,
+        cases, [*files.strange, *gaps.values()], recipe.labels, wanted,
+        rules=Rules(strict=strict), options=options | {"folds": folds}, dry_run=dry_run, resume=resume,
+        build=CaseBuilder(recipe, level_order, usual, tables.columns, header_tolerance),
+        notes=tables.notes if subregions is None else [*tables.notes, *_notes_on_parts(parts, cases)],
     )  # fmt: skip
 
 
@@ -204,10 +206,10 @@ def _read_tables(
     return tables
 
 
-def _test_patients(
-    words: Sequence[str], subset: str | None, patients: Collection[str], keys: Iterable[SeriesKey], overview: Overview
-) -> set[str]:
+def _test_patients(words: Sequence[str], subset: str | None, keys: Iterable[SeriesKey], overview: Overview) -> set[str]:
     """Return who is tested on; raises UsageError for unknown patients and for patients on both sides."""
+    listed = list(keys)
+    patients = {key.patient for key in listed}
     named = read_names(list(words))
     unknown = [patient for patient in named if patient not in patients]
     if unknown:
@@ -221,7 +223,7 @@ def _test_patients(
     if subset is None:
         return set(named)
     by_subset: dict[str, set[str]] = {}
-    for key in keys:
+    for key in listed:
         by_subset.setdefault(overview.subset_of(key), set()).add(key.patient)
     inside = by_subset.get(subset.lower(), set())
     if not inside:
@@ -240,23 +242,14 @@ def _test_patients(
     return set(named) | inside
 
 
-def _candidate(
-    key: SeriesKey,
-    files: SpiderFiles,
-    tables: _Tables,
-    usual: Column,
-    parts: Mapping[str, Source],
-    *,
-    test: Collection[str],
-    allow_model_labels: bool,
-) -> Candidate:
+def _candidate(key: SeriesKey, files: SpiderFiles, tables: _Tables, choice: _Choice) -> Candidate:
     """Return a complete series as a case; parts made by a model are not tested on unless that is allowed."""
-    column = tables.columns.get(key.patient, usual)
+    column = tables.columns.get(key.patient, choice.usual)
     info: dict[str, Any] = {"contrast": key.contrast, "series": key.series, **tables.overview.facts.get(key, {})}
     gradings = tables.gradings.of(key.patient, column)
     info |= column.facts() | ({"gradings": gradings} if gradings else {})
-    extra = parts.get(key.case_id)
-    if key.patient in test and not allow_model_labels:
+    extra = choice.parts.get(key.case_id)
+    if key.patient in choice.test and not choice.allow_model_labels:
         extra = None
     info["label_source"] = "reference" if extra is None else "model"
     return Candidate(
@@ -265,17 +258,13 @@ def _candidate(
         images=(files.images[key],),
         label=files.masks[key],
         info=info,
-        test=key.patient in test,
-        train_only=extra is not None and not allow_model_labels,
+        test=key.patient in choice.test,
+        train_only=extra is not None and not choice.allow_model_labels,
         extras=() if extra is None else (extra,),
     )
 
 
-def _notes_on_parts(
-    subregions: str | Path | None, parts: Mapping[str, Source], cases: Iterable[Candidate]
-) -> list[str]:
-    if subregions is None:
-        return []
+def _notes_on_parts(parts: Mapping[str, Source], cases: Iterable[Candidate]) -> list[str]:
     listed = list(cases)
     without = [case.case_id for case in listed if case.case_id not in parts]
     withheld = [case.case_id for case in listed if case.case_id in parts and not case.extras]
