@@ -1,0 +1,168 @@
+"""What the stages work on: a batch on its device, with the intensity levels of each sample computed there.
+
+Nothing here waits for the device: levels stay tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nnunet_spine_ext.augment.context import Context
+
+SAMPLE_VOXELS = 65536
+LEVEL_VOXELS = 8192
+AIR_QUANTILE = 0.005
+TOP_QUANTILE = 0.995
+# Where nearly all of a patch is air its quantiles coincide; then the extremes tell how bright it can be.
+_EXTREME_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Intensity levels per sample and channel, each (B, C).
+
+    `air`: what is taken for no signal, the 0.5 % quantile. `span`: from there to the 99.5 % quantile, positive; the
+    unit of everything that is relative to the signal. For a constant image the span is tiny, so that nothing happens.
+    """
+
+    air: Tensor
+    span: Tensor
+
+
+@dataclass
+class Batch:
+    """Images (B, C, Z, Y, X) or (B, C, Y, X) in float32 and labels (B, ≥1, …) or None, on one device.
+
+    A stage replaces what it changes through `write`; it never writes into tensors of the caller. `reference`: mean
+    and standard deviation (B, C) before any intensity stage.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    context: Context
+    reference: tuple[Tensor, Tensor] | None = None
+    _owned: bool = False
+    _levels: Levels | None = field(default=None, repr=False)
+    _sample: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return int(self.images.shape[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.images.device
+
+    @property
+    def recorded(self) -> bool:
+        """Whether gradients flow through the images: then nothing is computed in place."""
+        return bool(self.images.requires_grad and torch.is_grad_enabled())
+
+    def select(self, indices: Sequence[int]) -> Tensor:
+        """Return the images of some samples (B', C, …): all of them without a copy, else views or one copy."""
+        return pick(self.images, indices)
+
+    def select_labels(self, indices: Sequence[int]) -> Tensor | None:
+        """Return the first label channel of some samples, (B', 1, …)."""
+        return None if self.labels is None else pick(self.labels[:, :1], indices)
+
+    def write(self, indices: Sequence[int], values: Tensor) -> None:
+        """Replace the images of some samples by (B', C, …) and forget the levels computed so far."""
+        if len(indices) == self.count:
+            self.images = values
+        elif self.recorded or values.requires_grad:
+            rows = [self.images[i] for i in range(self.count)]
+            for row, index in enumerate(indices):
+                rows[index] = values[row]
+            self.images = torch.stack(rows)
+        else:
+            if not self._owned:
+                self.images = self.images.clone()
+            for row, index in enumerate(indices):
+                self.images[index].copy_(values[row])
+        self._owned = True
+        self.changed()
+
+    def replace(self, images: Tensor, labels: Tensor | None) -> None:
+        """Put new tensors in place of both (warp)."""
+        self.images, self.labels, self._owned = images, labels, True
+        self.changed()
+
+    def changed(self) -> None:
+        """Forget levels and sample: the intensities are others now."""
+        self._levels = self._sample = None
+
+    def sample(self) -> Tensor:
+        """Return about 65,000 voxels of each image on a regular grid, (B, C, M): enough for any statistic."""
+        if self._sample is None:
+            self._sample = thin(self.images.detach(), SAMPLE_VOXELS)
+        return self._sample
+
+    def levels(self) -> Levels:
+        """Return the levels of the images as they are now."""
+        if self._levels is None:
+            self._levels = measure_levels(self.sample())
+        return self._levels
+
+    def remember(self) -> None:
+        """Keep mean and standard deviation as they are now in `reference`."""
+        self.reference = moments(self.sample())
+
+
+def pick(tensor: Tensor, indices: Sequence[int]) -> Tensor:
+    """Select along the first axis by indices known on the host: a view where that is possible."""
+    if list(indices) == list(range(tensor.shape[0])):
+        return tensor
+    first = indices[0]
+    if list(indices) == list(range(first, first + len(indices))):
+        return tensor[first : first + len(indices)]
+    return torch.stack([tensor[i] for i in indices])
+
+
+def thin(images: Tensor, voxels: int) -> Tensor:
+    """Return at most about `voxels` voxels of (B, C, …) on a regular grid, (B, C, M)."""
+    shape = images.shape[2:]
+    strides = _strides(shape, voxels)
+    grid = tuple(slice(s // 2, None, s) for s in strides)
+    return images[(slice(None), slice(None), *grid)].reshape(*images.shape[:2], -1)
+
+
+def measure_levels(sample: Tensor) -> Levels:
+    """Return the levels of (B, C, M) voxels."""
+    step = max(1, sample.shape[-1] // LEVEL_VOXELS)
+    # Neighbours in the sample are neighbours in the image; a step that is odd does not stay on one line of it.
+    ordered = sample[..., :: step | 1].sort(dim=-1).values
+    last = ordered.shape[-1] - 1
+    air = ordered[..., round(AIR_QUANTILE * last)]
+    top = ordered[..., round(TOP_QUANTILE * last)]
+    low, high = ordered[..., 0], ordered[..., -1]
+    tiny = torch.maximum(low.abs(), high.abs()) * 1e-6 + 1e-20
+    span = torch.maximum(torch.maximum(top - air, (high - low) * _EXTREME_SHARE), tiny)
+    return Levels(air, span)
+
+
+def moments(sample: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of (B, C, M), each (B, C)."""
+    mean = sample.mean(dim=-1)
+    return mean, (sample - mean[..., None]).square().mean(dim=-1).sqrt()
+
+
+def spatial(values: Tensor, dim: int) -> Tensor:
+    """Append `dim` axes of size one: (B, C) -> (B, C, 1, 1, 1)."""
+    return values.reshape(*values.shape, *([1] * dim))
+
+
+def _strides(shape: Sequence[int], voxels: int) -> list[int]:
+    """Return steps per axis that keep about `voxels` of a grid; the longest axes are thinned first."""
+    strides = [1] * len(shape)
+    while math.prod(math.ceil(n / s) for n, s in zip(shape, strides, strict=True)) > 1.25 * voxels:
+        left = [n / s for n, s in zip(shape, strides, strict=True)]
+        strides[left.index(max(left))] += 1
+    return strides

@@ -1,0 +1,215 @@
+"""The configuration of a pipeline: a list of transforms and groups, their order and a schedule; strict.
+
+version: 1
+order: config                       # or: random (within a stage, per sample)
+schedule: {ramp_epochs: 50, clean_share: 0.25, closing_clean_share: 0.1}
+transforms:
+  - {name: gamma, p: 0.3, gamma: [0.7, 1.5]}
+  - one_of: [{name: sqrt}, {name: exp}]
+    p: 0.2
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from nnunet_spine_ext.augment.ranges import Range
+from nnunet_spine_ext.augment.transform import STAGES, Transform, build
+from nnunet_spine_ext.core.config import load_config, nearest, read_mapping, to_dict
+from nnunet_spine_ext.core.errors import UsageError
+
+VERSION = 1
+PRESETS = Path(__file__).parent / "presets"
+
+_GROUP_KEYS = ("count", "one_of", "p", "some_of")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How strong and how often, over the training.
+
+    `ramp_epochs`: epochs over which the strength rises from `start` to 1. `clean_share`: part of the samples that get
+    only the stages in `clean_stages`. `closing_clean_share`: last part of the training in which all samples do.
+    """
+
+    ramp_epochs: int = 0
+    start: float = 0.0
+    clean_share: float = 0.0
+    closing_clean_share: float = 0.0
+    clean_stages: tuple[str, ...] = ("warp",)
+
+    def __post_init__(self) -> None:
+        """Refuse shares outside 0-1 and unknown stages."""
+        for name in ("start", "clean_share", "closing_clean_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise _refuse(f"schedule: {name}", str(getattr(self, name)), "0 to 1")
+        if self.ramp_epochs < 0:
+            raise _refuse("schedule: ramp_epochs", str(self.ramp_epochs), "0 or more epochs")
+        for stage in self.clean_stages:
+            if stage not in STAGES:
+                raise _refuse("schedule: clean_stages", repr(stage), nearest(stage, STAGES))
+
+    def strength(self, epoch: int) -> float:
+        """Return the strength in an epoch counted from 0: `start` in the first, 1 from `ramp_epochs` on."""
+        if epoch >= self.ramp_epochs:
+            return 1.0
+        return self.start + (1 - self.start) * max(0, epoch) / self.ramp_epochs
+
+    def closing(self, fraction: float | None) -> bool:
+        """Return whether a fraction of the training (None: unknown) lies in its clean end."""
+        return fraction is not None and self.closing_clean_share > 0 and fraction >= 1 - self.closing_clean_share
+
+
+@dataclass(frozen=True)
+class Group:
+    """With probability `p`, `count` of the members, each drawn without return in proportion to its own p."""
+
+    members: tuple[Transform, ...]
+    p: float = 1.0
+    count: Range | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the group in the form the configuration is written in."""
+        members = [member.to_dict() for member in self.members]
+        if self.count is None:
+            return {"one_of": members, "p": self.p}
+        return {"some_of": members, "p": self.p, "count": self.count.plain()}
+
+
+Entry = Transform | Group
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What a pipeline does; `hash` names it."""
+
+    transforms: tuple[Entry, ...] = ()
+    order: Literal["config", "random"] = "config"
+    schedule: Schedule = field(default_factory=Schedule)
+
+    @classmethod
+    def load(cls, source: str | Path | Mapping[str, Any]) -> AugmentConfig:
+        """Read a mapping, a YAML or JSON file, or a preset by its name.
+
+        Raises
+        ------
+        UsageError: unknown preset, key or transform (with the nearest name), or an impossible value.
+        """
+        if isinstance(source, Mapping):
+            return cls.from_dict(source)
+        if isinstance(source, str) and Path(source).suffix not in (".yaml", ".yml", ".json"):
+            path = PRESETS / f"{source}.yaml"
+            if not path.is_file():
+                raise _refuse("augmentation", f"no preset {source!r}", nearest(source, preset_names()))
+            return cls.from_dict(read_mapping(path), where=f"preset {source}")
+        return cls.from_dict(read_mapping(source), where=str(source))
+
+    @classmethod
+    def from_dict(cls, source: Mapping[str, Any], *, where: str = "augmentation") -> AugmentConfig:
+        """Read a mapping; see `load`."""
+        known = ("order", "schedule", "transforms", "version")
+        _known_keys(source, known, where)
+        if source.get("version", VERSION) != VERSION:
+            raise _refuse(f"{where}: version", repr(source["version"]), str(VERSION))
+        order = source.get("order", "config")
+        if order not in ("config", "random"):
+            raise _refuse(f"{where}: order", repr(order), nearest(str(order), ("config", "random")))
+        schedule = load_config(Schedule, _mapping(source.get("schedule") or {}, f"{where}: schedule"), where=where)
+        items = source.get("transforms") or []
+        if not isinstance(items, list | tuple):
+            raise _refuse(f"{where}: transforms", type(items).__name__, "a list of transforms")
+        entries = tuple(_entry(item, f"{where}: transforms[{i}]") for i, item in enumerate(items))
+        return cls(entries, order, schedule)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, defaults included, as plain JSON that `load` reads."""
+        return {
+            "version": VERSION,
+            "order": self.order,
+            "schedule": to_dict(self.schedule),
+            "transforms": [entry.to_dict() for entry in self.transforms],
+        }
+
+    @property
+    def hash(self) -> str:
+        """16 hexadecimal digits of everything in `to_dict`; equal for equal effect, however it was written."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def flat(self) -> Iterator[tuple[str, Transform]]:
+        """Yield every transform with its stream: its name, numbered from the second of the same name on."""
+        seen: dict[str, int] = {}
+        for entry in self.transforms:
+            for transform in entry.members if isinstance(entry, Group) else (entry,):
+                count = seen[transform.name] = seen.get(transform.name, 0) + 1
+                yield transform.name if count == 1 else f"{transform.name}#{count}", transform
+
+    def scaled_p(self, factor: float) -> AugmentConfig:
+        """Return the same with every probability of an entry multiplied, at most 1."""
+        entries = tuple(dataclasses.replace(e, p=min(1.0, e.p * factor)) for e in self.transforms)
+        return dataclasses.replace(self, transforms=entries)
+
+
+def preset_names() -> list[str]:
+    """Return the names of the shipped presets."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def _entry(item: Any, where: str) -> Entry:
+    item = _mapping(item, where)
+    if "one_of" in item or "some_of" in item:
+        return _group(item, where)
+    if "name" not in item:
+        raise _refuse(where, "no name", "name: <transform>, or a group one_of / some_of")
+    return build(str(item["name"]), {k: v for k, v in item.items() if k != "name"}, where=where)
+
+
+def _group(item: Mapping[str, Any], where: str) -> Group:
+    _known_keys(item, _GROUP_KEYS, where)
+    kind = "one_of" if "one_of" in item else "some_of"
+    if "one_of" in item and ("some_of" in item or "count" in item):
+        raise _refuse(where, "one_of together with some_of or count", "one of the two")
+    listed = item[kind]
+    if not isinstance(listed, list | tuple) or not listed:
+        raise _refuse(f"{where}: {kind}", repr(listed), "a list of transforms")
+    members = [_entry(member, f"{where}: {kind}[{i}]") for i, member in enumerate(listed)]
+    transforms = tuple(member for member in members if isinstance(member, Transform))
+    if len(transforms) != len(members):
+        raise _refuse(f"{where}: {kind}", "a group in a group", "transforms")
+    if sum(member.p for member in transforms) <= 0:
+        raise _refuse(f"{where}: {kind}", "members that all have p = 0", "a member with p above 0")
+    p = Range.parse(item.get("p", 1.0), limits=(0.0, 1.0), where=f"{where}: p")
+    if p.kind != "constant":
+        raise _refuse(f"{where}: p", repr(item["p"]), "a number")
+    count = None
+    if kind == "some_of":
+        count = Range.parse(item.get("count", [1, len(members)]), limits=(0, len(members)), where=f"{where}: count")
+    return Group(transforms, p.values[0], count)
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _refuse(where, f"a {type(value).__name__}", "a mapping of names to values")
+    return value
+
+
+def _known_keys(source: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in source:
+        if key not in known:
+            raise UsageError(
+                "E-CONFIG-KEY",
+                file=where,
+                found=f"unknown key {key!r}",
+                expected="a known key",
+                fix=nearest(str(key), known),
+            )
+
+
+def _refuse(where: str, found: str, expected: str) -> UsageError:
+    return UsageError("E-CONFIG-VALUE", file=where, found=found, expected=expected, fix="correct the value")

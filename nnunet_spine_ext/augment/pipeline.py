@@ -1,0 +1,292 @@
+"""From keys to augmented batches: drawn on the host, packed into one copy, applied stage by stage on the device."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from nnunet_spine_ext.augment.batch import Batch
+from nnunet_spine_ext.augment.config import AugmentConfig, Entry, Group
+from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.keys import SampleKey, coin, generator
+from nnunet_spine_ext.augment.packing import Buffers, Packed, Packer
+from nnunet_spine_ext.augment.transform import STAGES, Params, Transform, registry
+from nnunet_spine_ext.core.errors import UsageError
+
+RECORD_VERSION = 1
+_LARGEST = 1e30
+
+
+class Builder(Protocol):
+    """Collects, on the host, what the transforms of one stage contribute for a batch.
+
+    Made as `Builder(context, count)`; its other methods are what the transforms of the stage call.
+    """
+
+    def pack(self, packer: Packer) -> Any:
+        """Add everything to the packer and return the program that `apply` of the stage reads; None: do nothing.
+
+        The program is pickled with the plan: slots, indices of active samples, numbers; no tensors.
+        """
+
+
+class Stage(Protocol):
+    """What a module stage_<name>.py offers."""
+
+    Builder: type[Builder]
+
+    def apply(self, batch: Batch, program: Any, buffers: Buffers) -> None:
+        """Change the batch as the program says, without reading anything back from the device."""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One transform that fired: its name and all it needs."""
+
+    name: str
+    params: Params
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything that will happen to one batch; made on the host, sent to a device by `Pipeline.apply`."""
+
+    context: Context
+    keys: tuple[SampleKey, ...]
+    samples: tuple[tuple[Applied, ...], ...]
+    programs: Mapping[str, Any]
+    packed: Packed
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Return what fired, per sample with all parameters, as plain JSON; `from_record` replays it."""
+        samples = [
+            {"key": key.to_dict(), "transforms": [{"name": a.name, "params": a.params} for a in applied]}
+            for key, applied in zip(self.keys, self.samples, strict=True)
+        ]
+        return {"version": RECORD_VERSION, "context": self.context.to_dict(), "samples": samples}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], context: Context | None = None) -> Plan:
+        """Make the plan of a record again: the same images give the same result, bit by bit on the same device.
+
+        Raises
+        ------
+        UsageError: a record of another version, or one that names an unknown transform.
+        """
+        if record.get("version") != RECORD_VERSION:
+            found, expected = f"version {record.get('version')!r}", f"version {RECORD_VERSION}"
+            raise UsageError("E-AUG-RECORD", file="record", found=found, expected=expected, fix="record it again")
+        context = context or Context(**record["context"])
+        keys = tuple(SampleKey(**sample["key"]) for sample in record["samples"])
+        samples = tuple(
+            tuple(Applied(item["name"], item["params"]) for item in sample["transforms"])
+            for sample in record["samples"]
+        )
+        return assemble(context, keys, samples)
+
+
+class Pipeline:
+    """Applies a configuration to batches.
+
+    Parameters
+    ----------
+    config: an `AugmentConfig`, or what `AugmentConfig.load` reads: a mapping, a file, the name of a preset.
+    context: grid, spacing, channels and labels of the batches.
+
+    Raises
+    ------
+    UsageError: the configuration is wrong, or names a channel that the context lacks.
+    """
+
+    def __init__(self, config: AugmentConfig | Mapping[str, Any] | str, context: Context) -> None:
+        self.config = config if isinstance(config, AugmentConfig) else AugmentConfig.load(config)
+        self.context = context
+        self._entries = tuple(_named(self.config))
+        for _, transform in self.config.flat():
+            if transform.channels != "all" and any(not 0 <= c < context.channels for c in transform.channels):
+                raise UsageError(
+                    "E-AUG-CONTEXT",
+                    file=transform.name,
+                    found=f"channels {list(transform.channels)}",
+                    expected=f"channels from 0 to {context.channels - 1}",
+                    fix="correct channels",
+                )
+
+    def plan(self, keys: Sequence[SampleKey], epoch_fraction: float | None = None) -> Plan:
+        """Draw what happens to a batch, one key per sample.
+
+        `epoch_fraction`: part of the training that is over, 0-1; a clean closing phase needs it.
+        """
+        keys = tuple(keys)
+        return assemble(self.context, keys, tuple(self._draw(key, epoch_fraction) for key in keys))
+
+    def apply(self, images: Tensor, labels: Tensor | None, plan: Plan) -> tuple[Tensor, Tensor | None]:
+        """Apply a plan.
+
+        Parameters
+        ----------
+        images: (B, C, *source_shape) of any real type; computed in float32, outside autocast, returned in the type
+            given (integers: float32). Not changed.
+        labels: (B, ≥1, *source_shape) or None; the first channel is the one that intensities depend on, -1 is outside.
+
+        Raises
+        ------
+        UsageError: shapes that do not fit the context or the plan.
+        """
+        _check(images, labels, plan)
+        dtype = images.dtype if images.dtype.is_floating_point else torch.float32
+        with torch.autocast(images.device.type, enabled=False):
+            batch = Batch(images.float(), labels, plan.context)
+            buffers = plan.packed.to(images.device)
+            for name, stage in _stages():
+                # What the last stage restores is how the image was when only its geometry had changed.
+                if name == "table" and "final" in plan.programs:
+                    batch.remember()
+                if name in plan.programs:
+                    stage.apply(batch, plan.programs[name], buffers)
+            return _narrow(batch.images, dtype), batch.labels
+
+    def __call__(
+        self, images: Tensor, labels: Tensor | None, keys: Sequence[SampleKey], epoch_fraction: float | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Plan and apply."""
+        return self.apply(images, labels, self.plan(keys, epoch_fraction))
+
+    def _draw(self, key: SampleKey, fraction: float | None) -> tuple[Applied, ...]:
+        schedule = self.config.schedule
+        context = self.context.at_strength(self.context.strength * schedule.strength(key.epoch))
+        clean = schedule.closing(fraction) or (schedule.clean_share > 0 and coin(key, "clean") < schedule.clean_share)
+        drawn = []
+        for position, (stream, transform) in enumerate(self._chosen(key, context.strength)):
+            if clean and transform.stage not in schedule.clean_stages:
+                continue
+            rank = coin(key, f"order/{stream}") if self.config.order == "random" else position
+            for name, channels in _channels(stream, transform, context):
+                params = transform.sample(generator(key, name), context)
+                applied = Applied(transform.name, {**params, "channels": channels})
+                drawn.append((STAGES.index(transform.stage), rank, applied))
+        return tuple(applied for _, _, applied in sorted(drawn, key=lambda item: item[:2]))
+
+    def _chosen(self, key: SampleKey, strength: float) -> Iterator[tuple[str, Transform]]:
+        """Yield the streams and transforms whose coin fell right, in the order of the configuration."""
+        for entry, members in self._entries:
+            if isinstance(entry, Group):
+                yield from _from_group(key, entry, members, strength)
+            else:
+                stream, transform = members[0]
+                if coin(key, f"p/{stream}") < _chance(transform, strength):
+                    yield stream, transform
+
+
+def assemble(context: Context, keys: tuple[SampleKey, ...], samples: tuple[tuple[Applied, ...], ...]) -> Plan:
+    """Give the parameters of a batch to the builders of the stages and pack what they make of it; deterministic."""
+    packer = Packer()
+    programs = {}
+    for name, stage in _stages():
+        builder = stage.Builder(context, len(samples))  # type: ignore[call-arg]
+        for index, applied in enumerate(samples):
+            for item in applied:
+                transform = _replayed(item.name)
+                if transform.stage == name:
+                    transform.contribute(builder, index, item.params, context)
+        program = builder.pack(packer)
+        if program is not None:
+            programs[name] = program
+    return Plan(context, keys, samples, programs, packer.finish())
+
+
+@cache
+def _stages() -> tuple[tuple[str, Stage], ...]:
+    """Return the stages that exist, in order."""
+    package = __name__.rpartition(".")[0]
+    names = [(name, f"{package}.stage_{name}") for name in STAGES]
+    found: list[tuple[str, ModuleType]] = [
+        (name, importlib.import_module(module)) for name, module in names if importlib.util.find_spec(module)
+    ]
+    return cast("tuple[tuple[str, Stage], ...]", tuple(found))
+
+
+@cache
+def _replayed(name: str) -> Transform:
+    """Return a transform with default settings: `contribute` reads none of them."""
+    known = registry()
+    if name not in known:
+        raise UsageError(
+            "E-AUG-RECORD", file="record", found=f"no transform {name!r}", expected="a known one", fix="update"
+        )
+    return known[name]()
+
+
+def _named(config: AugmentConfig) -> Iterator[tuple[Entry, tuple[tuple[str, Transform], ...]]]:
+    flat = config.flat()
+    for entry in config.transforms:
+        yield entry, tuple(next(flat) for _ in range(len(entry.members) if isinstance(entry, Group) else 1))
+
+
+def _chance(transform: Transform, strength: float) -> float:
+    """Return the probability at a strength: what cannot be weaker is rarer, and nothing happens at zero."""
+    if strength <= 0:
+        return 0.0
+    return transform.p if transform.graded else transform.p * min(1.0, strength)
+
+
+def _from_group(
+    key: SampleKey, group: Group, members: tuple[tuple[str, Transform], ...], strength: float
+) -> Iterator[tuple[str, Transform]]:
+    name = "+".join(stream for stream, _ in members)
+    if strength <= 0 or coin(key, f"p/{name}") >= group.p:
+        return
+    rng = generator(key, f"group/{name}")
+    weights = [transform.p for _, transform in members]
+    number = 1 if group.count is None else min(round(group.count.sample(rng)), sum(w > 0 for w in weights))
+    total = sum(weights)
+    picked = rng.choice(len(members), size=number, replace=False, p=[w / total for w in weights])
+    for position in sorted(int(i) for i in picked):
+        stream, transform = members[position]
+        if transform.graded or coin(key, f"strength/{stream}") < min(1.0, strength):
+            yield stream, transform
+
+
+def _channels(stream: str, transform: Transform, context: Context) -> list[tuple[str, list[int]]]:
+    """Return the streams that draw, with the channels that each is for."""
+    channels = list(range(context.channels)) if transform.channels == "all" else list(transform.channels)
+    if not transform.per_channel or len(channels) == 1:
+        return [(stream, channels)]
+    return [(f"{stream}@{channel}", [channel]) for channel in channels]
+
+
+def _check(images: Tensor, labels: Tensor | None, plan: Plan) -> None:
+    expected = (len(plan.samples), plan.context.channels, *plan.context.source)
+    if tuple(images.shape) != expected:
+        raise _shape_error("images", images, expected)
+    if images.is_complex():
+        raise _shape_error("complex images", images, expected)
+    if labels is not None and (labels.shape[0], *labels.shape[2:]) != (expected[0], *expected[2:]):
+        raise _shape_error("labels", labels, (expected[0], 1, *expected[2:]))
+
+
+def _shape_error(what: str, tensor: Tensor, expected: tuple[int, ...]) -> UsageError:
+    return UsageError(
+        "E-AUG-SHAPE",
+        file="augmentation",
+        found=f"{what} of shape {tuple(tensor.shape)}",
+        expected=f"shape {expected}",
+        fix="give the pipeline the context of these batches",
+    )
+
+
+def _narrow(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the images in a type; what half precision cannot hold becomes its largest number, not infinity."""
+    if images.dtype == dtype:
+        return images
+    limit = min(_LARGEST, torch.finfo(dtype).max)
+    return images.clamp(-limit, limit).to(dtype)

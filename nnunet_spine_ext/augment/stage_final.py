@@ -1,0 +1,63 @@
+"""Last stage: intensities back to a known mean and standard deviation, one affine map per sample and channel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from nnunet_spine_ext.augment.batch import Batch, moments, pick, spatial
+from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.packing import Buffers, Packer, Slot
+
+_LOWEST_SPREAD = 1e-6
+
+
+@dataclass(frozen=True)
+class Program:
+    """Active samples and, packed as (4, B', C): weight, share of the input's statistics, own mean and sd."""
+
+    indices: tuple[int, ...]
+    values: Slot
+
+
+class Builder:
+    """Collects the statistics that samples are to have; the last call for a channel counts."""
+
+    def __init__(self, context: Context, count: int) -> None:
+        self._values = np.zeros((4, count, context.channels))
+
+    def restore(self, index: int, channels: Sequence[int]) -> None:
+        """Give back the mean and standard deviation that the sample had before all intensity stages."""
+        self._values[:, index, list(channels)] = np.array([1.0, 1.0, 0.0, 0.0])[:, None]
+
+    def normalise(self, index: int, channels: Sequence[int], mean: float, sd: float) -> None:
+        """Give a mean and a standard deviation of choice."""
+        self._values[:, index, list(channels)] = np.array([1.0, 0.0, mean, sd])[:, None]
+
+    def pack(self, packer: Packer) -> Program | None:
+        """Pack the samples that anything was asked for."""
+        active = tuple(int(i) for i in np.flatnonzero(self._values[0].any(axis=1)))
+        return Program(active, packer.floats(self._values[:, active])) if active else None
+
+
+def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
+    """Scale and shift the active samples; statistics are those of the sample grid, before and after.
+
+    Where nothing is left of the contrast, the image becomes flat at the mean asked for.
+    """
+    weight, share, own_mean, own_sd = buffers.floats(program.values).unbind(0)
+    mean, sd = moments(pick(batch.sample(), program.indices))
+    if batch.reference is not None:
+        before = [pick(value, program.indices) for value in batch.reference]
+        own_mean, own_sd = torch.lerp(own_mean, before[0], share), torch.lerp(own_sd, before[1], share)
+    scale = own_sd / torch.maximum(sd, mean.abs() * _LOWEST_SPREAD + 1e-20).clamp_min(1e-20)
+    scale = torch.where(sd > mean.abs() * _LOWEST_SPREAD, scale, torch.zeros_like(scale))
+    shift = own_mean - mean * scale
+    scale, shift = torch.lerp(torch.ones_like(scale), scale, weight), shift * weight
+    images = batch.select(program.indices)
+    batch.write(
+        program.indices, torch.addcmul(spatial(shift, images.dim() - 2), images, spatial(scale, images.dim() - 2))
+    )
