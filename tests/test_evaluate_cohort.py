@@ -150,7 +150,8 @@ def test_groups_of_cases(folders: Folders) -> None:
     assert next(line for line in content["manufacturer"]["unknown"]["groups"])["metrics"]["pq"]["mean"] == 0.0
     text = result.render()
     assert "## By manufacturer" in text
-    assert "| Siemens (2) |" in text
+    assert "| manufacturer | metric | GE (n = 1) | Siemens (n = 2) | unknown (n = 1) |" in text
+    assert "| vertebra | pq | 1.000 (1) | 1.000 ± 0.000 (2) | 0.000 (1) |" in text
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from nnunet_spine_ext.evaluate.statistic import Resampling, Statistic
 from nnunet_spine_ext.evaluate.tables import Line, case_means, overall, pooled_identification, summarise
 
 TITLES: dict[Scope, str] = {"class": "Classes", "group": "Instances", "region": "Regions", "level": "Levels"}
+# Of the metrics of instances those that every case is listed with.
+_LEADING = ("pq", "id_rate")
 _CELLS = (
     "Cells: mean ± sd over the cases (n values). “(n, −k)”: k values left out because nothing was there to compare "
     "or a distance was infinite."
@@ -103,20 +105,20 @@ def cell(found: Statistic) -> str:
 def by_table(
     key: str, rows: Sequence[Score], groups: Mapping[str, Sequence[str]], resampling: Resampling | None = None
 ) -> str:
-    """Return a table with a line per value of a fact: means over classes, then the metrics of each kind of instance."""
-    lines = []
+    """Return a table with a column per value of a fact: means over classes, then each kind of instance."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
     for value, cases in groups.items():
         chosen = set(cases)
         mine = [row for row in rows if row.case in chosen]
-        metrics = {name: cell(found) for name, found in overall(mine, resampling).items()}
-        for line in summarise(mine, "group", resampling):
-            metrics |= {f"{line.label} {name}": cell(found) for name, found in line.metrics.items()}
-        lines.append((f"{value} ({len(cases)})", metrics))
-    names = list(dict.fromkeys(name for _, metrics in lines for name in metrics))
-    table_rows = [f"| {' | '.join([f'{key} (cases)', *names])} |", f"|{'---|' * (len(names) + 1)}"]
-    for label, metrics in lines:
-        cells = [metrics.get(name, "") for name in names]
-        table_rows.append(f"| {' | '.join([label, *cells])} |")
+        lines = [Line(None, "all classes", overall(mine, resampling)), *summarise(mine, "group", resampling)]
+        for line in lines:
+            for name, statistic in line.metrics.items():
+                found.setdefault((line.label, name), {})[value] = cell(statistic)
+    heads = [key, "metric", *(f"{value} (n = {len(cases)})" for value, cases in groups.items())]
+    table_rows = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for (label, name), by_value in found.items():
+        cells = [label, head(name), *(by_value.get(value, "") for value in groups)]
+        table_rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(table_rows)
 
 
@@ -134,10 +136,13 @@ def _identification(rows: Sequence[Score]) -> list[str]:
 
 
 def _case_table(rows: Sequence[Score], status: Mapping[str, str]) -> str:
+    """Means over classes of every case, and the leading metrics of instances; all values are in metrics.csv."""
     means = case_means(rows)
     groups: dict[str, dict[str, float]] = {}
+    computed = {row.metric for row in rows if row.scope == "group"}
+    shown = computed & set(_LEADING) or computed
     for row in rows:
-        if row.scope == "group":
+        if row.scope == "group" and row.metric in shown:
             groups.setdefault(row.case, {})[f"{row.label} {row.metric}"] = row.value
     names = list(dict.fromkeys(name for found in means.values() for name in found))
     columns = list(dict.fromkeys(name for found in groups.values() for name in found))
