@@ -116,6 +116,8 @@ def convert(
     identity = job.identity(options)
     if resume and not dry_run and finish_published(target.raw, job.spec, target.preprocessed, identity):
         result.recall(job.spec)
+        result.planned = _is_planned(target, result.folder)
+        result.total_seconds = time.monotonic() - started
         return result
     refuse_existing(target.raw, target.preprocessed, job.spec, overwrite=target.overwrite)
     result.skipped, result.notes = list(unpaired), list(notes)
@@ -194,8 +196,12 @@ def _write(job: _Job, result: ConversionResult, identity: dict[str, Any], *, res
     except _NothingUsableError:
         return
     result.written = True
-    result.planned = (target.preprocessed / job.spec.folder_name / "dataset_fingerprint.json").exists()
+    result.planned = _is_planned(target, result.folder)
     result.splits = writer.splits
+
+
+def _is_planned(target: Target, folder: Path) -> bool:
+    return (target.preprocessed / folder.name / "dataset_fingerprint.json").exists()
 
 
 def _settle(job: _Job, result: ConversionResult) -> LabelMap:
@@ -251,6 +257,9 @@ def _make(job: _Job, case: Candidate) -> tuple[RawCase, list[FileStamp], Row]:
     for source in case.sources:
         opened[source.role], said = _open(job, source.role, source.path)
         warnings += said
+    if len(opened) < len(case.sources):
+        msg = f"two files of one role: {[source.role for source in case.sources]}"
+        raise ValueError(msg)
     stamps = [stamp for one in opened.values() for stamp in one.stamps]
     built = job.build(case, opened)
     voxels = {} if built.label is None else ids_of(built.label.array)

@@ -281,6 +281,40 @@ def test_a_full_disk_keeps_what_is_finished_and_says_how_to_go_on(
     assert _pairs(tmp_path, resume=True).resumed == 2
 
 
+def test_an_id_that_is_taken_meanwhile_costs_no_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _sources(tmp_path / "in")
+    read = conversion.open_image
+
+    def somebody_else_writes(path: Path, **options: Any) -> Opened:
+        (tmp_path / "raw" / "Dataset501_Other").mkdir(exist_ok=True)
+        return read(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(conversion, "open_image", somebody_else_writes)
+        with pytest.raises(UsageError, match="taken by Dataset501_Other"):
+            _pairs(tmp_path)
+    assert not (tmp_path / "raw" / "Dataset501_Toy").exists()
+    (tmp_path / "raw" / "Dataset501_Other").rmdir()
+    assert _pairs(tmp_path, resume=True).resumed == 4
+
+
+def test_a_hidden_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    _sources(tmp_path / "in")
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / ".Dataset501_Toy.partial").write_text("a file")
+    with pytest.raises(UsageError, match=r"\.Dataset501_Toy\.partial: cannot be used") as caught:
+        _pairs(tmp_path)
+    assert caught.value.code == "E-OUT-FOLDER"
+
+
+def test_two_files_of_one_role_are_never_mixed_up(tmp_path: Path) -> None:
+    twice = _candidate(tmp_path / "in", "anna")
+    twice = _candidate(tmp_path / "in", "anna", extras=(*twice.extras, *twice.extras))
+    result = _by_builder(tmp_path, [twice, _candidate(tmp_path / "in", "bert")], dry_run=True)
+    assert [problem.code for problem in result.skipped] == ["E-CASE-INTERNAL"]
+    assert "two files of one role" in result.skipped[0].found
+
+
 def test_after_nothing_usable_nothing_is_left(tmp_path: Path) -> None:
     for subject in SUBJECTS:
         _save(tmp_path / "in" / subject / "t2.nii.gz", np.zeros(SHAPE, np.int16))

@@ -19,7 +19,7 @@ import numpy as np
 from nnunet_spine_ext.core.cases import FILE_ENDING, DatasetSpec, RawCase, check_case
 from nnunet_spine_ext.core.errors import NoInputError, UsageError
 from nnunet_spine_ext.core.io import FileStamp, read_volume, write_bytes, write_json, write_volume
-from nnunet_spine_ext.core.partial import Entry, Partial, case_entry, unwritable
+from nnunet_spine_ext.core.partial import Entry, Partial, case_entry, unusable_folder, unwritable
 from nnunet_spine_ext.core.splits import Split, checked_splits, grouped_splits, refuse_test_leak, splits_for
 from nnunet_spine_ext.core.volume import Array, Volume
 
@@ -148,10 +148,7 @@ def _claimed(partial: Partial, preprocessed: Path | None, spec: DatasetSpec, *, 
         if preprocessed is not None:
             _make_writable(preprocessed)
         if not found:
-            try:
-                stack.enter_context(partial.locked())
-            except OSError as error:
-                raise _unwritable(raw_root, error) from error
+            stack.enter_context(partial.locked())
         yield
 
 
@@ -314,7 +311,7 @@ def _listdir(root: Path) -> list[Path]:
     try:
         return list(root.iterdir())
     except OSError as error:
-        raise _unwritable(root, error) from error
+        raise unusable_folder(root, error) from error
 
 
 def _make_writable(root: Path) -> None:
@@ -324,17 +321,7 @@ def _make_writable(root: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=".try.", dir=root):
             pass
     except OSError as error:
-        raise _unwritable(root, error) from error
-
-
-def _unwritable(root: Path, error: OSError) -> UsageError:
-    return UsageError(
-        "E-OUT-FOLDER",
-        file=root,
-        found=f"cannot be used as output folder ({error.strerror or error})",
-        expected="a folder that can be written to",
-        fix="choose another folder or change its permissions",
-    )
+        raise unusable_folder(root, error) from error
 
 
 def copy_tables(folder: Path, preprocessed: Path) -> None:

@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +90,17 @@ class Partial:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out, and put right what one that was killed while replacing a dataset left."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with file_lock(self._lock, what=f"writing {self.final.name}"):
+        """Keep other processes out, and put right what one that was killed while replacing a dataset left.
+
+        Raises UsageError when the folder cannot be used, SetupError when another process uses it.
+        """
+        lock = file_lock(self._lock, what=f"writing {self.final.name}")
+        with ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(lock)
+            except OSError as error:
+                raise unusable_folder(self.path if self.path.exists() else self.path.parent, error) from error
             if self._aside.exists() and not self.final.exists():
                 self._aside.rename(self.final)
             yield
@@ -204,6 +212,17 @@ def unwritable(path: Path, error: OSError, fix: str) -> SpineExtError:
         found=f"cannot be written ({error.strerror or error})",
         expected="room on the disk and the right to write",
         fix=fix,
+    )
+
+
+def unusable_folder(folder: Path, error: OSError) -> UsageError:
+    """Return the error for a folder in which nothing can be written."""
+    return UsageError(
+        "E-OUT-FOLDER",
+        file=folder,
+        found=f"cannot be used as output folder ({error.strerror or error})",
+        expected="a folder that can be written to",
+        fix="choose another folder or change its permissions",
     )
 
 
