@@ -29,6 +29,9 @@ SEMANTIC = {"vertebra": 1, "disc": 2, "canal": 3}
 ENDPLATE_MARGIN_MM = 3.0
 END_MARGIN_MM = 20.0
 
+# The widest gap between two bodies: where no disc is labelled, endplates or the disc itself may fill all of it.
+FUSED_MM = 16.0
+
 _SACRUM, _CORD, _CANAL, _ENDPLATE, _DISC = 1, 11, 12, 13, 14
 _VERTEBRA_PARTS = (*range(2, 11), _ENDPLATE)
 
@@ -217,9 +220,8 @@ def _plates(mask: SpiderMask, kinds: Array, margin: float) -> Array:
     vertebrae, discs = mask.levels(discs=False), mask.levels(discs=True)
     for level in sorted(vertebrae.keys() - discs.keys()):
         if level - 1 in vertebrae:
-            # Without a disc the two plates share the gap.
             pair = [np.isin(array, (n, spider.PARTLY_OFFSET + n)) for n in (level, level - 1)]
-            found |= _near(pair[0], spacing, 2 * margin) & _near(pair[1], spacing, 2 * margin)
+            found |= _near(pair[0], spacing, FUSED_MM) & _near(pair[1], spacing, FUSED_MM)
     return found
 
 

@@ -43,11 +43,13 @@ def _settled(mask: Volume, file: str | Path) -> tuple[Volume, list[Problem]]:
         return mask, []
     table = np.arange(256, dtype=np.uint8)
     shares = f"{found.cord:.0%} of the outline of the cord touches the canal, {found.canal:.0%} the other way round"
+    expected = "the cord inside the canal"
     if found.verdict == "exchanged":
         table[[_CORD, _CANAL]] = _CANAL, _CORD
-        what, fix, code = "the codes of cord and canal exchanged", "they were put right", "W-LABEL-EXCHANGED"
+        what = f"the codes of cord and canal exchanged ({shares})"
+        warning = Problem("warning", "W-LABEL-EXCHANGED", str(file), what, expected, "they were put right")
     else:
         table[[_CORD, _CANAL]] = 0
-        what, fix, code = "cord and canal that cannot be told apart", "both were left out", "W-LABEL-UNCLEAR"
-    warning = Problem("warning", code, str(file), f"{what} ({shares})", "the cord inside the canal", fix)
+        what = f"cord and canal that cannot be told apart ({shares})"
+        warning = Problem("warning", "W-LABEL-UNCLEAR", str(file), what, expected, "both were left out")
     return mask.with_array(table[mask.array]), [warning]
