@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnunet_spine_ext.phantom.discs import BONY, disc_zone, endplate_slab, measure_gap
+from nnunet_spine_ext.phantom.islands import absorb_specks
 from nnunet_spine_ext.phantom.model import DiscParameters, VertebraParameters
 from nnunet_spine_ext.phantom.pose import Joint, Pose
 from nnunet_spine_ext.phantom.sacrum import sacrum_solids
@@ -85,6 +86,7 @@ def paint(spine: Spine, affine: ArrayLike, shape: Sequence[int], supersample: Se
         _paint_gap(canvas, spine, joint)
     _paint_tubes(canvas, spine)
     semantic, instances = vote(canvas.semantic, canvas.instances, supersample)
+    absorb_specks(semantic, instances, grid.spacing)
     fraction = cord_fraction(spine, grid)
     return Painted(canvas.tissue, semantic, instances, fraction, level_truth(spine, grid))
 

@@ -85,9 +85,13 @@ def paint_back(spine: Spine, place: Place, out: Tissue) -> None:
     """Muscles behind the transverse processes with their fat planes and streaks; fat beside them."""
     side, front, z = np.abs(place.right), place.front, place.z
     back = front < -9.0
-    # The mass of the back muscles ends in a rounded edge; what lies beside it is mostly fat.
+    # The mass of the back muscles ends in a rounded edge; what lies beside it is mostly fat. Upwards and downwards this
+    # fat runs out to the side, and the wall of the belly ends in it as a wedge.
     edge = place.muscle * (1 - np.float32(0.25) * np.clip((-front - 30.0) / 40.0, 0, 1) ** 2)
-    put(out, back & (side > edge) & (place.level > 16) & (place.level < 26.5), "fat")
+    runs_out = 55.0 * (np.clip(17.2 - place.level, 0, None) ** 2 + np.clip(place.level - 25.4, 0, None) ** 2)
+    wedge = ((place.depth - place.fat - 9.0) / 10.0) ** 2 + (np.clip(-9.0 - front, 0, None) / 17.0) ** 2
+    beside = back & (side > edge + runs_out) & (place.level > 15.8) & (place.level < 26.8)
+    put(out, beside & (wedge > 1), "fat")
     wave = np.sin(0.21 * z) + np.sin(0.083 * z + 1.3)
     plane = 17.0 + 0.18 * (-front - 10.0) + 1.2 * np.sin(0.045 * z) + 0.8 * np.sin(0.09 * front + 0.02 * z)
     put(out, back & (np.abs(side - plane) < 0.9) & (place.level > 7), "fat")
@@ -127,11 +131,23 @@ def paint_neck(place: Place, out: Tissue) -> None:
     put(out, place.between(6.2, 18.0) & place.column(-3.0, body + 0.45 * cover + 1.5, 7.0, 3.6), "organ")
 
 
+def _step(value: Field) -> Field:
+    """Return a smooth rise from 0 to 1 over the range 0 to 1."""
+    t = np.clip(value, 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def _dome(side: Field, front: Field) -> Field:
+    """Return the level of the diaphragm: high in the middle behind, low at the sides, arched in between."""
+    rise, fall = _step((side - 15.0) / 62.0), _step((front - 15.0) / 72.0)
+    return np.float32(17.6) + np.float32(1.6) * rise - np.float32(1.4) * fall
+
+
 def paint_chest(place: Place, out: Tissue) -> None:
     """Lungs beside spine and mediastinum, heart, fat in between."""
     side, front, body = np.abs(place.right), place.front, place.body
     wall = place.fat + 24.0
-    dome = 17.6 + 1.6 * np.clip((side - 20.0) / 50.0, 0, 1) - 1.4 * np.clip((front - 20.0) / 60.0, 0, 1)
+    dome = _dome(side, front)
     inside = (place.level > 8.4 + 0.9 * np.clip(side / 60.0 - 0.4, 0, 2)) & (place.level < dome) & (place.depth > wall)
     centre = np.where(place.level > 13, body + 62.0, body + 45.0)
     wide = 20.0 + place.follow((8, 12, 15, 17.5), (8.0, 14.0, 34.0, 30.0)) * np.exp(-(((front - centre) / 42.0) ** 2))
@@ -158,10 +174,18 @@ def paint_chest(place: Place, out: Tissue) -> None:
 def paint_abdomen(place: Place, out: Tissue) -> None:
     """Fat of the cavity with psoas, kidneys, liver and bowel; rectum and bladder below."""
     side, front, body, z = np.abs(place.right), place.front, place.body, place.z
-    dome = 17.6 + 1.6 * np.clip((side - 20.0) / 50.0, 0, 1) - 1.4 * np.clip((front - 20.0) / 60.0, 0, 1)
-    cavity = (place.level > dome) & (place.depth > place.fat + 18.0)
-    cavity = cavity & (front > np.where(side < 50.0, np.float32(-4.0), np.float32(-14.0)))
-    put(out, cavity & (place.level < 28.5), "fat")
+    cavity = (place.level > _dome(side, front)) & (place.depth > place.fat + 18.0)
+    # Behind, the cavity reaches around the muscles beside the spine; below, it ends in the funnel of the pelvic floor.
+    cavity = cavity & (front > -4.0 - 10.0 * _step((side - 40.0) / 25.0))
+    floor = 29.2 - 1.3 * np.clip(side / 75.0, 0, 1) ** 2 - 0.8 * np.clip((front - body - 20.0) / 90.0, 0, 1) ** 2
+    put(out, cavity & (place.level < floor), "fat")
+    warp = 1.6 * np.sin(0.043 * z + 0.031 * place.right) + 1.2 * np.sin(0.057 * front)
+    blob = np.sin(0.11 * place.right + warp) + np.sin(0.10 * z - 0.6 * warp) + np.sin(0.12 * front + 0.8 * warp)
+    # Loops bulge into the fat behind, above and below them: only their crests reach far.
+    blob = blob - np.clip((body + 32.0 - front) / 9.0, 0, None)
+    blob = blob - np.clip((20.2 - place.level) / 0.4, 0, None) - np.clip((place.level - 26.4) / 0.4, 0, None)
+    put(out, cavity & (blob > -0.7), "bowel")
+    put(out, cavity & (blob > 2.25), "air_cavity")
     liver = ((place.right - 75.0) / 66.0) ** 2 + ((front - body - 35.0) / 62.0) ** 2
     liver = liver + ((place.level - 18.6) / 2.4) ** 2
     put(out, cavity & (liver < 1), "organ")
@@ -171,18 +195,13 @@ def paint_abdomen(place: Place, out: Tissue) -> None:
     put(out, kidney < 1.35, "fat")
     put(out, kidney < 1.0, "organ")
     put(out, kidney < 0.18, "fat")
-    warp = 1.6 * np.sin(0.043 * z + 0.031 * place.right) + 1.2 * np.sin(0.057 * front)
-    blob = np.sin(0.11 * place.right + warp) + np.sin(0.10 * z - 0.6 * warp) + np.sin(0.12 * front + 0.8 * warp)
-    loops = cavity & (front > body + 24.0) & (place.level > 19.6) & (place.level < 27.0)
-    put(out, loops & (blob > -0.7), "bowel")
-    put(out, loops & (blob > 2.25), "air_cavity")
-    quadratus = place.column(np.sign(place.right) * 56.0, -12.0, 17.0, 9.0)
-    put(out, place.between(19.8, 24.0) & quadratus, "muscle")
+    slim = place.follow((19.5, 20.2, 23.4, 24.3), (0.1, 1.0, 1.0, 0.1))
+    quadratus = place.column(np.sign(place.right) * 56.0, -12.0, 17.0 * slim, 9.0 * slim)
+    put(out, place.between(19.5, 24.3) & quadratus, "muscle")
     psoas_x = place.follow((19.0, 21, 24, 26, 28), (24.0, 31.0, 40.0, 52.0, 62.0)) * np.sign(place.right)
     psoas = place.follow((19.0, 20, 22, 24, 26), (2.0, 8.0, 15.0, 20.0, 19.0))
     put(out, place.between(19.2, 28.0) & place.column(psoas_x, 0.55 * body, psoas, 1.15 * psoas), "muscle")
-    presacral = place.between(25.3, 31.0)
-    put(out, presacral & (front > 2.0) & (front < body + 22.0) & (side < 45.0), "fat")
+    put(out, place.between(25.3, 31.0) & (front > 2.0) & place.column(0.0, body + 2.0, 46.0, 22.0), "fat")
     put(out, place.between(25.8, 31.0) & place.column(4.0, body + 17.0, 17.0, 11.0), "bowel")
     bladder = (side / 42.0) ** 2 + ((front - body - 75.0) / 32.0) ** 2 + ((place.level - 28.0) / 1.8) ** 2
     put(out, bladder < 1.0, "organ")
