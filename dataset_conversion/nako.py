@@ -84,13 +84,7 @@ def nako(
     NoInputError: no such image, or every mask is empty.
     SetupError: nnU-Net's folders are not known.
     """
-    for option, value, known in (("--use", use, USES), ("--cord-canal", cord_canal, CORD_CANAL)):
-        if value not in known:
-            raise _usage(option, repr(value), "a known one", nearest(value, known))
-    if use == "stitched" and stitch:
-        raise _usage("--stitch", "with --use stitched", "chunks to join", "leave one of the two out")
-    if folds < MIN_SUBJECTS:
-        raise UsageError("E-SPLIT-FOLDS", file="--folds", found=str(folds), expected="2 or more", fix="5 is usual")
+    _check_options(use, cord_canal, folds, stitch=stitch)
     folders = nnunet_folders(raw, preprocessed)
     tree = read_tree(source, suffix, _where(where), derivatives)
     test, notes = _test_subjects(tree, test_subjects, test_list)
@@ -108,6 +102,17 @@ def nako(
         rules=Rules(resample, strict, prefer), options=options, build=build, notes=[*notes, *found.notes],
         dry_run=dry_run, resume=resume,
     )  # fmt: skip
+
+
+def _check_options(use: str, cord_canal: str, folds: int, *, stitch: bool) -> None:
+    """Raise UsageError for options that mean nothing."""
+    for option, value, known in (("--use", use, USES), ("--cord-canal", cord_canal, CORD_CANAL)):
+        if value not in known:
+            raise _usage(option, repr(value), "a known one", nearest(value, known))
+    if use == "stitched" and stitch:
+        raise _usage("--stitch", "with --use stitched", "chunks to join", "leave one of the two out")
+    if folds < MIN_SUBJECTS:
+        raise UsageError("E-SPLIT-FOLDS", file="--folds", found=str(folds), expected="2 or more", fix="5 is usual")
 
 
 def _where(words: Sequence[str]) -> Mapping[str, str]:
