@@ -153,7 +153,11 @@ def panoptica(pair: dict[str, Any]) -> Callable[[], Values]:
 
 
 def work(side: str, path: Path) -> None:
-    """Time one evaluation in this process and print it as JSON."""
+    """Time one evaluation in this process and print it as JSON; `pair` makes the masks instead."""
+    if side == "pair":
+        make_pair(path)
+        print("{}")
+        return
     content = np.load(path)
     pair: dict[str, Any] = {name: content[name] for name in ("ref", "pred", "true", "found")}
     pair["spacing"] = tuple(content["spacing"].tolist())
@@ -192,7 +196,8 @@ def disagreement(ours_found: Values, theirs: Values) -> float:
 
 def compare(out: Path, repeats: int, interpreter: Path) -> int:
     path = out / "pair.npz"
-    make_pair(path)
+    # In a process of its own too: a child would inherit the peak memory of this one.
+    call("pair", path, Path(sys.executable))
     sides = {"ours": Path(sys.executable), "panoptica": interpreter, "ours_all": Path(sys.executable)}
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for repeat in range(repeats):

@@ -11,7 +11,7 @@ import pytest
 from nnunet_spine_ext.cli.evaluate import build_parser
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.evaluate.reference import reference_page
-from nnunet_spine_ext.evaluate.registry import DEFAULT_METRICS, METRICS, Metric, metric, select
+from nnunet_spine_ext.evaluate.registry import DEFAULT_METRICS, METRICS, Metric, expand, metric, select
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -46,6 +46,11 @@ def test_every_metric_of_a_class_exists_for_a_level() -> None:
             assert (level.function, level.edges, level.unit) == (row.function, row.edges, row.unit)
 
 
+def test_words_stand_for_many_metrics() -> None:
+    assert expand(("default", "assd_voxel", "dice")) == (*DEFAULT_METRICS, "assd_voxel")
+    assert expand(("all",)) == tuple(METRICS)
+
+
 def test_unknown_metric_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="use 'assd'") as caught:
         metric("asd")
@@ -55,7 +60,7 @@ def test_unknown_metric_names_the_nearest() -> None:
 def test_command_offers_exactly_the_registry() -> None:
     parser = build_parser()
     action = next(a for a in parser._actions if a.dest == "metrics")
-    assert tuple(action.choices or ()) == tuple(METRICS)
+    assert tuple(action.choices or ()) == (*METRICS, "default", "all")
     assert action.default == DEFAULT_METRICS
     text = parser.format_help()
     for row in METRICS.values():

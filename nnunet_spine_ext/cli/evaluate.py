@@ -62,7 +62,12 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_scoring(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument(
-        "--metrics", nargs="+", choices=tuple(METRICS), default=DEFAULT_METRICS, metavar="NAME", help="see above"
+        "--metrics",
+        nargs="+",
+        choices=(*METRICS, "default", "all"),
+        default=DEFAULT_METRICS,
+        metavar="NAME",
+        help="see above; default and all stand for many",
     )
     how.add_argument(
         "--matching",

@@ -15,7 +15,7 @@ from nnunet_spine_ext.core.labels import SCHEMES
 from nnunet_spine_ext.evaluate.cases import NO_MASKS, LabelSet, MaskFolder, Resample, find_labels, list_masks
 from nnunet_spine_ext.evaluate.latex import Spread
 from nnunet_spine_ext.evaluate.metric import Metric
-from nnunet_spine_ext.evaluate.registry import select
+from nnunet_spine_ext.evaluate.registry import expand, select
 from nnunet_spine_ext.evaluate.result import FILES
 from nnunet_spine_ext.evaluate.scoring import InstanceIds, Rule, Settings
 
@@ -89,7 +89,7 @@ class Options:
     def record(self) -> dict[str, Any]:
         """Return the options that decide about values, as summary.json has them."""
         return {
-            "metrics": list(self.metrics),
+            "metrics": list(expand(self.metrics)),
             "instance_ids": self.instance_ids,
             "matching": self.matching,
             "regions": self.regions,
@@ -106,7 +106,7 @@ class Options:
 def make_settings(options: Options) -> tuple[Settings, tuple[str, ...]]:
     """Return what is computed, and remarks on metrics that the options leave out; raises UsageError."""
     options.check()
-    classes, groups, levels = (select(options.metrics, scope) for scope in ("class", "group", "level"))
+    classes, groups, levels = (select(expand(options.metrics), scope) for scope in ("class", "group", "level"))
     remarks: list[str] = []
     if options.matching == "overlap":
         groups, left = _without(groups, [row for row in groups if row.one_to_one])

@@ -12,7 +12,7 @@ from dataclasses import replace
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.evaluate.metric import INF, NAN, Direction, Edges, Metric, Scope
 
-__all__ = ["DEFAULT_METRICS", "METRICS", "Direction", "Edges", "Metric", "Scope", "metric", "select"]
+__all__ = ["DEFAULT_METRICS", "METRICS", "Direction", "Edges", "Metric", "Scope", "expand", "metric", "select"]
 
 _PANOPTICA = "panoptica 2.1.7"
 _SURFACE = "surface-distance 0.1 (DeepMind)"
@@ -27,6 +27,25 @@ _NO_OVERLAP = Edges(ref_empty=0.0, pred_empty=0.0, both_empty=NAN)
 _FAR_AWAY = Edges(ref_empty=INF, pred_empty=INF, both_empty=NAN)
 # Nothing was there to be found, so nothing can be missed; the false alarm shows in precision and Dice.
 _MISSED = Edges(ref_empty=NAN, pred_empty=0.0, both_empty=NAN)
+
+
+def _distance(name: str, long_name: str, function: str, definition: str, equals: str, **others: object) -> Metric:
+    """Return a distance in mm, infinite where one side is empty."""
+    row = Metric(
+        name=name,
+        long_name=long_name,
+        scope="class",
+        direction="lower",
+        unit="mm",
+        needs_spacing=True,
+        function=function,
+        edges=_FAR_AWAY,
+        bounds=_DISTANCE,
+        definition=definition,
+        equals=equals,
+    )
+    return replace(row, **others)  # type: ignore[arg-type]
+
 
 _CLASSES = (
     Metric(
@@ -98,34 +117,20 @@ _CLASSES = (
         definition="100 (|P| - |R|) / |R|",
         equals=f"{_PANOPTICA}, RVD times 100",
     ),
-    Metric(
-        name="assd",
-        long_name="Average symmetric surface distance",
-        scope="class",
-        direction="lower",
-        unit="mm",
-        needs_spacing=True,
-        function="surface:assd",
-        edges=_FAR_AWAY,
-        bounds=_DISTANCE,
-        definition=(
-            "mean of the two directed mean distances between the surfaces, each surface element (marching "
-            "cubes, vertices half way) weighted by its area"
-        ),
-        equals=_AVERAGE,
+    _distance(
+        "assd",
+        "Average symmetric surface distance",
+        "surface:assd",
+        "mean of the two directed mean distances between the surfaces, each surface element (marching "
+        "cubes, vertices half way) weighted by its area",
+        _AVERAGE,
     ),
-    Metric(
-        name="hd95",
-        long_name="95 % Hausdorff distance",
-        scope="class",
-        direction="lower",
-        unit="mm",
-        needs_spacing=True,
-        function="surface:hd95",
-        edges=_FAR_AWAY,
-        bounds=_DISTANCE,
-        definition="larger one of the two directed 95th percentiles of the surface distance, weighted by area",
-        equals=f"{_SURFACE}, robust Hausdorff distance",
+    _distance(
+        "hd95",
+        "95 % Hausdorff distance",
+        "surface:hd95",
+        "larger one of the two directed 95th percentiles of the surface distance, weighted by area",
+        f"{_SURFACE}, robust Hausdorff distance",
     ),
     Metric(
         name="nsd",
@@ -139,64 +144,38 @@ _CLASSES = (
         definition="share of both surfaces that lies within the tolerance of the other one, weighted by area",
         equals=f"{_SURFACE}, surface Dice at tolerance",
     ),
-    Metric(
-        name="msd",
-        long_name="Mean surface distance",
-        scope="class",
-        direction="lower",
-        unit="mm",
-        needs_spacing=True,
-        function="surface:assd",
-        edges=_FAR_AWAY,
-        bounds=_DISTANCE,
-        definition="mean of both directed mean surface distances: another name of `assd`, for tables that say MSD",
-        equals=_AVERAGE,
+    _distance(
+        "msd",
+        "Mean surface distance",
+        "surface:assd",
+        "mean of both directed mean surface distances: another name of `assd`, for tables that say MSD",
+        _AVERAGE,
         default=False,
     ),
-    Metric(
-        name="msd_ref_to_pred",
-        long_name="Mean distance of the reference",
-        scope="class",
-        direction="lower",
-        unit="mm",
-        needs_spacing=True,
-        function="surface:ref_to_pred",
-        edges=_FAR_AWAY,
-        bounds=_DISTANCE,
-        definition="directed mean distance from the surface of R to that of P, weighted by area",
-        equals=f"{_SURFACE}, first average surface distance",
+    _distance(
+        "msd_ref_to_pred",
+        "Mean distance of the reference",
+        "surface:ref_to_pred",
+        "directed mean distance from the surface of R to that of P, weighted by area",
+        f"{_SURFACE}, first average surface distance",
         default=False,
     ),
-    Metric(
-        name="msd_pred_to_ref",
-        long_name="Mean distance of the prediction",
-        scope="class",
-        direction="lower",
-        unit="mm",
-        needs_spacing=True,
-        function="surface:pred_to_ref",
-        edges=_FAR_AWAY,
-        bounds=_DISTANCE,
-        definition="directed mean distance from the surface of P to that of R, weighted by area",
-        equals=f"{_SURFACE}, second average surface distance",
+    _distance(
+        "msd_pred_to_ref",
+        "Mean distance of the prediction",
+        "surface:pred_to_ref",
+        "directed mean distance from the surface of P to that of R, weighted by area",
+        f"{_SURFACE}, second average surface distance",
         default=False,
     ),
-    Metric(
-        name="assd_voxel",
-        long_name="ASSD between boundary voxels",
-        scope="class",
-        direction="lower",
-        unit="mm",
-        needs_spacing=True,
-        function="surface:assd_voxel",
-        edges=_FAR_AWAY,
-        bounds=_DISTANCE,
-        definition=(
-            "mean of the two directed mean distances between the centres of boundary voxels "
-            "(6-neighbourhood), each voxel counted once: the ASSD of panoptica and MedPy, for comparison "
-            "with tables made with them"
-        ),
-        equals=f"{_PANOPTICA}, ASSD",
+    _distance(
+        "assd_voxel",
+        "ASSD between boundary voxels",
+        "surface:assd_voxel",
+        "mean of the two directed mean distances between the centres of boundary voxels "
+        "(6-neighbourhood), each voxel counted once: the ASSD of panoptica and MedPy, for comparison "
+        "with tables made with them",
+        f"{_PANOPTICA}, ASSD",
         default=False,
     ),
 )
@@ -214,24 +193,6 @@ def _share_of_instances(name: str, long_name: str, definition: str, equals: str,
         bounds=_SHARE,
         definition=definition,
         equals=f"{_PANOPTICA}, {equals}",
-    )
-    return replace(row, **others)  # type: ignore[arg-type]
-
-
-def _distance(name: str, long_name: str, function: str, definition: str, equals: str, **others: object) -> Metric:
-    """Return a metric in mm of instances, infinite where one side is empty."""
-    row = Metric(
-        name=name,
-        long_name=long_name,
-        scope="group",
-        direction="lower",
-        unit="mm",
-        needs_spacing=True,
-        function=function,
-        edges=_FAR_AWAY,
-        bounds=_DISTANCE,
-        definition=definition,
-        equals=equals,
     )
     return replace(row, **others)  # type: ignore[arg-type]
 
@@ -276,6 +237,7 @@ _GROUPS = (
         "panoptic:instance_assd",
         "mean of `assd` over the matched instances (also called MSD or ASD); infinite when none is matched",
         f"{_AVERAGE}, averaged over the matches",
+        scope="group",
     ),
     _distance(
         "instance_assd_voxel",
@@ -284,6 +246,7 @@ _GROUPS = (
         "mean of `assd_voxel` over the matched instances; infinite when none is matched",
         f"{_PANOPTICA}, sq_assd",
         default=False,
+        scope="group",
     ),
     Metric(
         name="id_rate",
@@ -310,6 +273,7 @@ _GROUPS = (
         f"{_VERSE}, brute force in the tests",
         edges=Edges(ref_empty=NAN, pred_empty=None, both_empty=NAN),
         needs_centres=True,
+        scope="group",
     ),
     Metric(
         name="perfect_sequence",
@@ -381,6 +345,12 @@ def metric(name: str) -> Metric:
         expected=f"one of {', '.join(METRICS)}",
         fix=f"use {near[0]!r}" if near else "choose one of these",
     )
+
+
+def expand(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of metrics, with the words ``default`` and ``all`` replaced by what they stand for."""
+    words = {"default": DEFAULT_METRICS, "all": tuple(METRICS)}
+    return tuple(dict.fromkeys(found for name in names for found in words.get(name, (name,))))
 
 
 def select(names: Sequence[str], scope: Scope) -> list[Metric]:

@@ -53,7 +53,7 @@ def evaluate(
     ----------
     ref, pred: folders of masks (or one file each); o: folder for the tables.
     labels: dataset.json or {name: id} file; scheme: name of a label scheme; None: dataset.json beside the masks.
-    metrics: names from the registry.
+    metrics: names from the registry, or ``default`` and ``all``.
     ref_instances, pred_instances: folders of instance masks; None: `instancesTr` beside `labelsTr` (or `instances`
         inside the reference folder), and `instances` inside the prediction folder, where they exist.
     instance_ids: ``spineps`` (kinds are told apart by id) or ``any`` (all instances are of one kind).
