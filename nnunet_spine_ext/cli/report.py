@@ -11,14 +11,16 @@ PROG = "nnUNetv2_spine_report"
 FUNCTION = "nnunet_spine_ext.report.build:report"
 EXAMPLES = """  nnUNetv2_spine_report out
   nnUNetv2_spine_report out --evaluation scores --title "Lumbar T2w, fold 0"
-  nnUNetv2_spine_report out -i images -o /tmp/report.html --max-size 20"""
+  nnUNetv2_spine_report out -i images -o /tmp/report.html --max-size 20
+  nnUNetv2_spine_report corrected -i images --before out --figures figures"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser."""
     parser = make_parser(
         PROG,
-        "Write one self-contained HTML file about a prediction folder: overlays in three planes, warnings, scores. "
+        "Write one self-contained HTML file about a prediction folder: a table to sort and to mark, plots, overlays in "
+        "three planes, warnings, scores. "
         "It opens from disk, loads nothing from any network and shows no absolute paths.",
         EXAMPLES,
     )
@@ -27,6 +29,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-i", metavar="IMAGES", help="folder of the images; default: where the run found them")
     parser.add_argument(
         "--evaluation", metavar="DIR", help="output folder of nnUNetv2_spine_evaluate; default: no scores"
+    )
+    parser.add_argument(
+        "--before",
+        metavar="DIR",
+        help="folder of earlier masks of the same cases, shown against those in OUT; default: none",
+    )
+    parser.add_argument(
+        "--figures",
+        metavar="DIR",
+        help="also write the plots as SVG and PNG and the planes of each case as PNG into this folder",
     )
     parser.add_argument("--title", metavar="TEXT", help="heading; default: Spine segmentation report")
     parser.add_argument("-o", metavar="FILE", help="file to write; default: OUT/report.html")

@@ -10,11 +10,16 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 _POSIX = re.compile(r"(?<![\w.:/~])~?/(?:[^\s'\"<>|:;,()\[\]{}/]+/)*[^\s'\"<>|:;,()\[\]{}/]*")
 _WINDOWS = re.compile(r"(?<!\w)[A-Za-z]:[\\/](?:[^\\/\s'\"<>|:;,()\[\]{}]+[\\/])*[^\\/\s'\"<>|:;,()\[\]{}]*")
 _FILE_URL = re.compile(r"file://(?=/)")
-_PERSONAL_KEY = re.compile(
-    r"(?:^|[_.\- ])(?:host|hostname|node|user|username|login|cwd|home|environ|environment_variables|pid|patient|person)"
-    r"(?:$|[_.\- ])",
-    re.IGNORECASE,
+# Words that make a key personal, in run.json and in files made from DICOM headers (PatientName, StudyDate, …).
+_PERSONAL = (
+    "host|hostname|node|user|username|login|cwd|home|environ|environment_variables|pid|station|serial|uid|guid|"
+    "patient|patients|person|subject_name|birth|physician|physicians|operator|operators|institution|institutional|"
+    "department|accession|address|telephone|phone|email|surname|first_name|last_name|"
+    "(?:study|series|acquisition|content)_?(?:date|time)"
 )
+_PERSONAL_KEY = re.compile(rf"(?:^|_)(?:{_PERSONAL})(?:$|_)")
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_SEPARATOR = re.compile(r"[.\- ]")
 
 
 def base_name(path: str | Path) -> str:
@@ -24,8 +29,9 @@ def base_name(path: str | Path) -> str:
 
 
 def is_personal(key: str) -> bool:
-    """Whether a key of run.json names the machine, the user or a person."""
-    return _PERSONAL_KEY.search(key) is not None
+    """Whether a key names the machine, the user or a person, written as_words or AsWords."""
+    words = _SEPARATOR.sub("_", _HUMP.sub("_", key)).lower()
+    return _PERSONAL_KEY.search(words) is not None
 
 
 class Redactor:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from nnunet_spine_ext.core.errors import CaseError, UsageError
 from nnunet_spine_ext.core.io import read_json
@@ -17,7 +17,8 @@ from nnunet_spine_ext.evaluate.tables import Line, Statistic, case_means, overal
 
 _ARROWS = {"higher": "↑", "lower": "↓", "zero": "→ 0"}
 _WORDS = {"higher": "higher is better", "lower": "lower is better", "zero": "the closer to 0 the better"}
-_TITLES: tuple[tuple[Scope, str], ...] = (("class", "Classes"), ("group", "Instances"), ("level", "Levels"))
+# Title and head of the first column of each scope; one that is not here is shown under its own name.
+_TITLES = {"class": ("Classes", "Structure"), "group": ("Instances", "Kind"), "level": ("Levels", "Level")}
 # Column heads; the long name is in the tooltip.
 _SHORT = {
     "dice": "Dice", "iou": "IoU", "assd": "ASSD", "hd95": "HD95", "nsd": "NSD", "rq": "RQ", "sq": "SQ", "pq": "PQ",
@@ -50,29 +51,23 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Dot:
-    """One case in a strip, `x` in percent."""
-
-    x: float
-    title: str
-
-
-@dataclass(frozen=True)
 class Row:
-    """A label with its cells and the distribution of the first metric over the cases."""
+    """A label with its cells and the distribution of the first metric over the cases, in percent."""
 
     label_id: int | None
     label: str
     cells: tuple[Cell, ...]
-    dots: tuple[Dot, ...]
+    dots: tuple[float, ...]
     span: tuple[float, float, float] | None
 
 
 @dataclass(frozen=True)
 class Table:
-    """One scope: classes, instances or levels; `strip` names the metric of the strips."""
+    """One scope: classes, instances or levels; `corner` heads the labels, `strip` names the metric of the strips."""
 
+    scope: str
     title: str
+    corner: str
     heads: tuple[Head, ...]
     rows: tuple[Row, ...]
     strip: Head | None
@@ -82,7 +77,8 @@ class Table:
 class Scores:
     """All rows of metrics.csv, by case and in tables.
 
-    `failed` are (case, reason) of those that were not compared, `remarks` what the evaluation says about itself.
+    `failed` are (case, reason) of those that were not compared, `remarks` what the evaluation says about itself,
+    `texts` everything its summary says (to find paths in it).
     """
 
     tables: tuple[Table, ...]
@@ -92,6 +88,7 @@ class Scores:
     status: Mapping[str, str]
     failed: tuple[tuple[str, str], ...] = ()
     remarks: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
 def read_scores(folder: str | Path) -> Scores:
@@ -116,22 +113,32 @@ def read_scores(folder: str | Path) -> Scores:
     by_case: dict[str, list[Score]] = {}
     for row in rows:
         by_case.setdefault(row.case, []).append(row)
-    tables = tuple(table for scope, title in _TITLES if (table := _table(rows, scope, title)) is not None)
+    scopes = sorted({row.scope for row in rows}, key=lambda scope: ([*_TITLES, scope].index(scope), scope))
+    tables = tuple(table for scope in scopes if (table := _table(rows, scope)) is not None)
     frozen = {case: tuple(found) for case, found in by_case.items()}
     status = {case: found[0].status for case, found in frozen.items()}
-    failed, remarks = _said(Path(folder) / "summary.json")
-    return Scores(tables, overall(rows), case_means(rows), frozen, status, failed, remarks)
+    failed, remarks, texts = _said(Path(folder) / "summary.json")
+    return Scores(tables, overall(rows), case_means(rows), frozen, status, failed, remarks, texts)
 
 
-def _said(path: Path) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
-    """Return what summary.json says about cases that failed and about the run; nothing when it is not there."""
+def _said(path: Path) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...], tuple[str, ...]]:
+    """Return what summary.json says: (cases that failed, remarks, every text in it); nothing when it is not there."""
     try:
         content = read_json(path)
         run = content["run"]["failed"]
         failed = tuple((case, str(problem["found"])) for case, problem in run.items() if problem["code"] != _MISSING)
-        return failed, tuple(str(remark) for remark in content.get("remarks", ()))
+        return failed, tuple(str(remark) for remark in content.get("remarks", ())), tuple(strings(content))
     except (CaseError, KeyError, TypeError, AttributeError):
-        return (), ()
+        return (), (), ()
+
+
+def strings(table: Any) -> list[str]:
+    """Return every text among the values of nested tables and lists."""
+    if isinstance(table, str):
+        return [table]
+    if isinstance(table, Mapping):
+        return [text for value in table.values() for text in strings(value)]
+    return [text for value in table for text in strings(value)] if isinstance(table, list) else []
 
 
 def _score(line: Mapping[str, str]) -> Score:
@@ -161,23 +168,26 @@ def leading(names: Iterable[str]) -> list[str]:
     return list(chosen.values())
 
 
-def _table(rows: Sequence[Score], scope: Scope, title: str) -> Table | None:
+def _table(rows: Sequence[Score], scope: Scope) -> Table | None:
     lines = summarise(rows, scope)
     if not lines:
         return None
     names = list(dict.fromkeys(name for line in lines for name in line.metrics))
     longest = {name: _longest(lines, name) for name in names}
     strip = next((name for name in names if _unit_interval(METRICS.get(name))), None)
-    values: dict[tuple[int | None, str], list[tuple[str, float]]] = {}
+    values: dict[tuple[int | None, str], list[float]] = {}
     for row in rows:
-        if row.scope == scope and row.metric == strip:
-            values.setdefault((row.label_id, row.label), []).append((row.case, row.value))
+        if row.scope == scope and row.metric == strip and math.isfinite(row.value):
+            values.setdefault((row.label_id, row.label), []).append(row.value)
     made = []
     for line in lines:
         cells = tuple(_cell(name, line.metrics.get(name), longest[name]) for name in names)
-        found = [(case, value) for case, value in values.get((line.label_id, line.label), []) if math.isfinite(value)]
-        made.append(Row(line.label_id, line.label, cells, _dots(found), _span(found)))
-    return Table(title, tuple(head(name) for name in names), tuple(made), head(strip) if strip else None)
+        found = values.get((line.label_id, line.label), [])
+        # Dots of a large cohort would cover each other: a box stands for them.
+        dots = tuple(round(100 * value, 1) for value in found) if len(found) <= _MOST_DOTS else ()
+        made.append(Row(line.label_id, line.label, cells, dots, _span(found)))
+    title, corner = _TITLES.get(scope, (scope.capitalize(), "Label"))
+    return Table(scope, title, corner, tuple(head(name) for name in names), tuple(made), head(strip) if strip else None)
 
 
 def _unit_interval(metric: Metric | None) -> bool:
@@ -204,93 +214,42 @@ def _cell(name: str, found: Statistic | None, longest: float) -> Cell:
     return Cell(f"{number(name, found.mean)}{spread}", detail, None if bar is None else round(min(bar, 100.0), 1))
 
 
+def digits(name: str) -> int:
+    """Return how many decimals a metric deserves."""
+    row = METRICS.get(name)
+    if row is None or not row.unit:
+        return 3
+    return 1 if row.unit == "%" else 2
+
+
 def number(name: str, value: float | None) -> str:
     """Return a value with the digits that its metric deserves."""
+    return figure(value, digits(name))
+
+
+def figure(value: float | None, decimals: int) -> str:
+    """Return a value as text: a dash for none, a sign for infinity."""
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):
-        return "∞"
-    row = METRICS.get(name)
-    if row is not None and row.unit == "%":
-        return f"{value:.1f}"
-    return f"{value:.2f}" if row is not None and row.unit else f"{value:.3f}"
+        return "∞" if value > 0 else "−∞"
+    return f"{value:.{decimals}f}"
 
 
-def _dots(found: Sequence[tuple[str, float]]) -> tuple[Dot, ...]:
-    if len(found) > _MOST_DOTS:
-        return ()
-    return tuple(Dot(round(100 * value, 1), f"{case}: {value:.3f}") for case, value in found)
+def better(name: str) -> str:
+    """Return which values of a metric are better: ``higher``, ``lower``, ``zero``, or nothing for an unknown one."""
+    return METRICS[name].direction if name in METRICS else ""
 
 
-def _span(found: Sequence[tuple[str, float]]) -> tuple[float, float, float] | None:
+def is_share(name: str) -> bool:
+    """Whether a metric is between 0 and 1 and 1 is best."""
+    return _unit_interval(METRICS.get(name))
+
+
+def _span(found: Sequence[float]) -> tuple[float, float, float] | None:
     """Return quartiles in percent for the strips of large cohorts."""
     if len(found) < 4:
         return None
-    values = sorted(value for _, value in found)
+    values = sorted(found)
     low, middle, high = (values[round(q * (len(values) - 1))] for q in (0.25, 0.5, 0.75))
     return round(100 * low, 1), round(100 * middle, 1), round(100 * high, 1)
-
-
-def case_cells(scores: Scores, case: str) -> tuple[tuple[str, tuple[Head, ...], tuple[Row, ...]], ...]:
-    """Return the tables of one case: (title, columns, rows)."""
-    found = scores.by_case.get(case, ())
-    tables = []
-    for scope, title in _TITLES:
-        mine = [row for row in found if row.scope == scope]
-        if not mine:
-            continue
-        names = list(dict.fromkeys(row.metric for row in mine))
-        lines: dict[tuple[int | None, str], dict[str, float]] = {}
-        for row in mine:
-            lines.setdefault((row.label_id, row.label), {})[row.metric] = row.value
-        # A class that neither side has is no information about this case.
-        told = {key: values for key, values in lines.items() if not all(map(math.isnan, values.values()))}
-        rows = tuple(
-            Row(*key, tuple(_value(name, values.get(name)) for name in names), (), None) for key, values in told.items()
-        )
-        if rows:
-            tables.append((title, tuple(head(name) for name in names), rows))
-    return tuple(tables)
-
-
-def _value(name: str, value: float | None) -> Cell:
-    bar = None
-    if value is not None and math.isfinite(value) and _unit_interval(METRICS.get(name)):
-        bar = round(100 * value, 1)
-    return Cell(number(name, value), "", bar)
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Cases (worst first) by classes for one metric; `rows` hold (case, mean, ((text, shade), …)), shade 0-100."""
-
-    head: Head
-    labels: tuple[str, ...]
-    rows: tuple[tuple[str, str, tuple[tuple[str, float | None], ...]], ...]
-
-
-def matrix(scores: Scores) -> Matrix | None:
-    """Return the table of the first class metric between 0 and 1, shaded by how far a value is from 1."""
-    names = dict.fromkeys(row.metric for found in scores.by_case.values() for row in found if row.scope == "class")
-    name = next((n for n in names if _unit_interval(METRICS.get(n))), None)
-    if name is None:
-        return None
-    table = next(t for t in scores.tables if t.title == "Classes")
-    labels = tuple(row.label for row in table.rows)
-    order = sorted(scores.by_case, key=lambda case: (_sortable(scores.means.get(case, {}).get(name)), case))
-    rows = []
-    for case in order:
-        values = {r.label: r.value for r in scores.by_case[case] if r.scope == "class" and r.metric == name}
-        cells = tuple(_shaded(name, values.get(label)) for label in labels)
-        rows.append((case, number(name, scores.means.get(case, {}).get(name)), cells))
-    return Matrix(head(name), labels, tuple(rows))
-
-
-def _sortable(value: float | None) -> float:
-    return -1.0 if value is None or math.isnan(value) else value
-
-
-def _shaded(name: str, value: float | None) -> tuple[str, float | None]:
-    if value is None or not math.isfinite(value):
-        return number(name, value), None
-    return number(name, value), round(100 * (1 - min(max(value, 0.0), 1.0)), 0)
