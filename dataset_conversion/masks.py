@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_spine_ext.core.errors import CaseError, Problem
+from nnunet_spine_ext.core.labels import id_counts
 from nnunet_spine_ext.core.volume import GRID_TOLERANCE_MM, Array, Volume
 
 # Corners this close differ by the rounding of headers in single precision: not worth a word.
@@ -58,6 +59,8 @@ def whole_numbers(array: Array, *, file: str | Path) -> Array:
     """Return a mask as uint8 or uint16; raises CaseError listing values that are no ids, with their voxel counts."""
     if array.dtype.kind == "b":
         return array.astype(np.uint8)
+    if array.dtype in (np.uint8, np.uint16):
+        return array if array.dtype == np.uint8 or int(array.max(initial=0)) > 255 else array.astype(np.uint8)
     wrong = np.zeros(array.shape, dtype=bool)
     if array.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
@@ -79,8 +82,7 @@ def whole_numbers(array: Array, *, file: str | Path) -> Array:
 
 def ids_of(array: Array) -> dict[int, int]:
     """Return the voxel count of every id except 0."""
-    ids, counts = np.unique(array, return_counts=True)
-    return {int(k): int(n) for k, n in zip(ids, counts, strict=True) if k != 0}
+    return {int(k): n for k, n in id_counts(array).items() if k != 0}
 
 
 def _difference(mask: Volume, image: Volume, error: float) -> str:

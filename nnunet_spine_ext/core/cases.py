@@ -11,6 +11,7 @@ import numpy as np
 
 from nnunet_spine_ext.core.errors import CaseError, UsageError
 from nnunet_spine_ext.core.io import json_text
+from nnunet_spine_ext.core.labels import id_counts
 from nnunet_spine_ext.core.volume import GRID_TOLERANCE_MM, Array, Volume
 
 READER = "NibabelIOWithReorient"
@@ -242,8 +243,7 @@ def check_same_grid(
 
 def check_ids(array: Array, allowed: set[int], *, file: str) -> None:
     """Raise CaseError listing ids outside `allowed` with their voxel counts."""
-    ids, counts = np.unique(array, return_counts=True)
-    strange = [f"{k:g} ({n} voxels)" for k, n in zip(ids.tolist(), counts.tolist(), strict=True) if k not in allowed]
+    strange = [f"{k:g} ({n} voxels)" for k, n in id_counts(array).items() if k not in allowed]
     if strange:
         more = f" and {len(strange) - 12} more" if len(strange) > 12 else ""
         raise CaseError(
