@@ -1,0 +1,58 @@
+"""White Gaussian noise from a fixed pool: random offsets instead of random numbers.
+
+Drawing a million normal numbers costs more than all that is done with them, and each device draws others. The pool is
+made once, on the host; a sample's noise is the stretch that begins at its offset, with its sign. So noise costs one
+copy, is the same on every device and depends on nothing but the sample's own parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+POOL_SIZE = 1 << 22
+_POOL_SEED = 20031
+
+
+def draw_offset(rng: np.random.Generator) -> int:
+    """Draw where a sample's noise begins; a negative offset means the opposite sign."""
+    return int(rng.integers(-POOL_SIZE, POOL_SIZE))
+
+
+def white_noise(offsets: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
+    """Return one stretch of the pool per offset, (K, *shape), standard normal; one copy in all."""
+    pool = _pool(device)
+    stretches = [_stretch(pool, offset, math.prod(shape)) for offset in offsets]
+    signs = [offset < 0 for offset in offsets]
+    if len(stretches) == 1:
+        noise = -stretches[0] if signs[0] else stretches[0]
+        return noise.view(1, *shape)
+    noise = torch.stack(stretches)
+    for row, negative in enumerate(signs):
+        if negative:
+            noise[row].neg_()
+    return noise.view(len(offsets), *shape)
+
+
+def _stretch(pool: Tensor, offset: int, size: int) -> Tensor:
+    """Return `size` numbers from an offset on; a stretch longer than what is left begins again at the start."""
+    start = offset % POOL_SIZE
+    if start + size <= POOL_SIZE:
+        return pool[start : start + size]
+    parts = [pool[start:]]
+    left = size - parts[0].numel()
+    while left > 0:
+        parts.append(pool[: min(left, POOL_SIZE)])
+        left -= parts[-1].numel()
+    return torch.cat(parts)
+
+
+@lru_cache(maxsize=4)
+def _pool(device: torch.device) -> Tensor:
+    rng = np.random.Generator(np.random.Philox(key=_POOL_SEED))
+    return torch.from_numpy(rng.standard_normal(POOL_SIZE, dtype=np.float32)).to(device)

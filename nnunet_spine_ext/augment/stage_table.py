@@ -1,0 +1,171 @@
+"""Second stage: every map from value (and label) to value, composed into one table per sample and channel.
+
+What does not depend on the image's own histogram is composed on the host, in units of the signal; the rest follows on
+the device, on tables of 1023 nodes per label. The volume is read once, however many transforms fired and however many
+labels there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from nnunet_spine_ext.augment import table_classes, table_ops
+from nnunet_spine_ext.augment.batch import SAMPLE_VOXELS, Batch, pick, thin
+from nnunet_spine_ext.augment.noise_pool import white_noise
+from nnunet_spine_ext.augment.packing import Buffers
+from nnunet_spine_ext.augment.table_axis import AXIS, NODES, pieces, positions
+from nnunet_spine_ext.augment.table_build import Builder, Operation, Program
+from nnunet_spine_ext.augment.table_lookup import Rows, Tables, apply_tables
+
+__all__ = ["Builder", "Program", "apply"]
+
+Arrays = Mapping[str, Tensor]
+Result = tuple[Tensor, Tensor | None]
+
+
+def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
+    """Send the active samples through their tables."""
+    levels = batch.levels()
+    channels = batch.context.channels
+    planes = [index * channels + channel for index, channel in program.tracks]
+    air, span = (pick(level.flatten(), planes) for level in (levels.air, levels.span))
+    rows = Rows(batch.context.labels, buffers.ints(program.lookup).to(torch.int32))
+    labels = batch.labels if program.rows > 1 else None
+    labels = None if labels is None else pick(labels[:, 0], [index for index, _ in program.tracks])
+
+    change, noise_levels = _tables(batch, program, buffers, planes, (air, span), rows)
+    owner = buffers.ints(program.owner)
+    table = pieces(change, air[owner], span[owner])
+    order = buffers.ints(program.index)
+    scale, offset = positions(air, span)
+    tables = Tables(
+        pieces=table.index_select(0, order.flatten()).view(*order.shape, -1),
+        scale=scale,
+        offset=offset,
+        noise=None if noise_levels is None else _on_segments(noise_levels) * span[:, None, None],
+    )
+    images = pick(batch.images.flatten(0, 1), planes)
+    noise = None if noise_levels is None else white_noise(program.seeds, images.shape[1:], batch.device).flatten(1)
+    chosen = None if labels is None else rows(labels).flatten(1)
+    result = apply_tables(images.flatten(1), chosen, tables, noise).view_as(images)
+    _write(batch, program, result)
+
+
+def _tables(
+    batch: Batch,
+    program: Program,
+    buffers: Buffers,
+    planes: list[int],
+    levels: tuple[Tensor, Tensor],
+    rows: Rows,
+) -> Result:
+    """Return what the tables add to u, (G, NODES), and the noise levels (K, R, NODES) in units of the signal."""
+    change = buffers.floats(program.change)
+    if not program.operations:
+        return change, None
+    axis = torch.linspace(float(AXIS[0]), float(AXIS[-1]), NODES, device=batch.device)
+    start = buffers.ints(program.start)
+    values = (axis + change).index_select(0, start.flatten()).view(*start.shape, NODES)
+    counts = _count(batch, program, planes, levels, rows)
+    noise = torch.zeros_like(values) if program.noisy else None
+    for operation in program.operations:
+        values, noise = _operate(operation, buffers, values, counts, noise)
+    return (values - axis).flatten(0, 1), noise
+
+
+def _count(batch: Batch, program: Program, planes: list[int], levels: tuple[Tensor, Tensor], rows: Rows) -> Tensor:
+    """Return the histograms (K, R, NODES) of the active samples, from the sample grid."""
+    voxels = pick(batch.sample().flatten(0, 1), planes)
+    scale, offset = positions(*levels)
+    position = torch.addcmul(offset[:, None], voxels, scale[:, None])
+    chosen = None
+    if program.rows > 1 and batch.labels is not None:
+        thinned = thin(batch.labels[:, :1], SAMPLE_VOXELS)[:, 0]
+        chosen = rows(pick(thinned, [index for index, _ in program.tracks])).to(torch.int64)
+    return table_ops.histogram(position, chosen, program.rows)
+
+
+def _operate(operation: Operation, buffers: Buffers, values: Tensor, counts: Tensor, noise: Tensor | None) -> Result:
+    """Apply one operation to the tables that it is for."""
+    arrays = {name: buffers.floats(slot) for name, slot in operation.arrays.items()}
+    chosen = buffers.ints(operation.tracks)
+    everything = len(chosen) == len(values)
+    before = values if everything else values.index_select(0, chosen)
+    weights = arrays["weights"][..., None]
+    region = (counts if everything else counts.index_select(0, chosen)) * (weights > 0)
+    new, levels = OPERATIONS[operation.kind](before, region, arrays)
+    after = torch.lerp(before, new, weights)
+    if "retain" in arrays:
+        kept = torch.lerp(after, table_ops.keep_statistics(after, before, region), arrays["retain"][:, None, None])
+        after = torch.where(weights > 0, kept, after)
+    if levels is not None and noise is not None:
+        old = noise if everything else noise.index_select(0, chosen)
+        blended = torch.lerp(old, levels.expand_as(old), weights)
+        noise = blended if everything else noise.index_copy(0, chosen, blended)
+    return (after if everything else values.index_copy(0, chosen, after)), noise
+
+
+def _curve(values: Tensor, region: Tensor, arrays: Arrays) -> Result:
+    return table_ops.curve(values, arrays["nodes"]), None
+
+
+def _affine(values: Tensor, region: Tensor, arrays: Arrays) -> Result:
+    return values * arrays["scale"][..., None] + arrays["offset"][..., None], None
+
+
+def _about_mean(values: Tensor, region: Tensor, arrays: Arrays) -> Result:
+    return table_ops.about_mean(values, region, arrays["factor"], arrays["preserve"]), None
+
+
+def _clamp(values: Tensor, region: Tensor, arrays: Arrays) -> Result:
+    return table_ops.clamp(values, region, arrays["shares"]), None
+
+
+def _equalise(values: Tensor, region: Tensor, arrays: Arrays) -> Result:
+    return table_ops.equalise(values, region), None
+
+
+def _labelwise(values: Tensor, region: Tensor, arrays: Arrays) -> Result:
+    new = table_ops.labelwise(values, region, arrays["carry"], arrays["offset"], arrays["gain"])
+    return new, arrays["noise"][..., None]
+
+
+def _classes(values: Tensor, region: Tensor, arrays: Arrays) -> Result:
+    names = ("count", "means", "texture", "sharpness", "noise")
+    return table_classes.repaint(values, region, *(arrays[name] for name in names))
+
+
+def _match(values: Tensor, region: Tensor, arrays: Arrays) -> Result:
+    return table_ops.match(values, region, arrays["targets"]), None
+
+
+OPERATIONS: Mapping[str, Callable[[Tensor, Tensor, Arrays], Result]] = {
+    "curve": _curve,
+    "affine": _affine,
+    "about_mean": _about_mean,
+    "clamp": _clamp,
+    "equalise": _equalise,
+    "labelwise": _labelwise,
+    "classes": _classes,
+    "match": _match,
+}
+
+
+def _on_segments(levels: Tensor) -> Tensor:
+    """Return one noise level per segment from those at the nodes: (K, R, NODES) -> (K, R, SEGMENTS)."""
+    return torch.cat((levels[..., :1], levels), dim=-1)
+
+
+def _write(batch: Batch, program: Program, result: Tensor) -> None:
+    """Put planes (K, …) back; channels that no table is for stay."""
+    indices = sorted({index for index, _ in program.tracks})
+    channels = batch.context.channels
+    if len(program.tracks) == len(indices) * channels:
+        batch.write(indices, result.view(len(indices), channels, *result.shape[1:]))
+        return
+    place = {track: row for row, track in enumerate(program.tracks)}
+    planes = [result[place[i, c]] if (i, c) in place else batch.images[i, c] for i in indices for c in range(channels)]
+    batch.write(indices, torch.stack(planes).view(len(indices), channels, *result.shape[1:]))

@@ -1,0 +1,277 @@
+"""The host side of the table stage: composes what it can in numpy, lists the rest as operations for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.packing import Packer, Slot
+from nnunet_spine_ext.augment.table_axis import AXIS, Curve
+from nnunet_spine_ext.augment.transform import Params
+
+Array = NDArray[np.float64]
+
+_LARGEST = 8.0
+_PER_LABEL = ("weights", "scale", "offset")
+# Channels of one sample take noise from places this far apart in the pool.
+_CHANNEL_STEP = 611953
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One kind of operation for some of the tables: positions of the tables and, packed, its arrays (K', …)."""
+
+    kind: str
+    tracks: Slot
+    arrays: Mapping[str, Slot]
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the device does.
+
+    `tracks`: (sample, channel) of each of K tables. `rows`: R per table, 1 when no label matters. `change`: (G, NODES)
+    what composed tables add. `owner`: (G',) the table that each row belongs to when pieces are made. `start`: (K, R)
+    composed row that each row starts from. `index`: (K, R) row of pieces that each row ends in. `lookup`: label id ->
+    row. `seeds`: noise offset of each table.
+    """
+
+    tracks: tuple[tuple[int, int], ...]
+    rows: int
+    change: Slot
+    owner: Slot
+    start: Slot
+    index: Slot
+    lookup: Slot
+    operations: tuple[Operation, ...]
+    noisy: bool
+    seeds: tuple[int, ...]
+
+
+@dataclass
+class _Step:
+    kind: str
+    weights: Array
+    retain: bool
+    arrays: dict[str, Array]
+
+
+@dataclass
+class _Track:
+    """The table of one sample and channel: values (G, NODES) of groups of labels, then steps for the device."""
+
+    rows: int
+    values: Array = field(default_factory=lambda: AXIS[None].copy())
+    group: NDArray[np.int64] = field(init=False)
+    steps: list[_Step] = field(default_factory=list)
+    labelled: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.group = np.zeros(self.rows, dtype=np.int64)
+
+    def split(self, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Make groups that lie wholly inside or outside the chosen rows; return those inside."""
+        for number in range(len(self.values)):
+            members = self.group == number
+            inside = members & chosen
+            if inside.any() and (members & ~chosen).any():
+                self.group[inside] = len(self.values)
+                self.values = np.concatenate([self.values, self.values[number : number + 1]])
+        return np.unique(self.group[chosen])
+
+    def separate(self) -> None:
+        """Give every row a group of its own."""
+        self.values, self.group = self.values[self.group], np.arange(self.rows)
+
+
+class Builder:
+    """Collects value maps per sample and channel, in the order in which they are to be applied.
+
+    `params` of every method hold what `Selective.select` draws, and the channels. Intensities are in units of the
+    signal (air 0, brightest tissue about 1).
+    """
+
+    def __init__(self, context: Context, count: int) -> None:
+        self._context = context
+        self._tracks: dict[tuple[int, int], _Track] = {}
+
+    def curve(self, index: int, params: Params, function: Curve) -> None:
+        """Apply a function of u that is defined on the whole axis (`table_axis.on_unit` extends one on [0, 1])."""
+        for track in self._selected(index, params):
+            if track.steps or params["retain_stats"]:
+                self._step(track, params, "curve", nodes=np.clip(function(AXIS), -_LARGEST, _LARGEST))
+            else:
+                self._compose(track, params, function)
+
+    def affine(self, index: int, params: Params, scale: ArrayLike, offset: ArrayLike) -> None:
+        """Multiply and add; scale and offset are numbers, or one per label of the context."""
+        per_row = np.ndim(scale) > 0 or np.ndim(offset) > 0
+        count = len(self._context.labels)
+        scales, offsets = (np.broadcast_to(np.asarray(v, dtype=np.float64), (count,)) for v in (scale, offset))
+        for track in self._selected(index, params):
+            if track.steps or params["retain_stats"]:
+                track.labelled |= per_row
+                self._step(track, params, "affine", scale=scales, offset=offsets)
+            elif per_row:
+                track.separate()
+                track.labelled = True
+                weights = self._weights(params)[:, None]
+                new = track.values * scales[:, None] + offsets[:, None]
+                track.values = track.values + weights * (new - track.values)
+            else:
+                self._compose(track, params, lambda u: u * scales[0] + offsets[0])
+
+    def about_mean(self, index: int, params: Params, factor: float, *, preserve_range: bool) -> None:
+        """Stretch about the mean of the voxels acted on, and clip to their former range if asked."""
+        for track in self._selected(index, params):
+            self._step(track, params, "about_mean", factor=factor, preserve=float(preserve_range))
+
+    def clamp(self, index: int, params: Params, low: float, high: float) -> None:
+        """Clip to two quantiles, as shares 0-1."""
+        for track in self._selected(index, params):
+            self._step(track, params, "clamp", shares=[low, high])
+
+    def equalise(self, index: int, params: Params) -> None:
+        """Equalise the histogram."""
+        for track in self._selected(index, params):
+            self._step(track, params, "equalise")
+
+    def labelwise(
+        self, index: int, params: Params, *, carry: ArrayLike, offset: ArrayLike, gain: ArrayLike, noise: ArrayLike
+    ) -> None:
+        """Give each label the mean carry * mean + offset, keep `gain` of its texture and add white noise of sd `noise`.
+
+        All are one number per label of the context. Needs `params["noise_offset"]`.
+        """
+        for track in self._selected(index, params):
+            track.labelled = True
+            self._step(track, params, "labelwise", carry=carry, offset=offset, gain=gain, noise=noise)
+
+    def classes(
+        self,
+        index: int,
+        params: Params,
+        *,
+        means: Sequence[float],
+        texture: Sequence[float],
+        noise: Sequence[float],
+        sharpness: float,
+    ) -> None:
+        """Find as many intensity classes as there are means, and give them these, darkest first; see `repaint`."""
+        for track in self._selected(index, params):
+            arrays = {"means": means, "texture": texture, "noise": noise}
+            self._step(track, params, "classes", count=float(len(means)), sharpness=sharpness, **arrays)
+
+    def match(self, index: int, params: Params, targets: ArrayLike) -> None:
+        """Give each label the distribution with these quantiles, (labels, Q) at equal steps from 0 to 1."""
+        for track in self._selected(index, params):
+            track.labelled = True
+            self._step(track, params, "match", targets=targets)
+
+    def pack(self, packer: Packer) -> Program | None:
+        """Pack all tables; None when no transform fired."""
+        if not self._tracks:
+            return None
+        places = sorted(self._tracks)
+        tracks = [self._tracks[place] for place in places]
+        rows = len(self._context.labels) if any(_depends_on_label(t) for t in tracks) else 1
+        offsets = np.cumsum([0] + [len(t.values) for t in tracks])
+        start = np.stack([t.group[:rows] + o for t, o in zip(tracks, offsets[:-1], strict=True)])
+        operations = tuple(_operations(tracks, rows, packer))
+        count = len(tracks)
+        if operations:
+            owner, index = np.repeat(np.arange(count), rows), np.arange(count * rows).reshape(count, rows)
+        else:
+            owner, index = np.repeat(np.arange(count), [len(t.values) for t in tracks]), start
+        return Program(
+            tracks=tuple(places),
+            rows=rows,
+            change=packer.floats(np.clip(np.concatenate([t.values for t in tracks]) - AXIS, -_LARGEST, _LARGEST)),
+            owner=packer.ints(owner),
+            start=packer.ints(start),
+            index=packer.ints(index),
+            lookup=packer.ints(_lookup(self._context.labels)),
+            operations=operations,
+            noisy=any(np.any(step.arrays.get("noise", 0)) for track in tracks for step in track.steps),
+            seeds=tuple(track.seed for track in tracks),
+        )
+
+    def _selected(self, index: int, params: Params) -> list[_Track]:
+        """Return the tables of the channels, unless no label of the context is among those chosen."""
+        if params["mix"] == 0 or not self._weights(params).any():
+            return []
+        rows = len(self._context.labels)
+        tracks = []
+        for channel in params["channels"]:
+            track = self._tracks.setdefault((index, int(channel)), _Track(rows))
+            if "noise_offset" in params:
+                track.seed = int(params["noise_offset"]) + int(channel) * _CHANNEL_STEP
+            tracks.append(track)
+        return tracks
+
+    def _weights(self, params: Params) -> Array:
+        """Return the share of the new value per label."""
+        weights = np.zeros(len(self._context.labels))
+        if params["labels"] is None:
+            weights[:] = params["mix"]
+        else:
+            weights[self._context.rows(params["labels"])] = params["mix"]
+        return weights
+
+    def _compose(self, track: _Track, params: Params, function: Curve) -> None:
+        weights = self._weights(params)
+        chosen = weights > 0
+        groups = track.split(chosen)
+        old = track.values[groups]
+        track.values[groups] = old + params["mix"] * (np.clip(function(old), -_LARGEST, _LARGEST) - old)
+
+    def _step(self, track: _Track, params: Params, kind: str, **arrays: Any) -> None:
+        values = {name: np.asarray(value, dtype=np.float64) for name, value in arrays.items()}
+        track.steps.append(_Step(kind, self._weights(params), params["retain_stats"], values))
+
+
+def _depends_on_label(track: _Track) -> bool:
+    uneven = any(np.ptp(step.weights) > 0 for step in track.steps)
+    return track.labelled or uneven or len(track.values) > 1
+
+
+def _operations(tracks: Sequence[_Track], rows: int, packer: Packer) -> list[Operation]:
+    """Line up the steps of all tables: at each position, one operation per kind for the tables that do it there."""
+    operations = []
+    for position in range(max(len(track.steps) for track in tracks)):
+        kinds: dict[str, list[int]] = {}
+        for number, track in enumerate(tracks):
+            if position < len(track.steps):
+                kinds.setdefault(track.steps[position].kind, []).append(number)
+        for kind, numbers in kinds.items():
+            steps = [tracks[number].steps[position] for number in numbers]
+            arrays = {name: _stack([step.arrays[name] for step in steps]) for name in steps[0].arrays}
+            arrays["weights"] = _stack([step.weights for step in steps])
+            # Without labels there is one row, and what is given per label is the same for all.
+            arrays.update({name: arrays[name][:, :rows] for name in _PER_LABEL if name in arrays})
+            if any(step.retain for step in steps):
+                arrays["retain"] = np.array([float(step.retain) for step in steps])
+            slots = {name: packer.floats(array) for name, array in arrays.items()}
+            operations.append(Operation(kind, packer.ints(numbers), slots))
+    return operations
+
+
+def _stack(arrays: Sequence[Array]) -> Array:
+    """Stack arrays of equal rank; a shorter first axis (fewer classes) is filled up with its last value."""
+    if arrays[0].ndim == 0:
+        return np.array(arrays)
+    length = max(len(array) for array in arrays)
+    return np.stack([np.concatenate([a, np.repeat(a[-1:], length - len(a), axis=0)]) for a in arrays])
+
+
+def _lookup(labels: Sequence[int]) -> NDArray[np.int64]:
+    """Return the row of every label id from 0 to the largest; unknown ids take row 0."""
+    table = np.zeros(max(labels) + 1, dtype=np.int64)
+    table[list(labels)] = np.arange(len(labels))
+    return table

@@ -1,0 +1,70 @@
+"""Intensity classes: one-dimensional k-means on a histogram, and repainting by class. On the device, no read-back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nnunet_spine_ext.augment.table_ops import BINS, Distribution
+
+_ROUNDS = 5
+# Centres of classes that a table does not have lie so far off that no value belongs to them.
+_NOWHERE = 1e6
+
+
+def centres(distribution: Distribution, count: Tensor, most: int) -> Tensor:
+    """Return the centres of k-means classes in bins, ascending, (K, most).
+
+    `count`: (K,) number of classes of each table, 2 to `most`; further centres lie out of reach. The first guess is
+    equally spaced quantiles, so classes are those of the distribution and not of its range.
+    """
+    number = torch.arange(most, device=count.device, dtype=torch.float32)[None]
+    shares = ((number + 0.5) / count[:, None]).clamp_max(1)
+    first = (distribution.quantile(shares) - distribution.low[:, 0]) / distribution.width[:, 0] * BINS
+    # Quantiles of an image that is mostly air coincide; a nudge keeps the order strict.
+    first = first + number * 1e-3
+    real = number < count[:, None]
+    centre = torch.where(real, first, _NOWHERE + number)
+    weight = torch.nn.functional.pad(distribution.cumulated, (1, 0))
+    middle = torch.arange(BINS, device=count.device) * 2 + 1
+    moment = torch.nn.functional.pad((distribution.bins * middle).cumsum(1), (1, 0))
+    for _ in range(_ROUNDS):
+        edge = ((centre[:, 1:] + centre[:, :-1]) / 2).round().clamp(0, BINS).to(torch.int64)
+        edge = torch.nn.functional.pad(edge, (1, 0))
+        edge = torch.nn.functional.pad(edge, (0, 1), value=BINS)
+        inside = weight.gather(1, edge).diff(dim=1)
+        mean = moment.gather(1, edge).diff(dim=1) / (2 * inside.clamp_min(1))
+        centre = torch.where(real & (inside > 0), mean, centre)
+    return centre
+
+
+def repaint(
+    values: Tensor, counts: Tensor, count: Tensor, means: Tensor, texture: Tensor, sharpness: Tensor, sds: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Give the classes of the region new means.
+
+    Parameters
+    ----------
+    values, counts: (K, R, N) tables and voxels of the region.
+    count: (K,) number of classes. means, texture, sds: (K, most) new mean of each class, how much of the distance from
+        its centre stays, noise level.
+    sharpness: (K,) 1 blends linearly from centre to centre, 4 nearly in steps; between classes lie partial volumes.
+
+    Returns
+    -------
+    new values and noise levels, both (K, R, N).
+    """
+    distribution = Distribution(values, counts)
+    centre = centres(distribution, count, means.shape[1])
+    position = distribution.position(values).flatten(1)
+    upper = torch.searchsorted(centre, position).clamp(1, max(1, means.shape[1] - 1))
+    upper = torch.minimum(upper, (count[:, None].to(torch.int64) - 1).clamp_min(1))
+    lower = upper - 1
+    left, right = centre.gather(1, lower), centre.gather(1, upper)
+    part = ((position - left) / (right - left).clamp_min(1e-3)).clamp(0, 1)
+    part = ((part - 0.5) * sharpness[:, None] + 0.5).clamp(0, 1)
+    kept = torch.lerp(texture.gather(1, lower), texture.gather(1, upper), part)
+    distance = torch.lerp(position - left, position - right, part) / BINS * distribution.width[:, 0]
+    painted = torch.lerp(means.gather(1, lower), means.gather(1, upper), part) + kept * distance
+    noise = torch.lerp(sds.gather(1, lower), sds.gather(1, upper), part)
+    return painted.view_as(values), noise.view_as(values)

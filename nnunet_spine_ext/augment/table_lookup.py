@@ -1,0 +1,82 @@
+"""Tables applied to volumes: one gather and one multiplication per voxel, whatever the tables were made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nnunet_spine_ext.augment.table_axis import SEGMENTS
+
+# Voxels per step on a processor: what is in work stays in its cache.
+_CHUNK = 65536
+
+
+@dataclass(frozen=True)
+class Tables:
+    """K tables on the device.
+
+    `pieces`: (K, R, SEGMENTS) complex. `scale`, `offset`: (K,) position of an intensity. `noise`: (K, R, SEGMENTS)
+    level in intensities, or None.
+    """
+
+    pieces: Tensor
+    scale: Tensor
+    offset: Tensor
+    noise: Tensor | None = None
+
+
+class Rows:
+    """Which row of a table a label takes; ids beyond the known ones, and -1 for outside, take row 0."""
+
+    def __init__(self, labels: Sequence[int], lookup: Tensor) -> None:
+        self._last = max(labels)
+        # nnU-Net's labels are consecutive: then the id is the row.
+        self._lookup = None if self._last == len(labels) - 1 else lookup
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        """Return the rows of labels, whole numbers of any type."""
+        if labels.is_floating_point() or labels.dtype == torch.bool:
+            labels = labels.to(torch.int16 if self._last < torch.iinfo(torch.int16).max else torch.int32)
+        if self._lookup is None:
+            return labels.clamp(0, self._last)
+        return self._lookup.index_select(0, labels.clamp(0, self._last).to(torch.int32).flatten()).view(labels.shape)
+
+
+def apply_tables(images: Tensor, rows: Tensor | None, tables: Tables, noise: Tensor | None) -> Tensor:
+    """Return images (K, V) seen through their tables; rows (K, V) or None, noise (K, V) standard normal or None."""
+    if images.device.type == "cpu" and not (images.requires_grad and torch.is_grad_enabled()):
+        return _in_chunks(images, rows, tables, noise)
+    count = images.shape[0]
+    base = torch.arange(count, dtype=torch.int32, device=images.device)[:, None] * tables.pieces[0].numel()
+    offset = tables.offset[:, None] + base
+    index = torch.addcmul(offset, images.detach(), tables.scale[:, None]).to(torch.int32)
+    index = torch.clamp_(index, min=base, max=base + (SEGMENTS - 1))
+    if rows is not None:
+        index.add_(rows, alpha=SEGMENTS)
+    flat = index.flatten()
+    piece = torch.view_as_real(tables.pieces.flatten().index_select(0, flat)).view(*images.shape, 2)
+    result = torch.addcmul(piece[..., 0], piece[..., 1], images)
+    if tables.noise is not None and noise is not None:
+        result = torch.addcmul(result, tables.noise.flatten().index_select(0, flat).view_as(noise), noise)
+    return result
+
+
+def _in_chunks(images: Tensor, rows: Tensor | None, tables: Tables, noise: Tensor | None) -> Tensor:
+    result = torch.empty_like(images)
+    for k in range(images.shape[0]):
+        table, scale, offset = tables.pieces[k].flatten(), tables.scale[k], tables.offset[k]
+        levels = None if tables.noise is None or noise is None else tables.noise[k].flatten()
+        for start in range(0, images.shape[1], _CHUNK):
+            part = slice(start, start + _CHUNK)
+            image = images[k, part]
+            index = torch.addcmul(offset, image, scale).to(torch.int32).clamp_(0, SEGMENTS - 1)
+            if rows is not None:
+                index.add_(rows[k, part], alpha=SEGMENTS)
+            piece = torch.view_as_real(table.index_select(0, index))
+            out = torch.addcmul(piece[:, 0], piece[:, 1], image, out=result[k, part])
+            if levels is not None and noise is not None:
+                out.addcmul_(levels.index_select(0, index), noise[k, part])
+    return result

@@ -1,0 +1,154 @@
+"""What needs the histogram: operations on tables, on the device, without reading anything back.
+
+Shapes: `values` (K, R, N) float32 are K tables (one per sample and channel) of R rows (one per label, or one) at N
+nodes, in units of the signal; `counts` (K, R, N) int64 is how many voxels of the sample lie at each node. Counts are
+whole numbers, because sums of those do not depend on the order in which a device adds them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nnunet_spine_ext.augment.table_axis import LOW, NODES, PER_UNIT
+
+BINS = 256
+_TINY = 1e-6
+_LARGEST_GAIN = 8.0
+
+
+def histogram(position: Tensor, rows: Tensor | None, count: int) -> Tensor:
+    """Count voxels at their nearest node.
+
+    Parameters
+    ----------
+    position: (K, M) from `table_axis.positions`. rows: (K, M) int64 row of each voxel, or None. count: rows R.
+    """
+    index = (position - 0.5).to(torch.int64).clamp_(0, NODES - 1)
+    if rows is not None:
+        index = index + rows * NODES
+    flat = torch.zeros((index.shape[0], count * NODES), dtype=torch.int64, device=index.device)
+    ones = torch.ones((), dtype=torch.int64, device=index.device).expand(index.shape)
+    return flat.scatter_add_(1, index, ones).view(-1, count, NODES)
+
+
+def statistics(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation over rows and nodes, each (K, 1, 1); zero where there is no voxel."""
+    weights = counts.to(values.dtype)
+    total = weights.sum((1, 2), keepdim=True).clamp_min(1)
+    mean = (values * weights).sum((1, 2), keepdim=True) / total
+    return mean, ((values - mean).square() * weights).sum((1, 2), keepdim=True).div(total).sqrt()
+
+
+def row_statistics(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each row, (K, R, 1); rows without voxels take those of all."""
+    shape = values.shape
+    mean, sd = statistics(values.reshape(-1, 1, shape[2]), counts.reshape(-1, 1, shape[2]))
+    empty = counts.sum(2, keepdim=True) == 0
+    overall = statistics(values, counts)
+    return tuple(
+        torch.where(empty, whole, own.view(shape[0], shape[1], 1))
+        for own, whole in zip((mean, sd), overall, strict=True)
+    )  # type: ignore[return-value]
+
+
+def keep_statistics(values: Tensor, before: Tensor, counts: Tensor) -> Tensor:
+    """Scale and shift so that mean and standard deviation are those of `before`; counts are of the region meant."""
+    mean, sd = statistics(values, counts)
+    old_mean, old_sd = statistics(before, counts)
+    gain = torch.where(sd > _TINY, old_sd / sd.clamp_min(_TINY), torch.ones_like(sd)).clamp_max(_LARGEST_GAIN)
+    return (values - mean) * gain + old_mean
+
+
+def curve(values: Tensor, nodes: Tensor) -> Tensor:
+    """Apply curves (K, N), given at the nodes, to tables; linear between and, with a bounded slope, beyond them."""
+    position = (values - LOW) * PER_UNIT
+    index = position.clamp(0, NODES - 2).floor()
+    part = (position - index).clamp(-NODES, 2 * NODES)
+    index = index.to(torch.int64).flatten(1)
+    low, high = nodes.gather(1, index), nodes.gather(1, index + 1)
+    return torch.lerp(low.view_as(values), high.view_as(values), part)
+
+
+def about_mean(values: Tensor, counts: Tensor, factor: Tensor, preserve: Tensor) -> Tensor:
+    """Stretch about the mean of the region by (K,) factors; `preserve` (K,) 1 clips to the region's own range."""
+    mean, _ = statistics(values, counts)
+    low, high = extent(values, counts)
+    stretched = mean + (values - mean) * factor[:, None, None]
+    clipped = torch.minimum(torch.maximum(stretched, low), high)
+    return torch.lerp(stretched, clipped, preserve[:, None, None])
+
+
+def labelwise(values: Tensor, counts: Tensor, carry: Tensor, offset: Tensor, gain: Tensor) -> Tensor:
+    """Give rows new means and spreads: carry * mean + offset + gain * (value - mean), all (K, R)."""
+    mean, _ = row_statistics(values, counts)
+    return carry[..., None] * mean + offset[..., None] + gain[..., None] * (values - mean)
+
+
+def extent(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the smallest and largest value that any voxel of the region has, (K, 1, 1); 0 and 1 without voxels."""
+    occupied = counts > 0
+    big = torch.full_like(values, 1e9)
+    low = torch.where(occupied, values, big).amin((1, 2), keepdim=True)
+    high = torch.where(occupied, values, -big).amax((1, 2), keepdim=True)
+    none = low > high
+    return torch.where(none, torch.zeros_like(low), low), torch.where(none, torch.ones_like(high), high)
+
+
+class Distribution:
+    """The distribution of table values over the voxels of a region, in `BINS` bins between its extremes."""
+
+    def __init__(self, values: Tensor, counts: Tensor) -> None:
+        self.low, self.high = extent(values, counts)
+        self.width = (self.high - self.low).clamp_min(_TINY)
+        index = self.position(values).to(torch.int64).clamp(0, BINS - 1)
+        zeros = torch.zeros((values.shape[0], BINS), dtype=torch.int64, device=values.device)
+        self.bins = zeros.scatter_add_(1, index.flatten(1), counts.flatten(1))
+        self.cumulated = self.bins.cumsum(1)
+        self.total = self.cumulated[:, -1:].clamp_min(1)
+
+    def position(self, values: Tensor) -> Tensor:
+        """Return where values lie among the bins, 0 to BINS, unclipped."""
+        return (values - self.low) / self.width * BINS
+
+    def share_below(self, values: Tensor) -> Tensor:
+        """Return the part of the voxels that are darker, 0 to 1, continuous and monotone."""
+        position = self.position(values).clamp(0, BINS)
+        index = position.to(torch.int64).clamp_max(BINS - 1)
+        flat = index.flatten(1)
+        inside = self.bins.gather(1, flat).view_as(values).to(values.dtype)
+        below = (self.cumulated - self.bins).gather(1, flat).view_as(values).to(values.dtype)
+        return (below + inside * (position - index)) / self.total[..., None].to(values.dtype)
+
+    def quantile(self, share: Tensor) -> Tensor:
+        """Return the values below which (K, Q) shares of the voxels lie, (K, Q)."""
+        wanted = share * self.total.to(share.dtype)
+        index = torch.searchsorted(self.cumulated.to(share.dtype), wanted).clamp_max(BINS - 1)
+        inside = self.bins.gather(1, index).to(share.dtype)
+        below = self.cumulated.gather(1, index).to(share.dtype) - inside
+        part = ((wanted - below) / inside.clamp_min(1)).clamp(0, 1)
+        return self.low[:, 0] + (index + part) / BINS * self.width[:, 0]
+
+
+def clamp(values: Tensor, counts: Tensor, shares: Tensor) -> Tensor:
+    """Clip to the quantiles at shares (K, 2) of the region."""
+    low, high = Distribution(values, counts).quantile(shares).split(1, dim=1)
+    return torch.minimum(torch.maximum(values, low[..., None]), high[..., None])
+
+
+def equalise(values: Tensor, counts: Tensor) -> Tensor:
+    """Make all values of the region between its extremes equally frequent."""
+    distribution = Distribution(values, counts)
+    return distribution.low + distribution.width * distribution.share_below(values)
+
+
+def match(values: Tensor, counts: Tensor, targets: Tensor) -> Tensor:
+    """Give every row the distribution whose quantiles at equal steps from 0 to 1 are `targets` (K, R, Q)."""
+    shape = values.shape
+    rows, row_counts = values.reshape(-1, 1, shape[2]), counts.reshape(-1, 1, shape[2])
+    share = Distribution(rows, row_counts).share_below(rows)[:, 0]
+    goals = targets.reshape(-1, targets.shape[2])
+    position = share * (goals.shape[1] - 1)
+    index = position.to(torch.int64).clamp_max(goals.shape[1] - 2)
+    low, high = goals.gather(1, index), goals.gather(1, index + 1)
+    return torch.lerp(low, high, position - index).view(shape)
