@@ -34,8 +34,8 @@ class Wish:
 
     Parameters
     ----------
-    use: where a scan has chunks and an image joined of them: which to take; ``auto`` takes what was joined, unless
-        `stitch`.
+    use: where a scan has chunks and an image joined of them: which to take; ``auto`` takes what was joined, with
+        `stitch` the chunks, but never those without masks instead of those with.
     stitch: join the chunks of a scan.
     unlabelled: images without masks become cases too; `test` are subjects for whom they always do.
     """
@@ -78,12 +78,12 @@ def find_cases(tree: Tree, wish: Wish) -> NakoCases:
     composed: list[str] = []
     replaced: list[str] = []
     for subject, images in sorted(by_subject.items()):
+        owned = _owned(images, masks.get(subject, []), found)
         kept = _without_composed(images, found, composed)
-        kept = _chosen_kind(kept, wish, replaced)
+        kept = _chosen_kind(kept, wish, owned, replaced)
         latest = _latest(kept, found)
         repeats += [image.name for group in latest.values() for image in group]
-        scans = _with_masks(latest, images, masks.get(subject, []), found)
-        _add_cases(scans, wish, found)
+        _add_cases(_with_masks(latest, owned, found), wish, found)
     _report_strays(tree, masks, by_subject, found)
     for listed, text in (
         (repeats, "repeated scans left out, the highest sequ counts"),
@@ -126,17 +126,47 @@ def _without_composed(images: Sequence[TreeFile], found: NakoCases, composed: li
     return kept
 
 
-def _chosen_kind(images: Sequence[TreeFile], wish: Wish, replaced: list[str]) -> list[TreeFile]:
-    """Take chunks or the image that was joined of them, where a scan has both."""
-    stitched = wish.use == "stitched" or (wish.use == "auto" and not wish.stitch)
+def _owned(images: Sequence[TreeFile], masks: Sequence[TreeFile], found: NakoCases) -> dict[TreeFile, list[TreeFile]]:
+    """Return the masks of each image of a subject: those whose entities name this scan and no other one better."""
+    owned: dict[TreeFile, list[TreeFile]] = {}
+    for mask in masks:
+        fitting = [image for image in images if _fits(image, mask)]
+        # The fewer entities of an image a mask does not name, the surer it is its image.
+        least = min((len(image.entities.values) for image in fitting), default=0)
+        owners = [image for image in fitting if len(image.entities.values) == least]
+        if len(owners) > 1:
+            names = shorten([image.name for image in owners])
+            fix = "put the entities that tell them apart into the mask's name, such as sequ"
+            found.unusable.append(_problem("E-PAIR-AMBIGUOUS", mask, f"a mask for {names}", "one image", fix))
+        elif owners:
+            owned.setdefault(owners[0], []).append(mask)
+    return owned
+
+
+def _semantic(masks: Iterable[TreeFile]) -> list[TreeFile]:
+    return [mask for mask in masks if mask.entities.get("seg") in SEMANTIC]
+
+
+def _chosen_kind(
+    images: Sequence[TreeFile], wish: Wish, owned: dict[TreeFile, list[TreeFile]], replaced: list[str]
+) -> list[TreeFile]:
+    """Take chunks or the image that was joined of them, where a scan has both: the labelled ones if only those are."""
+    wanted = wish.use == "stitched" or (wish.use == "auto" and not wish.stitch)
     have = {flag: {_place(image) for image in images if image.is_stitched == flag} for flag in (True, False)}
+    labelled = {(_place(image), image.is_stitched) for image in images if _semantic(owned.get(image, []))}
     kept = []
     for image in images:
-        unwanted = image.is_stitched != stitched
-        if unwanted and (wish.use != "auto" or _place(image) in have[stitched]):
-            replaced.append(image.name)
+        place = _place(image)
+        if wish.use != "auto":
+            takes = wanted
+        elif place not in have[wanted]:
+            takes = not wanted
         else:
+            takes = wanted if (place, wanted) in labelled or (place, not wanted) not in labelled else not wanted
+        if image.is_stitched == takes:
             kept.append(image)
+        else:
+            replaced.append(image.name)
     return kept
 
 
@@ -160,18 +190,9 @@ def _latest(images: Sequence[TreeFile], found: NakoCases) -> dict[TreeFile, list
 
 
 def _with_masks(
-    latest: dict[TreeFile, list[TreeFile]], images: Sequence[TreeFile], masks: Sequence[TreeFile], found: NakoCases
+    latest: dict[TreeFile, list[TreeFile]], owned: dict[TreeFile, list[TreeFile]], found: NakoCases
 ) -> list[_Scan]:
-    """Give each image the masks whose entities name the same scan; `images` are all of the subject."""
-    owned: dict[TreeFile, list[TreeFile]] = {}
-    for mask in masks:
-        owners = [image for image in images if _fits(image, mask)]
-        if len(owners) > 1:
-            names = shorten([image.name for image in owners])
-            fix = "put the entities that tell them apart into the mask's name, such as sequ"
-            found.unusable.append(_problem("E-PAIR-AMBIGUOUS", mask, f"a mask for {names}", "one image", fix))
-        elif owners:
-            owned.setdefault(owners[0], []).append(mask)
+    """Give each image its masks, one of a kind."""
     scans = []
     for image, repeated in latest.items():
         try:
@@ -181,7 +202,7 @@ def _with_masks(
             fix = "say with --derivatives which folder counts"
             found.unusable.append(_problem("E-PAIR-AMBIGUOUS", image, str(error), "one mask of a kind", fix))
             continue
-        earlier = [mask for scan in repeated for mask in owned.get(scan, []) if mask.entities.get("seg") in SEMANTIC]
+        earlier = _semantic(mask for scan in repeated for mask in owned.get(scan, []))
         scans.append(_Scan(image, label, instances, next(iter(earlier), None)))
     return scans
 
@@ -289,8 +310,8 @@ def _report_strays(
     for subject, listed in sorted(masks.items()):
         known = [*by_subject.get(subject, []), *others.get(subject, [])]
         for mask in listed:
-            wanted = mask.entities.get("seg") in SEMANTIC and (mask.entities.get("mod") or min(suffixes)) in suffixes
-            if wanted and not any(_fits(image, mask) for image in known):
+            wanted = (mask.entities.get("mod") or min(suffixes)) in suffixes
+            if wanted and _semantic([mask]) and not any(_fits(image, mask) for image in known):
                 what, fix = "a mask without an image", "add it"
                 found.unusable.append(_problem("E-PAIR-NOIMAGE", mask, what, "the scan that its name tells", fix))
 

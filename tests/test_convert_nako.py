@@ -157,6 +157,23 @@ def test_what_was_stitched_replaces_its_chunks(tmp_path: Path) -> None:
     assert [len(row.files) for row in joined.rows] == [9, 9]
 
 
+def test_what_has_masks_is_preferred(tmp_path: Path) -> None:
+    source = write_nako(tmp_path / "in", people(*NAMES), ("stitched_tree",))
+    shutil.rmtree(source / "derivatives_stitched")
+    assert len(_convert(tmp_path, dry_run=True).rows) == 6
+    with_flag = _convert(tmp_path, use="stitched", dry_run=True)
+    assert {problem.code for problem in with_flag.skipped} == {"E-PAIR-NOMASK"}
+
+
+def test_a_mask_belongs_to_the_image_that_it_names_most_closely(tmp_path: Path) -> None:
+    source = write_nako(tmp_path / "in", people(*NAMES), ("stitched_tree",))
+    for path in sorted(source.rglob("*sequ-stitched_*")):
+        path.rename(path.with_name(path.name.replace("sequ-stitched_", "")))
+    result = _convert(tmp_path, dry_run=True)
+    assert [row.case_id for row in result.rows] == [f"sub-{name}_acq-sag_stitched_T2w" for name in NAMES]
+    assert result.skipped == []
+
+
 @pytest.mark.parametrize(
     ("quirk", "code", "used"),
     [("pointer", "E-IN-POINTER", 5), ("four_d", "E-IN-DIM", 5), ("no_masks", "E-PAIR-NOMASK", 3)],
@@ -333,6 +350,29 @@ def test_a_chunk_without_a_mask_is_ignored_where_it_is_alone(tmp_path: Path) -> 
     assert (labels[:, :alone] == 15).all()
     np.testing.assert_array_equal(labels[:, alone:], people(NAMES[1])[0].semantic.array[:, alone:])
     verify_with_nnunet(result.folder)
+
+
+def test_an_interrupted_run_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnunet_spine_ext.dataset_conversion import nako_masks
+
+    whole = _convert(tmp_path, "gains", names=("1", "2", "3"), stitch=True)
+    expected = {path.name: path.read_bytes() for path in whole.folder.rglob("*") if path.is_file()}
+    shutil.rmtree(whole.folder)
+    stitch, calls = nako_masks.stitch, []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return stitch(*args, **kwargs)
+
+    monkeypatch.setattr(nako_masks, "stitch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _convert(tmp_path, stitch=True, overwrite=True)
+    assert not whole.folder.exists()
+    result = _convert(tmp_path, stitch=True, overwrite=True, resume=True)
+    assert (result.resumed, len(calls)) == (2, 4)
+    assert {path.name: path.read_bytes() for path in result.folder.rglob("*") if path.is_file()} == expected
 
 
 # --- real data, the command -----------------------------------------------------------------------------------------
