@@ -155,7 +155,7 @@ def test_groups_of_cases(folders: Folders) -> None:
 
 
 @pytest.mark.parametrize(
-    ("by", "hint"), [("manufacterer", "did you mean 'manufacturer'"), ("TE", "known: "), ("sources", "known: ")]
+    ("by", "hint"), [("manufacture", "did you mean 'manufacturer'"), ("TE", "known: "), ("sources", "known: ")]
 )
 def test_a_key_that_no_case_has_is_wrong_usage(by: str, hint: str, folders: Folders) -> None:
     four_cases(folders)

@@ -300,7 +300,7 @@ def test_every_value_of_a_fact_on_its_own(tmp_path: Path) -> None:
     assert ge.corrected[0] == pytest.approx(3 * ge.tests[0].p)
     assert "cord (GE), dice: b is better" in result.render()
     with pytest.raises(UsageError, match="did you mean 'manufacturer'"):
-        compare(a, [b], tmp_path / "other", by="manufaturer")
+        compare(a, [b], tmp_path / "other", by="manufacture")
     plain = fake(tmp_path / "c", {"dice": dice(16)})
     other = fake(tmp_path / "d", {"dice": dice(16)})
     with pytest.raises(UsageError, match=r"no cases\.json"):
