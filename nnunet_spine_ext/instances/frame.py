@@ -15,7 +15,6 @@ from nnunet_spine_ext.core.volume import Array, Volume
 
 SACRUM, ARCUS, SPINOUS, CORPUS, CORD, CANAL, ENDPLATE, DISC = 1, 2, 3, 10, 11, 12, 13, 14
 COSTAL, SUPERIOR, INFERIOR = (4, 5), (6, 7), (8, 9)
-POSTERIOR = (ARCUS, SPINOUS, *COSTAL, *SUPERIOR, *INFERIOR)
 _LAST = 14
 ORIENTATION = "RAS"
 

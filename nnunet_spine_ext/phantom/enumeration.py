@@ -15,8 +15,6 @@ NATURAL: Mapping[tuple[int, int], float] = MappingProxyType(
 )
 """Probability of (thoracic, lumbar) counts; 'oversample' draws an anomaly in 40 % of spines, in these proportions."""
 
-CHOICES = ("natural", "none", "oversample", "T11", "T13", "L4", "L6")
-
 
 def draw_counts(rng: np.random.Generator, anomalies: str) -> tuple[int, int]:
     """Return (thoracic, lumbar) counts.

@@ -182,8 +182,6 @@ SAC_RATIO = (
 )
 SAC_EXPONENT = 2.2
 
-COLUMN_LENGTH = MappingProxyType({"C3-C7": 97.0, "T1-T12": 298.0, "L1-L5": 187.0, "C2-L5": 625.0})
-
 # Sacrum: heights, widths and depths of S1-S5 bodies, half-width of the lateral mass, bend after each segment.
 SACRUM_HEIGHT = (30.0, 25.0, 21.0, 18.0, 16.0)
 SACRUM_WIDTH = (50.0, 34.0, 28.0, 24.0, 20.0)
