@@ -6,7 +6,7 @@ Nothing here waits for the device: levels stay tensors.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,13 @@ AIR_QUANTILE = 0.005
 TOP_QUANTILE = 0.995
 # Where nearly all of a patch is air its quantiles coincide; then the extremes tell how bright it can be.
 _EXTREME_SHARE = 0.1
+# The noise of air ends near three times its median (Rayleigh: 3.2 sd); dark tissue lies above this part of the span.
+_AIR_ENDS = 3.2
+_LARGEST_FLOOR = 0.15
+# Voxels per step on a processor: what is in work stays in its cache.
+CHUNK = 65536
+
+Plane = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -28,10 +35,30 @@ class Levels:
 
     `air`: what is taken for no signal, the 0.5 % quantile. `span`: from there to the 99.5 % quantile, positive; the
     unit of everything that is relative to the signal. For a constant image the span is tiny, so that nothing happens.
+    `ordered`: (B, C, M) some voxels, ascending.
     """
 
     air: Tensor
     span: Tensor
+    ordered: Tensor
+
+    def noise_floor(self) -> Tensor:
+        """Return how far above the air level the noise of air reaches, (B, C), at most 15 % of the span.
+
+        The voxels are split in two by Otsu's criterion; the median of the dark half tells the noise where it is air.
+        """
+        voxels = ((self.ordered - self.air[..., None]) / self.span[..., None]).clamp(-1, 4)
+        # Whole numbers, because their sums do not depend on the order of summation.
+        steps = (voxels * 4096).to(torch.int64)
+        size = steps.shape[-1]
+        number = torch.arange(1, size + 1, device=steps.device)
+        below = steps.cumsum(-1)
+        share = number / size
+        excess = below.double() - share * below[..., -1:].double()
+        separation = excess.square() / (share * (1 - share)).clamp_min(1 / size)
+        split = separation[..., : max(1, size - 1)].argmax(dim=-1, keepdim=True)
+        median = voxels.gather(-1, split // 2)[..., 0]
+        return (median * _AIR_ENDS).clamp(0, _LARGEST_FLOOR) * self.span
 
 
 @dataclass
@@ -90,6 +117,24 @@ class Batch:
         self._owned = True
         self.changed()
 
+    def planes(self, planes: Sequence[Plane]) -> Tensor:
+        """Return single channels of single samples, (K, …), for (sample, channel) pairs."""
+        return pick(self.images.flatten(0, 1), self.numbers(planes))
+
+    def numbers(self, planes: Sequence[Plane]) -> list[int]:
+        """Return the position of (sample, channel) pairs in a flattened (B * C)."""
+        return [index * self.images.shape[1] + channel for index, channel in planes]
+
+    def write_planes(self, planes: Sequence[Plane], values: Tensor) -> None:
+        """Replace single channels of single samples by (K, …), in the order of `planes`; other channels stay."""
+        indices = sorted({index for index, _ in planes})
+        channels = int(self.images.shape[1])
+        if list(planes) != [(index, channel) for index in indices for channel in range(channels)]:
+            place = {plane: row for row, plane in enumerate(planes)}
+            every = [(i, c) for i in indices for c in range(channels)]
+            values = torch.stack([values[place[p]] if p in place else self.images[p] for p in every])
+        self.write(indices, values.view(len(indices), channels, *values.shape[1:]))
+
     def replace(self, images: Tensor, labels: Tensor | None) -> None:
         """Put new tensors in place of both (warp)."""
         self.images, self.labels, self._owned = images, labels, True
@@ -145,7 +190,29 @@ def measure_levels(sample: Tensor) -> Levels:
     low, high = ordered[..., 0], ordered[..., -1]
     tiny = torch.maximum(low.abs(), high.abs()) * 1e-6 + 1e-20
     span = torch.maximum(torch.maximum(top - air, (high - low) * _EXTREME_SHARE), tiny)
-    return Levels(air, span)
+    return Levels(air, span, ordered)
+
+
+def voxelwise(function: Callable[..., Tensor], volumes: Sequence[Tensor], numbers: Sequence[Tensor]) -> Tensor:
+    """Apply a function voxel by voxel: in chunks that fit a processor's cache, at once elsewhere.
+
+    Parameters
+    ----------
+    function: takes the volumes, then the numbers, which broadcast, and `out` (None, or where the result has to be
+        put); may change nothing in place that it was given.
+    volumes: (K, …) each. numbers: (K,) each.
+    """
+    first = volumes[0]
+    flat = [volume.reshape(volume.shape[0], -1) for volume in volumes]
+    if first.device.type != "cpu" or (torch.is_grad_enabled() and any(v.requires_grad for v in volumes)):
+        return function(*flat, *(number[:, None] for number in numbers), out=None).view(first.shape)
+    result = torch.empty_like(flat[0])
+    for k in range(first.shape[0]):
+        own = [number[k] for number in numbers]
+        for start in range(0, result.shape[1], CHUNK):
+            part = slice(start, start + CHUNK)
+            function(*(volume[k, part] for volume in flat), *own, out=result[k, part])
+    return result.view(first.shape)
 
 
 def moments(sample: Tensor) -> tuple[Tensor, Tensor]:

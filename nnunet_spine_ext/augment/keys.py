@@ -39,6 +39,11 @@ def generator(key: SampleKey, stream: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(_digest(key, stream), "little")))
 
 
+def seeded(seed: int) -> np.random.Generator:
+    """Return the generator of a seed that a transform drew for its bulk of numbers: equal seeds, equal numbers."""
+    return np.random.Generator(np.random.Philox(key=seed))
+
+
 def coin(key: SampleKey, stream: str) -> float:
     """Return one uniform number in [0, 1), without the cost of a generator (a hash of 1 µs instead of 15)."""
     return (int.from_bytes(_digest(key, stream)[:8], "little") >> (64 - _COIN_BITS)) / 2**_COIN_BITS

@@ -1,8 +1,8 @@
 """White Gaussian noise from a fixed pool: random offsets instead of random numbers.
 
 Drawing a million normal numbers costs more than all that is done with them, and each device draws others. The pool is
-made once, on the host; a sample's noise is the stretch that begins at its offset, with its sign. So noise costs one
-copy, is the same on every device and depends on nothing but the sample's own parameters.
+made once, on the host; a sample's noise is the stretch that begins at its offset. So noise costs at most one copy, is
+the same on every device and depends on nothing but the sample's own parameters.
 """
 
 from __future__ import annotations
@@ -20,22 +20,15 @@ _POOL_SEED = 20031
 
 
 def draw_offset(rng: np.random.Generator) -> int:
-    """Draw where a sample's noise begins; a negative offset means the opposite sign."""
-    return int(rng.integers(-POOL_SIZE, POOL_SIZE))
+    """Draw where a sample's noise begins."""
+    return int(rng.integers(POOL_SIZE))
 
 
 def white_noise(offsets: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
-    """Return one stretch of the pool per offset, (K, *shape), standard normal; one copy in all."""
+    """Return one stretch of the pool per offset, (K, *shape), standard normal: a view of the pool for one, one copy for more. Not to be changed."""
     pool = _pool(device)
     stretches = [_stretch(pool, offset, math.prod(shape)) for offset in offsets]
-    signs = [offset < 0 for offset in offsets]
-    if len(stretches) == 1:
-        noise = -stretches[0] if signs[0] else stretches[0]
-        return noise.view(1, *shape)
-    noise = torch.stack(stretches)
-    for row, negative in enumerate(signs):
-        if negative:
-            noise[row].neg_()
+    noise = stretches[0][None] if len(stretches) == 1 else torch.stack(stretches)
     return noise.view(len(offsets), *shape)
 
 

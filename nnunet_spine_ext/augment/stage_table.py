@@ -29,8 +29,7 @@ Result = tuple[Tensor, Tensor | None]
 def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
     """Send the active samples through their tables."""
     levels = batch.levels()
-    channels = batch.context.channels
-    planes = [index * channels + channel for index, channel in program.tracks]
+    planes = batch.numbers(program.tracks)
     air, span = (pick(level.flatten(), planes) for level in (levels.air, levels.span))
     rows = Rows(batch.context.labels, buffers.ints(program.lookup).to(torch.int32))
     labels = batch.labels if program.rows > 1 else None
@@ -47,11 +46,11 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
         offset=offset,
         noise=None if noise_levels is None else _on_segments(noise_levels) * span[:, None, None],
     )
-    images = pick(batch.images.flatten(0, 1), planes)
+    images = batch.planes(program.tracks)
     noise = None if noise_levels is None else white_noise(program.seeds, images.shape[1:], batch.device).flatten(1)
     chosen = None if labels is None else rows(labels).flatten(1)
     result = apply_tables(images.flatten(1), chosen, tables, noise).view_as(images)
-    _write(batch, program, result)
+    batch.write_planes(program.tracks, result)
 
 
 def _tables(
@@ -157,15 +156,3 @@ OPERATIONS: Mapping[str, Callable[[Tensor, Tensor, Arrays], Result]] = {
 def _on_segments(levels: Tensor) -> Tensor:
     """Return one noise level per segment from those at the nodes: (K, R, NODES) -> (K, R, SEGMENTS)."""
     return torch.cat((levels[..., :1], levels), dim=-1)
-
-
-def _write(batch: Batch, program: Program, result: Tensor) -> None:
-    """Put planes (K, …) back; channels that no table is for stay."""
-    indices = sorted({index for index, _ in program.tracks})
-    channels = batch.context.channels
-    if len(program.tracks) == len(indices) * channels:
-        batch.write(indices, result.view(len(indices), channels, *result.shape[1:]))
-        return
-    place = {track: row for row, track in enumerate(program.tracks)}
-    planes = [result[place[i, c]] if (i, c) in place else batch.images[i, c] for i in indices for c in range(channels)]
-    batch.write(indices, torch.stack(planes).view(len(indices), channels, *result.shape[1:]))

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nnunet_spine_ext.augment.batch import CHUNK
 from nnunet_spine_ext.augment.table_axis import SEGMENTS
-
-# Voxels per step on a processor: what is in work stays in its cache.
-_CHUNK = 65536
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,8 @@ def _in_chunks(images: Tensor, rows: Tensor | None, tables: Tables, noise: Tenso
     for k in range(images.shape[0]):
         table, scale, offset = tables.pieces[k].flatten(), tables.scale[k], tables.offset[k]
         levels = None if tables.noise is None or noise is None else tables.noise[k].flatten()
-        for start in range(0, images.shape[1], _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for start in range(0, images.shape[1], CHUNK):
+            part = slice(start, start + CHUNK)
             image = images[k, part]
             index = torch.addcmul(offset, image, scale).to(torch.int32).clamp_(0, SEGMENTS - 1)
             if rows is not None:

@@ -1,0 +1,167 @@
+"""Noise of magnitude images: Rician, or non-central chi for several coils, with a map of noise amplification.
+
+The magnitude is what exceeds the air level. Complex noise is added to it and the magnitude taken again, so that empty
+space gets Rayleigh noise (mean / sd 1.913) and is never negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nnunet_spine_ext.augment.batch import Batch, pick, voxelwise
+from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.noise_pool import white_noise
+from nnunet_spine_ext.augment.packing import Buffers, Packer, Slot
+from nnunet_spine_ext.augment.spline import intervals, pack_weights, spread_over
+
+# Channels of one sample take noise from places this far apart in the pool.
+_CHANNEL_STEP = 611953
+_SMALLEST = 1e-6
+
+
+@dataclass(frozen=True)
+class Group:
+    """Planes with the same kind of noise.
+
+    `planes`: (sample, channel). `numbers`: packed (2, K): sd in units of the span, degrees of freedom beyond two.
+    `offsets`: places in the noise pool, two or three per plane. `amplification`: packed (K, knots…), or None.
+    """
+
+    planes: tuple[tuple[int, int], ...]
+    numbers: Slot
+    offsets: tuple[tuple[int, ...], ...]
+    amplification: Slot | None
+
+
+@dataclass(frozen=True)
+class Program:
+    """All groups, and the packed weights of the knots of amplification maps."""
+
+    groups: tuple[Group, ...]
+    weights: tuple[Slot, ...]
+
+
+@dataclass
+class _Noise:
+    sigma: float
+    coils: int
+    offsets: tuple[int, ...]
+    amplification: NDArray[np.float64] | None
+
+
+class Builder:
+    """Collects one kind of noise per sample and channel; variances of the same kind add up."""
+
+    def __init__(self, context: Context, count: int) -> None:
+        self._context = context
+        self._noise: dict[tuple[int, int], _Noise] = {}
+
+    def add(
+        self,
+        index: int,
+        channels: Sequence[int],
+        sigma: float,
+        offsets: Sequence[int],
+        *,
+        coils: int = 1,
+        amplification: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Add noise.
+
+        Parameters
+        ----------
+        sigma: standard deviation per real and imaginary part, in units of the signal's span.
+        offsets: three places in the noise pool (`noise_pool.draw_offset`).
+        coils: 1 Rician; more: root of the summed squares of as many coils.
+        amplification: positive factors of sigma at the knots (`spline.knot_grid`): a g-factor map.
+        """
+        for channel in channels:
+            key = (index, int(channel))
+            places = tuple(int(o) + int(channel) * _CHANNEL_STEP for o in offsets)
+            old = self._noise.get(key)
+            if old is None:
+                self._noise[key] = _Noise(sigma, coils, places, amplification)
+            else:
+                old.sigma = float(np.hypot(old.sigma, sigma))
+                old.coils = max(old.coils, coils)
+                old.amplification = amplification if old.amplification is None else old.amplification
+
+    def pack(self, packer: Packer) -> Program | None:
+        """Pack the planes with noise, those of the same kind together."""
+        kinds: dict[tuple[bool, bool], list[tuple[int, int]]] = {}
+        for plane, noise in sorted(self._noise.items()):
+            if noise.sigma > _SMALLEST:
+                kinds.setdefault((noise.coils > 1, noise.amplification is not None), []).append(plane)
+        if not kinds:
+            return None
+        groups = tuple(self._group(planes, several, packer) for (several, _), planes in kinds.items())
+        mapped = any(group.amplification is not None for group in groups)
+        return Program(groups, pack_weights(packer, self._context) if mapped else ())
+
+    def _group(self, planes: list[tuple[int, int]], several: bool, packer: Packer) -> Group:
+        noise = [self._noise[plane] for plane in planes]
+        numbers = packer.floats([[n.sigma for n in noise], [2.0 * n.coils - 2 for n in noise]])
+        offsets = tuple(n.offsets[: 3 if several else 2] for n in noise)
+        shape = tuple(n + 3 for n in intervals(self._context))
+        maps = [np.broadcast_to(n.amplification, shape) for n in noise if n.amplification is not None]
+        return Group(tuple(planes), numbers, offsets, packer.floats(np.stack(maps)) if maps else None)
+
+
+def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
+    """Add the noise of every group."""
+    levels = batch.levels()
+    results = []
+    for group in program.groups:
+        numbers = batch.numbers(group.planes)
+        air, span = (pick(level.flatten(), numbers) for level in (levels.air, levels.span))
+        sigma, freedom = buffers.floats(group.numbers).unbind(0)
+        sigma = sigma * span
+        volumes = [batch.planes(group.planes)]
+        shape = volumes[0].shape[1:]
+        volumes += [white_noise(offsets, shape, batch.device) for offsets in zip(*group.offsets, strict=True)]
+        several = len(group.offsets[0]) > 2
+        if group.amplification is not None:
+            knots = buffers.floats(group.amplification)
+            volumes.append(spread_over(knots, [buffers.floats(slot) for slot in program.weights]))
+        function = _function(several, group.amplification is not None)
+        results.append((group.planes, voxelwise(function, volumes, (air, sigma, freedom))))
+    for planes, values in results:
+        batch.write_planes(planes, values)
+
+
+def _function(several: bool, mapped: bool) -> Callable[..., Tensor]:
+    """Return the function of image, noise, … that `voxelwise` calls."""
+
+    def magnitude(image: Tensor, first: Tensor, second: Tensor, *rest: Tensor, out: Tensor | None) -> Tensor:
+        air, sigma, freedom = rest[-3:]
+        sigma = sigma * rest[-4] if mapped else sigma
+        scale = 1 / sigma
+        # In units of sigma, so that nothing is squared that could overflow.
+        real = torch.addcmul(-air * scale, image, scale).clamp_min_(0) + first
+        length = _chi(real, second, rest[0], freedom) if several else _length(real, second)
+        return torch.addcmul(air, length, sigma, out=out)
+
+    return magnitude
+
+
+def _length(first: Tensor, second: Tensor) -> Tensor:
+    """Return the root of the summed squares; a processor takes three operations faster than the one."""
+    if first.device.type != "cpu":
+        return torch.hypot(first, second)
+    return torch.addcmul(first * first, second, second).sqrt_()
+
+
+def _chi(first: Tensor, second: Tensor, third: Tensor, freedom: Tensor) -> Tensor:
+    """Return the root of the summed squares of two numbers and `freedom` normal ones.
+
+    The sum of the latter is chi-square distributed; the cube of Wilson and Hilferty makes it from one normal number.
+    """
+    spread = 2 / (9 * freedom.clamp_min(1))
+    cube = torch.addcmul(1 - spread, third, spread.sqrt()).clamp_min_(0) ** 3
+    return torch.addcmul(torch.addcmul(first * first, second, second), cube, freedom).sqrt_()
