@@ -228,8 +228,8 @@ def test_little_room_is_said_before_the_work(
     notes = predict(tmp_path / "in", tmp_path / "out", m=model, dry_run=True, report=True).notes
     assert [note.code for note in notes] == (["W-OUT-SPACE"] if warned else [])
     if warned:
-        assert "0 MB free for the results of 1 cases" in notes[0].found
-        assert "about 2 MB" in notes[0].expected
+        assert "0.0 MB free for the results of 1 cases" in notes[0].found
+        assert "about 2.1 MB" in notes[0].expected
 
 
 # ---- instances in stock nnU-Net ----------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def test_a_failing_instance_step_costs_stock_nnunet_no_other_case(
     caplog.clear()
     with caplog.at_level(logging.ERROR):
         registered[0]()
-    assert "1 cases have a mask but no instances: b" in caplog.text
+    assert "cases with a mask but without instances: b " in caplog.text
 
 
 # ---- models that are none ----------------------------------------------------------------------------------------

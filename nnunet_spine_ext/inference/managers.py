@@ -100,11 +100,8 @@ def _record_failure(mask: Path, error: Exception) -> None:
 
 def _name_failures() -> None:
     # Worker processes end without this; what failed there stands in the log and in qc/.
-    logger.error(
-        "%d cases have a mask but no instances: %s; nnU-Net's exit code does not tell",
-        len(_without_instances),
-        ", ".join(_without_instances),
-    )
+    names = ", ".join(_without_instances)
+    logger.error("cases with a mask but without instances: %s (nnU-Net's exit code does not tell)", names)
 
 
 class SpinePlansManager(PlansManager):

@@ -29,8 +29,8 @@ def little_space(output: Path, cases: Sequence[InputCase], *, instances: bool, r
     free = shutil.disk_usage(existing).free
     if free >= needed:
         return None
-    found = f"{free / _MB:.0f} MB free for the results of {len(cases)} cases"
-    expected = f"about {needed / _MB:.0f} MB ({_MASK_SHARE:.0%} of the images per kind of mask, and the records)"
+    found = f"{free / _MB:.1f} MB free for the results of {len(cases)} cases"
+    expected = f"about {needed / _MB:.1f} MB ({_MASK_SHARE:.0%} of the images per kind of mask, and the records)"
     return Problem("warning", "W-OUT-SPACE", str(output), found, expected, "free space, or choose another -o")
 
 
