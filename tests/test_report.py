@@ -127,6 +127,21 @@ def test_scores_are_shown_with_direction_and_per_case(folder: Path, tmp_path: Pa
         assert f"<figcaption>{title}</figcaption>" in page
 
 
+def test_regions_and_intervals_of_the_means_are_shown(folder: Path, tmp_path: Path) -> None:
+    for shift, case in enumerate(("alpha", "beta")):
+        write_volume(spine(shift)[1], tmp_path / "refs" / f"{case}.nii.gz")
+        write_volume(spine(shift)[2], tmp_path / "refs" / "instances" / f"{case}.nii.gz")
+    write_volume(spine()[2], folder / "instances" / "beta.nii.gz")
+    evaluate(tmp_path / "refs", folder, tmp_path / "scores", scheme="nnunet14", regions=True)
+    page = _page(folder, evaluation=tmp_path / "scores")
+    low, high = read_scores(tmp_path / "scores").intervals["dice"]
+    assert f"95 % {low:.3f} to {high:.3f}" in page
+    assert "<figcaption>Dice per region</figcaption>" in page
+    assert ">lumbar corpus</th>" in page
+    # What every case has per region would outweigh the rest of the page.
+    assert "region" not in [scope["scope"] for scope in read_data(page)[0]["scores"]["scopes"]]
+
+
 def test_the_page_says_why_instances_have_no_scores(folder: Path, tmp_path: Path) -> None:
     write_volume(spine()[1], tmp_path / "refs" / "beta.nii.gz")
     evaluate(tmp_path / "refs", folder, tmp_path / "scores", scheme="nnunet14")

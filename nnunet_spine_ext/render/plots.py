@@ -13,11 +13,13 @@ _ROW = 19.0
 _TOP, _RIGHT, _TITLE = 8.0, 14.0, 24.0
 _AXIS = 34.0
 _LETTER = 6.4
-_LABELS_LOW, _LABELS_HIGH = 30.0, 130.0
+_LABELS_LOW, _LABELS_HIGH = 30.0, 160.0
 # Fewer values make no quartiles worth a box.
 _FEWEST_FOR_BOX = 5
 # A value beyond a quartile by this many times the distance of the quartiles would squeeze all others together.
 _FAR = 3.0
+# Dots of one row leave its middle by at most this much.
+_SPREAD = 7.0
 _BINS = 20
 
 
@@ -179,15 +181,15 @@ def _tags(values: Sequence[tuple[int, float]]) -> dict[str, str]:
 def _swarm(places: Sequence[float], middle: float, radius: float) -> tuple[tuple[float, float], ...]:
     """Move dots that would cover each other up and down in turn, never out of the row; places are sorted."""
     points: list[tuple[float, float]] = []
+    steps = 3 if radius > 2 else 4
     start, depth = -math.inf, 0
     for x in places:
         if x - start < 1.6 * radius:
             depth += 1
         else:
             start, depth = x, 0
-        steps = int(7.0 / (1.6 * radius))
         shift = ((depth + 1) // 2) % (steps + 1) * (1 if depth % 2 else -1)
-        points.append((x, middle + 1.6 * radius * shift))
+        points.append((x, middle + _SPREAD / steps * shift))
     return tuple(points)
 
 
@@ -204,5 +206,7 @@ def _figure(value: float) -> str:
 
 
 def _short(label: str) -> str:
+    """Leave out the middle of a long label: its end often tells left from right."""
     most = int(_LABELS_HIGH / _LETTER)
-    return label if len(label) <= most else f"{label[: most - 1]}…"
+    head, tail = (most - 1) // 2, most // 2
+    return label if len(label) <= most else f"{label[:head].rstrip()}…{label[-tail:].lstrip()}"

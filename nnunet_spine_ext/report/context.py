@@ -100,13 +100,15 @@ def _score_context(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _tiles(scores: Scores) -> list[tuple[Head, str, str]]:
-    """Mean over classes, then over cases, of the leading metrics: (metric, mean, spread)."""
+def _tiles(scores: Scores) -> list[tuple[Head, str, str, str]]:
+    """Mean over classes, then over cases, of the leading metrics: (metric, mean, spread, interval)."""
     tiles = []
     for name in leading(scores.overall):
         found = scores.overall[name]
         spread = "" if found.sd is None else f"± {number(name, found.sd)}"
-        tiles.append((head(name), number(name, found.mean), spread))
+        limits = scores.intervals.get(name)
+        interval = f"95 % {number(name, limits[0])} to {number(name, limits[1])}" if limits else ""
+        tiles.append((head(name), number(name, found.mean), spread, interval))
     return tiles
 
 

@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 from nnunet_spine_ext.core.labels import DISC_OFFSET, instance_name
+from nnunet_spine_ext.evaluate.regions import REGIONS
 from nnunet_spine_ext.evaluate.scoring import level_order
 from nnunet_spine_ext.render.drawing import Drawing, png, svg
 from nnunet_spine_ext.render.plots import Axis, Group, histogram, strips
@@ -48,6 +49,7 @@ def sections(shown: Sequence[Shown], scores: Scores | None, found: Sequence[Meas
     """Return the plots that there are values for, vertebrae first."""
     made = [Section(title, tuple(_level_figures(shown, scores, kind, title))) for kind, title in _KINDS]
     made.append(Section("Classes", tuple(_class_figures(shown, scores, naming))))
+    made.append(Section("Regions", tuple(_region_figures(shown, scores))))
     made.append(Section("Cases", tuple(_case_figures(found))))
     return [section for section in made if section.figures]
 
@@ -111,6 +113,20 @@ def _class_figures(shown: Sequence[Shown], scores: Scores | None, naming: Naming
             relative.setdefault(n, []).append((number, value))
     groups = [_to_median(naming.name(n), relative[n]) for n in sorted(relative) if len(relative[n]) >= _FEWEST]
     yield from _strips("class_volume", "Volume per class", groups, Axis("Volume, % of the median case", "", 0.0))
+
+
+def _region_figures(shown: Sequence[Shown], scores: Scores | None) -> Iterable[Figure]:
+    """Mean over the classes of each region, one dot per case."""
+    if scores is None:
+        return
+    for metric in leading(scores.overall):
+        values: dict[str, dict[int, list[float]]] = {}
+        for number, one in enumerate(shown):
+            for row in scores.by_case.get(one.case.name, ()):
+                if row.region and row.label_id is not None and row.metric == metric and math.isfinite(row.value):
+                    values.setdefault(row.region, {}).setdefault(number, []).append(row.value)
+        groups = [Group(r, tuple((n, fmean(v)) for n, v in values[r].items())) for r in REGIONS if r in values]
+        yield from _strips(f"region_{metric}", f"{head(metric).title} per region", groups, _axis(metric))
 
 
 def _to_median(label: str, values: Sequence[tuple[int, float]]) -> Group:

@@ -103,13 +103,13 @@ def _scored(names: Sequence[str], scores: Scores) -> list[Measure]:
     groups: dict[tuple[str, str], dict[str, float]] = {}
     for name in names:
         for row in scores.by_case.get(name, ()):
-            if row.scope not in ("class", "level"):
+            if row.scope == "group":
                 groups.setdefault((row.label, row.metric), {})[name] = row.value
-    first = next((key for key in groups if key[1] == "pq"), next(iter(groups), None))
+    shown = {next((key for key in groups if key[1] == wanted), None) for wanted in ("pq", "id_rate")}
     for key, table in groups.items():
         values = tuple(_known(table.get(name)) for name in names)
         label, metric = key
-        found.append(_metric(f"{metric}-{label}", metric, _INSTANCES, values, column=key == first, label=label))
+        found.append(_metric(f"{metric}-{label}", metric, _INSTANCES, values, column=key in shown, label=label))
     return found
 
 
@@ -205,6 +205,9 @@ def score_table(shown: Sequence[Shown], scores: Scores | None) -> dict[str, Any]
     used: dict[str, None] = {}
     scopes = []
     for table in scores.tables:
+        # Regions of every case would outweigh all else on the page: the summary has them.
+        if table.scope == "region":
+            continue
         metrics = [h.name for h in table.heads]
         labels = [row.label for row in table.rows]
         used.update(dict.fromkeys(metrics))

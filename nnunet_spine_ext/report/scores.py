@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,12 +18,19 @@ from nnunet_spine_ext.evaluate.tables import Line, Statistic, case_means, overal
 _ARROWS = {"higher": "↑", "lower": "↓", "zero": "→ 0"}
 _WORDS = {"higher": "higher is better", "lower": "lower is better", "zero": "the closer to 0 the better"}
 # Title and head of the first column of each scope; one that is not here is shown under its own name.
-_TITLES = {"class": ("Classes", "Structure"), "group": ("Instances", "Kind"), "level": ("Levels", "Level")}
+_TITLES = {
+    "class": ("Classes", "Structure"),
+    "group": ("Instances", "Kind"),
+    "level": ("Levels", "Level"),
+    "region": ("Regions", "Region"),
+}
 # Column heads; the long name is in the tooltip.
 _SHORT = {
     "dice": "Dice", "iou": "IoU", "assd": "ASSD", "hd95": "HD95", "nsd": "NSD", "rq": "RQ", "sq": "SQ", "pq": "PQ",
     "assd_voxel": "ASSD (voxels)", "relative_volume_error": "Relative volume", "volume_error": "Volume",
-    "instance_dice": "Instance Dice", "level_dice": "Dice", "level_assd": "ASSD",
+    "recall": "Recall", "instance_dice": "Instance Dice", "instance_assd": "Instance ASSD", "id_rate": "ID rate",
+    "localisation_distance": "Localisation", "level_dice": "Dice", "level_assd": "ASSD",
+    "level_identified": "Identified", "level_distance": "Distance of centres",
 }  # fmt: skip
 _MISSING = "E-EVAL-MISSING"
 # Above this many cases single dots of a strip would cover each other.
@@ -78,7 +85,7 @@ class Scores:
     """All rows of metrics.csv, by case and in tables.
 
     `failed` are (case, reason) of those that were not compared, `remarks` what the evaluation says about itself,
-    `texts` everything its summary says (to find paths in it).
+    `intervals` the bounds of the overall means, `texts` everything its summary says (to find paths in it).
     """
 
     tables: tuple[Table, ...]
@@ -88,6 +95,7 @@ class Scores:
     status: Mapping[str, str]
     failed: tuple[tuple[str, str], ...] = ()
     remarks: tuple[str, ...] = ()
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
 
 
@@ -117,19 +125,22 @@ def read_scores(folder: str | Path) -> Scores:
     tables = tuple(table for scope in scopes if (table := _table(rows, scope)) is not None)
     frozen = {case: tuple(found) for case, found in by_case.items()}
     status = {case: found[0].status for case, found in frozen.items()}
-    failed, remarks, texts = _said(Path(folder) / "summary.json")
-    return Scores(tables, overall(rows), case_means(rows), frozen, status, failed, remarks, texts)
+    said = _said(Path(folder) / "summary.json")
+    return Scores(tables, overall(rows), case_means(rows), frozen, status, **said)
 
 
-def _said(path: Path) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...], tuple[str, ...]]:
-    """Return what summary.json says: (cases that failed, remarks, every text in it); nothing when it is not there."""
+def _said(path: Path) -> dict[str, Any]:
+    """Return what summary.json says; nothing when it is not there or is another file."""
     try:
         content = read_json(path)
         run = content["run"]["failed"]
         failed = tuple((case, str(problem["found"])) for case, problem in run.items() if problem["code"] != _MISSING)
-        return failed, tuple(str(remark) for remark in content.get("remarks", ())), tuple(strings(content))
+        remarks = tuple(str(remark) for remark in content.get("remarks", ()))
+        limits = {name: (found.get("ci_low"), found.get("ci_high")) for name, found in content["overall"].items()}
     except (CaseError, KeyError, TypeError, AttributeError):
-        return (), (), ()
+        return {}
+    intervals = {name: (low, high) for name, (low, high) in limits.items() if low is not None and high is not None}
+    return {"failed": failed, "remarks": remarks, "intervals": intervals, "texts": tuple(strings(content))}
 
 
 def strings(table: Any) -> list[str]:
@@ -146,7 +157,10 @@ def _score(line: Mapping[str, str]) -> Score:
     scope = line.get("scope") or (METRICS[name].scope if name in METRICS else "class")
     label_id = int(line["label_id"]) if line["label_id"] else None
     status = cast("Status", line.get("status") or "done")
-    return Score(line["case"], label_id, line["label"], name, float(line["value"]), cast("Scope", scope), status)
+    region = line.get("region") or None
+    return Score(
+        line["case"], label_id, line["label"], name, float(line["value"]), cast("Scope", scope), status, region
+    )
 
 
 def head(name: str) -> Head:

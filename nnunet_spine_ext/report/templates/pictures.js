@@ -61,7 +61,6 @@ class Plane {
     this.picture = picture;
     this.table = { classes: "classes", instances: counted ? "counted" : "instances" };
     this.grids = new Map();
-    this.turn = 0;
     this.element = clone("t-plane");
     this.stack = this.element.querySelector(".stack");
     [this.after, this.before] = this.element.querySelectorAll("canvas");
@@ -72,6 +71,8 @@ class Plane {
     this.element.querySelector("b").textContent = picture.plane[0].toUpperCase() + picture.plane.slice(1);
     this.element.querySelector(".note-text").textContent = picture.note;
     this.write();
+    this.release();
+    this.unpackAll().catch(() => say("This browser is too old to unpack the label pictures."));
   }
 
   // Names, directions and the scale bar.
@@ -99,21 +100,24 @@ class Plane {
     for (const [x, y, text] of points) put(inside, text, x, y, "middle", "central");
   }
 
-  async ids(kind, before) {
-    const name = before ? `before-${kind}` : kind;
-    const layer = this.picture.layers[name];
-    if (!layer) return null;
-    if (!this.grids.has(name)) this.grids.set(name, unpack(layer));
-    return idsOf(await this.grids.get(name), this.picture, hidden[this.table[kind]]);
+  // All layers at once, when the case is opened: painting can then follow every change, and a printer, at once.
+  async unpackAll() {
+    const names = Object.keys(this.picture.layers);
+    const grids = await Promise.all(names.map((name) => unpack(this.picture.layers[name])));
+    names.forEach((name, k) => this.grids.set(name, grids[k]));
+    if (seen.has(this)) this.paint();
   }
 
-  async paint() {
-    this.turn += 1;
-    const turn = this.turn;
+  ids(kind, before) {
+    const grid = this.grids.get(before ? `before-${kind}` : kind);
+    return grid ? idsOf(grid, this.picture, hidden[this.table[kind]]) : null;
+  }
+
+  paint() {
     const kind = this.picture.layers[look.what] ? look.what : "classes";
-    const [after, before] = await Promise.all([this.ids(kind, false), look.compare === "after" ? null : this.ids(kind, true)]);
-    // The view changed while the layers were unpacked: a later call paints.
-    if (turn !== this.turn) return;
+    const after = this.ids(kind, false);
+    if (!after) return;
+    const before = look.compare === "after" ? null : this.ids(kind, true);
     const names = data.names[this.table[kind]];
     const colourOf = (id) => (names[id] ? names[id][1] : "#888888");
     const mode = before ? look.compare : "after";
@@ -126,7 +130,6 @@ class Plane {
 
   // A canvas that nobody sees costs megabytes.
   release() {
-    this.turn += 1;
     this.after.width = 0;
     this.before.width = 0;
   }
@@ -142,7 +145,7 @@ const watcher = new IntersectionObserver((entries) => {
     if (!plane) continue;
     if (entry.isIntersecting) {
       seen.add(plane);
-      plane.paint().catch(() => say("This browser is too old to unpack the label pictures."));
+      plane.paint();
     } else if (seen.delete(plane)) plane.release();
   }
 }, { rootMargin: "600px" });
