@@ -25,7 +25,10 @@ def draw_offset(rng: np.random.Generator) -> int:
 
 
 def white_noise(offsets: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
-    """Return one stretch of the pool per offset, (K, *shape), standard normal: a view of the pool for one, one copy for more. Not to be changed."""
+    """Return one stretch of the pool per offset, (K, *shape), standard normal.
+
+    One is a view of the pool and not to be changed; more are copied.
+    """
     pool = _pool(device)
     stretches = [_stretch(pool, offset, math.prod(shape)) for offset in offsets]
     noise = stretches[0][None] if len(stretches) == 1 else torch.stack(stretches)

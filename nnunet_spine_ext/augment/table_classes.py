@@ -10,6 +10,8 @@ from nnunet_spine_ext.augment.table_ops import BINS, Distribution
 _ROUNDS = 5
 # Centres of classes that a table does not have lie so far off that no value belongs to them.
 _NOWHERE = 1e6
+# Steepest change from class to class: classes that noise mixes would else become salt and pepper.
+_STEEPEST = 5.0
 
 
 def centres(distribution: Distribution, count: Tensor, most: int) -> Tensor:
@@ -49,6 +51,7 @@ def repaint(
     count: (K,) number of classes. means, texture, sds: (K, most) new mean of each class, how much of the distance from
         its centre stays, noise level.
     sharpness: (K,) 1 blends linearly from centre to centre, 4 nearly in steps; between classes lie partial volumes.
+        Classes whose centres are close get similar means, so that noise is not amplified more than fivefold.
 
     Returns
     -------
@@ -56,6 +59,8 @@ def repaint(
     """
     distribution = Distribution(values, counts)
     centre = centres(distribution, count, means.shape[1])
+    bin_width = distribution.width[:, 0] / BINS
+    means = _gentle(means, centre * bin_width, _STEEPEST / sharpness)
     position = distribution.position(values).flatten(1)
     upper = torch.searchsorted(centre, position).clamp(1, max(1, means.shape[1] - 1))
     upper = torch.minimum(upper, (count[:, None].to(torch.int64) - 1).clamp_min(1))
@@ -64,7 +69,17 @@ def repaint(
     part = ((position - left) / (right - left).clamp_min(1e-3)).clamp(0, 1)
     part = ((part - 0.5) * sharpness[:, None] + 0.5).clamp(0, 1)
     kept = torch.lerp(texture.gather(1, lower), texture.gather(1, upper), part)
-    distance = torch.lerp(position - left, position - right, part) / BINS * distribution.width[:, 0]
+    distance = torch.lerp(position - left, position - right, part) * bin_width
     painted = torch.lerp(means.gather(1, lower), means.gather(1, upper), part) + kept * distance
     noise = torch.lerp(sds.gather(1, lower), sds.gather(1, upper), part)
     return painted.view_as(values), noise.view_as(values)
+
+
+def _gentle(means: Tensor, places: Tensor, slope: Tensor) -> Tensor:
+    """Return means (K, n) that differ by no more than slope (K,) times the distance of their places.
+
+    The mean of the largest such values below and the smallest above the given ones; means far enough apart stay.
+    """
+    room = (places[:, :, None] - places[:, None, :]).abs() * slope[:, None, None]
+    below = (means[:, None, :] + room).amin(dim=2)
+    return (below + (means[:, None, :] - room).amax(dim=2)) / 2

@@ -80,9 +80,13 @@ def about_mean(values: Tensor, counts: Tensor, factor: Tensor, preserve: Tensor)
 
 
 def labelwise(values: Tensor, counts: Tensor, carry: Tensor, offset: Tensor, gain: Tensor) -> Tensor:
-    """Give rows new means and spreads: carry * mean + offset + gain * (value - mean), all (K, R)."""
+    """Give rows new means and spreads: carry * mean + offset + gain * (value - mean), all (K, R).
+
+    No mean becomes darker than air.
+    """
     mean, _ = row_statistics(values, counts)
-    return carry[..., None] * mean + offset[..., None] + gain[..., None] * (values - mean)
+    target = (carry[..., None] * mean + offset[..., None]).clamp_min(0)
+    return target + gain[..., None] * (values - mean)
 
 
 def extent(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

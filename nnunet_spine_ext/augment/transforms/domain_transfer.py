@@ -1,0 +1,78 @@
+"""The histogram that each tissue has in another kind of scan, learned from images: one table per label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.domain_bank import load_bank
+from nnunet_spine_ext.augment.ranges import Range, spread
+from nnunet_spine_ext.augment.selective import Selective
+from nnunet_spine_ext.augment.tissues import class_of_label
+from nnunet_spine_ext.augment.transform import Params
+from nnunet_spine_ext.core.config import nearest
+from nnunet_spine_ext.core.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainTransfer(Selective, stage="table"):
+    """Match the histogram of every label to that of its tissue in a random blend of domains.
+
+    `bank`: a YAML file of domains (`domain_bank.learn` makes one from images and masks), None: the shipped one.
+    `domains`: which of them; empty: all. `blend`: 0 takes one domain, 1 a random mean of all. `classes`: tissue of each
+    label id, as for the signal equations.
+    """
+
+    p: float = 0.1
+    graded = False
+    bank: str | None = None
+    domains: tuple[str, ...] = ()
+    classes: dict[str, str] | None = None
+    blend: Range = spread([0.0, 0.5], limits=(0.0, 1.0))
+    mix: Range = spread([0.5, 1.0], limits=(0.0, 1.0))
+
+    def __post_init__(self) -> None:
+        """Check the names of the domains."""
+        super().__post_init__()
+        known = load_bank(self.bank)
+        for name in self.domains:
+            if name not in known:
+                raise UsageError(
+                    "E-CONFIG-VALUE",
+                    file=f"{self.name}: domains",
+                    found=repr(name),
+                    expected="a known domain",
+                    fix=nearest(name, known),
+                )
+
+    def sample(self, rng: np.random.Generator, context: Context) -> Params:
+        """Draw the domain and the blend, and look up the quantiles of every label whose tissue the bank knows."""
+        bank = load_bank(self.bank)
+        names = self.domains or tuple(bank)
+        blend = self.draw(rng, "blend", context)
+        weights = blend * rng.dirichlet(np.ones(len(names)))
+        weights[int(rng.integers(len(names)))] += 1 - blend
+        classes = {0: "background", **class_of_label(context, {int(k): v for k, v in (self.classes or {}).items()})}
+        quantiles = {}
+        for label, tissue in classes.items():
+            if all(tissue in bank[name] for name in names):
+                curves = np.array([bank[name][tissue] for name in names])
+                quantiles[str(label)] = (weights @ curves).round(5).tolist()
+        return {
+            **self.select(rng, context),
+            "domains": {name: round(float(w), 4) for name, w in zip(names, weights, strict=True) if w > 0},
+            "quantiles": quantiles,
+        }
+
+    def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
+        """Add the matching of the labels that have quantiles."""
+        table = {int(label): row for label, row in params["quantiles"].items()}
+        if not table:
+            return
+        chosen = list(context.labels) if params["labels"] is None else params["labels"]
+        empty = [0.0] * len(next(iter(table.values())))
+        targets = np.array([table.get(label, empty) for label in context.labels])
+        builder.match(index, {**params, "labels": [label for label in chosen if label in table]}, targets)

@@ -1,0 +1,83 @@
+"""The contrast of another sequence: labels get the signal that their tissue has under a drawn protocol."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.noise_pool import draw_offset
+from nnunet_spine_ext.augment.ranges import Range, spread
+from nnunet_spine_ext.augment.selective import Selective
+from nnunet_spine_ext.augment.tissues import (
+    BACKGROUND,
+    SEQUENCES,
+    TISSUES,
+    class_of_label,
+    draw_protocol,
+    draw_signals,
+    per_label,
+)
+from nnunet_spine_ext.augment.transform import Params
+from nnunet_spine_ext.core.config import nearest
+from nnunet_spine_ext.core.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalEquations(Selective, stage="table"):
+    """Draw a sequence and its times, evaluate the signal equations, and give every label its tissue's signal.
+
+    `sequences`: which may be drawn. `classes`: tissue of each label id; without it the 14-class scheme is known, and
+    labels of other schemes keep their intensities. `texture`: part of the image's own texture that stays. Unlabelled
+    voxels are divided by intensity into air, muscle, organ and fat.
+    """
+
+    p: float = 0.15
+    graded = False
+    sequences: tuple[str, ...] = SEQUENCES
+    classes: dict[str, str] | None = None
+    texture: Range = spread([0.5, 1.2], limits=(0.0, 3.0))
+    mix: Range = spread([0.5, 1.0], limits=(0.0, 1.0))
+
+    def __post_init__(self) -> None:
+        """Check the names of sequences and tissues."""
+        super().__post_init__()
+        for names, known in ((self.sequences, SEQUENCES), ((self.classes or {}).values(), TISSUES)):
+            for name in names:
+                if name not in known:
+                    raise UsageError(
+                        "E-CONFIG-VALUE",
+                        file=self.name,
+                        found=repr(name),
+                        expected="a known name",
+                        fix=nearest(name, known),
+                    )
+
+    def sample(self, rng: np.random.Generator, context: Context) -> Params:
+        """Draw the protocol and evaluate it for all tissues."""
+        protocol = draw_protocol(rng, str(rng.choice(self.sequences)))
+        signals = draw_signals(rng, protocol)
+        classes = class_of_label(context, {int(k): v for k, v in (self.classes or {}).items()})
+        return {
+            **self.select(rng, context),
+            "protocol": asdict(protocol),
+            "signals": {str(label): signals[name] for label, name in classes.items()},
+            "background": [signals[name] for name in BACKGROUND],
+            "texture": self.draw(rng, "texture", context),
+            "noise_offset": draw_offset(rng),
+        }
+
+    def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
+        """Add the classes of label 0 and the signals of the labels whose tissue is known."""
+        signals = {int(label): value for label, value in params["signals"].items()}
+        chosen = list(context.labels) if params["labels"] is None else params["labels"]
+        texture, means = params["texture"], params["background"]
+        background = {**params, "labels": [label for label in chosen if label == 0]}
+        count = len(means)
+        builder.classes(index, background, means=means, texture=[texture] * count, noise=[0.0] * count, sharpness=1.5)
+        offset = per_label(context, signals, 0.0)
+        zeros = np.zeros_like(offset)
+        labels = {**params, "labels": [label for label in chosen if label in signals]}
+        builder.labelwise(index, labels, carry=zeros, offset=offset, gain=zeros + texture, noise=zeros)
