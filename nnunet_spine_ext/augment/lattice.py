@@ -62,10 +62,12 @@ def displacement(
     ----------
     seed: of the noise.
     std: standard deviation of each component of the velocity in mm; that of the displacement is nearly the same.
-    spacing: distance of the control points in mm, about the size of what moves together.
+    spacing: distance of the control points in mm, about the size of what moves together; no less than that of the
+        display nodes along the coarsest axis that moves.
     shape, voxel: of the grid that is deformed, in voxels and mm per voxel.
     still: axes along which nothing moves; the field is the same at every position along them.
     """
+    spacing = max([spacing, *(NODE_VOXELS * size for axis, size in enumerate(voxel) if axis not in still)])
     first, second, counts = [], [], []
     for axis, (positions, size) in enumerate(zip(node_positions(shape), voxel, strict=True)):
         noise_to_node, node_to_display = _axis(positions * size, spacing, axis in still)

@@ -27,7 +27,7 @@ class Elastic(Geometric, stage="warp"):
 
     p: float = 0.1
     std: Range = spread([0.5, 2.5], limits=(0.0, 100.0), neutral=0.0)
-    spacing: Range = spread([20.0, 40.0], limits=(1.0, 1000.0))
+    spacing: Range = spread([20.0, 40.0], limits=(2.0, 1000.0))
 
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
         """Draw strength, coarseness and the seed of the field."""

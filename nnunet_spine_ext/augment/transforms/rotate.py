@@ -25,9 +25,9 @@ class Rotate(Geometric, stage="warp"):
 
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
         """Draw one angle per axis."""
+        chosen, locked = self.chosen(context), self.locked(context)
         if context.dim == 2:
             return {"degrees": [self.draw(rng, "degrees", context)]}
-        chosen, locked = self.chosen(context), self.locked(context)
         angles = [self.draw(rng, "degrees", context) for _ in range(3)]
         free = [axis in chosen and all(other == axis for other in locked) for axis in range(3)]
         return {"degrees": [angle if turns else 0.0 for angle, turns in zip(angles, free, strict=True)]}
