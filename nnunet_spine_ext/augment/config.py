@@ -36,6 +36,7 @@ class Schedule:
 
     `ramp_epochs`: epochs over which the strength rises from `start` to 1. `clean_share`: part of the samples that get
     only the stages in `clean_stages`. `closing_clean_share`: last part of the training in which all samples do.
+    `clean_stages` have their full strength from the first epoch on.
     """
 
     ramp_epochs: int = 0

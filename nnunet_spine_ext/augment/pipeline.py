@@ -163,22 +163,26 @@ class Pipeline:
 
     def _draw(self, key: SampleKey, fraction: float | None) -> tuple[Applied, ...]:
         schedule = self.config.schedule
-        context = self.context.at_strength(self.context.strength * schedule.strength(key.epoch))
+        steady = self.context
+        ramped = steady.at_strength(steady.strength * schedule.strength(key.epoch))
         clean = schedule.closing(fraction) or (schedule.clean_share > 0 and coin(key, "clean") < schedule.clean_share)
         drawn = []
-        for position, (stream, transform) in enumerate(self._chosen(key, context.strength)):
-            if clean and transform.stage not in schedule.clean_stages:
+        for position, (stream, transform) in enumerate(self._chosen(key, steady.strength, ramped.strength)):
+            always = transform.stage in schedule.clean_stages
+            if clean and not always:
                 continue
             rank = coin(key, f"order/{stream}") if self.config.order == "random" else position
-            for name, channels in _channels(stream, transform, context):
-                params = transform.sample(generator(key, name), context)
+            for name, channels in _channels(stream, transform, self.context):
+                params = transform.sample(generator(key, name), steady if always else ramped)
                 applied = Applied(transform.name, {**params, "channels": channels})
                 drawn.append((STAGES.index(transform.stage), rank, applied))
         return tuple(applied for _, _, applied in sorted(drawn, key=lambda item: item[:2]))
 
-    def _chosen(self, key: SampleKey, strength: float) -> Iterator[tuple[str, Transform]]:
+    def _chosen(self, key: SampleKey, steady: float, ramped: float) -> Iterator[tuple[str, Transform]]:
         """Yield the streams and transforms whose coin fell right, in the order of the configuration."""
+        always = self.config.schedule.clean_stages
         for entry, members in self._entries:
+            strength = steady if all(transform.stage in always for _, transform in members) else ramped
             if isinstance(entry, Group):
                 yield from _from_group(key, entry, members, strength)
             else:
