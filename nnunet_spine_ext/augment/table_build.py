@@ -271,7 +271,7 @@ def _stack(arrays: Sequence[Array]) -> Array:
 
 
 def _lookup(labels: Sequence[int]) -> NDArray[np.int64]:
-    """Return the row of every label id from 0 to the largest; unknown ids take row 0."""
-    table = np.zeros(max(labels) + 1, dtype=np.int64)
+    """Return the row of every label id from 0 to one beyond the largest; unknown ids take row 0."""
+    table = np.zeros(max(labels) + 2, dtype=np.int64)
     table[list(labels)] = np.arange(len(labels))
     return table

@@ -27,7 +27,11 @@ class Tables:
 
 
 class Rows:
-    """Which row of a table a label takes; ids beyond the known ones, and -1 for outside, take row 0."""
+    """Which row of a table a label takes; -1 for outside and unknown ids take row 0.
+
+    Ids beyond the known ones (nnU-Net's ignore label) may take the row after the last instead: it has to be a copy of
+    row 0.
+    """
 
     def __init__(self, labels: Sequence[int], lookup: Tensor) -> None:
         self._last = max(labels)
@@ -38,9 +42,10 @@ class Rows:
         """Return the rows of labels, whole numbers of any type."""
         if labels.is_floating_point() or labels.dtype == torch.bool:
             labels = labels.to(torch.int16 if self._last < torch.iinfo(torch.int16).max else torch.int32)
+        known = labels.clamp(0, self._last + 1)
         if self._lookup is None:
-            return labels.clamp(0, self._last)
-        return self._lookup.index_select(0, labels.clamp(0, self._last).to(torch.int32).flatten()).view(labels.shape)
+            return known
+        return self._lookup.index_select(0, known.to(torch.int32).flatten()).view(labels.shape)
 
 
 def apply_tables(images: Tensor, rows: Tensor | None, tables: Tables, noise: Tensor | None) -> Tensor:
