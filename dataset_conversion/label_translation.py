@@ -23,7 +23,7 @@ from nnunet_spine_ext.core.labels import (
     swap_sides,
 )
 from nnunet_spine_ext.core.volume import Array, Volume
-from nnunet_spine_ext.measure.cord_canal import enclosure
+from nnunet_spine_ext.measure.cord_canal import judged
 
 INSTANCES = "instances"
 BACKGROUND = "background"
@@ -143,17 +143,14 @@ class MaskTranslation:
         if not {"cord", "canal"} <= ids.keys():
             return array
         cord, canal = ids["cord"], ids["canal"]
-        found = enclosure(self.mask, cord, canal)
-        shares = f"{found.cord:.0%} of the cord's outline touches the canal, {found.canal:.0%} of the canal's the cord"
-        if found.verdict == "exchanged":
-            fix = "they were exchanged" if self.plan.fix_cord_canal else "exchange them with --fix-cord-canal"
-            text = f"cord ({cord}) and canal ({canal}) look exchanged: {shares}"
-            self._warn("W-LABEL-EXCHANGED", text, "the cord inside the canal", fix)
-            return swap_sides(array, ((cord, canal),)) if self.plan.fix_cord_canal else array
-        if found.verdict == "unclear" and found.slices and self.plan.fix_cord_canal:
-            text = f"neither of cord ({cord}) and canal ({canal}) lies inside the other: {shares}"
-            self._warn("W-LABEL-EXCHANGED", text, "one inside the other", "they were left as they are")
-        return array
+        fix = self.plan.fix_cord_canal
+        done = "they were exchanged" if fix else "exchange them with --fix-cord-canal"
+        verdict, warnings = judged(
+            self.mask, cord, canal, file=self.file, exchanged=done, unclear="they were left as they are"
+        )
+        if verdict == "exchanged" or fix:
+            self.warnings += warnings
+        return swap_sides(array, ((cord, canal),)) if verdict == "exchanged" and fix else array
 
     def _translated(self, row: LabelMapping | None, elsewhere: Collection[int] = ()) -> Array:
         """Return the ids of the target; ids that are `elsewhere` may be dropped without a word."""

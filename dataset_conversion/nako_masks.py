@@ -11,7 +11,7 @@ import numpy as np
 
 from nnunet_spine_ext.check.opening import Opened
 from nnunet_spine_ext.core.errors import Problem
-from nnunet_spine_ext.core.labels import apply_table, mapping, scheme
+from nnunet_spine_ext.core.labels import apply_table, mapping, scheme, swap_sides
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.dataset_conversion.building import Built, volume_of
 from nnunet_spine_ext.dataset_conversion.discovery import Candidate
@@ -19,7 +19,7 @@ from nnunet_spine_ext.dataset_conversion.masks import mask_on_image
 from nnunet_spine_ext.dataset_conversion.nako_tree import CHUNKS
 from nnunet_spine_ext.dataset_conversion.stitch import Part, stitch
 from nnunet_spine_ext.harmonize.bias_field import N4Settings, correct_bias
-from nnunet_spine_ext.measure.cord_canal import enclosure
+from nnunet_spine_ext.measure.cord_canal import Verdict, judged
 
 CordCanal = Literal["auto", "stored", "exchanged"]
 CORD_CANAL: tuple[CordCanal, ...] = ("auto", "stored", "exchanged")
@@ -85,30 +85,15 @@ class CaseBuilder:
         """Translate the ids of SPINEPS; raises CaseError listing ids that are none."""
         table = {**mapping("spineps", "nnunet14").table, **dict.fromkeys(self.drop, 0)}
         classes = mask.with_array(apply_table(mask.array, table, file=file))
-        if self.cord_canal == "exchanged":
-            return _exchanged(classes), []
-        return (classes, []) if self.cord_canal == "stored" else _settled(classes, file)
-
-
-def _settled(mask: Volume, file: Path) -> tuple[Volume, list[Problem]]:
-    """Exchange cord and canal if the "cord" surrounds the "canal"."""
-    found = enclosure(mask, _CORD, _CANAL)
-    if not found.slices or found.verdict == "right":
-        return mask, []
-    shares = f"{found.cord:.0%} of the outline of the cord touches the canal, {found.canal:.0%} the other way round"
-    if found.verdict == "exchanged":
-        what, fix = "the codes of cord and canal exchanged", "they were put right"
-        mask, code = _exchanged(mask), "W-LABEL-EXCHANGED"
-    else:
-        what, fix = "cord and canal that cannot be told apart", "the codes were kept; --cord-canal says what they are"
-        code = "W-LABEL-UNCLEAR"
-    return mask, [Problem("warning", code, str(file), f"{what} ({shares})", "the cord inside the canal", fix)]
-
-
-def _exchanged(mask: Volume) -> Volume:
-    table = np.arange(256, dtype=np.uint8)
-    table[[_CORD, _CANAL]] = _CANAL, _CORD
-    return mask.with_array(table[mask.array])
+        verdict: CordCanal | Verdict = self.cord_canal
+        warnings: list[Problem] = []
+        if self.cord_canal == "auto":
+            kept = "the codes were kept; --cord-canal says what they are"
+            done = {"exchanged": "they were put right", "unclear": kept}
+            verdict, warnings = judged(classes, _CORD, _CANAL, file=file, **done)
+        if verdict == "exchanged":
+            classes = classes.with_array(swap_sides(classes.array, ((_CORD, _CANAL),)))
+        return classes, warnings
 
 
 def _numbers(mask: Volume, file: Path) -> tuple[Volume, list[Problem]]:

@@ -18,6 +18,7 @@ from nnunet_spine_ext.core.errors import CaseError
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.dataset_conversion.labelmap import LabelMap, parse_label_map
 from nnunet_spine_ext.dataset_conversion.spider_masks import SpiderMask
+from nnunet_spine_ext.dataset_conversion.subregions import UNCLEAR
 
 TargetName = Literal["semantic", "levels", "nnunet14"]
 PartlyVisible = Literal["keep", "ignore"]
@@ -154,13 +155,14 @@ def _alone(kind: Array, unsure: Array, ignore: int) -> Array:
 def _merged(kind: Array, outside: Array, parts: Array, ignore: int) -> Array:
     """Let SPIDER decide what it knows and the other mask the rest; where they contradict each other, ignore.
 
-    Endplates and the sacrum are no business of SPIDER; outside of what it annotated, nothing is.
+    Endplates and the sacrum are no business of SPIDER; outside of what it annotated, nothing is. Where the other mask
+    does not know what is there (`UNCLEAR`), it has no say.
     """
     result = np.full(kind.shape, ignore, dtype=np.uint8)
     trusted = [
         (kind == _BONE) & np.isin(parts, _VERTEBRA_PARTS),
         (kind == _CANALS) & np.isin(parts, (_CORD, _CANAL)),
-        (kind == _NONE) & (outside | np.isin(parts, (0, _SACRUM, _ENDPLATE))),
+        (kind == _NONE) & (parts != UNCLEAR) & (outside | np.isin(parts, (0, _SACRUM, _ENDPLATE))),
     ]
     for where in trusted:
         result[where] = parts[where]

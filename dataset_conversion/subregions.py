@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_spine_ext.core.errors import CaseError, Problem
-from nnunet_spine_ext.core.labels import SCHEMES, apply_table, id_counts, mapping
+from nnunet_spine_ext.core.labels import SCHEMES, apply_table, id_counts, mapping, swap_sides
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.dataset_conversion.masks import whole_numbers
-from nnunet_spine_ext.measure.cord_canal import enclosure
+from nnunet_spine_ext.measure.cord_canal import judged
 
+# Something is there, but the mask does not tell what.
+UNCLEAR = 255
 _CORD, _CANAL = 11, 12
 
 
@@ -19,7 +21,7 @@ def as_nnunet14(mask: Volume, *, file: str | Path) -> tuple[Volume, list[Problem
     """Return a semantic mask with the ids of ``nnunet14`` (uint8), and the warnings.
 
     Ids of ``spineps`` and of ``nnunet14`` do not overlap, so the scheme is known from the ids. Exchanged codes of cord
-    and canal are told from their shapes and put right; where the shapes do not tell, both become background.
+    and canal are told from their shapes and put right; where the shapes do not tell, both become `UNCLEAR`.
 
     Raises
     ------
@@ -38,18 +40,12 @@ def as_nnunet14(mask: Volume, *, file: str | Path) -> tuple[Volume, list[Problem
 
 
 def _settled(mask: Volume, file: str | Path) -> tuple[Volume, list[Problem]]:
-    found = enclosure(mask, _CORD, _CANAL)
-    if found.slices == 0 or found.verdict == "right":
-        return mask, []
-    table = np.arange(256, dtype=np.uint8)
-    shares = f"{found.cord:.0%} of the outline of the cord touches the canal, {found.canal:.0%} the other way round"
-    expected = "the cord inside the canal"
-    if found.verdict == "exchanged":
-        table[[_CORD, _CANAL]] = _CANAL, _CORD
-        what = f"the codes of cord and canal exchanged ({shares})"
-        warning = Problem("warning", "W-LABEL-EXCHANGED", str(file), what, expected, "they were put right")
-    else:
-        table[[_CORD, _CANAL]] = 0
-        what = f"cord and canal that cannot be told apart ({shares})"
-        warning = Problem("warning", "W-LABEL-UNCLEAR", str(file), what, expected, "both were left out")
-    return mask.with_array(table[mask.array]), [warning]
+    done = {"exchanged": "they were put right", "unclear": "both are ignored"}
+    verdict, warnings = judged(mask, _CORD, _CANAL, file=file, **done)
+    if verdict == "exchanged":
+        return mask.with_array(swap_sides(mask.array, ((_CORD, _CANAL),))), warnings
+    if verdict == "unclear":
+        table = np.arange(256, dtype=np.uint8)
+        table[[_CORD, _CANAL]] = UNCLEAR
+        return mask.with_array(table[mask.array]), warnings
+    return mask, []

@@ -10,7 +10,7 @@ import pytest
 from nnunet_spine_ext.core.io import read_volume
 from nnunet_spine_ext.core.labels import swap_sides
 from nnunet_spine_ext.core.volume import Volume
-from nnunet_spine_ext.measure.cord_canal import enclosure
+from nnunet_spine_ext.measure.cord_canal import enclosure, judged
 
 CORD, CANAL = 60, 61
 
@@ -47,10 +47,25 @@ def test_where_neither_surrounds_the_other_nothing_is_said() -> None:
 
 
 @pytest.mark.parametrize("missing", [CORD, CANAL])
-def test_one_label_alone_is_unclear(missing: int) -> None:
+def test_one_label_alone_is_unclear_and_nothing_to_warn_of(missing: int) -> None:
     mask = tube()
-    found = enclosure(mask.with_array(np.where(mask.array == missing, 0, mask.array)), CORD, CANAL)
+    alone = mask.with_array(np.where(mask.array == missing, 0, mask.array))
+    found = enclosure(alone, CORD, CANAL)
     assert (found.verdict, found.slices) == ("unclear", 0)
+    assert judged(alone, CORD, CANAL, file="m", exchanged="a", unclear="b") == ("right", [])
+
+
+def test_a_warning_names_the_file_the_shares_and_what_is_done() -> None:
+    mask = tube()
+    verdict, (warning,) = judged(mask, CANAL, CORD, file="m.nii.gz", exchanged="put right", unclear="kept")
+    assert (verdict, warning.code, warning.file, warning.fix) == (
+        "exchanged", "W-LABEL-EXCHANGED", "m.nii.gz", "put right",
+    )  # fmt: skip
+    assert "100% the other way round" in warning.found
+    array = np.zeros((10, 10, 4), np.uint8)
+    array[2:5, 2:8], array[5:8, 2:8] = CORD, CANAL
+    verdict, (warning,) = judged(Volume(array, np.eye(4)), CORD, CANAL, file="m", exchanged="put right", unclear="kept")
+    assert (verdict, warning.code, warning.fix) == ("unclear", "W-LABEL-UNCLEAR", "kept")
 
 
 def test_labels_at_the_border_do_not_meet_across_it() -> None:

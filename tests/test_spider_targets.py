@@ -65,6 +65,11 @@ def test_parts_that_cannot_be_told_apart_are_left_out() -> None:
     checked = checked_mask(one.mask(), order="bottom-up", file="mask")
     label = Recipe("nnunet14").label(checked, parts).array
     assert (label[one.mask().array == 100] == 15).all()
+    # Also where SPIDER labelled nothing, such as above the highest vertebra, is what nobody knows no background.
+    gone = one.mask().with_array(np.where(np.isin(one.mask().array, (1, 2, 3)), one.mask().array, 0))
+    beyond = Recipe("nnunet14").label(checked_mask(gone, order="bottom-up", file="mask"), parts).array
+    assert (beyond[np.isin(one.semantic.array, (11, 12))] == 15).all()
+    assert set(np.unique(beyond)) > {0, 10, 15}
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.volume import Array, Volume
+
+Verdict = Literal["right", "exchanged", "unclear"]
 
 # Measured on lumbar and thoracic masks: 0.94 to 0.97 of the cord's outline touches the canal, 0.24 to 0.33 of the
 # canal's touches the cord. The bounds lie in between.
@@ -30,7 +34,7 @@ class Enclosure:
     slices: int
 
     @property
-    def verdict(self) -> Literal["right", "exchanged", "unclear"]:
+    def verdict(self) -> Verdict:
         """Whether the labels are what they say; ``unclear`` where neither lies inside the other."""
         if self.cord >= MIN_ENCLOSED and self.cord >= MIN_RATIO * self.canal:
             return "right"
@@ -55,6 +59,33 @@ def enclosure(mask: Volume, cord: int, canal: int) -> Enclosure:
     # Only neighbours within a slice count, so slices that hold one label alone can be left out.
     slices = np.pad(labels[:, :, both], ((1, 1), (1, 1), (0, 0)))
     return Enclosure(_touching(slices, cord, canal), _touching(slices, canal, cord), int(both.sum()))
+
+
+def judged(
+    mask: Volume, cord: int, canal: int, *, file: str | Path, exchanged: str, unclear: str
+) -> tuple[Verdict, list[Problem]]:
+    """Return what the shapes say about two labels, and a warning unless they are right.
+
+    Labels that share no slice are taken for what they say: nothing contradicts it.
+
+    Parameters
+    ----------
+    mask, cord, canal: see `enclosure`.
+    file: what the warning names.
+    exchanged, unclear: what is done, or what the user can do, in each of these cases.
+    """
+    found = enclosure(mask, cord, canal)
+    if found.verdict == "right" or not found.slices:
+        return "right", []
+    shares = f"{found.cord:.0%} of the outline of the cord ({cord}) touches the canal ({canal}), "
+    shares += f"{found.canal:.0%} the other way round"
+    if found.verdict == "exchanged":
+        what = f"the codes of cord and canal exchanged ({shares})"
+        warning = Problem("warning", "W-LABEL-EXCHANGED", str(file), what, "the cord inside the canal", exchanged)
+    else:
+        what = f"cord and canal that cannot be told apart ({shares})"
+        warning = Problem("warning", "W-LABEL-UNCLEAR", str(file), what, "the cord inside the canal", unclear)
+    return found.verdict, [warning]
 
 
 def _touching(labels: Array, inner: int, outer: int) -> float:
