@@ -72,5 +72,6 @@ def by_grid(images: Tensor, labels: Tensor | None, motion: Motion, air: Tensor |
     if labels is None:
         return moved, None
     # Shifted by one, so that the zeros of the padding become -1.
-    ids = functional.grid_sample(labels.to(torch.float32) - OUTSIDE, grid, mode="nearest", align_corners=False)
-    return moved, ids.add_(OUTSIDE).to(labels.dtype)
+    ids = (labels - float(OUTSIDE)).to(torch.float32)
+    ids = functional.grid_sample(ids, grid, mode="nearest", align_corners=False)
+    return moved, ids.to(labels.dtype).add_(OUTSIDE)
