@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
-from nnunet_spine_ext.core.io import strip_suffix
+from nnunet_spine_ext.core.io import IMAGE_SUFFIXES, strip_suffix
 
 LabelSource = Literal["manual", "model", "unknown"]
 
@@ -31,7 +31,8 @@ class Provenance:
     Parameters
     ----------
     source: ``manual`` (drawn or corrected by a person last), ``model`` (by a program, untouched since) or ``unknown``.
-    said: the names in the sidecar, oldest first, that it was judged by.
+    said: the steps that it was judged by, oldest first, without names of people and files: ``sct_deepseg -task x``,
+        ``Manual``, ``Author``.
     sidecar: whether there is a JSON file beside the mask.
     """
 
@@ -59,8 +60,26 @@ def provenance_of(mask: str | Path) -> Provenance:
         elif is_model or _AUTOMATIC.search(name):
             source = "model"
     if not steps and author:
-        return Provenance("manual", (f"Author: {author}",))
-    return Provenance(source, tuple(name[:_LONGEST] for name, _ in steps))
+        return Provenance("manual", ("Author",))
+    return Provenance(source, tuple(_public(name, is_model=is_model) for name, is_model in steps))
+
+
+def _public(step: str, *, is_model: bool) -> str:
+    """Return a step without what tells who did it, to whom, and on which machine: people, files and folders."""
+    if _BY_HAND.search(step):
+        return "Manual"
+    words = step.split()
+    known = is_model or _AUTOMATIC.search(step) is not None or "_" in "".join(words[:1])
+    if not words or not known:
+        return "another step"
+    kept = [PurePath(words[0]).name]
+    for word in words[1:]:
+        if "/" not in word and "\\" not in word and not word.lower().endswith(IMAGE_SUFFIXES):
+            kept.append(word)
+        elif kept[-1].startswith("-"):
+            # The option goes with its file.
+            del kept[-1]
+    return " ".join(kept)[:_LONGEST]
 
 
 def _steps(text: str) -> tuple[list[tuple[str, bool]], str]:

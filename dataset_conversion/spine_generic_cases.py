@@ -12,7 +12,7 @@ from typing import Any
 from nnunet_spine_ext.check.files import check_path, pointer
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import Problem, UsageError
-from nnunet_spine_ext.core.io import NIFTI_SUFFIXES, strip_suffix
+from nnunet_spine_ext.core.io import strip_suffix
 from nnunet_spine_ext.core.splits import shorten
 from nnunet_spine_ext.dataset_conversion.discovery import Candidate, Source, case_id_of
 from nnunet_spine_ext.dataset_conversion.provenance import LabelSource, Provenance, provenance_of
@@ -84,7 +84,7 @@ class _Log:
         """Count a usable case."""
         self.sources[_worst(made)] += 1
         self.untold += sum(by.source == "unknown" for by in made.values())
-        self.models |= {_program(by) for by in made.values() if by.source == "model"}
+        self.models |= {by.said[-1] for by in made.values() if by.source == "model"}
         self.no_sidecar += not has_facts
 
     def notes(self, tree: Tree, wish: Wish) -> list[str]:
@@ -165,13 +165,6 @@ def _worst(made: Mapping[str, Provenance]) -> LabelSource:
     return "model" if "model" in sources else "unknown" if "unknown" in sources else "manual"
 
 
-def _program(made: Provenance) -> str:
-    """Shorten a command line to its program and model."""
-    words = (made.said[-1] if made.said else "a model").split()
-    kept = [word for word in words[:6] if not word.startswith("-") and not word.lower().endswith(NIFTI_SUFFIXES)]
-    return " ".join(kept)
-
-
 def _has_other_diffusion(tree: Tree, name: str, wish: Wish) -> bool:
     others = [other for other in tree.images if subject_of(other) == subject_of(name) and other != name]
     return any(other.endswith("_dwi") and wanted(contrast_of(other), wish.contrasts) for other in others)
@@ -236,7 +229,7 @@ def _series(image: Path) -> Problem:
 
 def _circular(masks: Mapping[str, Path], made: Mapping[str, Provenance]) -> Problem:
     structure = next(name for name, by in made.items() if by.source == "model")
-    found = f"the mask of a test subject, made by a model ({made[structure].said[-1] or 'no name'})"
+    found = f"the mask of a test subject, made by a model ({made[structure].said[-1]})"
     fix = "correct the mask by hand and say so in its JSON file, take another folder, or --allow-model-labels"
     return _problem("E-LABEL-MODEL", masks[structure], found, "a mask drawn or corrected by a person", fix)
 

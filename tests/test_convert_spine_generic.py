@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from layout_spine_generic import (
-    DEEPSEG,
     LayoutScan,
     from_phantom,
     image_path,
@@ -408,7 +407,7 @@ def test_masks_of_a_model_are_trained_on_and_never_validated(tmp_path: Path, qui
     result = _convert(tmp_path)
     assert result.exit_code == 0, result.render()
     row = _table(result)["sub-unf01_T1w"]
-    said = DEEPSEG.format(image="sub-unf01_T1w", mask="sub-unf01_T1w_label-SC_seg")
+    said = "spinalcordtoolbox: sct_deepseg -task seg_sc_contrast_agnostic"
     assert (row["label_source"], row["label_made_by"], row["train_only"]) == ("model", {"cord": [said]}, True)
     assert result.splits is not None
     assert all("sub-unf01_T1w" not in split["val"] for split in result.splits)

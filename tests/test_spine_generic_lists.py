@@ -154,9 +154,28 @@ def test_a_sidecar_with_a_missing_quote_still_tells(tmp_path: Path) -> None:
     text = json.dumps({"GeneratedBy": [_MODEL | {"ModelURL": "https://x"}]}).replace('"ModelURL"', 'ModelURL"')
     (tmp_path / "m.json").write_text(text)
     made = provenance_of(tmp_path / "m.nii.gz")
-    assert (made.source, made.said) == ("model", (_MODEL["Name"],))
+    assert (made.source, made.said) == ("model", ("spinalcordtoolbox: sct_deepseg -task seg_sc_contrast_agnostic",))
     (tmp_path / "m.json").write_text("\x00\xff not JSON")
     assert provenance_of(tmp_path / "m.nii.gz").source == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"Author": "Jane Doe"}, ("Author",)),
+        ({"GeneratedBy": [{"Name": "Manual correction by Jane Doe"}]}, ("Manual",)),
+        ({"GeneratedBy": [{"Name": "/home/jane/sct/bin/sct_deepseg -task seg_sc -i /data/Doe_Jane/t2.nii.gz -v 1"}]},
+         ("sct_deepseg -task seg_sc -v 1",)),
+        ({"GeneratedBy": [{"Name": "sct_propseg -i Doe.nii.gz -c t2"}, {"Name": "Jane Doe", "Date": "1"}]},
+         ("sct_propseg -c t2", "another step")),
+        ({"GeneratedBy": [{"Name": "sct_maths -i Doe.nii.gz -bin 0.5"}, {"Name": ""}]},
+         ("sct_maths -bin 0.5", "another step")),
+        ({"GeneratedBy": [{"Name": "net v3", "ModelURL": "https://x"}]}, ("net v3",)),
+    ],
+)  # fmt: skip
+def test_steps_are_kept_without_people_and_files(tmp_path: Path, content: object, said: tuple[str, ...]) -> None:
+    (tmp_path / "m.json").write_text(json.dumps(content))
+    assert provenance_of(tmp_path / "m.nii.gz").said == said
 
 
 def test_no_sidecar_is_an_unknown_origin(tmp_path: Path) -> None:
