@@ -21,6 +21,8 @@ STITCHED = "stitched"
 # What a mask is, by its entity `seg`; of two masks of one kind the first is taken.
 SEMANTIC, INSTANCES = ("spine", "subreg"), ("vert",)
 MASK_SUFFIX = "msk"
+# Not a folder of what is unstitched.
+_STITCHED_FOLDER = re.compile(rf"(?<![a-z]){STITCHED}", re.IGNORECASE)
 _COMPOSED_NAME = re.compile("compos", re.IGNORECASE)
 # Without spaces, dashes and underscores. The chunks are called "... HWS", "... BWS", "... LWS".
 _COMPOSED_SERIES = re.compile(r".*compos.*|sag(ittal)?t[12]w?(tse)?spine")
@@ -48,7 +50,7 @@ class TreeFile:
     def is_stitched(self) -> bool:
         """Whether somebody joined the chunks before: ``sequ-stitched``, or a folder called ``..._stitched``."""
         folders = Path(self.name).parts[:-1]
-        return self.entities.get("sequ").lower() == STITCHED or any(STITCHED in part.lower() for part in folders)
+        return self.entities.get("sequ").lower() == STITCHED or any(_STITCHED_FOLDER.search(part) for part in folders)
 
     @property
     def sequence(self) -> int:

@@ -157,6 +157,15 @@ def test_what_was_stitched_replaces_its_chunks(tmp_path: Path) -> None:
     assert [len(row.files) for row in joined.rows] == [9, 9]
 
 
+@pytest.mark.parametrize("folder", ["rawdata_unstitched", "not-unstitched", "sub-stitcher"])
+def test_a_folder_of_what_is_not_stitched_holds_chunks(tmp_path: Path, folder: str) -> None:
+    source = write_nako(tmp_path / "in", people("1"), ("no_instances",))
+    (source / "rawdata").rename(source / folder)
+    result = _convert(tmp_path, dry_run=True, stitch=True)
+    assert [row.case_id for row in result.rows] == ["sub-1_acq-sag_stitched_T2w"]
+    assert len(result.rows[0].files) == 6
+
+
 def test_what_has_masks_is_preferred(tmp_path: Path) -> None:
     source = write_nako(tmp_path / "in", people(*NAMES), ("stitched_tree",))
     shutil.rmtree(source / "derivatives_stitched")
