@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nnunet_spine_ext.augment import stage_warp
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.keys import SampleKey
+from nnunet_spine_ext.augment.lattice import shortfall
 from nnunet_spine_ext.augment.pipeline import Applied, Pipeline, Plan, assemble
+from nnunet_spine_ext.augment.transform import build
 
 Step = tuple[str, dict[str, Any]]
 
@@ -236,6 +239,26 @@ def test_two_dimensions_agree_with_scipy(path: str) -> None:
         assert np.abs(moved[0, channel].numpy() - expected).max() < 3e-4
     assert ids is not None
     assert (ids[0, 0].numpy() != _reference(context, undo, labels[0, 0].numpy(), 0, -1)).mean() < 2e-3
+
+
+def test_two_deformations_add_up_without_folds() -> None:
+    context = _context()
+    elastic: list[Step] = [("elastic", {"std": 6.0, "spacing": 15.0, "still": [], "seed": seed}) for seed in (1, 2, 3)]
+    builder = stage_warp.Builder(context, 1)
+    for name, params in elastic:
+        build(name).contribute(builder, 0, params, context)
+    assert shortfall(builder._fields[0], context.shape, context.spacing) <= 0.951
+    moved, _ = _warp(context, [elastic], _images(context))
+    assert moved.isfinite().all()
+
+
+def test_plans_can_be_sent_to_another_process() -> None:
+    context = _context(shape=(20, 24, 24))
+    pipeline = Pipeline({"transforms": EVERYTHING}, context)
+    images = _images(context, 4)
+    plan = pipeline.plan(_keys(4))
+    sent = pickle.loads(pickle.dumps(plan))
+    assert torch.equal(pipeline.apply(images, None, plan)[0], pipeline.apply(images, None, sent)[0])
 
 
 def test_both_implementations_agree_on_everything(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,13 +30,10 @@ _SAME_SPACING = 0.1
 class Geometric(Transform):
     """Base of the transforms of the warp; all channels move together.
 
-    `axes`: array axes that it acts on. `in_plane`: "auto" leaves an axis alone that is so coarse or so short that
-    resampling along it would do harm (dummy 2-D); "never" resamples along all axes, "always" never along the
-    coarsest.
+    `axes`: array axes that it acts on.
     """
 
     axes: Axes = "all"
-    in_plane: Literal["auto", "always", "never"] = "auto"
 
     def __post_init__(self) -> None:
         """Refuse channels: geometry is common to all."""
@@ -68,6 +65,17 @@ class Geometric(Transform):
                 fix="correct axes",
             )
         return tuple(sorted(set(self.axes)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resampling(Geometric):
+    """Base of those that interpolate.
+
+    `in_plane`: "auto" leaves an axis alone that is so coarse or so short that resampling along it would do harm (dummy
+    2-D); "never" resamples along all axes, "always" never along the coarsest.
+    """
+
+    in_plane: Literal["auto", "always", "never"] = "auto"
 
     def locked(self, context: Context) -> tuple[int, ...]:
         """Return the axes along which nothing may be resampled."""

@@ -19,7 +19,8 @@ class Crop(Geometric, stage="warp"):
     """Restrict the field of view: what is cut away becomes air, and -1 in labels; the grid stays.
 
     Along each of `axes` a length from `cut` is taken away, divided at random between both ends. `unit`: "fraction" of
-    the size of the patch, or "mm". At least one voxel is left.
+    the size of the patch, or "mm". At least one voxel is left. The box lies in the result, whatever the other
+    transforms of the warp do.
     """
 
     p: float = 0.1

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext.augment.context import Context
-from nnunet_spine_ext.augment.geometry import Geometric
+from nnunet_spine_ext.augment.geometry import Resampling
 from nnunet_spine_ext.augment.lattice import displacement
 from nnunet_spine_ext.augment.ranges import Range, spread
 from nnunet_spine_ext.augment.transform import Params
@@ -17,7 +17,7 @@ _SEEDS = 2**63
 
 
 @dataclass(frozen=True, kw_only=True)
-class Elastic(Geometric, stage="warp"):
+class Elastic(Resampling, stage="warp"):
     """Deform by a random stationary velocity field, integrated: one-to-one everywhere, and smooth.
 
     `std`: standard deviation of the displacement along each axis in mm. `spacing`: distance in mm of the points that

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext.augment.context import Context
-from nnunet_spine_ext.augment.geometry import Geometric, rotation
+from nnunet_spine_ext.augment.geometry import Resampling, rotation
 from nnunet_spine_ext.augment.ranges import Range, spread
 from nnunet_spine_ext.augment.transform import Params
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rotate(Geometric, stage="warp"):
+class Rotate(Resampling, stage="warp"):
     """Rotate about the centre, in mm: shapes stay what they are on anisotropic voxels too.
 
     About each of `axes` by its own angle from `degrees`; about axis 0 first. In 2-D there is one angle.

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext.augment.context import Context
-from nnunet_spine_ext.augment.geometry import Geometric, homogeneous
+from nnunet_spine_ext.augment.geometry import Resampling, homogeneous
 from nnunet_spine_ext.augment.ranges import Range, spread
 from nnunet_spine_ext.augment.transform import Params
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale(Geometric, stage="warp"):
+class Scale(Resampling, stage="warp"):
     """Scale about the centre; a factor of 2 shows everything twice as large.
 
     `independent`: probability that each axis has a factor of its own; else one factor serves all `axes`.

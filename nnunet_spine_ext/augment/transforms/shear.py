@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext.augment.context import Context
-from nnunet_spine_ext.augment.geometry import Geometric, homogeneous
+from nnunet_spine_ext.augment.geometry import Resampling, homogeneous
 from nnunet_spine_ext.augment.ranges import Range, spread
 from nnunet_spine_ext.augment.transform import Params
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shear(Geometric, stage="warp"):
+class Shear(Resampling, stage="warp"):
     """Tilt each pair of `axes` by its own angle: positions along the first move by tan(angle) times the second.
 
     Volumes stay what they are. The other order of a pair differs by a rotation only.

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import numpy as np
 
 from nnunet_spine_ext.augment.context import Context
-from nnunet_spine_ext.augment.geometry import Geometric, homogeneous
+from nnunet_spine_ext.augment.geometry import Resampling, homogeneous
 from nnunet_spine_ext.augment.ranges import Range, spread
 from nnunet_spine_ext.augment.transform import Params
 
 
 @dataclass(frozen=True, kw_only=True)
-class Translate(Geometric, stage="warp"):
+class Translate(Resampling, stage="warp"):
     """Shift along each of `axes` by its own distance from `shift`.
 
     `unit`: "mm", or "fraction" of the size of the patch. Whole voxels within the source are moved without
