@@ -10,14 +10,18 @@ import numpy as np
 from nnunet_spine_ext.core.errors import CaseError, Problem
 from nnunet_spine_ext.core.volume import GRID_TOLERANCE_MM, Volume
 
+# A direction that was lost leaves both readings of a header about as far away as the image is large.
+MUCH_CLOSER = 3.0
+
 
 def onto_image(
     stored: Volume, image: Volume, *, file: str | Path, tolerance_mm: float | None = None
 ) -> tuple[Volume, list[Problem]]:
     """Return a mask on exactly the grid of its image, and the warnings; nothing is interpolated.
 
-    A mask in another orientation is turned as its header says if it then lies on the image. If it does not, its header
-    is wrong (a lost direction, say), and its voxels are taken to be the image's one by one.
+    A mask in another orientation is turned as its header says if it then lies on the image, or much closer to it than
+    without. If it does not, its header is wrong (a lost direction, say), and its voxels are taken to be the image's one
+    by one.
 
     Parameters
     ----------
@@ -31,7 +35,8 @@ def onto_image(
     """
     voxel = min(image.spacing)
     turned = stored.to(image.orientation)
-    best = turned if stored.shape != image.shape or turned.corner_error(image) <= voxel else stored
+    off = turned.corner_error(image)
+    best = turned if off <= voxel or MUCH_CLOSER * off <= stored.corner_error(image) else stored
     if best.shape != image.shape:
         raise CaseError(
             "E-GEOM-GRID",

@@ -121,6 +121,26 @@ def test_patients_have_one_name() -> None:
     assert [patient_name(text) for text in ("5", "005", " 5.0 ", "A05", "0")] == ["5", "5", "5", "A05", "0"]
 
 
+@pytest.mark.parametrize(("shift", "tolerance", "accepted"), [(3, None, False), (3, 5, True), (5, 200, True)])
+def test_a_turned_mask_that_lies_a_little_off_is_not_mirrored(
+    shift: float, tolerance: float | None, accepted: bool
+) -> None:
+    # Equal edges: the voxels could be taken one by one, from the wrong side.
+    image = Volume(np.ones((20, 20, 20), np.float32), np.eye(4))
+    array = np.zeros(image.shape, np.uint8)
+    array[2, 5, 11] = 1
+    affine = np.eye(4)
+    affine[2, 3] = shift
+    turned = Volume(array, affine).to("LPS")
+    if accepted:
+        placed, warnings = onto_image(turned, image, file="mask", tolerance_mm=tolerance)
+        np.testing.assert_array_equal(placed.array, array)
+        assert f"up to {shift} mm" in warnings[0].found
+    else:
+        with pytest.raises(CaseError, match="up to 3 mm"):
+            onto_image(turned, image, file="mask", tolerance_mm=tolerance)
+
+
 def test_headers_are_repaired_within_a_voxel_and_arrays_are_not_turned_by_a_lost_one() -> None:
     image = _toy().image
     mask = np.zeros(image.shape, np.uint8)
