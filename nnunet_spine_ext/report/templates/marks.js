@@ -22,7 +22,12 @@ const showMark = (n) => {
   const body = bodies[n];
   body.dataset.mark = mark;
   press(body.querySelectorAll("button[data-mark]"), (button) => button.dataset.mark === mark);
-  body.querySelector(".remark").textContent = comment;
+  let remark = body.querySelector(".remark");
+  if (!remark && comment) {
+    remark = make("span", { className: "remark" });
+    body.querySelector(".who").append(remark);
+  }
+  if (remark) remark.textContent = comment;
   const box = body.querySelector("textarea");
   if (box && box.value !== comment) box.value = comment;
 };
