@@ -73,7 +73,8 @@ class DispatchCounter(TorchDispatchMode):
     def table(self, least: float = 0.05) -> str:
         """Return one line per kind of operation that moves a noticeable part of a volume."""
         lines = [
-            f"{name:28s}{self.operations[name]:6d} calls{self.volumes[name]:8.2f} volumes{moved / self.bytes:8.2f} passes"
+            f"{name:24s}{self.operations[name]:6d} calls{self.volumes[name]:8.2f} volumes{moved / self.bytes:8.2f}"
+            " passes"
             for name, moved in self.moved.most_common()
             if self.volumes[name] >= least
         ]

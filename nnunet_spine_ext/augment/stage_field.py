@@ -20,8 +20,8 @@ from nnunet_spine_ext.augment.packing import Buffers, Packer, Slot
 from nnunet_spine_ext.augment.spline import intervals, pack_weights, spread_over
 
 _LARGEST_LOG = 3.0
-# The ramp from untouched air to fully multiplied signal: from this part of the noise floor to the floor.
-_RAMP_BEGINS = 0.7
+# The ramp from untouched air to fully multiplied signal, in units of the noise floor.
+_RAMP = (1.0, 1.4)
 _SHORTEST_RAMP = 1e-3
 
 
@@ -64,8 +64,8 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
     levels = batch.levels()
     numbers = batch.numbers(program.planes)
     air, span, floor = (pick(v.flatten(), numbers) for v in (levels.air, levels.span, levels.noise_floor()))
-    begin = floor * _RAMP_BEGINS
-    rise = 1 / torch.maximum(floor - begin, span * _SHORTEST_RAMP)
+    begin, end = (floor * part for part in _RAMP)
+    rise = 1 / torch.maximum(end - begin, span * _SHORTEST_RAMP)
     field = spread_over(buffers.floats(program.coefficients), [buffers.floats(slot) for slot in program.weights])
     images = batch.planes(program.planes)
     batch.write_planes(program.planes, voxelwise(_multiply, (images, field), (air, rise, -(air + begin) * rise)))

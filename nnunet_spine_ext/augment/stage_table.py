@@ -38,13 +38,13 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
     change, noise_levels = _tables(batch, program, buffers, planes, (air, span), rows)
     owner = buffers.ints(program.owner)
     table = pieces(change, air[owner], span[owner])
-    order = _with_beyond(buffers.ints(program.index))
+    order = buffers.ints(program.index)
     scale, offset = positions(air, span)
     tables = Tables(
         pieces=table.index_select(0, order.flatten()).view(*order.shape, -1),
         scale=scale,
         offset=offset,
-        noise=None if noise_levels is None else _with_beyond(_on_segments(noise_levels)) * span[:, None, None],
+        noise=None if noise_levels is None else _on_segments(noise_levels, order.shape[1]) * span[:, None, None],
     )
     images = batch.planes(program.tracks)
     noise = None if noise_levels is None else white_noise(program.seeds, images.shape[1:], batch.device).flatten(1)
@@ -83,10 +83,8 @@ def _count(batch: Batch, program: Program, planes: list[int], levels: tuple[Tens
     chosen = None
     if program.rows > 1 and batch.labels is not None:
         thinned = thin(batch.labels[:, :1], SAMPLE_VOXELS)[:, 0]
-        chosen = rows(pick(thinned, [index for index, _ in program.tracks])).to(torch.int64)
-    counts = table_ops.histogram(position, chosen, program.rows + 1)
-    counts[:, 0] += counts[:, -1]
-    return counts[:, :-1]
+        chosen = rows(pick(thinned, [index for index, _ in program.tracks])).to(torch.int64) % program.rows
+    return table_ops.histogram(position, chosen, program.rows)
 
 
 def _operate(operation: Operation, buffers: Buffers, values: Tensor, counts: Tensor, noise: Tensor | None) -> Result:
@@ -155,11 +153,7 @@ OPERATIONS: Mapping[str, Callable[[Tensor, Tensor, Arrays], Result]] = {
 }
 
 
-def _with_beyond(rows: Tensor) -> Tensor:
-    """Append a copy of row 0, for labels beyond the known ones: (K, R, …) -> (K, R + 1, …)."""
-    return torch.cat((rows, rows[:, :1]), dim=1)
-
-
-def _on_segments(levels: Tensor) -> Tensor:
-    """Return one noise level per segment from those at the nodes: (K, R, NODES) -> (K, R, SEGMENTS)."""
-    return torch.cat((levels[..., :1], levels), dim=-1)
+def _on_segments(levels: Tensor, rows: int) -> Tensor:
+    """Return one noise level per segment from those at the nodes, (K, rows, SEGMENTS); a row more repeats the first."""
+    levels = torch.cat((levels[..., :1], levels), dim=-1)
+    return levels if levels.shape[1] == rows else torch.cat((levels, levels[:, :1]), dim=1)

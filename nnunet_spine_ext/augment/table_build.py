@@ -37,8 +37,8 @@ class Program:
 
     `tracks`: (sample, channel) of each of K tables. `rows`: R per table, 1 when no label matters. `change`: (G, NODES)
     what composed tables add. `owner`: (G',) the table that each row belongs to when pieces are made. `start`: (K, R)
-    composed row that each row starts from. `index`: (K, R) row of pieces that each row ends in. `lookup`: label id ->
-    row. `seeds`: noise offset of each table.
+    composed row that each row starts from. `index`: row of pieces that each row ends in, (K, R + 1) with the first row
+    again for unknown labels, (K, 1) when R is 1. `lookup`: label id -> row. `seeds`: noise offset of each table.
     """
 
     tracks: tuple[tuple[int, int], ...]
@@ -189,6 +189,8 @@ class Builder:
             owner, index = np.repeat(np.arange(count), rows), np.arange(count * rows).reshape(count, rows)
         else:
             owner, index = np.repeat(np.arange(count), [len(t.values) for t in tracks]), start
+        if rows > 1:
+            index = np.concatenate([index, index[:, :1]], axis=1)
         return Program(
             tracks=tuple(places),
             rows=rows,

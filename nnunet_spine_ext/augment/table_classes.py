@@ -72,7 +72,7 @@ def repaint(
     distance = torch.lerp(position - left, position - right, part) * bin_width
     painted = torch.lerp(means.gather(1, lower), means.gather(1, upper), part) + kept * distance
     noise = torch.lerp(sds.gather(1, lower), sds.gather(1, upper), part)
-    return painted.view_as(values), noise.view_as(values)
+    return torch.maximum(painted.view_as(values), values.clamp_max(0)), noise.view_as(values)
 
 
 def _gentle(means: Tensor, places: Tensor, slope: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from nnunet_spine_ext.augment.table_axis import SEGMENTS
 class Tables:
     """K tables on the device.
 
-    `pieces`: (K, R, SEGMENTS) complex. `scale`, `offset`: (K,) position of an intensity. `noise`: (K, R, SEGMENTS)
-    level in intensities, or None.
+    `pieces`: (K, R, SEGMENTS) complex; where labels matter, the last row repeats the first (see `Rows`). `scale`,
+    `offset`: (K,) position of an intensity. `noise`: (K, R, SEGMENTS) level in intensities, or None.
     """
 
     pieces: Tensor
@@ -52,11 +52,12 @@ def apply_tables(images: Tensor, rows: Tensor | None, tables: Tables, noise: Ten
     """Return images (K, V) seen through their tables; rows (K, V) or None, noise (K, V) standard normal or None."""
     if images.device.type == "cpu" and not (images.requires_grad and torch.is_grad_enabled()):
         return _in_chunks(images, rows, tables, noise)
-    count = images.shape[0]
-    base = torch.arange(count, dtype=torch.int32, device=images.device)[:, None] * tables.pieces[0].numel()
-    offset = tables.offset[:, None] + base
-    index = torch.addcmul(offset, images.detach(), tables.scale[:, None]).to(torch.int32)
-    index = torch.clamp_(index, min=base, max=base + (SEGMENTS - 1))
+    count, height = tables.pieces.shape[:2]
+    index = torch.addcmul(tables.offset[:, None], images.detach(), tables.scale[:, None]).to(torch.int32)
+    index = index.clamp_(0, SEGMENTS - 1)
+    if count > 1:
+        first = torch.arange(count, dtype=torch.int32, device=images.device)[:, None] * height
+        rows = first if rows is None else first + rows
     if rows is not None:
         index.add_(rows, alpha=SEGMENTS)
     flat = index.flatten()

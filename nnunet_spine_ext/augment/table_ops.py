@@ -82,11 +82,11 @@ def about_mean(values: Tensor, counts: Tensor, factor: Tensor, preserve: Tensor)
 def labelwise(values: Tensor, counts: Tensor, carry: Tensor, offset: Tensor, gain: Tensor) -> Tensor:
     """Give rows new means and spreads: carry * mean + offset + gain * (value - mean), all (K, R).
 
-    No mean becomes darker than air.
+    Nothing becomes darker than air that was not.
     """
     mean, _ = row_statistics(values, counts)
     target = (carry[..., None] * mean + offset[..., None]).clamp_min(0)
-    return target + gain[..., None] * (values - mean)
+    return torch.maximum(target + gain[..., None] * (values - mean), values.clamp_max(0))
 
 
 def extent(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
