@@ -9,14 +9,13 @@ from typing import Any
 from nnunet_spine_ext.check.geometry import Prefer
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import UsageError
-from nnunet_spine_ext.core.splits import MIN_SUBJECTS, shorten
 from nnunet_spine_ext.dataset_conversion.conversion import convert
 from nnunet_spine_ext.dataset_conversion.labelmap import LabelMap, parse_label_map
 from nnunet_spine_ext.dataset_conversion.nako_cases import USES, Use, Wish, find_cases
 from nnunet_spine_ext.dataset_conversion.nako_masks import CORD_CANAL, CaseBuilder, CordCanal
-from nnunet_spine_ext.dataset_conversion.nako_tree import Tree, read_tree
+from nnunet_spine_ext.dataset_conversion.nako_tree import read_tree
 from nnunet_spine_ext.dataset_conversion.report import ConversionResult
-from nnunet_spine_ext.dataset_conversion.subject_lists import read_test_list
+from nnunet_spine_ext.dataset_conversion.subject_lists import chosen_subjects
 from nnunet_spine_ext.dataset_conversion.target import Rules, Target, nnunet_folders
 from nnunet_spine_ext.harmonize.bias_field import N4Settings
 
@@ -84,10 +83,10 @@ def nako(
     NoInputError: no such image, or every mask is empty.
     SetupError: nnU-Net's folders are not known.
     """
-    _check_options(use, cord_canal, folds, stitch=stitch)
+    _check_options(use, cord_canal, stitch=stitch)
     folders = nnunet_folders(raw, preprocessed)
     tree = read_tree(source, suffix, _where(where), derivatives)
-    test, notes = _test_subjects(tree, test_subjects, test_list)
+    test, notes = chosen_subjects(test_subjects, test_list, tree.subjects)
     found = find_cases(tree, Wish(use, stitch, unlabelled, frozenset(test)))
     labels: LabelMap = parse_label_map(["spineps:nnunet14"])
     target = Target(dataset_id, name, CHANNELS, *folders, folds, overwrite, description, licence, ignore=found.partial)
@@ -104,15 +103,13 @@ def nako(
     )  # fmt: skip
 
 
-def _check_options(use: str, cord_canal: str, folds: int, *, stitch: bool) -> None:
+def _check_options(use: str, cord_canal: str, *, stitch: bool) -> None:
     """Raise UsageError for options that mean nothing."""
     for option, value, known in (("--use", use, USES), ("--cord-canal", cord_canal, CORD_CANAL)):
         if value not in known:
             raise _usage(option, repr(value), "a known one", nearest(value, known))
     if use == "stitched" and stitch:
         raise _usage("--stitch", "with --use stitched", "chunks to join", "leave one of the two out")
-    if folds < MIN_SUBJECTS:
-        raise UsageError("E-SPLIT-FOLDS", file="--folds", found=str(folds), expected="2 or more", fix="5 is usual")
 
 
 def _where(words: Sequence[str]) -> Mapping[str, str]:
@@ -123,30 +120,6 @@ def _where(words: Sequence[str]) -> Mapping[str, str]:
             raise _usage("--where", repr(word), "key=value", "for example part=water")
         pairs[key.lower()] = value
     return pairs
-
-
-def _test_subjects(tree: Tree, names: Sequence[str], file: str | Path | None) -> tuple[set[str], list[str]]:
-    """Return the test subjects of the tree, and what to say about those of a list that are not there."""
-    known = tree.subjects
-    chosen = {_subject(name) for name in names}
-    unknown = sorted(chosen - known)
-    if unknown:
-        fix = nearest(unknown[0], known) if len(known) <= 20 else "check the name"
-        raise UsageError(
-            "E-PAIR-SUBJECT",
-            file="--test-subjects",
-            found=f"{shorten(unknown)}, of whom there is no image",
-            expected="subjects of this tree",
-            fix=fix,
-        )
-    listed = set() if file is None else set(read_test_list(file))
-    absent = sorted(listed - known)
-    notes = [f"test subjects of {Path(str(file)).name} without an image: {shorten(absent)}"] if absent else []
-    return chosen | (listed & known), notes
-
-
-def _subject(name: str) -> str:
-    return name if name.startswith("sub-") else f"sub-{name}"
 
 
 def _usage(option: str, found: str, expected: str, fix: str) -> UsageError:

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_spine_ext.check.geometry import Prefer
-from nnunet_spine_ext.core.errors import UsageError
-from nnunet_spine_ext.core.splits import MIN_SUBJECTS
 from nnunet_spine_ext.dataset_conversion.conversion import Rules, Target, convert, nnunet_folders
 from nnunet_spine_ext.dataset_conversion.discovery import assign_subjects, discover
 from nnunet_spine_ext.dataset_conversion.labelmap import parse_label_map
@@ -68,8 +66,6 @@ def pairs(
     NoInputError: a pattern finds nothing, or every mask is empty.
     SetupError: nnU-Net's folders are not known.
     """
-    if folds < MIN_SUBJECTS:
-        raise UsageError("E-SPLIT-FOLDS", file="--folds", found=str(folds), expected="2 or more", fix="5 is usual")
     channels = tuple(channel_name)
     target = Target(
         dataset_id, name, channels, *nnunet_folders(raw, preprocessed), folds, overwrite, description, licence

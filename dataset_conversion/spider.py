@@ -10,7 +10,7 @@ from typing import Any
 from nnunet_spine_ext.core import spider as numbering
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import UsageError
-from nnunet_spine_ext.core.splits import MIN_SUBJECTS, shorten
+from nnunet_spine_ext.core.splits import shorten
 from nnunet_spine_ext.dataset_conversion.conversion import Rules, Target, convert, nnunet_folders
 from nnunet_spine_ext.dataset_conversion.discovery import Candidate, Source
 from nnunet_spine_ext.dataset_conversion.report import ConversionResult
@@ -125,7 +125,7 @@ def spider(
     """
     recipe = Recipe(target, levels, partly_visible, endplate_margin, end_margin)
     usual = Column(lowest)
-    _check_options(recipe, series, level_order, usual, subregions, header_tolerance, folds)
+    _check_options(recipe, series, level_order, usual, subregions, header_tolerance)
     folders = nnunet_folders(raw, preprocessed)
     wanted = Target(dataset_id, name, CHANNELS, *folders, folds, overwrite, description, licence, ignore=recipe.ignores)
     files = find_files(source)
@@ -155,7 +155,6 @@ def _check_options(
     usual: Column,
     subregions: str | Path | None,
     header_tolerance: float | None,
-    folds: int,
 ) -> None:
     """Raise UsageError for options that mean nothing."""
     choices = [("--target", recipe.target, TARGETS), ("--partly-visible", recipe.partly_visible, ("keep", "ignore"))]
@@ -173,8 +172,6 @@ def _check_options(
     for option, length in (margins | {"--header-tolerance": header_tolerance}).items():
         if length is not None and not 0 <= length < float("inf"):
             raise _usage(option, str(length), "0 mm or more", "leave it out for what is usual")
-    if folds < MIN_SUBJECTS:
-        raise UsageError("E-SPLIT-FOLDS", file="--folds", found=str(folds), expected="2 or more", fix="5 is usual")
 
 
 def _read_tables(
@@ -230,7 +227,8 @@ def _test_patients(words: Sequence[str], subset: str | None, keys: Iterable[Seri
         known = sorted(name for name in by_subset if name)
         fix = nearest(subset, known) if known else "the column subset of overview.csv is needed"
         raise _usage("--test-subset", f"{subset!r}, which no patient has", "a subset of overview.csv", fix)
-    others = set().union(*(group for name, group in by_subset.items() if name != subset.lower()))
+    # A series without a row goes with the others of its patient.
+    others = set().union(*(group for name, group in by_subset.items() if name not in ("", subset.lower())))
     if inside & others:
         raise UsageError(
             "E-SPLIT-TEST",

@@ -12,7 +12,7 @@ import numpy as np
 from nnunet_spine_ext.check.geometry import Prefer
 from nnunet_spine_ext.check.opening import Opened
 from nnunet_spine_ext.core.errors import CaseError, Problem, UsageError
-from nnunet_spine_ext.core.splits import MIN_SUBJECTS, shorten
+from nnunet_spine_ext.core.splits import shorten
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.dataset_conversion.building import Built, volume_of
 from nnunet_spine_ext.dataset_conversion.conversion import convert
@@ -23,7 +23,7 @@ from nnunet_spine_ext.dataset_conversion.report import ConversionResult
 from nnunet_spine_ext.dataset_conversion.spine_generic_cases import find_cases
 from nnunet_spine_ext.dataset_conversion.spine_generic_names import STRUCTURES
 from nnunet_spine_ext.dataset_conversion.spine_generic_tree import Wish, read_tree
-from nnunet_spine_ext.dataset_conversion.subject_lists import read_entries, read_test_list, select
+from nnunet_spine_ext.dataset_conversion.subject_lists import chosen_subjects, read_entries, select
 from nnunet_spine_ext.dataset_conversion.target import Rules, Target, nnunet_folders
 
 CHANNELS = ("MRI",)
@@ -81,16 +81,16 @@ def spine_generic(
     NoInputError: no file fits, or every mask is empty.
     SetupError: nnU-Net's folders are not known.
     """
-    if folds < MIN_SUBJECTS:
-        raise UsageError("E-SPLIT-FOLDS", file="--folds", found=str(folds), expected="2 or more", fix="5 is usual")
     target = Target(
         dataset_id, name, CHANNELS, *nnunet_folders(raw, preprocessed), folds, overwrite, description, licence
     )
     wish = Wish(tuple(classes), tuple(derivatives), tuple(contrasts), allow_model_labels=allow_model_labels)
     tree = read_tree(Path(source).expanduser(), wish)
     keep, notes = _subjects(tree.subjects, exclude, include)
-    test, absent = _test_subjects(test_list, test_subjects, tree.subjects, keep)
-    found = find_cases(tree, wish, test=test, keep=keep)
+    test, absent = chosen_subjects(test_subjects, test_list, tree.subjects)
+    left_out = sorted(test - set(keep))
+    notes += [f"warning: {len(left_out)} test subject(s) are left out: {shorten(left_out)}"] if left_out else []
+    found = find_cases(tree, wish, test=test & set(keep), keep=keep)
     labels = class_map(wish.classes)
     lists = {"classes": classes, "derivatives": derivatives, "contrasts": contrasts, "exclude": exclude}
     lists |= {"include": include, "test_subjects": test_subjects}
@@ -203,27 +203,3 @@ def _unknown(option: str, entries: Sequence[str]) -> list[str]:
     if not entries:
         return []
     return [f"warning: {option}: {len(entries)} entries fit no subject, site or image here: {shorten(entries)}"]
-
-
-def _test_subjects(
-    test_list: str | Path | None, names: Sequence[str], known: Collection[str], keep: Collection[str]
-) -> tuple[frozenset[str], list[str]]:
-    """Return the test subjects and what to say about those of the list that are not there.
-
-    A published list may hold more subjects than a partial download; a name typed by hand is expected to exist.
-    """
-    chosen = select(names, known)
-    if chosen.unknown or chosen.images:
-        wrong = (chosen.unknown or sorted(chosen.images))[0]
-        raise UsageError(
-            "E-PAIR-SUBJECT",
-            file="--test-subjects",
-            found=f"{wrong!r}, which is no subject here",
-            expected="subjects of this data set",
-            fix="check the spelling; lists go to --test-list",
-        )
-    listed = set(read_test_list(test_list)) if test_list is not None else set()
-    absent, left_out = sorted(listed - set(known)), sorted(((listed & set(known)) | chosen.subjects) - set(keep))
-    notes = [f"warning: --test-list: {len(absent)} subject(s) are not here: {shorten(absent)}"] if absent else []
-    notes += [f"warning: {len(left_out)} test subject(s) are left out: {shorten(left_out)}"] if left_out else []
-    return frozenset((listed | chosen.subjects) & set(keep)), notes

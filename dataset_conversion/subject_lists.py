@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ def select(entries: Iterable[str], known: Collection[str]) -> Selection:
     """Find what entries name among the `known` subjects.
 
     An entry is a subject (``sub-unf01``, ``unf01``), a site (``beijingVerio``: every subject whose name is that and a
-    number), or the path of an image or mask, on whatever machine it was written.
+    number; it does not end in a digit itself, or ``unf1`` would stand for ``unf10`` and its like), or the path of an
+    image or mask, on whatever machine it was written.
     """
     chosen = Selection()
     for entry in entries:
@@ -54,11 +55,45 @@ def select(entries: Iterable[str], known: Collection[str]) -> Selection:
             chosen.images.setdefault(subject, set()).add(strip_suffix(entry))
         elif subject in known:
             chosen.subjects.add(subject)
-        elif group := {name for name in known if site.fullmatch(name)}:
+        elif not subject[-1].isdigit() and (group := {name for name in known if site.fullmatch(name)}):
             chosen.subjects |= group
         else:
             chosen.unknown.append(entry)
     return chosen
+
+
+def chosen_subjects(
+    names: Sequence[str], file: str | Path | None, known: Collection[str]
+) -> tuple[set[str], list[str]]:
+    """Return the test subjects that options name, and what to say about those of the list that are not there.
+
+    A published list may hold more subjects than a partial download; a name typed by hand is expected to exist.
+
+    Parameters
+    ----------
+    names: subjects or sites, as `select` takes them.
+    file: see `read_test_list`; None: no list.
+    known: the subjects of the data set.
+
+    Raises
+    ------
+    UsageError: a name that fits nobody; see also `read_test_list`.
+    """
+    chosen = select(names, known)
+    wrong = [*chosen.unknown, *sorted(chosen.images)]
+    if wrong:
+        few = 20
+        raise UsageError(
+            "E-PAIR-SUBJECT",
+            file="--test-subjects",
+            found=f"{shorten(wrong)}: no subject here",
+            expected="subjects of this data set",
+            fix=nearest(wrong[0], known) if len(known) <= few else "check the spelling; lists go to --test-list",
+        )
+    listed = set(read_test_list(file)) if file is not None else set()
+    absent = sorted(listed - set(known))
+    notes = [f"warning: --test-list: {len(absent)} subject(s) are not here: {shorten(absent)}"] if absent else []
+    return chosen.subjects | (listed & set(known)), notes
 
 
 def read_entries(words: Iterable[str]) -> list[str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from nnunet_spine_ext.check.geometry import Prefer
 from nnunet_spine_ext.core.cases import DatasetSpec
-from nnunet_spine_ext.core.errors import SetupError
+from nnunet_spine_ext.core.errors import SetupError, UsageError
+from nnunet_spine_ext.core.splits import MIN_SUBJECTS
 from nnunet_spine_ext.dataset_conversion.labelmap import LabelMap
 
 
@@ -22,6 +23,10 @@ class Target:
     raw, preprocessed: nnUNet_raw and nnUNet_preprocessed.
     folds: folds of the grouped split.
     ignore: declare the ignore label even if every case has a mask.
+
+    Raises
+    ------
+    UsageError: fewer than two folds.
     """
 
     dataset_id: int
@@ -34,6 +39,11 @@ class Target:
     description: str = ""
     licence: str = ""
     ignore: bool = False
+
+    def __post_init__(self) -> None:
+        if self.folds < MIN_SUBJECTS:
+            found = str(self.folds)
+            raise UsageError("E-SPLIT-FOLDS", file="--folds", found=found, expected="2 or more", fix="5 is usual")
 
     def spec(self, labels: LabelMap | None, *, ignore: bool) -> DatasetSpec:
         """Return the dataset's description; without labels one that only has the right names."""

@@ -273,6 +273,7 @@ def test_test_lists_and_wrong_options(tmp_path: Path) -> None:
     assert any("sub-777" in note for note in result.notes)
     for changes, code in (
         ({"test_subjects": ["777"]}, "E-PAIR-SUBJECT"),
+        ({"test_subjects": ["1000"]}, "E-PAIR-SUBJECT"),
         ({"use": "some"}, "E-NAKO-OPTION"),
         ({"use": "stitched", "stitch": True}, "E-NAKO-OPTION"),
         ({"where": ["chunk"]}, "E-NAKO-OPTION"),

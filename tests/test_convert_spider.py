@@ -457,6 +457,16 @@ def test_wrong_usage_writes_nothing(tmp_path: Path, changes: dict[str, Any], cod
     assert _nothing_written(tmp_path)
 
 
+def test_a_series_without_a_row_goes_with_its_patient(tmp_path: Path) -> None:
+    write_spider(tmp_path / "in", [*toy_patient("1", "t1", "t2", subset="validation"), *toys()[-2:]])
+    table = tmp_path / "in" / "overview.csv"
+    rows = [row for row in table.read_text().splitlines() if not row.startswith("1_t1")]
+    table.write_text("\n".join(rows))
+    result = _convert(tmp_path, test_subset="validation", dry_run=True)
+    assert {row.case_id: row.kind for row in result.rows if row.subject == "1"} == {"1_t1": "test", "1_t2": "test"}
+    assert any("has no row for 1_t1" in note for note in result.notes)
+
+
 def test_a_patient_in_two_subsets_is_refused(tmp_path: Path) -> None:
     series = [
         *toy_patient("1", "t1"),

@@ -45,7 +45,8 @@ def test_a_site_is_the_whole_name_before_the_number() -> None:
     # `beijing` would take two sites in; `sub-unf` is the site unf written as a subject.
     assert select(["beijing"], SUBJECTS).unknown == ["beijing"]
     assert select(["sub-unf"], SUBJECTS).subjects == {"sub-unf01", "sub-unf02"}
-    assert select(["sub-unf0"], SUBJECTS).subjects == {"sub-unf01", "sub-unf02"}
+    # A subject that is not there, not the site of those whose names go on.
+    assert select(["sub-unf0", "unf0"], SUBJECTS).unknown == ["sub-unf0", "unf0"]
     assert select(["oxfordFmrib", "sub-unf03", "sub-unf03_T1w.nii.gz"], SUBJECTS).unknown == [
         "oxfordFmrib", "sub-unf03", "sub-unf03_T1w.nii.gz",
     ]  # fmt: skip
