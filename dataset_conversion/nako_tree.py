@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import NoInputError, UsageError
-from nnunet_spine_ext.core.io import strip_suffix
 from nnunet_spine_ext.dataset_conversion.entities import Entities, entities_of_path
+from nnunet_spine_ext.dataset_conversion.sidecars import json_beside
 
 # Neck, chest and lumbar spine: Hals-, Brust- und Lendenwirbelsaeule.
 CHUNKS = ("HWS", "BWS", "LWS")
@@ -124,7 +122,7 @@ def composed_reason(image: TreeFile) -> str | None:
     words = (*image.entities.words, *image.entities.values.values())
     if any(_COMPOSED_NAME.search(word) for word in words):
         return "its name says that it is composed"
-    facts = _sidecar(image.path)
+    facts = json_beside(image.path)
     series = str(facts.get("SeriesDescription") or facts.get("ProtocolName") or "")
     if _COMPOSED_SERIES.fullmatch(re.sub(r"[\s_-]+", "", series.lower())):
         return f"its series is called {series!r}"
@@ -133,14 +131,6 @@ def composed_reason(image: TreeFile) -> str | None:
     listed = [str(word) for word in kind] if isinstance(kind, list) else str(kind).split("\\")
     token = next((word for word in listed if "COMPOSED" in word.upper() or word.upper().startswith("COMP_")), None)
     return None if token is None else f"its image type holds {token}"
-
-
-def _sidecar(image: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads((image.parent / f"{strip_suffix(image)}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _folder(path: Path, what: str) -> Path:

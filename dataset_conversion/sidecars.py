@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,22 @@ _KEYS = {
 }
 
 
+def json_beside(image: str | Path) -> Mapping[str, Any]:
+    """Return the content of ``<image without suffix>.json``; empty if there is none, or no table in it."""
+    path = Path(image)
+    try:
+        content = json.loads((path.parent / f"{strip_suffix(path)}.json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def read_sidecar(image: str | Path) -> dict[str, Any]:
     """Return what ``<image without suffix>.json`` says, under the keys of cases.json; empty if there is none.
 
     TR and TE are in milliseconds (BIDS has seconds). Values other than text and numbers are left out.
     """
-    path = Path(image)
-    try:
-        content = json.loads((path.parent / f"{strip_suffix(path)}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(content, dict):
-        return {}
+    content = json_beside(image)
     facts = {key: content.get(name) for key, name in _KEYS.items()}
     kept: dict[str, Any] = {
         key: value for key, value in facts.items() if isinstance(value, str | int | float) and value != ""
