@@ -191,6 +191,13 @@ def test_equal_numbers_are_kept() -> None:
     assert joined_numbers(above, below, range(3, 16), ids) == {n: n for n in ids}
 
 
+def test_an_additional_vertebra_that_both_know_changes_nothing() -> None:
+    both = _column(19, 28, 20)
+    assert joined_numbers(both, both, (18, 19, 28, 20), (19, 28, 20, 21)) == {n: n for n in (19, 28, 20, 21)}
+    alone = _column(28)
+    assert joined_numbers(alone, alone, (18, 19, 28), (28, 20, 21)) == {n: n for n in (28, 20, 21)}
+
+
 def test_a_count_from_the_top_is_put_right() -> None:
     table = joined_numbers(_column(13, 14, 15), _column(2, 3, 4), range(1, 16), (2, 3, 4, 5, 102, 202, 26, 126))
     assert table == {2: 13, 3: 14, 4: 15, 5: 16, 102: 113, 202: 213, 26: 26, 126: 126}
@@ -203,8 +210,11 @@ def test_a_count_from_the_top_is_put_right() -> None:
         (_column(13, 14, 15), _column(2, 3, 4), (2, 3, 4, 28)),
         (_column(22, 23, 24), _column(2, 3, 4), (2, 3, 4, 5, 6)),
         (np.zeros(9, dtype=int), np.zeros(9, dtype=int), (2, 3, 4)),
+        (_column(28, 20), _column(3, 4), (3, 4, 5, 6)),
+        (_column(28, 20), _column(19, 20), (19, 20, 21)),
+        (_column(19, 20), _column(28, 20), (28, 20, 21)),
     ],
-    ids=["two shifts", "T13", "below L6", "no vertebra shared"],
+    ids=["two shifts", "T13", "below L6", "no vertebra shared", "T13 above", "T13 is T12", "T12 is T13"],
 )
 def test_numbers_that_cannot_be_reconciled(above: Array, below: Array, ids: tuple[int, ...]) -> None:
     with pytest.raises(CaseError) as caught:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection
 
 import numpy as np
@@ -38,20 +37,21 @@ def joined_numbers(
     CaseError: the overlap does not tell, tells different things, or the numbers would leave C1 to L6.
     """
     pairs = _matches(upper, lower)
-    shifts = Counter({above - below for below, above in pairs.items()})
-    if not pairs:
+    told = {below: above for below, above in pairs.items() if below != above or below != _T13}
+    shifts = {above - below for below, above in told.items()}
+    if not told:
         above, below = (_counted(ids) for ids in (upper_ids, lower_ids))
         if above and below and max(above) >= min(below):
             found = "no vertebra that both scans hold, and numbers that both use"
             raise _unreconciled(found, "a vertebra in the overlap")
         return {number: number for number in lower_ids}
-    if len(shifts) > 1:
-        listing = ", ".join(f"{vertebra_name(a)} is {vertebra_name(b)} below" for b, a in sorted(pairs.items()))
+    if len(shifts) > 1 or _T13 in {*told, *told.values()}:
+        listing = ", ".join(f"{vertebra_name(a)} is {vertebra_name(b)} below" for b, a in sorted(told.items()))
         raise _unreconciled(f"numbers that do not differ by one shift: {listing}", "one shift for all vertebrae")
     shift = next(iter(shifts))
     if not shift:
         return {number: number for number in lower_ids}
-    if _T13 in {number % DISC_OFFSET for number in lower_ids}:
+    if _T13 in {number % DISC_OFFSET for number in (*lower_ids, *upper_ids)}:
         raise _unreconciled("a T13 in a scan whose numbers have to be shifted", "numbers without T13")
     return {number: _shifted(number, shift) for number in lower_ids}
 
@@ -70,7 +70,7 @@ def _matches(upper: Array, lower: Array) -> dict[int, int]:
 
 def _sizes(array: Array) -> dict[int, int]:
     ids, counts = np.unique(array, return_counts=True)
-    return {int(k): int(n) for k, n in zip(ids, counts, strict=True) if k in _COUNTED}
+    return {int(k): int(n) for k, n in zip(ids, counts, strict=True) if k in _COUNTED or k == _T13}
 
 
 def _counted(ids: Collection[int]) -> list[int]:
