@@ -15,7 +15,7 @@ from torch import Tensor
 from nnunet_spine_ext.augment.context import Context
 
 SAMPLE_VOXELS = 65536
-LEVEL_VOXELS = 8192
+LEVEL_VOXELS = 4096
 AIR_QUANTILE = 0.005
 TOP_QUANTILE = 0.995
 # Where nearly all of a patch is air its quantiles coincide; then the extremes tell how bright it can be.
@@ -102,7 +102,9 @@ class Batch:
 
     def write(self, indices: Sequence[int], values: Tensor) -> None:
         """Replace the images of some samples by (B', C, …) and forget the levels computed so far."""
-        if len(indices) == self.count:
+        if self.into(values) is not None:
+            self.changed()
+        elif len(indices) == self.count:
             self.images = values
         elif self.recorded or values.requires_grad:
             rows = [self.images[i] for i in range(self.count)]
@@ -121,12 +123,23 @@ class Batch:
         """Return single channels of single samples, (K, …), for (sample, channel) pairs."""
         return pick(self.images.flatten(0, 1), self.numbers(planes))
 
+    def into(self, images: Tensor) -> Tensor | None:
+        """Return where the result for images from `select` or `planes` may be put: in their own place, or None.
+
+        Only what belongs to the batch is written to, and nothing that gradients need.
+        """
+        mine = self._owned and images.untyped_storage().data_ptr() == self.images.untyped_storage().data_ptr()
+        return images if mine and not self.recorded else None
+
     def numbers(self, planes: Sequence[Plane]) -> list[int]:
         """Return the position of (sample, channel) pairs in a flattened (B * C)."""
         return [index * self.images.shape[1] + channel for index, channel in planes]
 
     def write_planes(self, planes: Sequence[Plane], values: Tensor) -> None:
         """Replace single channels of single samples by (K, …), in the order of `planes`; other channels stay."""
+        if self.into(values) is not None:
+            self.changed()
+            return
         indices = sorted({index for index, _ in planes})
         channels = int(self.images.shape[1])
         if list(planes) != [(index, channel) for index in indices for channel in range(channels)]:
@@ -193,7 +206,12 @@ def measure_levels(sample: Tensor) -> Levels:
     return Levels(air, span, ordered)
 
 
-def voxelwise(function: Callable[..., Tensor], volumes: Sequence[Tensor], numbers: Sequence[Tensor]) -> Tensor:
+def voxelwise(
+    function: Callable[..., Tensor],
+    volumes: Sequence[Tensor],
+    numbers: Sequence[Tensor],
+    into: Tensor | None = None,
+) -> Tensor:
     """Apply a function voxel by voxel: in chunks that fit a processor's cache, at once elsewhere.
 
     Parameters
@@ -201,12 +219,14 @@ def voxelwise(function: Callable[..., Tensor], volumes: Sequence[Tensor], number
     function: takes the volumes, then the numbers, which broadcast, and `out` (None, or where the result has to be
         put); may change nothing in place that it was given.
     volumes: (K, …) each. numbers: (K,) each.
+    into: (K, …) where the result is put, None for a new tensor; may be one of the volumes.
     """
     first = volumes[0]
+    place = None if into is None else into.view(into.shape[0], -1)
     flat = [volume.reshape(volume.shape[0], -1) for volume in volumes]
     if first.device.type != "cpu" or (torch.is_grad_enabled() and any(v.requires_grad for v in volumes)):
-        return function(*flat, *(number[:, None] for number in numbers), out=None).view(first.shape)
-    result = torch.empty_like(flat[0])
+        return function(*flat, *(number[:, None] for number in numbers), out=place).view(first.shape)
+    result = torch.empty_like(flat[0]) if place is None else place
     for k in range(first.shape[0]):
         own = [number[k] for number in numbers]
         for start in range(0, result.shape[1], CHUNK):

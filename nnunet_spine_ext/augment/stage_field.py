@@ -68,7 +68,9 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
     rise = 1 / torch.maximum(end - begin, span * _SHORTEST_RAMP)
     field = spread_over(buffers.floats(program.coefficients), [buffers.floats(slot) for slot in program.weights])
     images = batch.planes(program.planes)
-    batch.write_planes(program.planes, voxelwise(_multiply, (images, field), (air, rise, -(air + begin) * rise)))
+    numbers_of_planes = (air, rise, -(air + begin) * rise)
+    result = voxelwise(_multiply, (images, field), numbers_of_planes, batch.into(images))
+    batch.write_planes(program.planes, result)
 
 
 def _multiply(

@@ -58,6 +58,6 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
     shift = own_mean - mean * scale
     scale, shift = torch.lerp(torch.ones_like(scale), scale, weight), shift * weight
     images = batch.select(program.indices)
-    batch.write(
-        program.indices, torch.addcmul(spatial(shift, images.dim() - 2), images, spatial(scale, images.dim() - 2))
-    )
+    dim = images.dim() - 2
+    result = torch.addcmul(spatial(shift, dim), images, spatial(scale, dim), out=batch.into(images))
+    batch.write(program.indices, result)

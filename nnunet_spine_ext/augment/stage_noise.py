@@ -116,7 +116,6 @@ class Builder:
 def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
     """Add the noise of every group."""
     levels = batch.levels()
-    results = []
     for group in program.groups:
         numbers = batch.numbers(group.planes)
         air, span = (pick(level.flatten(), numbers) for level in (levels.air, levels.span))
@@ -130,9 +129,8 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
             knots = buffers.floats(group.amplification)
             volumes.append(spread_over(knots, [buffers.floats(slot) for slot in program.weights]))
         function = _function(several, group.amplification is not None)
-        results.append((group.planes, voxelwise(function, volumes, (air, sigma, freedom))))
-    for planes, values in results:
-        batch.write_planes(planes, values)
+        # The levels are those before any noise: groups hold different planes, and none is read twice.
+        batch.write_planes(group.planes, voxelwise(function, volumes, (air, sigma, freedom), batch.into(volumes[0])))
 
 
 def _function(several: bool, mapped: bool) -> Callable[..., Tensor]:

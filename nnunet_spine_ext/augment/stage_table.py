@@ -32,7 +32,7 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
     planes = batch.numbers(program.tracks)
     air, span = (pick(level.flatten(), planes) for level in (levels.air, levels.span))
     rows = Rows(batch.context.labels, buffers.ints(program.lookup).to(torch.int32))
-    labels = batch.labels if program.rows > 1 else None
+    labels = batch.labels if program.labelled else None
     labels = None if labels is None else pick(labels[:, 0], [index for index, _ in program.tracks])
 
     change, noise_levels = _tables(batch, program, buffers, planes, (air, span), rows)
@@ -44,12 +44,12 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
         pieces=table.index_select(0, order.flatten()).view(*order.shape, -1),
         scale=scale,
         offset=offset,
-        noise=None if noise_levels is None else _on_segments(noise_levels, order.shape[1]) * span[:, None, None],
+        noise=None if noise_levels is None else _on_segments(noise_levels, order) * span[:, None, None],
     )
     images = batch.planes(program.tracks)
     noise = None if noise_levels is None else white_noise(program.seeds, images.shape[1:], batch.device).flatten(1)
     chosen = None if labels is None else rows(labels).flatten(1)
-    result = apply_tables(images.flatten(1), chosen, tables, noise).view_as(images)
+    result = apply_tables(images.flatten(1), chosen, tables, noise, batch.into(images)).view_as(images)
     batch.write_planes(program.tracks, result)
 
 
@@ -68,22 +68,26 @@ def _tables(
     axis = torch.linspace(float(AXIS[0]), float(AXIS[-1]), NODES, device=batch.device)
     start = buffers.ints(program.start)
     values = (axis + change).index_select(0, start.flatten()).view(*start.shape, NODES)
-    counts = _count(batch, program, planes, levels, rows)
+    counts = _count(batch, program, buffers, (planes, levels, rows))
     noise = torch.zeros_like(values) if program.noisy else None
     for operation in program.operations:
         values, noise = _operate(operation, buffers, values, counts, noise)
     return (values - axis).flatten(0, 1), noise
 
 
-def _count(batch: Batch, program: Program, planes: list[int], levels: tuple[Tensor, Tensor], rows: Rows) -> Tensor:
+def _count(
+    batch: Batch, program: Program, buffers: Buffers, where: tuple[list[int], tuple[Tensor, Tensor], Rows]
+) -> Tensor:
     """Return the histograms (K, R, NODES) of the active samples, from the sample grid."""
+    planes, levels, rows = where
     voxels = pick(batch.sample().flatten(0, 1), planes)
     scale, offset = positions(*levels)
     position = torch.addcmul(offset[:, None], voxels, scale[:, None])
     chosen = None
-    if program.rows > 1 and batch.labels is not None:
+    if program.labelled and batch.labels is not None:
         thinned = thin(batch.labels[:, :1], SAMPLE_VOXELS)[:, 0]
-        chosen = rows(pick(thinned, [index for index, _ in program.tracks])).to(torch.int64) % program.rows
+        own = rows(pick(thinned, [index for index, _ in program.tracks])).to(torch.int64)
+        chosen = buffers.ints(program.row).gather(1, own)
     return table_ops.histogram(position, chosen, program.rows)
 
 
@@ -153,7 +157,7 @@ OPERATIONS: Mapping[str, Callable[[Tensor, Tensor, Arrays], Result]] = {
 }
 
 
-def _on_segments(levels: Tensor, rows: int) -> Tensor:
-    """Return one noise level per segment from those at the nodes, (K, rows, SEGMENTS); a row more repeats the first."""
-    levels = torch.cat((levels[..., :1], levels), dim=-1)
-    return levels if levels.shape[1] == rows else torch.cat((levels, levels[:, :1]), dim=1)
+def _on_segments(levels: Tensor, order: Tensor) -> Tensor:
+    """Return noise levels (K, R, NODES) per segment, in rows as `order` (K, L) says: (K, L, SEGMENTS)."""
+    levels = levels.flatten(0, 1).index_select(0, order.flatten()).view(*order.shape, -1)
+    return torch.cat((levels[..., :1], levels), dim=-1)

@@ -18,6 +18,8 @@ Array = NDArray[np.float64]
 
 _LARGEST = 8.0
 _PER_LABEL = ("weights", "scale", "offset")
+# Operations that measure each label alone, and what else they hold per label.
+_OWN_STATISTICS: Mapping[str, tuple[str, ...]] = {"labelwise": ("carry", "gain", "noise"), "match": ("targets",)}
 # Channels of one sample take noise from places this far apart in the pool.
 _CHANNEL_STEP = 611953
 
@@ -35,17 +37,20 @@ class Operation:
 class Program:
     """What the device does.
 
-    `tracks`: (sample, channel) of each of K tables. `rows`: R per table, 1 when no label matters. `change`: (G, NODES)
-    what composed tables add. `owner`: (G',) the table that each row belongs to when pieces are made. `start`: (K, R)
-    composed row that each row starts from. `index`: row of pieces that each row ends in, (K, R + 1) with the first row
-    again for unknown labels, (K, 1) when R is 1. `lookup`: label id -> row. `seeds`: noise offset of each table.
+    `tracks`: (sample, channel) of each of K tables. `rows`: R per table; labels that are treated alike share one.
+    `labelled`: whether any label matters. `change`: (G, NODES) what composed tables add. `owner`: (G',) the table that
+    each row belongs to when pieces are made. `start`: (K, R) composed row that each row starts from. `row`: (K, L + 1)
+    row of each label, the last entry for unknown ones. `index`: row of pieces that each label ends in, as `row`, or
+    (K, 1) when no label matters. `lookup`: label id -> position. `seeds`: noise offset of each table.
     """
 
     tracks: tuple[tuple[int, int], ...]
     rows: int
+    labelled: bool
     change: Slot
     owner: Slot
     start: Slot
+    row: Slot
     index: Slot
     lookup: Slot
     operations: tuple[Operation, ...]
@@ -69,7 +74,6 @@ class _Track:
     values: Array = field(default_factory=lambda: AXIS[None].copy())
     group: NDArray[np.int64] = field(init=False)
     steps: list[_Step] = field(default_factory=list)
-    labelled: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -116,11 +120,9 @@ class Builder:
         scales, offsets = (np.broadcast_to(np.asarray(v, dtype=np.float64), (count,)) for v in (scale, offset))
         for track in self._selected(index, params):
             if track.steps or params["retain_stats"]:
-                track.labelled |= per_row
                 self._step(track, params, "affine", scale=scales, offset=offsets)
             elif per_row:
                 track.separate()
-                track.labelled = True
                 weights = self._weights(params)[:, None]
                 new = track.values * scales[:, None] + offsets[:, None]
                 track.values = track.values + weights * (new - track.values)
@@ -150,7 +152,6 @@ class Builder:
         All are one number per label of the context. Needs `params["noise_offset"]`.
         """
         for track in self._selected(index, params):
-            track.labelled = True
             self._step(track, params, "labelwise", carry=carry, offset=offset, gain=gain, noise=noise)
 
     def classes(
@@ -171,7 +172,6 @@ class Builder:
     def match(self, index: int, params: Params, targets: ArrayLike) -> None:
         """Give each label the distribution with these quantiles, (labels, Q) at equal steps from 0 to 1."""
         for track in self._selected(index, params):
-            track.labelled = True
             self._step(track, params, "match", targets=targets)
 
     def pack(self, packer: Packer) -> Program | None:
@@ -180,23 +180,28 @@ class Builder:
             return None
         places = sorted(self._tracks)
         tracks = [self._tracks[place] for place in places]
-        rows = len(self._context.labels) if any(_depends_on_label(t) for t in tracks) else 1
-        offsets = np.cumsum([0] + [len(t.values) for t in tracks])
-        start = np.stack([t.group[:rows] + o for t, o in zip(tracks, offsets[:-1], strict=True)])
-        operations = tuple(_operations(tracks, rows, packer))
+        alike = [_alike(track) for track in tracks]
+        rows = max(len(first) for first, _ in alike)
+        # A table with fewer rows repeats its first one; no voxel is counted there.
+        first = np.stack([np.concatenate([f, np.repeat(f[:1], rows - len(f))]) for f, _ in alike])
+        row = np.stack([np.concatenate([inverse, inverse[:1]]) for _, inverse in alike])
+        offsets = np.cumsum([0] + [len(track.values) for track in tracks])
+        start = np.stack([t.group[f] + o for t, f, o in zip(tracks, first, offsets[:-1], strict=True)])
+        operations = tuple(_operations(tracks, first, packer))
         count = len(tracks)
         if operations:
-            owner, index = np.repeat(np.arange(count), rows), np.arange(count * rows).reshape(count, rows)
+            owner, ends = np.repeat(np.arange(count), rows), np.arange(count * rows).reshape(count, rows)
         else:
-            owner, index = np.repeat(np.arange(count), [len(t.values) for t in tracks]), start
-        if rows > 1:
-            index = np.concatenate([index, index[:, :1]], axis=1)
+            owner, ends = np.repeat(np.arange(count), [len(t.values) for t in tracks]), start
+        index = np.take_along_axis(ends, row, axis=1) if rows > 1 else ends
         return Program(
             tracks=tuple(places),
             rows=rows,
+            labelled=rows > 1,
             change=packer.floats(np.clip(np.concatenate([t.values for t in tracks]) - AXIS, -_LARGEST, _LARGEST)),
             owner=packer.ints(owner),
             start=packer.ints(start),
+            row=packer.ints(row),
             index=packer.ints(index),
             lookup=packer.ints(_lookup(self._context.labels)),
             operations=operations,
@@ -238,12 +243,19 @@ class Builder:
         track.steps.append(_Step(kind, self._weights(params), params["retain_stats"], values))
 
 
-def _depends_on_label(track: _Track) -> bool:
-    uneven = any(np.ptp(step.weights) > 0 for step in track.steps)
-    return track.labelled or uneven or len(track.values) > 1
+def _alike(track: _Track) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return one label of each kind that is treated alike, and the kind of each label."""
+    columns = [track.group.astype(np.float64)]
+    for step in track.steps:
+        columns.append(step.weights)
+        columns += [step.arrays[name] for name in _PER_LABEL if name in step.arrays]
+        if step.kind in _OWN_STATISTICS:
+            columns.append(np.where(step.weights > 0, np.arange(1.0, track.rows + 1), 0.0))
+    _, first, inverse = np.unique(np.stack(columns), axis=1, return_index=True, return_inverse=True)
+    return first, inverse.reshape(-1)
 
 
-def _operations(tracks: Sequence[_Track], rows: int, packer: Packer) -> list[Operation]:
+def _operations(tracks: Sequence[_Track], first: NDArray[np.int64], packer: Packer) -> list[Operation]:
     """Line up the steps of all tables: at each position, one operation per kind for the tables that do it there."""
     operations = []
     for position in range(max(len(track.steps) for track in tracks)):
@@ -255,8 +267,10 @@ def _operations(tracks: Sequence[_Track], rows: int, packer: Packer) -> list[Ope
             steps = [tracks[number].steps[position] for number in numbers]
             arrays = {name: _stack([step.arrays[name] for step in steps]) for name in steps[0].arrays}
             arrays["weights"] = _stack([step.weights for step in steps])
-            # Without labels there is one row, and what is given per label is the same for all.
-            arrays.update({name: arrays[name][:, :rows] for name in _PER_LABEL if name in arrays})
+            per_label = (*_PER_LABEL, *_OWN_STATISTICS.get(kind, ()))
+            for name in per_label:
+                if name in arrays:
+                    arrays[name] = np.stack([a[f] for a, f in zip(arrays[name], first[numbers], strict=True)])
             if any(step.retain for step in steps):
                 arrays["retain"] = np.array([float(step.retain) for step in steps])
             slots = {name: packer.floats(array) for name, array in arrays.items()}

@@ -48,10 +48,19 @@ class Rows:
         return self._lookup.index_select(0, known.to(torch.int32).flatten()).view(labels.shape)
 
 
-def apply_tables(images: Tensor, rows: Tensor | None, tables: Tables, noise: Tensor | None) -> Tensor:
-    """Return images (K, V) seen through their tables; rows (K, V) or None, noise (K, V) standard normal or None."""
+def apply_tables(
+    images: Tensor, rows: Tensor | None, tables: Tables, noise: Tensor | None, into: Tensor | None = None
+) -> Tensor:
+    """Return images (K, V) seen through their tables.
+
+    Parameters
+    ----------
+    rows: (K, V) or None. noise: (K, V) standard normal, or None. into: (K, …) where the result is put; may be the
+        images.
+    """
+    place = None if into is None else into.view(into.shape[0], -1)
     if images.device.type == "cpu" and not (images.requires_grad and torch.is_grad_enabled()):
-        return _in_chunks(images, rows, tables, noise)
+        return _in_chunks(images, rows, tables, noise, torch.empty_like(images) if place is None else place)
     count, height = tables.pieces.shape[:2]
     index = torch.addcmul(tables.offset[:, None], images.detach(), tables.scale[:, None]).to(torch.int32)
     index = index.clamp_(0, SEGMENTS - 1)
@@ -62,14 +71,13 @@ def apply_tables(images: Tensor, rows: Tensor | None, tables: Tables, noise: Ten
         index.add_(rows, alpha=SEGMENTS)
     flat = index.flatten()
     piece = torch.view_as_real(tables.pieces.flatten().index_select(0, flat)).view(*images.shape, 2)
-    result = torch.addcmul(piece[..., 0], piece[..., 1], images)
+    result = torch.addcmul(piece[..., 0], piece[..., 1], images, out=place)
     if tables.noise is not None and noise is not None:
-        result = torch.addcmul(result, tables.noise.flatten().index_select(0, flat).view_as(noise), noise)
+        result = torch.addcmul(result, tables.noise.flatten().index_select(0, flat).view_as(noise), noise, out=place)
     return result
 
 
-def _in_chunks(images: Tensor, rows: Tensor | None, tables: Tables, noise: Tensor | None) -> Tensor:
-    result = torch.empty_like(images)
+def _in_chunks(images: Tensor, rows: Tensor | None, tables: Tables, noise: Tensor | None, result: Tensor) -> Tensor:
     for k in range(images.shape[0]):
         table, scale, offset = tables.pieces[k].flatten(), tables.scale[k], tables.offset[k]
         levels = None if tables.noise is None or noise is None else tables.noise[k].flatten()
