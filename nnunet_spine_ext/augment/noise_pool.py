@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 POOL_SIZE = 1 << 22
+# So much of the beginning is repeated at the end: stretches up to this size, a patch of 128 voxels cubed, need no copy.
+_REPEATED = 1 << 21
 _POOL_SEED = 20031
 
 
@@ -38,17 +40,13 @@ def white_noise(offsets: Sequence[int], shape: Sequence[int], device: torch.devi
 def _stretch(pool: Tensor, offset: int, size: int) -> Tensor:
     """Return `size` numbers from an offset on; a stretch longer than what is left begins again at the start."""
     start = offset % POOL_SIZE
-    if start + size <= POOL_SIZE:
+    if start + size <= pool.numel():
         return pool[start : start + size]
-    parts = [pool[start:]]
-    left = size - parts[0].numel()
-    while left > 0:
-        parts.append(pool[: min(left, POOL_SIZE)])
-        left -= parts[-1].numel()
-    return torch.cat(parts)
+    return pool[:POOL_SIZE].roll(-start).repeat(math.ceil(size / POOL_SIZE))[:size]
 
 
 @lru_cache(maxsize=4)
 def _pool(device: torch.device) -> Tensor:
     rng = np.random.Generator(np.random.Philox(key=_POOL_SEED))
-    return torch.from_numpy(rng.standard_normal(POOL_SIZE, dtype=np.float32)).to(device)
+    numbers = rng.standard_normal(POOL_SIZE, dtype=np.float32)
+    return torch.from_numpy(np.concatenate([numbers, numbers[:_REPEATED]])).to(device)

@@ -1,7 +1,7 @@
 """Bias fields: the signal times a smooth positive field, composed on the host at the knots of a spline.
 
-The field multiplies what exceeds air. Receivers amplify signal and not emptiness: noise of air is left alone, with a
-short ramp above it.
+The field multiplies the signal, which is what exceeds air. Receivers amplify signal and not emptiness: voxels within
+the noise of air are left alone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from nnunet_spine_ext.augment.batch import Batch, pick, voxelwise
 from nnunet_spine_ext.augment.context import Context
@@ -20,9 +21,9 @@ from nnunet_spine_ext.augment.packing import Buffers, Packer, Slot
 from nnunet_spine_ext.augment.spline import intervals, pack_weights, spread_over
 
 _LARGEST_LOG = 3.0
-# The ramp from untouched air to fully multiplied signal, in units of the noise floor.
-_RAMP = (1.0, 1.4)
-_SHORTEST_RAMP = 1e-3
+# What exceeds air by more than this many noise floors is signal; the noise of air is above it once in 20,000 voxels.
+_SIGNAL = 1.2
+_SMALLEST_FLOOR = 1e-4
 
 
 @dataclass(frozen=True)
@@ -64,18 +65,17 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
     levels = batch.levels()
     numbers = batch.numbers(program.planes)
     air, span, floor = (pick(v.flatten(), numbers) for v in (levels.air, levels.span, levels.noise_floor()))
-    begin, end = (floor * part for part in _RAMP)
-    rise = 1 / torch.maximum(end - begin, span * _SHORTEST_RAMP)
-    field = spread_over(buffers.floats(program.coefficients), [buffers.floats(slot) for slot in program.weights])
+    floor = torch.maximum(floor, span * _SMALLEST_FLOOR)
+    coefficients = buffers.floats(program.coefficients)
+    # In units of the floor, because the threshold has to be known on the host.
+    excess = coefficients * floor.view(-1, *[1] * (coefficients.dim() - 1))
+    field = spread_over(excess, [buffers.floats(slot) for slot in program.weights])
     images = batch.planes(program.planes)
-    numbers_of_planes = (air, rise, -(air + begin) * rise)
-    result = voxelwise(_multiply, (images, field), numbers_of_planes, batch.into(images))
+    result = voxelwise(_multiply, (images, field), (1 / floor, -air / floor), batch.into(images))
     batch.write_planes(program.planes, result)
 
 
-def _multiply(
-    image: Tensor, excess: Tensor, air: Tensor, rise: Tensor, offset: Tensor, *, out: Tensor | None
-) -> Tensor:
-    """Return image + excess * (image - air) * ramp; excess is the field minus one, ramp goes from 0 to 1 above air."""
-    ramp = torch.addcmul(offset, image, rise).clamp_(0, 1)
-    return torch.addcmul(image, (image - air) * ramp, excess, out=out)
+def _multiply(image: Tensor, excess: Tensor, scale: Tensor, offset: Tensor, *, out: Tensor | None) -> Tensor:
+    """Return image + excess * signal; excess is the field minus one, signal zero within the noise of air."""
+    signal = functional.hardshrink(torch.addcmul(offset, image, scale), _SIGNAL)
+    return torch.addcmul(image, signal, excess, out=out)

@@ -139,20 +139,12 @@ def _function(several: bool, mapped: bool) -> Callable[..., Tensor]:
     def magnitude(image: Tensor, first: Tensor, second: Tensor, *rest: Tensor, out: Tensor | None) -> Tensor:
         air, sigma, freedom = rest[-3:]
         sigma = sigma * rest[-4] if mapped else sigma
-        scale = 1 / sigma
         # In units of sigma, so that nothing is squared that could overflow.
-        real = torch.addcmul(-air * scale, image, scale).clamp_min_(0) + first
-        length = _chi(real, second, rest[0], freedom) if several else _length(real, second)
+        real = torch.addcmul(first, image - air, 1 / sigma)
+        length = _chi(real, second, rest[0], freedom) if several else torch.hypot(real, second)
         return torch.addcmul(air, length, sigma, out=out)
 
     return magnitude
-
-
-def _length(first: Tensor, second: Tensor) -> Tensor:
-    """Return the root of the summed squares; a processor takes three operations faster than the one."""
-    if first.device.type != "cpu":
-        return torch.hypot(first, second)
-    return torch.addcmul(first * first, second, second).sqrt_()
 
 
 def _chi(first: Tensor, second: Tensor, third: Tensor, freedom: Tensor) -> Tensor:
