@@ -1,0 +1,172 @@
+"""Third stage: what looks at the neighbours of a voxel, or at its place.
+
+Samples whose transforms at the same position are of the same kind are filtered together; others cost nothing. The
+result is blended with the original, within labels if asked, and gets its statistics back, in one pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from nnunet_spine_ext.augment import local_filters
+from nnunet_spine_ext.augment.batch import SAMPLE_VOXELS, Batch, pick, thin, voxelwise
+from nnunet_spine_ext.augment.local_build import Builder, Program, Step
+from nnunet_spine_ext.augment.noise_pool import white_noise
+from nnunet_spine_ext.augment.packing import Buffers
+from nnunet_spine_ext.augment.spline import spread_over
+
+__all__ = ["Builder", "Program", "apply"]
+
+# A filter that leaves next to nothing of the contrast is not amplified beyond this.
+_LARGEST_GAIN = 1e3
+_SMALLEST = 1e-20
+
+
+def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
+    """Filter the active planes, step by step."""
+    for step in program.steps:
+        planes = batch.planes(step.planes)
+        filtered = FILTERS[step.kind](planes, step, program, buffers)
+        batch.write_planes(step.planes, _blend(batch, planes, filtered, step, buffers))
+
+
+def _blend(batch: Batch, planes: Tensor, filtered: Tensor, step: Step, buffers: Buffers) -> Tensor:
+    """Return planes where no label is chosen, else original and filtered in the shares asked for."""
+    if step.plain:
+        return filtered
+    mix, retain = buffers.floats(step.shares).unbind(0)
+    inside = None
+    if step.weights is not None:
+        inside = _inside(batch, step, buffers.floats(step.weights))
+    scale, shift = torch.ones_like(mix), torch.zeros_like(mix)
+    if step.retain:
+        scale, shift = _restoring(planes, filtered, inside, mix)
+        scale, shift = torch.lerp(torch.ones_like(scale), scale, retain), shift * retain
+    numbers = (scale * (1 - mix), scale * mix, shift)
+    if inside is None:
+        return voxelwise(_weighted, (planes, filtered), numbers)
+    return voxelwise(_weighted_inside, (planes, filtered, inside), numbers)
+
+
+def _inside(batch: Batch, step: Step, weights: Tensor) -> Tensor:
+    """Return 1 where a voxel's label is chosen, else 0, (K, …); `weights` (K, ids), the last for unknown ids."""
+    shape = (len(step.planes), *batch.images.shape[2:])
+    if batch.labels is None:
+        return weights[:, 0].reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
+    count = weights.shape[1]
+    labels = pick(batch.labels[:, 0], [index for index, _ in step.planes])
+    ids = labels.clamp(-1, count - 1).to(torch.int32).clamp_min_(0).flatten(1)
+    # One selection per plane is faster than one gather for all, and needs no index of 8 bytes.
+    rows = [weights[k].index_select(0, ids[k]) for k in range(len(ids))]
+    return torch.stack(rows).view(shape)
+
+
+def _restoring(planes: Tensor, filtered: Tensor, inside: Tensor | None, mix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return scale and shift (K,) that give the blend the mean and standard deviation of the original.
+
+    Statistics are those of the voxels acted on, from the sample grid.
+    """
+    before, new = (thin(volume.detach()[:, None], SAMPLE_VOXELS)[:, 0] for volume in (planes, filtered))
+    after = torch.lerp(before, new, mix[:, None])
+    if inside is None:
+        weights = torch.full_like(before, 1 / before.shape[1])
+    else:
+        weights = thin(inside[:, None], SAMPLE_VOXELS)[:, 0]
+        weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1)
+    mean, sd = _moments(before, weights)
+    new_mean, new_sd = _moments(after, weights)
+    scale = sd / torch.maximum(new_sd, sd / _LARGEST_GAIN).clamp_min(_SMALLEST)
+    return scale, mean - new_mean * scale
+
+
+def _moments(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    # About any voxel, so that nothing is lost to a large common offset.
+    start = values[:, :1]
+    mean = ((values - start) * weights).sum(dim=1) + start[:, 0]
+    return mean, ((values - mean[:, None]).square() * weights).sum(dim=1).sqrt()
+
+
+def _weighted(
+    image: Tensor, filtered: Tensor, own: Tensor, other: Tensor, shift: Tensor, *, out: Tensor | None
+) -> Tensor:
+    return torch.addcmul(torch.addcmul(shift, image, own), filtered, other, out=out)
+
+
+def _weighted_inside(
+    image: Tensor, filtered: Tensor, inside: Tensor, own: Tensor, other: Tensor, shift: Tensor, *, out: Tensor | None
+) -> Tensor:
+    return torch.lerp(image, _weighted(image, filtered, own, other, shift, out=None), inside, out=out)
+
+
+def _about_mean(planes: Tensor, step: Step, program: Program, buffers: Buffers) -> Tensor:
+    return local_filters.about_mean(planes, buffers.floats(step.arrays["kernels"]))
+
+
+def _magnitude(planes: Tensor, step: Step, program: Program, buffers: Buffers) -> Tensor:
+    return local_filters.magnitude(planes, buffers.floats(step.arrays["kernels"]))
+
+
+def _sharpen(planes: Tensor, step: Step, program: Program, buffers: Buffers) -> Tensor:
+    slots = [step.arrays.get(f"axis{axis}") for axis in range(planes.dim() - 1)]
+    smooth = local_filters.smooth(planes, [None if slot is None else buffers.floats(slot) for slot in slots])
+    amount = buffers.floats(step.arrays["amount"])
+    return voxelwise(_weighted, (planes, smooth), (1 + amount, -amount, torch.zeros_like(amount)))
+
+
+def _median(planes: Tensor, step: Step, program: Program, buffers: Buffers) -> Tensor:
+    passes, *axes = step.key
+    return local_filters.median(planes, axes, passes)
+
+
+def _network(planes: Tensor, step: Step, program: Program, buffers: Buffers) -> Tensor:
+    names = [(f"kernels{i}", f"shifts{i}") for i in range(len(step.arrays) // 2)]
+    layers = [tuple(buffers.floats(step.arrays[name]) for name in pair) for pair in names]
+    return local_filters.network(planes, [(kernels, shifts) for kernels, shifts in layers])
+
+
+def _power(planes: Tensor, step: Step, program: Program, buffers: Buffers) -> Tensor:
+    return local_filters.power(planes, _field(step, program, buffers))
+
+
+def _add(planes: Tensor, step: Step, program: Program, buffers: Buffers) -> Tensor:
+    return local_filters.add(planes, _field(step, program, buffers))
+
+
+def _field(step: Step, program: Program, buffers: Buffers) -> Tensor:
+    return spread_over(buffers.floats(step.arrays["knots"]), [buffers.floats(slot) for slot in program.knots])
+
+
+def _blank(planes: Tensor, step: Step, program: Program, buffers: Buffers) -> Tensor:
+    """Fill boxes; they are known to the host, so that only their voxels are touched."""
+    result = planes.clone()
+    air, span = local_filters.units(planes)
+    for row, (fill, offset, boxes) in enumerate(step.boxes):
+        for low, high in boxes:
+            place = (row, *map(slice, low, high))
+            part = planes[place]
+            if fill == "air":
+                result[place] = air[row]
+            elif fill == "mean":
+                result[place] = part.mean()
+            else:
+                noise = white_noise([offset], part.shape, planes.device)[0]
+                # Uniform from air to the brightest tissue: the share of normal numbers below each.
+                shares = 0.5 + 0.5 * torch.erf(noise * math.sqrt(0.5))
+                result[place] = torch.addcmul(air[row], shares, span[row])
+    return result
+
+
+FILTERS: Mapping[str, Callable[[Tensor, Step, Program, Buffers], Tensor]] = {
+    "about_mean": _about_mean,
+    "magnitude": _magnitude,
+    "sharpen": _sharpen,
+    "median": _median,
+    "network": _network,
+    "power": _power,
+    "add": _add,
+    "blank": _blank,
+}
