@@ -111,7 +111,7 @@ def convert(
     ignore = target.ignore or any(case.label is None and not case.test and not case.extras for case in listed)
     builder = build or pair_builder(labels, rules.resample)
     job = _Job(listed, labels, target, ignore, rules, builder, _SAID_LATER if build else _SAID_BY_PAIRS)
-    result = ConversionResult(target.raw / job.spec.folder_name, options, dry_run=dry_run)
+    result = ConversionResult(target.raw / job.spec.folder_name, options, dry_run=dry_run, roots=_roots(listed))
     _refuse_wrong_cases(listed, result.folder)
     identity = job.identity(options)
     if resume and not dry_run and finish_published(target.raw, job.spec, target.preprocessed, identity):
@@ -127,6 +127,12 @@ def convert(
         _write(job, result, identity, resume=resume)
     result.total_seconds = time.monotonic() - started
     return result
+
+
+def _roots(cases: list[Candidate]) -> frozenset[str]:
+    """Return the folders below which the names of the sources lie."""
+    both = {(source.path.as_posix(), f"/{source.name}") for case in cases for source in case.sources}
+    return frozenset(path.removesuffix(name) for path, name in both if path.endswith(name) and path != name)
 
 
 def _refuse_wrong_cases(cases: list[Candidate], folder: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ class ConversionResult:
     planned: whether nnU-Net has planned a dataset of this name before; it then keeps the old fingerprint.
     seconds: for each case that was opened in this run; `total_seconds`: for all of it.
     resumed: how many cases an earlier run had finished.
+    roots: the folders in which the source files lie; conversion.json does not name them.
     """
 
     folder: Path
@@ -84,6 +86,7 @@ class ConversionResult:
     seconds: dict[str, float] = field(default_factory=dict)
     total_seconds: float = 0.0
     resumed: int = 0
+    roots: frozenset[str] = frozenset()
 
     @property
     def exit_code(self) -> int:
@@ -100,7 +103,7 @@ class ConversionResult:
             "total_seconds": round(self.total_seconds, 3),
             "resumed": self.resumed,
         }
-        return outcome | self.record() | {"splits": self.splits} | times
+        return outcome | self._content() | {"splits": self.splits} | times
 
     def recall(self, spec: DatasetSpec) -> None:
         """Fill in what an earlier run wrote in `folder`; `spec` as it was before the classes were known."""
@@ -117,7 +120,13 @@ class ConversionResult:
         self.written, self.resumed = True, len(self.rows)
 
     def record(self) -> dict[str, Any]:
-        """Return what conversion.json holds; no times and no folder of the output: equal input, equal bytes."""
+        """Return what conversion.json holds: no times and no places, so that equal input gives equal bytes.
+
+        Names of folders tell who works on which machine, and a dataset is passed on.
+        """
+        return {key: without_folders(value, self.roots) for key, value in self._content().items()}
+
+    def _content(self) -> dict[str, Any]:
         from nnunet_spine_ext import __version__
 
         spec = self.spec
@@ -184,6 +193,25 @@ class ConversionResult:
             return before
         mean = sum(self.seconds.values()) / len(self.seconds)
         return f"{before}, {self.total_seconds:.1f} s ({mean:.2f} s per case)"
+
+
+def without_folders(value: Any, roots: Collection[str]) -> Any:
+    """Return JSON values with the `roots` cut off all paths; other absolute paths keep their last part.
+
+    Only texts that are paths as a whole are recognised as such; roots are found anywhere.
+    """
+    if isinstance(value, Mapping):
+        return {key: without_folders(part, roots) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(part, roots) for part in value]
+    if not isinstance(value, str):
+        return value
+    for root in sorted((root for root in roots if root), key=len, reverse=True):
+        inside = rf"(?<![\w./-]){re.escape(root)}"
+        value = re.sub(rf"{inside}/+(?=[^\s/,;:'\")])", "", value)
+        # A relative root may be a word like any other.
+        value = re.sub(rf"{inside}/*(?![\w./-])", ".", value) if root.startswith("/") else value
+    return Path(value).name if value.startswith(("/", "~")) and ": " not in value else value
 
 
 def _capped(lines: list[str]) -> list[str]:

@@ -24,7 +24,7 @@ from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.dataset_conversion.labelmap import from_ids, parse_label_map
 from nnunet_spine_ext.dataset_conversion.pairs import pairs
 from nnunet_spine_ext.dataset_conversion.patterns import Pattern
-from nnunet_spine_ext.dataset_conversion.report import ConversionResult
+from nnunet_spine_ext.dataset_conversion.report import ConversionResult, without_folders
 
 SHAPE = (12, 10, 8)
 AFFINE = np.array([[0, 0, 2.0, -10], [-1.5, 0, 0, 20], [0, 1.0, 0, 5], [0, 0, 0, 1]])
@@ -123,6 +123,43 @@ def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         trees.append({path.relative_to(folder): path.read_bytes() for path in files})
     assert trees[0] == trees[1]
+
+
+def test_the_report_does_not_tell_where_the_sources_lie(tmp_path: Path) -> None:
+    source = _source(tmp_path / "home" / "jane" / "in")
+    (source / "bert" / "t2_seg.nii.gz").unlink()
+    far = AFFINE.copy()
+    far[0, 3] += 5e-4
+    _mask(source / "anna" / "t2_seg.nii.gz", affine=far)
+    label_map = tmp_path / "home" / "jane" / "map.json"
+    label_map.write_text('{"cord": 1}')
+    images, labels = f"{source}/*/t2.nii.gz", f"{source}/*/t2_seg.nii.gz"
+    result = _convert(tmp_path, images=[images], labels=[labels], label_map=[str(label_map)])
+    text = (result.folder / "conversion.json").read_text()
+    assert "jane" not in text
+    kept = json.loads(text)
+    assert (kept["options"]["images"], kept["options"]["label_map"]) == (["*/t2.nii.gz"], ["map.json"])
+    assert [(row["file"], row["expected"]) for row in kept["skipped"]] == [("bert/t2.nii.gz", "bert/t2_seg.nii.gz")]
+    assert kept["used"][0]["warnings"][0]["file"] == "anna/t2_seg.nii.gz"
+    assert "jane" not in (result.folder / "cases.json").read_text()
+    # The console and --json name whole paths.
+    assert result.to_dict()["skipped"][0]["file"] == str(source / "bert" / "t2.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("/a/b/c.nii", "c.nii"),
+        ("in /a/b: git annex get x", "in .: git annex get x"),
+        ("look at /a/b/, and '/a/b//x/y'", "look at ., and 'x/y'"),
+        ("/a/bc/d: not /x/a/b/d", "/a/bc/d: not /x/a/b/d"),
+        ("in in/x.nii the in", "in x.nii the in"),
+        ("/else/where/list.txt", "list.txt"),
+        ([{"k": "/a/b"}, 5, None], [{"k": "."}, 5, None]),
+    ],
+)
+def test_folders_are_cut_off(text: Any, kept: Any) -> None:
+    assert without_folders(text, {"/a/b", "in", ""}) == kept
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -526,7 +563,9 @@ def _assert_only_bert_failed(tmp_path: Path, result: ConversionResult, code: str
     assert sorted(p.name for p in (result.folder / "imagesTr").iterdir()) == ["anna_0000.nii.gz", "cleo_0000.nii.gz"]
     assert sorted(p.name for p in (result.folder / "labelsTr").iterdir()) == ["anna.nii.gz", "cleo.nii.gz"]
     assert [path.name for path in (tmp_path / "raw").iterdir()] == ["Dataset501_Toy"]
-    assert problem.to_dict() in json.loads((result.folder / "conversion.json").read_text())["skipped"]
+    kept = json.loads((result.folder / "conversion.json").read_text())["skipped"]
+    assert [row["code"] for row in kept] == [one.code for one in result.skipped]
+    assert str(tmp_path) not in json.dumps(kept)
     assert inspect_dataset(result.folder).ok
 
 
