@@ -381,3 +381,26 @@ def test_tables_of_a_replaced_dataset_are_replaced_and_chosen_splits_stay(
     (raw / "cases.json").write_text("{}")
     restore_tables(folder)
     assert not (folder / "splits_final.json").exists()
+
+
+def test_augmentation_is_set_with_its_trainer_named(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("transforms: [{name: gamma, p: 0.5}]")
+    result = plan("901", name="mine", assignments=[f"augment.config={file}", "augment.clean_share=0.5"])
+    assert result.next_steps[-1].endswith("-tr nnUNetTrainerSpineShift -p mine")
+    assert "augment.clean_share: None -> 0.5" in result.changes
+    assert "augment.config: None -> …" in result.changes
+    file.unlink()
+    augment = settings_from_plans(written(folder, "mine")).augment
+    assert augment is not None
+    config = augment.effective()
+    assert (config.schedule.clean_share, [t.name for t in config.transforms]) == (0.5, ["gamma"])
+    assert plan("901", p="mine", name="off", assignments=["augment=null"]).next_steps[-1].endswith("Spine -p off")
+    for assignment, wanted in (
+        ("augment.config=shft", "did you mean 'shift'"),
+        ("augment.clean_share=2", "0 to 1"),
+        ("augment.config={transforms: [{name: gama}]}", "did you mean 'gamma'"),
+    ):
+        with pytest.raises(UsageError, match=wanted):
+            plan("901", name="bad", assignments=[assignment])
+    assert not (folder / "bad.json").exists()

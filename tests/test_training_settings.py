@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from house import ROOT
 
-from nnunet_spine_ext.core.config import set_by_path
+from nnunet_spine_ext.augment.config import AugmentConfig
+from nnunet_spine_ext.core.config import set_by_path, to_dict
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.inference.settings import PredictSettings
 from nnunet_spine_ext.training.presets import NetworkPreset, PatchPreset, preset_names
 from nnunet_spine_ext.training.settings import (
+    AugmentSettings,
     SpineSettings,
     TrainSettings,
     settings_from_plans,
@@ -46,6 +49,7 @@ def test_stored_settings_come_back(recwarn: pytest.WarningsRecorder) -> None:
         ({"trian": {}}, "did you mean 'train'?"),
         ({"predict": {"instance": True}}, "did you mean 'instances'?"),
         ({"train": {"optimizer": "adam"}}, "did you mean 'adamw'?"),
+        ({"augment": {"clean_shar": 0.5}}, "did you mean 'clean_share'?"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(content: dict[str, Any], wanted: str) -> None:
@@ -104,7 +108,7 @@ def test_the_reference_page_lists_every_setting_with_its_default() -> None:
         if line.startswith("| `"):
             key, *rest = (cell.strip() for cell in line.strip("|").split(" | "))
             rows[key.strip("`")] = rest
-    for prefix, kind in (("train", TrainSettings), ("predict", PredictSettings)):
+    for prefix, kind in (("train", TrainSettings), ("augment", AugmentSettings), ("predict", PredictSettings)):
         for item in fields(kind):
             stated = yaml.safe_load(rows[f"{prefix}.{item.name}"][0])
             default = item.default
@@ -113,6 +117,26 @@ def test_the_reference_page_lists_every_setting_with_its_default() -> None:
     missing = (
         wanted | {"batch_size", "spacing"} | {f.name for f in fields(SpineSettings)} | set(preset_names())
     ) - set(rows)
-    assert missing <= {"version", "train", "predict"}, missing
-    known = {f"train.{f.name}" for f in fields(TrainSettings)} | {f"predict.{f.name}" for f in fields(PredictSettings)}
-    assert {key for key in rows if key.startswith(("train.", "predict."))} == known
+    assert missing <= {"version", "train", "augment", "predict"}, missing
+    kinds = {"train": TrainSettings, "augment": AugmentSettings, "predict": PredictSettings}
+    known = {f"{prefix}.{f.name}" for prefix, kind in kinds.items() for f in fields(kind)}
+    assert {key for key in rows if key.startswith(("train.", "augment.", "predict."))} == known
+
+
+def test_the_hash_sees_the_effect_of_an_augmentation_and_not_how_it_was_written() -> None:
+    settings = AugmentSettings(config={"transforms": [{"name": "gamma"}]}, clean_share=0.25)
+    hashes = [settings_hash(plans_with(augment=to_dict(s))) for s in (settings, settings.written_out())]
+    assert hashes[0] == hashes[1]
+    other = {"config": {"transforms": [{"name": "gamma", "p": 0.9}]}, "clean_share": 0.25}
+    assert len({*hashes, settings_hash({}), settings_hash(plans_with(augment=other))}) == 3
+
+
+def test_a_preset_written_out_needs_no_preset(tmp_path: Path) -> None:
+    named = AugmentSettings(config="shift")
+    assert AugmentConfig.load(named.written_out().config) == AugmentConfig.load("shift")
+    assert named.without_files() == named, "presets may be improved until the training starts"
+    file = tmp_path / "mine.yaml"
+    file.write_text("transforms: [{name: gamma}]")
+    inside = AugmentSettings(config=str(file)).without_files()
+    file.unlink()
+    assert [t.name for t in inside.effective().transforms] == ["gamma"]

@@ -29,6 +29,13 @@ CONFIGURATION = "nnunetv2.utilities.plans_handling.plans_handler:ConfigurationMa
 PREPROCESSOR = "nnunetv2.preprocessing.preprocessors.default_preprocessor:DefaultPreprocessor"
 READER = "nnunetv2.imageio.nibabel_reader_writer:NibabelIOWithReorient"
 MIRRORING = "batchgeneratorsv2.transforms.spatial.mirroring:MirrorTransform"
+BINARY = "batchgeneratorsv2.transforms.nnunet.random_binary_operator:ApplyRandomBinaryOperatorTransform"
+COMPONENTS = (
+    "batchgeneratorsv2.transforms.nnunet.remove_connected_components:"
+    "RemoveRandomConnectedComponentFromOneHotEncodingTransform"
+)
+LABELS = "nnunetv2.utilities.label_handling.label_handling:LabelManager"
+CASCADE = "training/cascade.py"
 
 CALLS = (
     Call(f"{TRAINER}.__init__", "self plans configuration fold dataset_json device", "training/base.py"),
@@ -91,6 +98,23 @@ CALLS = (
         "batchgeneratorsv2.transforms.utils.compose:ComposeTransforms.__init__",
         "self transforms",
         "training/mirroring.py",
+    ),
+    # Augmentation on the device: what is added around them relies on their order, tested below.
+    Call(f"{TRAINER}.train_step", "self batch", "training/shift.py"),
+    Call(f"{TRAINER}.on_train_epoch_start", "self", "training/shift.py"),
+    Call(f"{TRAINER}._get_deep_supervision_scales", "self", "training/shift.py"),
+    Call("batchgeneratorsv2.transforms.base.basic_transform:BasicTransform.apply", "self data_dict params", CASCADE),
+    Call("batchgeneratorsv2.transforms.utils.random:RandomTransform.get_parameters", "self data_dict", CASCADE),
+    Call(f"{BINARY}.__init__", "self channel_idx any_of_these strel_size p_per_label", CASCADE),
+    Call(
+        f"{COMPONENTS}.__init__",
+        "self channel_idx fill_with_other_class_p dont_do_if_covers_more_than_x_percent p_per_label",
+        CASCADE,
+    ),
+    Call(
+        "batchgenerators.dataloading.single_threaded_augmenter:SingleThreadedAugmenter.__init__",
+        "self data_loader transform",
+        "training/shift.py",
     ),
     Call(f"{PLANS}.__init__", "self plans_file_or_dict", "inference/predictor.py"),
     Call(f"{PLANS}.get_configuration", "self configuration_name", "inference/predictor.py"),
@@ -171,7 +195,15 @@ PROPERTIES = {
     f"{CONFIGURATION}.preprocessor_class": "inference/managers.py",
     f"{CONFIGURATION}.previous_stage_name": "inference/predictor.py",
     f"{CONFIGURATION}.patch_size": "training/base.py, inference/adopt.py, inference/predictor.py",
-    "nnunetv2.utilities.label_handling.label_handling:LabelManager.num_segmentation_heads": "inference/predictor.py",
+    f"{CONFIGURATION}.batch_size": "training/shift.py",
+    f"{CONFIGURATION}.spacing": "training/shift.py",
+    f"{CONFIGURATION}.use_mask_for_norm": "training/shift.py",
+    f"{LABELS}.num_segmentation_heads": "inference/predictor.py",
+    f"{LABELS}.all_labels": "training/shift.py",
+    f"{LABELS}.foreground_labels": "training/shift.py",
+    f"{LABELS}.foreground_regions": "training/shift.py",
+    f"{LABELS}.has_regions": "training/shift.py",
+    f"{LABELS}.ignore_label": "training/shift.py",
 }
 # Attributes that nnU-Net sets in __init__ and reads later; we set or read them.
 ATTRIBUTES = {
@@ -179,8 +211,9 @@ ATTRIBUTES = {
         "num_epochs num_iterations_per_epoch num_val_iterations_per_epoch initial_lr weight_decay save_every "
         "oversample_foreground_percent inference_allowed_mirroring_axes output_folder_base output_folder plans_manager "
         "configuration_manager dataset_json fold preprocessed_dataset_folder preprocessed_dataset_folder_base "
-        "disable_checkpointing local_rank logger network current_epoch device is_ddp",
-        "training/base.py",
+        "disable_checkpointing local_rank logger network current_epoch device is_ddp is_cascaded label_manager "
+        "dataloader_train",
+        "training/base.py, training/shift.py",
     ),
     f"{PREDICTOR}.__init__": (
         "use_mirroring allow_tqdm device label_manager configuration_manager",
@@ -273,6 +306,60 @@ def test_prediction_hands_its_live_managers_to_the_trainer() -> None:
     kept = {ast.unparse(n) for n in ast.walk(body) if isinstance(n, ast.Assign)}
     for name in ("plans_manager", "configuration_manager"):
         assert f"self.{name} = {name}" in kept, advice("inference/adopt.py")
+
+
+def test_a_training_steps_through_its_batches_in_order() -> None:
+    """Draws of the augmentation are numbered by epoch and step, counted from on_train_epoch_start."""
+    body = inspect.getsource(found(f"{TRAINER}.run_training"))
+    wanted = (
+        "self.on_train_start()",
+        "for epoch in range(self.current_epoch, self.num_epochs):",
+        "self.on_train_epoch_start()",
+        "for batch_id in range(self.num_iterations_per_epoch):",
+        "self.train_step(next(self.dataloader_train))",
+        "self.on_train_end()",
+    )
+    places = [body.find(line) for line in wanted]
+    assert -1 not in places, advice("training/shift.py")
+    assert places == sorted(places), advice("training/shift.py")
+
+
+def test_the_loader_gives_what_is_augmented_on_the_device() -> None:
+    """Zeros and label -1 beyond the image, mapping with data, target and keys, transforms on single samples."""
+    source = inspect.getsource(found("nnunetv2.training.dataloading.data_loader:nnUNetDataLoader.generate_train_batch"))
+    for part in (
+        "crop_and_pad_nd(data, bbox, 0)",
+        "crop_and_pad_nd(seg, bbox, -1,",
+        "torch.cat((seg_cropped, seg_prev_cropped[None]), dim=0)",
+        "self.transforms(**{'image': data_cropped, 'segmentation': seg_cropped})",
+        "return {'data': data_all, 'target': seg_all, 'keys': selected_keys}",
+    ):
+        assert part in source, f"{part}. {advice('training/on_device.py, training/shift.py')}"
+
+
+def test_a_training_step_takes_what_is_on_the_device_already() -> None:
+    source = inspect.getsource(found(f"{TRAINER}.train_step"))
+    for part in ("batch['data']", "batch['target']", "data.to(self.device", "isinstance(target, list)"):
+        assert part in source, f"{part}. {advice('training/shift.py')}"
+
+
+def test_the_training_chain_ends_as_the_device_does_it() -> None:
+    """Masking, -1 to 0, previous stage, its changes, regions, deep supervision: all after the geometry."""
+    source = inspect.getsource(found(f"{TRAINER}.get_training_transforms"))
+    order = (
+        "SpatialTransform(",
+        "MirrorTransform(",
+        "MaskImageTransform(",
+        "RemoveLabelTansform(-1, 0)",
+        "MoveSegAsOneHotToDataTransform(",
+        "ApplyRandomBinaryOperatorTransform(",
+        "RemoveRandomConnectedComponentFromOneHotEncodingTransform(",
+        "ConvertSegmentationToRegionsTransform(",
+        "DownsampleSegForDSTransform(",
+    )
+    places = [source.find(name) for name in order]
+    assert -1 not in places, advice("training/on_device.py")
+    assert places == sorted(places), advice("training/on_device.py")
 
 
 def test_a_checkpoint_has_the_keys_that_prediction_reads() -> None:

@@ -23,6 +23,7 @@ from nnunet_spine_ext.inference.model import SETTINGS_KEY, sided_axis
 from nnunet_spine_ext.training.mirroring import only_mirroring, replace_mirroring, sided_labels
 from nnunet_spine_ext.training.plan import store_curves
 from nnunet_spine_ext.training.settings import (
+    SpineSettings,
     TrainSettings,
     data_facts,
     settings_from_plans,
@@ -43,6 +44,19 @@ class SettingsMixin(_Trainer):
     """Schedule and optimizer from ``plans["spine_ext"]["train"]``; refuses to mix settings in one folder."""
 
     settings: TrainSettings
+
+    @classmethod
+    def completed(cls, settings: SpineSettings) -> SpineSettings:
+        """Return the settings with what this trainer adds; raises SetupError for those that it would ignore."""
+        if settings.augment is not None:
+            raise SetupError(
+                "E-TRAINER-AUGMENT",
+                file="plans spine_ext.augment",
+                found=f"settings of an augmentation that {cls.__name__} does not have",
+                expected="a trainer that augments on the device",
+                fix="train with -tr nnUNetTrainerSpineShift, or with plans without augment",
+            )
+        return settings
 
     def _apply_settings(self) -> None:
         train = self.settings
@@ -213,7 +227,7 @@ class nnUNetTrainerSpine(SettingsMixin, SidedMirroringMixin, GroupedSplitsMixin,
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature, which it inspects
     ) -> None:
-        settings = replace(settings_from_plans(plans), data=data_facts(dataset_json))
+        settings = self.completed(replace(settings_from_plans(plans), data=data_facts(dataset_json)))
         # Defaults are written out too: the plans saved with the model tell how it was trained.
         store_settings(plans, settings)
         super().__init__(plans=plans, configuration=configuration, fold=fold, dataset_json=dataset_json, device=device)

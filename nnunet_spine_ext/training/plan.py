@@ -23,7 +23,7 @@ from nnunet_spine_ext.training.settings import SpineSettings, data_facts, settin
 logger = logging.getLogger(__name__)
 _PRESET_KEYS = ("network", "patch", "batch_size", "batch_dice", "spacing", "spacing_pir")
 # The other parts of the settings are facts that training fills in.
-_SETTINGS_KEYS = ("train", "predict")
+_SETTINGS_KEYS = ("train", "augment", "predict")
 
 
 @dataclass
@@ -132,12 +132,17 @@ def _dataset_json(folder: Path) -> dict[str, Any]:
 
 
 def _changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    parts = {part: (old[part] or {}, new[part] or {}) for part in _SETTINGS_KEYS}
     return [
-        f"{part}.{key}: {old[part].get(key)} -> {value}"
-        for part in ("train", "predict")
-        for key, value in new[part].items()
-        if old[part].get(key) != value
+        f"{part}.{key}: {_short(before.get(key))} -> {_short(value)}"
+        for part, (before, after) in parts.items()
+        for key, value in after.items()
+        if before.get(key) != value
     ]
+
+
+def _short(value: Any) -> Any:
+    return "…" if isinstance(value, dict) else value
 
 
 def _change_configurations(changed: dict[str, Any], plans: dict[str, Any], name: str, preset: Preset) -> list[str]:
@@ -176,7 +181,8 @@ def _next_steps(folder: Path, changed: dict[str, Any], plans: dict[str, Any], co
         != plans["configurations"][configuration]["data_identifier"]
     ):
         steps.append(f"next: nnUNetv2_preprocess -d {number} -plans_name {name} -c {configuration}")
-    steps.append(f"next: nnUNetv2_train {number} {configuration} 0 -tr nnUNetTrainerSpine -p {name}")
+    trainer = "nnUNetTrainerSpine" if changed[SETTINGS_KEY]["augment"] is None else "nnUNetTrainerSpineShift"
+    steps.append(f"next: nnUNetv2_train {number} {configuration} 0 -tr {trainer} -p {name}")
     return steps
 
 
@@ -242,9 +248,12 @@ def _merged_settings(
         content["preset"] = preset_name
     content["train"].update(preset.train)
     content["predict"].update(preset.predict)
+    if preset.augment or any(_first_key(a) == "augment" for a in assignments):
+        content["augment"] = {**(content["augment"] or {}), **preset.augment}
     for assignment in assignments:
         set_by_path(content, assignment)
-    return load_config(SpineSettings, content, where="preset and --set")
+    settings = load_config(SpineSettings, content, where="preset and --set")
+    return settings if settings.augment is None else replace(settings, augment=settings.augment.without_files())
 
 
 def _edit_model(folder: Path, assignments: Sequence[str], *, dry_run: bool) -> PlanResult:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
+from nnunet_spine_ext.augment.config import AugmentConfig, Group
 from nnunet_spine_ext.core.config import load_config, to_dict
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.inference.model import SETTINGS_KEY
@@ -68,6 +70,66 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
+class AugmentSettings:
+    """Augmentation on the training device, by the trainers called …Shift….
+
+    Parameters
+    ----------
+    config: name of a preset in `augment/presets`, or a whole `AugmentConfig` as a mapping or in a file;
+        ``nnUNetv2_spine_plan`` writes files out, training writes presets out.
+        Mirroring is not part of it: `train.mirror` and `train.mirror_axes` say what is mirrored, as test-time mirroring
+        must know.
+    ramp_epochs, clean_share, closing_clean_share: in place of what the configuration's schedule says; None keeps that.
+    hash: names the configuration in force; filled in when training starts.
+    """
+
+    config: str | dict[str, Any] = "shift"
+    ramp_epochs: int | None = None
+    clean_share: float | None = None
+    closing_clean_share: float | None = None
+    hash: str | None = None
+
+    def effective(self) -> AugmentConfig:
+        """Return the configuration in force.
+
+        Raises
+        ------
+        UsageError: an unknown preset, transform or key, or an impossible value.
+        """
+        config = AugmentConfig.load(self.config)
+        own = {name: getattr(self, name) for name in ("ramp_epochs", "clean_share", "closing_clean_share")}
+        schedule = replace(config.schedule, **{name: value for name, value in own.items() if value is not None})
+        return _without_flips(replace(config, schedule=schedule))
+
+    def without_files(self) -> AugmentSettings:
+        """Return the same, with a configuration that is a file put in place of its name; raises as `effective`."""
+        self.effective()
+        if isinstance(self.config, str) and Path(self.config).suffix:
+            return replace(self, config=AugmentConfig.load(self.config).to_dict())
+        return self
+
+    def written_out(self) -> AugmentSettings:
+        """Return settings of the same effect that need no preset."""
+        config = self.effective()
+        return AugmentSettings(config=config.to_dict(), hash=config.hash)
+
+
+def _without_flips(config: AugmentConfig) -> AugmentConfig:
+    """Return the configuration without its flips; raises UsageError for one in a group, which cannot be left out."""
+    for entry in config.transforms:
+        if isinstance(entry, Group) and any(member.name == "flip" for member in entry.members):
+            raise UsageError(
+                "E-CONFIG-VALUE",
+                file="augment.config",
+                found="flip in a group",
+                expected="mirroring by train.mirror and train.mirror_axes",
+                fix="take flip out of the group",
+            )
+    kept = tuple(entry for entry in config.transforms if isinstance(entry, Group) or entry.name != "flip")
+    return replace(config, transforms=kept)
+
+
+@dataclass(frozen=True)
 class DataFacts:
     """What prediction must know about the labels; copied from ``dataset.json["spine_ext"]`` when training starts.
 
@@ -82,13 +144,15 @@ class DataFacts:
 class SpineSettings:
     """Everything under ``plans["spine_ext"]``.
 
-    `preset` names the recipe the values came from. `reference` holds, per fold, the intensity reference of its training
-    cases (`harmonize.reference`), `data` the facts about the labels; both are filled in when training starts.
+    `preset` names the recipe the values came from. `augment` is None where nothing is augmented on the device.
+    `reference` holds, per fold, the intensity reference of its training cases (`harmonize.reference`), `data` the facts
+    about the labels; both are filled in when training starts.
     """
 
     version: int = SETTINGS_VERSION
     preset: str | None = None
     train: TrainSettings = field(default_factory=TrainSettings)
+    augment: AugmentSettings | None = None
     predict: PredictSettings = field(default_factory=PredictSettings)
     data: DataFacts = field(default_factory=DataFacts)
     reference: dict[str, Any] | None = None
@@ -120,7 +184,10 @@ def settings_hash(plans: Mapping[str, Any]) -> str:
 
     Plans without settings hash like plans with the default ones: a trainer writes the defaults out.
     """
-    content = to_dict(settings_from_plans(plans))
+    settings = settings_from_plans(plans)
+    content = to_dict(settings)
     for key in ("predict", "data", "reference"):
         content.pop(key)
+    # A preset and the same configuration written out have the same effect.
+    content["augment"] = None if settings.augment is None else settings.augment.effective().hash
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
