@@ -12,7 +12,7 @@ import numpy as np
 from nnunet_spine_ext.check.opening import Opened
 from nnunet_spine_ext.core.errors import CaseError, Problem
 from nnunet_spine_ext.core.labels import apply_table
-from nnunet_spine_ext.core.spider import LevelOrder, is_partly_visible, spider_table
+from nnunet_spine_ext.core.spider import CANAL, LevelOrder, is_partly_visible, spider_table
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.dataset_conversion.building import Built, volume_of
 from nnunet_spine_ext.dataset_conversion.discovery import Candidate
@@ -52,6 +52,7 @@ class CaseBuilder:
         file = case.label.path
         placed, warnings = onto_image(volume_of(opened["label"]), image, file=file, tolerance_mm=self.header_tolerance)
         mask = checked_mask(placed, order=self.order, file=file)
+        warnings += [] if self.recipe.target == "nnunet14" else _absent(mask, file)
         info: dict[str, Any] = {}
         parts = None
         for source in case.extras:
@@ -82,6 +83,16 @@ class CaseBuilder:
                 fix="check that it was made from this series, or take it out of --subregions",
             )
         return parts, [*moved, *said], shared
+
+
+def _absent(mask: SpiderMask, file: Path) -> list[Problem]:
+    """Warn of a mask without a whole kind of structure: all of it in the image would be background."""
+    there = {"vertebra": mask.levels(discs=False), "disc": mask.levels(discs=True), "canal": CANAL in mask.places}
+    missing = [name for name, found in there.items() if not found]
+    if not missing:
+        return []
+    found, fix = f"no {', no '.join(missing)}", "look at the mask: what is not labelled is trained as background"
+    return [Problem("warning", "W-SPIDER-ABSENT", str(file), found, "vertebrae, discs and the canal", fix)]
 
 
 def _dice(reference: Array, parts: Array) -> float:

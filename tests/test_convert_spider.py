@@ -197,6 +197,18 @@ def test_masks_of_another_scan_are_no_subregions(tmp_path: Path) -> None:
         _convert(tmp_path, dataset_id=502, target="nnunet14", subregions=tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(("target", "codes"), [("semantic", ["W-SPIDER-ABSENT"]), ("nnunet14", ["W-LABEL-EMPTY"])])
+def test_a_mask_without_a_kind_of_structure_is_warned_of(tmp_path: Path, target: str, codes: list[str]) -> None:
+    source = write_spider(tmp_path / "in", toys())
+    path = source / "masks" / "2_t2.mha"
+    mask = read_volume(path)
+    write_volume(mask.with_array(np.where(mask.array > 99, 0, mask.array).astype(np.int16)), path)
+    result = _convert(tmp_path, target=target)
+    assert _codes(result) == codes
+    said = next(row for row in result.rows if row.case_id == "2_t2").warnings[0].found
+    assert target == "nnunet14" or said == "no disc, no canal"
+
+
 def test_partly_visible_vertebrae_are_kept_or_ignored(tmp_path: Path) -> None:
     series = toys()
     write_spider(tmp_path / "in", series, {"partly_visible"})
@@ -385,7 +397,8 @@ def test_tables_become_facts(tmp_path: Path) -> None:
     said = result.render()
     assert "rows for 1 series without files: 998_t2" in said
     assert "rows for 1 patients without files: 999" in said
-    assert json.loads((result.folder / "conversion.json").read_text())["notes"] == result.notes
+    kept = json.loads((result.folder / "conversion.json").read_text())["notes"]
+    assert kept == [note.replace(f"{tmp_path / 'in'}/", "") for note in result.notes]
 
 
 def test_what_a_table_says_in_other_words_is_understood_or_named(tmp_path: Path) -> None:
