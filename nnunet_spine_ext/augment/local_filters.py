@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,30 +20,18 @@ from nnunet_spine_ext.augment.batch import SAMPLE_VOXELS, measure_levels, moment
 BLOCKS = 16
 """Pieces that a plane is cut into so that processors, which compute 8 or 16 channels at once, have as many."""
 
-_LEAK = 0.01
+# Large enough that a random network, of which whole layers can lie in the flat part, leaves some contrast.
+_LEAK = 0.2
 _LARGEST_SCORE = 100.0
 # What is below this part of the mean is rounding, not contrast.
 _ROUNDING = 1e-6
 _LARGEST_SQUARE = 1e36
 
 
-def correlate(planes: Tensor, kernels: Tensor) -> Tensor:
-    """Return (K, M, …), each plane (K, …) correlated with its own M kernels (K, M, k…) of odd sizes.
-
-    Each plane is cut along its rows into overlapping blocks, which become the channels of one depthwise convolution:
-    ten to forty times as fast on a processor as a convolution of one channel, and exact float32 on a GPU, where the
-    library's own convolutions would round and be tuned anew for each number of planes.
-    """
-    flat = planes.dim() == 3
-    if flat:
-        planes, kernels = planes[:, None], kernels[:, :, None]
-    if planes.device.type == "cpu":
-        pairs = zip(planes.split(1), kernels.split(1), strict=True)
-        result = _join([_blockwise(plane, kernel) for plane, kernel in pairs])
-    else:
-        with _plain_convolution(planes.device):
-            result = _blockwise(planes, kernels)
-    return result[:, :, 0] if flat else result
+def correlate(planes: Tensor, kernels: Tensor, shifts: Tensor | None = None) -> Tensor:
+    """Return planes (K, …) correlated with a kernel (K, k…) of odd sizes each, plus a shift (K,) each."""
+    shifts = kernels.new_zeros(len(kernels)) if shifts is None else shifts
+    return _each_alone(lambda plane, k, s: _Blocks.cut(plane, k).correlated(k, s).join(), planes, kernels, shifts)
 
 
 def scores(planes: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,22 +50,13 @@ def about_mean(planes: Tensor, kernels: Tensor) -> Tensor:
     """Correlate (K, …) with one kernel each, (K, 1, k…), what exceeds or falls short of the mean."""
     mean, _ = scores(planes)
     shift = mean * (1 - kernels.flatten(1).sum(dim=1))
-    return correlate(planes, kernels)[:, 0].add_(_wide(shift, planes))
+    return correlate(planes, kernels[:, 0], shift)
 
 
 def magnitude(planes: Tensor, kernels: Tensor) -> Tensor:
-    """Return air level plus root of the summed squares of the M correlations; for one, its absolute value."""
+    """Return air level plus root of the summed squares of the correlations with M kernels, (K, M, k…) of one size."""
     air, _ = units(planes)
-    parts = correlate(planes, kernels)
-    if parts.shape[1] == 1:
-        length = parts[:, 0].abs()
-    else:
-        first, *rest = parts.unbind(1)
-        square = first * first
-        for part in rest:
-            square = square.addcmul_(part, part) if not part.requires_grad else torch.addcmul(square, part, part)
-        length = square.clamp(max=_LARGEST_SQUARE).sqrt()
-    return length + _wide(air, planes)
+    return _each_alone(_length, planes, kernels, air)
 
 
 def smooth(planes: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
@@ -111,12 +91,9 @@ def network(planes: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     layers: kernels (K, out, in, k…) and shifts (K, out) of each; the first has one channel in, the last one out.
     """
     mean, sd = scores(planes)
-    state = voxelwise(_standardise, (planes,), (mean, 1 / sd))[:, None]
-    for number, (kernels, shifts) in enumerate(layers):
-        state = _layer(state, kernels, shifts)
-        if number < len(layers) - 1:
-            state = functional.leaky_relu(state, _LEAK, inplace=not state.requires_grad)
-    return torch.addcmul(_wide(mean, planes), state[:, 0], _wide(sd, planes))
+    standard = voxelwise(_standardise, (planes,), (mean, 1 / sd))
+    result = _each_alone(_network, standard, *(array for layer in layers for array in layer))
+    return torch.addcmul(_wide(mean, planes), result, _wide(sd, planes))
 
 
 def power(planes: Tensor, exponents: Tensor) -> Tensor:
@@ -131,29 +108,70 @@ def add(planes: Tensor, field: Tensor) -> Tensor:
     return torch.addcmul(planes, field, _wide(span, planes))
 
 
-def _blockwise(planes: Tensor, kernels: Tensor) -> Tensor:
-    """Correlate (K, Z, Y, X) with (K, M, k, k, k)."""
-    count, many = kernels.shape[:2]
-    deep, high, wide = (k // 2 for k in kernels.shape[2:])
-    size = planes.shape[2]
-    blocks = min(BLOCKS, size)
-    step = math.ceil(size / blocks)
-    margins = (wide, wide, high, high + blocks * step - size, deep, deep)
-    padded = functional.pad(planes[:, None], margins, mode="replicate")[:, 0]
-    # (K, Z', blocks, X', rows of a block) -> (K, M, blocks, Z', rows, X')
-    windows = padded.unfold(2, step + 2 * high, step).permute(0, 2, 1, 4, 3)[:, None]
-    channels = windows.expand(-1, many, -1, -1, -1, -1).reshape(1, count * many * blocks, *windows.shape[3:])
+@dataclass(frozen=True, eq=False)
+class _Blocks:
+    """Planes (K, Z, Y, X) cut along Y into overlapping blocks: the channels of a depthwise convolution.
+
+    Ten to forty times as fast on a processor as a convolution of one channel. `values`: (1, K * blocks, Z', rows, X').
+    `shape`: of the planes.
+    """
+
+    values: Tensor
+    shape: tuple[int, ...]
+
+    @classmethod
+    def cut(cls, planes: Tensor, kernels: Tensor) -> _Blocks:
+        """Cut planes for kernels (K, k…)."""
+        deep, high, wide = (k // 2 for k in kernels.shape[1:])
+        size = planes.shape[2]
+        blocks = min(BLOCKS, size)
+        step = math.ceil(size / blocks)
+        margins = (wide, wide, high, high + blocks * step - size, deep, deep)
+        padded = functional.pad(planes[:, None], margins, mode="replicate")[:, 0]
+        # (K, Z', blocks, X', rows of a block) -> (K * blocks, Z', rows, X')
+        windows = padded.unfold(2, step + 2 * high, step).permute(0, 2, 1, 4, 3)
+        if planes.device.type == "cpu":
+            values = windows.flatten(0, 1)[None].contiguous(memory_format=torch.channels_last_3d)
+        else:
+            values = windows.reshape(1, -1, *windows.shape[2:])
+        return cls(values, tuple(planes.shape))
+
+    def correlated(self, kernels: Tensor, shifts: Tensor | None = None) -> _Blocks:
+        """Return the blocks correlated with a kernel (K, k…) each, plus a shift (K,) each; without the overlap."""
+        channels = self.values.shape[1]
+        blocks = channels // len(kernels)
+        weights = kernels[:, None].expand(-1, blocks, -1, -1, -1).reshape(channels, 1, *kernels.shape[1:])
+        bias = None if shifts is None else shifts[:, None].expand(-1, blocks).reshape(-1)
+        return _Blocks(functional.conv3d(self.values, weights, bias, groups=channels), self.shape)
+
+    def join(self) -> Tensor:
+        """Put blocks without overlap together."""
+        count, deep, size, wide = self.shape
+        blocks = self.values.view(count, -1, *self.values.shape[2:])
+        return blocks.transpose(1, 2).reshape(count, deep, -1, wide)[:, :, :size].contiguous()
+
+
+def _each_alone(function: Callable[..., Tensor], planes: Tensor, *arrays: Tensor) -> Tensor:
+    """Apply a function of planes (K, Z, Y, X) and arrays (K, …): on a processor plane by plane, else to all.
+
+    Planes (K, Y, X) get an axis Z, their kernels too: arrays of as many further axes as the planes have or more.
+    """
+    flat = planes.dim() == 3
+    if flat:
+        planes = planes[:, None]
+        arrays = tuple(array.unsqueeze(-3) if array.dim() > 2 else array for array in arrays)
     if planes.device.type == "cpu":
-        channels = channels.contiguous(memory_format=torch.channels_last_3d)
-    weights = kernels[:, :, None].expand(-1, -1, blocks, -1, -1, -1).reshape(-1, 1, *kernels.shape[2:])
-    result = functional.conv3d(channels, weights, groups=count * many * blocks)
-    result = result.view(count, many, blocks, *result.shape[2:]).transpose(2, 3)
-    return result.reshape(count, many, planes.shape[1], blocks * step, planes.shape[3])[..., :size, :].contiguous()
+        rows = [function(planes[k : k + 1], *(a[k : k + 1] for a in arrays)) for k in range(len(planes))]
+        result = rows[0] if len(rows) == 1 else torch.cat(rows)
+    else:
+        with _plain_convolution(planes.device):
+            result = function(planes, *arrays)
+    return result[:, 0] if flat else result
 
 
 @contextlib.contextmanager
 def _plain_convolution(device: torch.device) -> Iterator[None]:
-    """Use PyTorch's own depthwise kernels on CUDA: no reduced precision, no tuning."""
+    """Use PyTorch's own depthwise kernels on CUDA: the library's would round, and be tuned anew for each number."""
     if device.type != "cuda":
         yield
         return
@@ -161,22 +179,52 @@ def _plain_convolution(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _join(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+def _length(planes: Tensor, kernels: Tensor, air: Tensor) -> Tensor:
+    """Return air plus the root of the summed squares of the correlations with (K, M, k…)."""
+    blocks = _Blocks.cut(planes, kernels[:, 0])
+    first, *rest = (blocks.correlated(kernel) for kernel in kernels.unbind(1))
+    if not rest:
+        length = first.values.abs()
+    else:
+        square = first.values.square()
+        for part in rest:
+            square.addcmul_(part.values, part.values)
+        length = square.clamp_(max=_LARGEST_SQUARE).sqrt_()
+    return _Blocks(length, blocks.shape).join().add_(_wide(air, planes))
 
 
-def _layer(state: Tensor, kernels: Tensor, shifts: Tensor) -> Tensor:
-    """Return (K, out, …) of (K, in, …): correlations of each pair, summed over what comes in."""
-    count, out, into = kernels.shape[:3]
-    size = kernels.shape[3:]
-    shape = state.shape[2:]
-    shift = shifts.reshape(count, out, *[1] * len(shape))
-    if math.prod(size) == 1:
-        mixed = torch.matmul(kernels.reshape(count, out, into), state.flatten(2))
-        return mixed.view(count, out, *shape) + shift
-    by_input = kernels.transpose(1, 2).reshape(count * into, out, *size)
-    parts = correlate(state.reshape(count * into, *shape), by_input).view(count, into, out, *shape)
-    return parts.sum(dim=1) + shift
+def _network(planes: Tensor, *arrays: Tensor) -> Tensor:
+    """Send standardised planes through layers: kernels (K, out, in, k…), shifts (K, out), kernels, …"""
+    state = [planes]
+    layers = list(zip(arrays[::2], arrays[1::2], strict=True))
+    for number, (kernels, shifts) in enumerate(layers):
+        state = _layer(state, kernels, shifts)
+        if number < len(layers) - 1:
+            state = [functional.leaky_relu_(channel, _LEAK) for channel in state]
+    return state[0]
+
+
+def _layer(state: Sequence[Tensor], kernels: Tensor, shifts: Tensor) -> list[Tensor]:
+    """Return one tensor per channel out: the sum of the correlations with all channels in."""
+    if math.prod(kernels.shape[3:]) == 1:
+        return [_mixture(state, own.flatten(1), shifts[:, out]) for out, own in enumerate(kernels.unbind(1))]
+    blocks = [_Blocks.cut(channel, kernels[:, 0, 0]) for channel in state]
+    result = []
+    for out, own in enumerate(kernels.unbind(1)):
+        first, *rest = blocks
+        total = first.correlated(own[:, 0], shifts[:, out]).values
+        for number, channel in enumerate(rest, start=1):
+            total.add_(channel.correlated(own[:, number]).values)
+        result.append(_Blocks(total, first.shape).join())
+    return result
+
+
+def _mixture(state: Sequence[Tensor], weights: Tensor, shift: Tensor) -> Tensor:
+    """Return the sum of (K, …) times weights (K, in), plus a shift (K,)."""
+    total = torch.addcmul(_wide(shift, state[0]), state[0], _wide(weights[:, 0], state[0]))
+    for number, channel in enumerate(state[1:], start=1):
+        total.addcmul_(channel, _wide(weights[:, number], channel))
+    return total
 
 
 def _median_of_three(planes: Tensor, axis: int) -> Tensor:
