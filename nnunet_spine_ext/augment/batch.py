@@ -20,9 +20,6 @@ AIR_QUANTILE = 0.005
 TOP_QUANTILE = 0.995
 # Where nearly all of a patch is air its quantiles coincide; then the extremes tell how bright it can be.
 _EXTREME_SHARE = 0.1
-# The noise of air ends near three times its median (Rayleigh: 3.2 sd); dark tissue lies above this part of the span.
-_AIR_ENDS = 3.2
-_LARGEST_FLOOR = 0.15
 # Voxels per step on a processor: what is in work stays in its cache.
 CHUNK = 65536
 
@@ -41,24 +38,6 @@ class Levels:
     air: Tensor
     span: Tensor
     ordered: Tensor
-
-    def noise_floor(self) -> Tensor:
-        """Return how far above the air level the noise of air reaches, (B, C), at most 15 % of the span.
-
-        The voxels are split in two by Otsu's criterion; the median of the dark half tells the noise where it is air.
-        """
-        voxels = ((self.ordered - self.air[..., None]) / self.span[..., None]).clamp(-1, 4)
-        # Whole numbers, because their sums do not depend on the order of summation.
-        steps = (voxels * 4096).to(torch.int64)
-        size = steps.shape[-1]
-        number = torch.arange(1, size + 1, device=steps.device)
-        below = steps.cumsum(-1)
-        share = number / size
-        excess = below.double() - share * below[..., -1:].double()
-        separation = excess.square() / (share * (1 - share)).clamp_min(1 / size)
-        split = separation[..., : max(1, size - 1)].argmax(dim=-1, keepdim=True)
-        median = voxels.gather(-1, split // 2)[..., 0]
-        return (median * _AIR_ENDS).clamp(0, _LARGEST_FLOOR) * self.span
 
 
 @dataclass
@@ -187,7 +166,7 @@ def pick(tensor: Tensor, indices: Sequence[int]) -> Tensor:
 def thin(images: Tensor, voxels: int) -> Tensor:
     """Return at most about `voxels` voxels of (B, C, …) on a regular grid, (B, C, M)."""
     shape = images.shape[2:]
-    strides = _strides(shape, voxels)
+    strides = strides_for(shape, voxels)
     grid = tuple(slice(s // 2, None, s) for s in strides)
     return images[(slice(None), slice(None), *grid)].reshape(*images.shape[:2], -1)
 
@@ -246,7 +225,7 @@ def spatial(values: Tensor, dim: int) -> Tensor:
     return values.reshape(*values.shape, *([1] * dim))
 
 
-def _strides(shape: Sequence[int], voxels: int) -> list[int]:
+def strides_for(shape: Sequence[int], voxels: int) -> list[int]:
     """Return steps per axis that keep about `voxels` of a grid; the longest axes are thinned first."""
     strides = [1] * len(shape)
     while math.prod(math.ceil(n / s) for n, s in zip(shape, strides, strict=True)) > 1.25 * voxels:

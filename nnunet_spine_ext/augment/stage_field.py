@@ -1,7 +1,7 @@
 """Bias fields: the signal times a smooth positive field, composed on the host at the knots of a spline.
 
 The field multiplies the signal, which is what exceeds air. Receivers amplify signal and not emptiness: voxels within
-the noise of air are left alone.
+the noise of air are left alone, where there is air (`noise_floor`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from nnunet_spine_ext.augment.batch import Batch, pick, voxelwise
 from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.noise_floor import noise_floor
 from nnunet_spine_ext.augment.packing import Buffers, Packer, Slot
 from nnunet_spine_ext.augment.spline import intervals, pack_weights, spread_over
 
@@ -64,7 +65,9 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
     """Multiply the signal of the active planes by their fields."""
     levels = batch.levels()
     numbers = batch.numbers(program.planes)
-    air, span, floor = (pick(v.flatten(), numbers) for v in (levels.air, levels.span, levels.noise_floor()))
+    air, span, floor = (
+        pick(v.flatten(), numbers) for v in (levels.air, levels.span, noise_floor(batch.images, levels))
+    )
     floor = torch.maximum(floor, span * _SMALLEST_FLOOR)
     coefficients = buffers.floats(program.coefficients)
     # In units of the floor, because the threshold has to be known on the host.
