@@ -20,8 +20,8 @@ from nnunet_spine_ext.dataset_conversion.sidecars import read_sidecar
 from nnunet_spine_ext.dataset_conversion.spine_generic_names import STRUCTURES, contrast_of, wanted
 from nnunet_spine_ext.dataset_conversion.spine_generic_tree import Tree, Wish, name_in, subject_of
 
-# Files that stand in for content are shorter than this; no image is.
-_POINTER_BYTES = 1024
+# Files that stand in for content hold a line or three; longer ones are opened when their case is made, and not before.
+_POINTER_BYTES = 400
 
 
 @dataclass
@@ -177,7 +177,7 @@ def _is_series(image: Path) -> bool:
 
 
 def _pointer(path: Path) -> Problem | None:
-    """Return the finding for a file whose content was not fetched; images themselves are not opened."""
+    """Return the finding for a file whose content was not fetched; images and masks are not opened."""
     problem = check_path(path)
     if problem is not None:
         return problem if problem.code == "E-IN-POINTER" else None

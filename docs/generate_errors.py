@@ -112,6 +112,8 @@ def codes() -> set[str]:
 def _messages_of(module: ast.Module) -> Iterator[Message]:
     functions = [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef)]
     helpers = {node.name: ast.unparse(node.returns or ast.Constant("")) for node in functions}
+    classes = [node for node in ast.walk(module) if isinstance(node, ast.ClassDef)]
+    helpers |= {node.name: " ".join(map(ast.unparse, node.bases)) for node in classes}
     # Walked from the outside in: a call belongs to the innermost function around it.
     calls: dict[ast.Call, dict[str, list[ast.Assign]]] = {}
     for function in functions:

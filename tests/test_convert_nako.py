@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from layout_nako import PARTS, QUIRKS, Person, people, write_nako
 from nnunet_verdict import verify_with_nnunet
+from opened_files import count_opens
 
 from nnunet_spine_ext.cli.convert import main
 from nnunet_spine_ext.core.errors import NoInputError, UsageError
@@ -306,6 +307,15 @@ def test_chunks_of_one_grid_are_joined_to_the_original_mask(tmp_path: Path) -> N
         assert [row["label_dice"] for row in facts["stitch"]["overlaps"]] == [1.0, 1.0]
         assert len(facts["sources"]) == 9
         assert facts["model"] == "Skyra"
+
+
+def test_images_and_masks_are_read_once(tmp_path: Path) -> None:
+    source = write_nako(tmp_path / "in", people(*NAMES), ("duplicate_sequ", "composed"))
+    with count_opens(source) as opened:
+        result = _convert(tmp_path, stitch=True, dry_run=True)
+    times = {name: count for name, count in opened.items() if name.endswith(".nii.gz")}
+    assert set(times.values()) == {1}
+    assert times.keys() == {file for row in result.rows for file in row.files.values()}
 
 
 def test_turned_chunks_are_joined_with_little_loss(tmp_path: Path) -> None:

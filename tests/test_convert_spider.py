@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 from layout_spider import Series, toy_patient, toys, write_spider
 from nnunet_verdict import verify_with_nnunet
+from opened_files import count_opens
 
 from nnunet_spine_ext.check.datasets import inspect_dataset
 from nnunet_spine_ext.cli import convert_spider
@@ -159,6 +160,14 @@ def test_parts_made_by_a_model_fill_in_and_are_flagged(tmp_path: Path) -> None:
     assert not any(row.get("train_only") for row in _table(allowed).values())
     np.testing.assert_array_equal(_read(allowed, "4_t2", "labelsTs"), series[-1].semantic.array)
     verify_with_nnunet(allowed.folder)
+
+
+def test_every_file_is_read_once(tmp_path: Path) -> None:
+    source = write_spider(tmp_path / "in", toys(), ["subregions"])
+    with count_opens(source) as opened:
+        result = _convert(tmp_path, target="nnunet14", subregions=source / "subregions", dry_run=True)
+    assert set(opened.values()) == {1}
+    assert len(opened) == 2 + sum(len(row.files) for row in result.rows)
 
 
 def test_where_spider_and_the_model_contradict_each_other_is_ignored(tmp_path: Path) -> None:

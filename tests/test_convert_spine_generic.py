@@ -19,6 +19,7 @@ from layout_spine_generic import (
     write_spine_generic,
 )
 from nnunet_verdict import verify_with_nnunet
+from opened_files import count_opens
 
 from nnunet_spine_ext.check.datasets import inspect_dataset
 from nnunet_spine_ext.check.opening import open_image
@@ -175,7 +176,9 @@ def test_phantoms_convert_and_come_back_exactly(tmp_path: Path) -> None:
     request = ScanRequest(coarse, seed=3, region="cervical", supersample=1)
     scans = [from_phantom(scan, name) for k, name in enumerate(("unf01", "amu02")) for scan in scan_subject(request, k)]
     write_spine_generic(tmp_path / "in", scans)
-    result = _convert(tmp_path, classes=["cord", "canal"])
+    with count_opens(tmp_path / "in") as opened:
+        result = _convert(tmp_path, classes=["cord", "canal"])
+    assert {times for name, times in opened.items() if name.endswith(".nii.gz")} == {1}
     assert result.exit_code == 0, result.render()
     assert {row["contrast"] for row in _table(result).values()} == {"T2w", "T2star"}
     for scan in scans:
