@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nnunet_spine_ext.augment.batch import spatial
+from nnunet_spine_ext.augment.batch import SAMPLE_VOXELS, spatial, thin
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Pipeline, Plan
 from nnunet_spine_ext.training.targets import Targets, one_hot
@@ -76,13 +76,15 @@ class DeviceAugmentation:
 
     def _with_air(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images with air beyond them, and the labels with -1 beyond the images only."""
-        outside = labels[:, :1] < 0
         if not self._all_masked:
-            beyond = outside & (images == 0).all(dim=1, keepdim=True)
-            own = labels[:, :1].masked_fill(outside & ~beyond, self._unmasked_id)
+            # Beyond the image every channel is exactly zero.
+            zero = images == 0 if images.shape[1] == 1 else (images == 0).all(dim=1, keepdim=True)
+            own = labels[:, :1]
+            inside = own.masked_fill(own < 0, self._unmasked_id) if self._unmasked_id else own.clamp_min(0)
+            own = torch.where(zero, own, inside)
             labels = own if labels.shape[1] == 1 else torch.cat((own, labels[:, 1:]), dim=1)
-            outside = beyond
-        air = images.masked_fill(outside, math.inf).flatten(2).amin(dim=2)
+        outside = labels[:, :1] < 0
+        air = torch.where(thin(outside, SAMPLE_VOXELS), math.inf, thin(images, SAMPLE_VOXELS)).amin(dim=2)
         # A crop may lie wholly beyond the image.
         air = torch.where(air.isinf(), 0, air)
         return torch.where(outside, spatial(air, images.dim() - 2), images), labels
