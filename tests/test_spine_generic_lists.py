@@ -165,7 +165,7 @@ def test_a_sidecar_with_a_missing_quote_still_tells(tmp_path: Path) -> None:
     [
         ({"Author": "Jane Doe"}, ("Author",)),
         ({"GeneratedBy": [{"Name": "Manual correction by Jane Doe"}]}, ("Manual",)),
-        ({"GeneratedBy": [{"Name": "/usr/local/jane/sct/bin/sct_deepseg -task seg_sc -i /data/Doe_Jane/t2.nii.gz -v 1"}]},
+        ({"GeneratedBy": [{"Name": "/opt/jane/bin/sct_deepseg -task seg_sc -i /data/Doe_Jane/t2.nii.gz -v 1"}]},
          ("sct_deepseg -task seg_sc -v 1",)),
         ({"GeneratedBy": [{"Name": "sct_propseg -i Doe.nii.gz -c t2"}, {"Name": "Jane Doe", "Date": "1"}]},
          ("sct_propseg -c t2", "another step")),
