@@ -84,6 +84,15 @@ def test_mix_blends_with_the_original(name: str) -> None:
     torch.testing.assert_close(half, (image + full) / 2, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", KEEPING)
+def test_the_share_of_a_filter_does_not_depend_on_its_gain(name: str) -> None:
+    image = _waves(ISOTROPIC)
+    results = [pipeline({"name": name, "mix": mix}, facts=ISOTROPIC)(image, None, keys(1))[0] for mix in (0.5, 1.0)]
+    likeness = [float(np.corrcoef(image.flatten(), result.flatten())[0, 1]) for result in results]
+    # Two images of equal spread with a correlation of r: their mean has one of sqrt((1 + r) / 2) with either.
+    assert likeness[0] == pytest.approx(math.sqrt((1 + likeness[1]) / 2), abs=0.01)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("where", ["everywhere", "in_labels"])
 def test_retain_stats_keeps_mean_and_standard_deviation(name: str, where: str) -> None:

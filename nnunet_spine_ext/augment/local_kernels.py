@@ -102,9 +102,12 @@ def gaussian_matrix(size: int, sigma: float) -> Array:
     return matrix
 
 
-def draw_bump(rng: np.random.Generator, width: float, context: Context) -> dict[str, Any]:
-    """Draw the parameters of a Gaussian hill: its standard deviation in mm, its top in the patch or near it."""
-    centre = rng.uniform(-0.75, 0.75, context.dim) * np.array(context.extent)
+def draw_bump(rng: np.random.Generator, width: float, context: Context, *, reach: float) -> dict[str, Any]:
+    """Draw the parameters of a Gaussian hill with a standard deviation in mm.
+
+    `reach`: how far its top may be from the centre, in sizes of the patch: 0.5 inside, more also beyond.
+    """
+    centre = rng.uniform(-reach, reach, context.dim) * np.array(context.extent)
     return {"centre": centre.tolist(), "width": width}
 
 
@@ -113,9 +116,10 @@ def bump_at_knots(params: dict[str, Any], context: Context) -> Array:
     distance = (knot_grid(context) - np.array(params["centre"])) / params["width"]
     logarithm = -0.5 * (distance**2).sum(axis=-1)
     # Seen from far away a hill is a slope: what counts is its form within the patch.
-    field = np.exp(logarithm - logarithm.max())
-    low, high = field.min(), field.max()
-    return (field - low) / max(high - low, 1e-12)
+    field = np.exp(np.minimum(logarithm - logarithm[(slice(1, -1),) * context.dim].max(), 0))
+    inside = field[(slice(1, -1),) * context.dim]
+    low, high = inside.min(), inside.max()
+    return np.clip((field - low) / max(high - low, 1e-12), 0, 1)
 
 
 @lru_cache(maxsize=64)

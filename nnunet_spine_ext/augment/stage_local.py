@@ -42,11 +42,10 @@ def _blend(batch: Batch, planes: Tensor, filtered: Tensor, step: Step, buffers: 
     inside = None
     if step.weights is not None:
         inside = _inside(batch, step, buffers.floats(step.weights))
-    scale, shift = torch.ones_like(mix), torch.zeros_like(mix)
+    numbers = (1 - mix, mix, torch.zeros_like(mix))
     if step.retain:
-        scale, shift = _restoring(planes, filtered, inside, mix)
-        scale, shift = torch.lerp(torch.ones_like(scale), scale, retain), shift * retain
-    numbers = (scale * (1 - mix), scale * mix, shift)
+        restoring = _restoring(planes, filtered, inside, mix)
+        numbers = tuple(torch.lerp(own, new, retain) for own, new in zip(numbers, restoring, strict=True))
     if inside is None:
         return voxelwise(_weighted, (planes, filtered), numbers)
     return voxelwise(_weighted_inside, (planes, filtered, inside), numbers)
@@ -65,22 +64,29 @@ def _inside(batch: Batch, step: Step, weights: Tensor) -> Tensor:
     return torch.stack(rows).view(shape)
 
 
-def _restoring(planes: Tensor, filtered: Tensor, inside: Tensor | None, mix: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scale and shift (K,) that give the blend the mean and standard deviation of the original.
+def _restoring(planes: Tensor, filtered: Tensor, inside: Tensor | None, mix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return factors (K,) of original and filtered, and a shift, that keep the original's mean and spread.
 
-    Statistics are those of the voxels acted on, from the sample grid.
+    The filtered image is brought to them before it is blended, so that `mix` is its share whatever a filter's gain;
+    the blend once more. Statistics are those of the voxels acted on, from the sample grid.
     """
     before, new = (thin(volume.detach()[:, None], SAMPLE_VOXELS)[:, 0] for volume in (planes, filtered))
-    after = torch.lerp(before, new, mix[:, None])
     if inside is None:
         weights = torch.full_like(before, 1 / before.shape[1])
     else:
         weights = thin(inside[:, None], SAMPLE_VOXELS)[:, 0]
         weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1)
-    mean, sd = _moments(before, weights)
-    new_mean, new_sd = _moments(after, weights)
-    scale = sd / torch.maximum(new_sd, sd / _LARGEST_GAIN).clamp_min(_SMALLEST)
-    return scale, mean - new_mean * scale
+    target = _moments(before, weights)
+    gain, offset = _matching(_moments(new, weights), target)
+    after = torch.lerp(before, torch.addcmul(offset[:, None], new, gain[:, None]), mix[:, None])
+    scale, shift = _matching(_moments(after, weights), target)
+    return scale * (1 - mix), scale * mix * gain, torch.addcmul(shift, scale * mix, offset)
+
+
+def _matching(found: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return scale and shift that bring one mean and standard deviation to another."""
+    scale = wanted[1] / torch.maximum(found[1], wanted[1] / _LARGEST_GAIN).clamp_min(_SMALLEST)
+    return scale, wanted[0] - found[0] * scale
 
 
 def _moments(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ class BrightnessGradient(Selective, stage="local"):
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
         """Draw height and hill."""
         height, width = (self.draw(rng, name, context) for name in ("height", "width"))
-        return {**self.select(rng, context), "height": height, "hill": draw_bump(rng, width, context)}
+        return {**self.select(rng, context), "height": height, "hill": draw_bump(rng, width, context, reach=0.75)}
 
     def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
         """Add the hill at the knots, so that the mean brightness over the patch stays."""

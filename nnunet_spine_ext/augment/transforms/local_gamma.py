@@ -23,12 +23,12 @@ class LocalGamma(Selective, stage="local"):
 
     p: float = 0.1
     gamma: Range = spread({"log": [0.4, 2.5]}, limits=(0.05, 20.0), neutral=1.0)
-    width: Range = spread([15.0, 80.0], limits=(1.0, 2000.0))
+    width: Range = spread([20.0, 100.0], limits=(1.0, 2000.0))
 
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
         """Draw the exponent and the hill."""
         gamma, width = (self.draw(rng, name, context) for name in ("gamma", "width"))
-        return {**self.select(rng, context), "gamma": gamma, "hill": draw_bump(rng, width, context)}
+        return {**self.select(rng, context), "gamma": gamma, "hill": draw_bump(rng, width, context, reach=0.5)}
 
     def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
         """Add the exponents at the knots."""
