@@ -21,6 +21,15 @@ def test_statistics_of_the_input_come_back() -> None:
         assert after.std().item() == pytest.approx(before.std().item(), rel=0.01)
 
 
+def test_statistics_near_those_of_the_input() -> None:
+    image = images(2, SHAPE)
+    line = pipeline("gamma", {"name": "renormalise", "shift": 0.5, "gain": 1.25}, facts=FACTS)
+    result, _ = line(image, None, keys(2))
+    for before, after in zip(image, result, strict=True):
+        assert after.mean().item() == pytest.approx((before.mean() + 0.5 * before.std()).item(), abs=0.01)
+        assert after.std().item() == pytest.approx(1.25 * before.std().item(), rel=0.01)
+
+
 def test_a_z_score() -> None:
     line = pipeline("gamma", {"name": "renormalise", "to": "values"}, facts=FACTS)
     result, _ = line(images(2, SHAPE) * 50 + 300, None, keys(2))

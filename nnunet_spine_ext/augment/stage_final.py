@@ -17,7 +17,9 @@ _LOWEST_SPREAD = 1e-6
 
 @dataclass(frozen=True)
 class Program:
-    """Active samples and, packed as (4, B', C): weight, share of the input's statistics, own mean and sd."""
+    """Active samples and, packed as (6, B', C): weight; factors of the input's mean and sd in the mean, and of its sd in
+    the sd; own mean and sd.
+    """
 
     indices: tuple[int, ...]
     values: Slot
@@ -27,15 +29,18 @@ class Builder:
     """Collects the statistics that samples are to have; the last call for a channel counts."""
 
     def __init__(self, context: Context, count: int) -> None:
-        self._values = np.zeros((4, count, context.channels))
+        self._values = np.zeros((6, count, context.channels))
 
-    def restore(self, index: int, channels: Sequence[int]) -> None:
-        """Give back the mean and standard deviation that the sample had before all intensity stages."""
-        self._values[:, index, list(channels)] = np.array([1.0, 1.0, 0.0, 0.0])[:, None]
+    def restore(self, index: int, channels: Sequence[int], shift: float = 0.0, gain: float = 1.0) -> None:
+        """Give back the mean and standard deviation (sd) that the sample had before all intensity stages.
+
+        Or nearly: the mean plus `shift` times this sd, and `gain` times the sd.
+        """
+        self._values[:, index, list(channels)] = np.array([1.0, 1.0, shift, gain, 0.0, 0.0])[:, None]
 
     def normalise(self, index: int, channels: Sequence[int], mean: float, sd: float) -> None:
         """Give a mean and a standard deviation of choice."""
-        self._values[:, index, list(channels)] = np.array([1.0, 0.0, mean, sd])[:, None]
+        self._values[:, index, list(channels)] = np.array([1.0, 0.0, 0.0, 0.0, mean, sd])[:, None]
 
     def pack(self, packer: Packer) -> Program | None:
         """Pack the samples that anything was asked for."""
@@ -48,11 +53,12 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
 
     Where nothing is left of the contrast, the image becomes flat at the mean asked for.
     """
-    weight, share, own_mean, own_sd = buffers.floats(program.values).unbind(0)
+    weight, of_mean, shift_of_sd, gain, own_mean, own_sd = buffers.floats(program.values).unbind(0)
     mean, sd = moments(pick(batch.sample(), program.indices))
     if batch.reference is not None:
-        before = [pick(value, program.indices) for value in batch.reference]
-        own_mean, own_sd = torch.lerp(own_mean, before[0], share), torch.lerp(own_sd, before[1], share)
+        before_mean, before_sd = (pick(value, program.indices) for value in batch.reference)
+        own_mean = own_mean + of_mean * before_mean + shift_of_sd * before_sd
+        own_sd = own_sd + gain * before_sd
     scale = own_sd / torch.maximum(sd, mean.abs() * _LOWEST_SPREAD + 1e-20).clamp_min(1e-20)
     scale = torch.where(sd > mean.abs() * _LOWEST_SPREAD, scale, torch.zeros_like(scale))
     shift = own_mean - mean * scale
