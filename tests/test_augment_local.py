@@ -166,6 +166,31 @@ def test_correlations_are_those_of_scipy(shape: tuple[int, ...]) -> None:
         np.testing.assert_allclose(own, ndimage.correlate(plane, kernel, mode="nearest"), atol=2e-4)
 
 
+def test_planes_together_as_on_accelerators_are_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    planes = torch.randn(3, 8, 21, 14, generator=generator)
+    kernels = torch.randn(3, 2, 3, 3, 3, generator=generator)
+    layers = [(torch.randn(3, 2, 1, 3, 3, 3, generator=generator), torch.randn(3, 2, generator=generator))]
+    layers += [(torch.randn(3, 1, 2, 1, 1, 1, generator=generator), torch.randn(3, 1, generator=generator))]
+
+    def filtered() -> list[torch.Tensor]:
+        one = kernels[:, :1]
+        length, about, small = (
+            function(planes, array)
+            for function, array in (
+                (local_filters.magnitude, kernels),
+                (local_filters.about_mean, one),
+                (local_filters.network, layers),
+            )
+        )
+        return [length, about, small]
+
+    alone = filtered()
+    monkeypatch.setattr(local_filters, "_each_alone", lambda function, planes, *arrays: function(planes, *arrays))
+    for one, all_together in zip(alone, filtered(), strict=True):
+        torch.testing.assert_close(all_together, one, rtol=1e-5, atol=1e-5)
+
+
 def test_correlations_in_the_plane_are_those_of_scipy() -> None:
     rng = np.random.default_rng(1)
     planes, kernels = rng.standard_normal((2, 21, 14)), rng.standard_normal((2, 5, 3))

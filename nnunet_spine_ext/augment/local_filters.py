@@ -175,8 +175,12 @@ def _plain_convolution(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    with torch.backends.cudnn.flags(enabled=False):
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
         yield
+    finally:
+        torch.backends.cudnn.enabled = before
 
 
 def _length(planes: Tensor, kernels: Tensor, air: Tensor) -> Tensor:
