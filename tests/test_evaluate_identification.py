@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import center_of_mass
 
+from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.evaluate.identification import locate
 from nnunet_spine_ext.evaluate.matching import Matching, match_overlap, overlap_table
 from nnunet_spine_ext.evaluate.panoptic import Group, score_group
@@ -198,3 +199,51 @@ def test_numbers_that_mean_nothing_identify_nothing(folders: Folders) -> None:
     assert "id_rate, localisation_distance, perfect_sequence, level_identified" in result.remarks[0]
     assert not {"id_rate", "level_distance"} & {row.metric for row in result.rows}
     assert folders.summary()["identification"] == {}
+
+
+def _counted() -> np.ndarray:
+    """Return the instances of the reference with the ids of our network-free step: 1, 2, … from the top."""
+    found = instances()
+    for count, level in enumerate((19, 20), start=1):
+        found[found == level], found[found == 100 + level] = count, 100 + count
+    found[13, 11, 5] = 3
+    return found
+
+
+@pytest.mark.parametrize("file", ["qc", "centroids"])
+def test_counted_instances_are_matched_but_never_taken_for_levels(file: str, folders: Folders) -> None:
+    for case, found in (("a", instances()), ("b", _counted())):
+        folders.add(case, semantic(), semantic())
+        folders.add_instances(case, instances(), found)
+    says = {"numbered": False}
+    write_json(folders.pred / file / "b.json", says if file == "qc" else [says, {}])
+    result = folders.run(metrics=("all",), regions=True)
+    values = folders.values()
+    assert values["b", "vertebra", "instance_recall"] == values["b", "L1", "level_dice"] == 1.0
+    for label, metric in (
+        ("vertebra", "id_rate"), ("vertebra", "perfect_sequence"), ("disc", "localisation_distance"),
+        ("L1", "level_identified"), ("L1", "level_distance"), ("lumbar vertebra", "id_rate"),
+    ):  # fmt: skip
+        assert math.isnan(values["b", label, metric]), (label, metric)
+        assert math.isfinite(values["a", label, metric]), (label, metric)
+    # The speck numbered 3 lies beside L1; by its number it would be cervical.
+    assert values["b", "lumbar vertebra", "instance_precision"] == 0.5
+    assert "cervical" not in {row.region for row in result.rows}
+    pooled = folders.summary()["identification"]["vertebra"]
+    assert (pooled["instances"], pooled["rate"], pooled["cases"]) == (2, 1.0, 1)
+    assert any("1 case (b): the predicted vertebrae are counted" in remark for remark in result.remarks)
+
+
+def test_without_any_numbers_there_is_no_identification_over_all_cases(folders: Folders) -> None:
+    folders.add("b", semantic(), semantic())
+    folders.add_instances("b", instances(), _counted())
+    # A missing prediction of such a model is no rate of zero either.
+    folders.add("c", semantic(), None)
+    folders.add_instances("c", instances(), None)
+    write_json(folders.pred / "qc" / "b.json", {"numbered": False})
+    text = folders.run().render()
+    assert math.isnan(folders.values()["c", "vertebra", "id_rate"])
+    assert folders.values()["c", "vertebra", "pq"] == 0.0
+    assert folders.summary()["identification"] == {}
+    assert "Identification over all cases" not in text
+    assert "counted from the top" in text

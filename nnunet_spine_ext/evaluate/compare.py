@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,6 +17,7 @@ from nnunet_spine_ext.evaluate.folders import (
     Scope,
     chosen_keys,
     common_cases,
+    common_classes,
     folder_names,
     refuse_other_options,
 )
@@ -23,8 +25,8 @@ from nnunet_spine_ext.evaluate.latex import Spread
 from nnunet_spine_ext.evaluate.paired import ALPHA, Correction, Paired, compare_pairs, correct
 from nnunet_spine_ext.evaluate.prepare import prepare_output, writing
 from nnunet_spine_ext.evaluate.registry import METRICS
-from nnunet_spine_ext.evaluate.scored import Key, Scored, read_scored
-from nnunet_spine_ext.evaluate.statistic import DEFAULT_RESAMPLES, DEFAULT_SEED, Statistic, statistic
+from nnunet_spine_ext.evaluate.scored import OVERALL, Key, Scored, read_scored
+from nnunet_spine_ext.evaluate.statistic import DEFAULT_RESAMPLES, DEFAULT_SEED, Statistic, finite_mean, statistic
 
 Unit = Literal["subject", "case"]
 Missing = Literal["exclude", "worst"]
@@ -35,7 +37,8 @@ class Row:
     """One key in all folders.
 
     `group` is the value of the fact asked for by ``by``, None for all cases. `statistics` has the distribution of each
-    folder over the units that enter the tests, `tests` the comparison of the first folder with each other one (with
+    folder over the units that enter the tests, `tested` that of the values that are compared (absolute ones for metrics
+    that should be zero), `tests` the comparison of the first folder with each other one (with
     corrected p-values in `corrected`). `undefined` and `infinite` count cases that could not be compared.
     """
 
@@ -43,6 +46,7 @@ class Row:
     group: str | None
     units: int
     statistics: tuple[Statistic, ...]
+    tested: tuple[Statistic, ...]
     tests: tuple[Paired, ...]
     undefined: int
     infinite: int
@@ -180,6 +184,11 @@ class _Plan:
     bootstrap: int
     seed: int
 
+    @cached_property
+    def classes(self) -> dict[str, list[Key]]:
+        """The classes that all folders have, by metric."""
+        return common_classes(self.scored)
+
     def row(self, key: Key, group: str | None, cases: Sequence[str]) -> Row:
         """Compare all folders in one key over some cases."""
         metric = METRICS[key.metric]
@@ -202,19 +211,35 @@ class _Plan:
             compare_pairs(tested[0], other, metric.direction, resamples=self.bootstrap, seed=self.seed)
             for other in tested[1:]
         )
-        return Row(key, group, len(kept), tuple(statistic(one) for one in raw), tests, undefined, infinite)
+        shown, compared = (tuple(statistic(one) for one in side) for side in (raw, tested))
+        return Row(key, group, len(kept), shown, compared, tests, undefined, infinite)
 
     def _values(self, key: Key, case: str) -> list[float]:
         """One value per folder; with ``worst`` that of an empty prediction where a folder lacks the case."""
         values = []
-        for one in self.scored:
-            value = one.values[key].get(case, math.nan)
+        found = self._over_classes(key.metric, case) if key.scope == OVERALL else None
+        for k, one in enumerate(self.scored):
+            value = one.values[key].get(case, math.nan) if found is None else found[k]
             if case not in one.cases and self.missing == "worst":
                 value = _worst(key.metric)
             values.append(value)
         present = [value for value, one in zip(values, self.scored, strict=True) if case in one.cases]
         # Where nobody had anything to compare, an empty prediction has nothing to lose.
         return [math.nan] * len(values) if all(map(math.isnan, present)) else values
+
+    def _over_classes(self, metric: str, case: str) -> list[float]:
+        """Mean over the classes for every folder, NaN where it lacks the case.
+
+        A class at an infinite distance in one folder is left out of all of them, or with ``worst`` makes its folder's
+        mean infinite: leaving it out of one mean alone would reward missing what is hard.
+        """
+        rows = [[one.values[key].get(case, math.nan) for key in self.classes[metric]] for one in self.scored]
+        if self.missing == "worst":
+            return [math.inf if any(map(math.isinf, row)) else finite_mean(row) for row in rows]
+        usable = [not any(map(math.isinf, column)) for column in zip(*rows, strict=True)]
+        if not any(usable):
+            return [finite_mean(row) for row in rows]
+        return [finite_mean(value for value, keep in zip(row, usable, strict=True) if keep) for row in rows]
 
 
 def _worst(name: str) -> float:

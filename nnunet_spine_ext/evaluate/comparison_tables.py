@@ -81,8 +81,9 @@ def about(result: Comparison) -> str:
     return (
         f"{len(result.summary.done)} cases. Two-sided Wilcoxon signed-rank tests over {unit}, {tests} tests, "
         f"{_CORRECTIONS[options['correction']]} correction over all of them. Cases that a folder lacks are {missing}. "
-        "Rank-biserial correlation: positive when the second one is better. "
-        f"Fewer than {MIN_PAIRS} pairs are not tested."
+        "Differences are the second one minus the first one; for metrics that should be zero they, the tests and the "
+        "best value are those of absolute values. Rank-biserial correlation: positive when the second one is better. "
+        f"Fewer than {MIN_PAIRS} pairs that differ are not tested."
     )
 
 
@@ -186,7 +187,7 @@ def tables(result: Comparison, spread: latex.Spread) -> str:
 def _latex_row(result: Comparison, row: Row, spread: latex.Spread) -> list[str]:
     middles = {
         name: found.mean if spread == "mean" else found.median
-        for name, found in zip(result.names, row.statistics, strict=True)
+        for name, found in zip(result.names, row.tested, strict=True)
     }
     winners = latex.best(row.key.metric, middles)
     marks = ["", *map(stars, row.corrected)]

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.evaluate.registry import METRICS, metric
-from nnunet_spine_ext.evaluate.scored import Key, Scored
+from nnunet_spine_ext.evaluate.scored import OVERALL, Key, Scored
 
 Scope = Literal["overall", "class", "group", "level", "region"]
 SCOPES: tuple[str, ...] = get_args(Scope)
@@ -94,6 +94,9 @@ def chosen_keys(
         key for key in scored[0].values if key.scope in scopes and key.metric in (asked or common)
     ]  # fmt: skip
     keys = [key for key in wanted if all(key in one.values for one in scored)]
+    classes = common_classes(scored)
+    # Means over classes of which none is the same say nothing about the models.
+    keys = [key for key in keys if key.scope != OVERALL or key.metric in classes]
     remarks += _about_labels(scored, names, scopes, common)
     if not keys:
         raise UsageError(
@@ -103,6 +106,15 @@ def chosen_keys(
             fix="check the folders, --metrics and --scopes",
         )
     return sorted(keys, key=_position), remarks
+
+
+def common_classes(scored: Sequence[Scored]) -> dict[str, list[Key]]:
+    """Return the classes that all folders have, by metric."""
+    found: dict[str, list[Key]] = {}
+    for key in scored[0].values:
+        if key.scope == "class" and all(key in one.values for one in scored):
+            found.setdefault(key.metric, []).append(key)
+    return found
 
 
 def _position(key: Key) -> tuple[int, int]:

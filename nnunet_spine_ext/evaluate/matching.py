@@ -51,12 +51,12 @@ class Matching:
         """Number of predicted instances."""
         return len({match.pred for match in self.matches}) + len(self.spurious)
 
-    def restrict(self, ids: Collection[int]) -> Matching:
-        """Return what concerns some ids: matches and misses by reference id, spurious instances by their own."""
+    def restrict(self, refs: Collection[int], spurious: Collection[int]) -> Matching:
+        """Return what concerns some reference ids (matches and misses), and some of the spurious instances."""
         return Matching(
-            tuple(match for match in self.matches if match.ref in ids),
-            tuple(ref for ref in self.missed if ref in ids),
-            tuple(pred for pred in self.spurious if pred in ids),
+            tuple(match for match in self.matches if match.ref in refs),
+            tuple(ref for ref in self.missed if ref in refs),
+            tuple(pred for pred in self.spurious if pred in spurious),
         )
 
     @property

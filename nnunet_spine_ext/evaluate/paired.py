@@ -82,8 +82,16 @@ def _wilcoxon(differences: Array) -> tuple[float, float, str]:
     n = len(differences)
     if n < MIN_PAIRS:
         return math.nan, math.nan, f"{n} pair{'' if n == 1 else 's'}, at least {MIN_PAIRS} are needed"
-    if not differences.any():
+    differing = int(np.count_nonzero(differences))
+    if not differing:
         return math.nan, math.nan, "all differences are zero"
+    if differing < MIN_PAIRS:
+        # Zeros do not enter the ranks: scipy's approximation would call five differences significant.
+        return (
+            math.nan,
+            math.nan,
+            f"{differing} pair{'' if differing == 1 else 's'} of {n} differ, fewer than {MIN_PAIRS}",
+        )
     found = wilcoxon(_bounded(differences))
     return float(found.statistic), float(found.pvalue), ""
 

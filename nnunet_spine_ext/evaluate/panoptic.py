@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,12 +28,14 @@ class Group:
     pairs: masks of a reference instance and the instance matched to it, by reference id; needed for distances.
     locations: where the instance of the same number was found, by reference id; needed for identification.
     missing_distance: mm that an instance that is not identified counts in the localisation distance; None: left out.
+    numbered: whether the numbers of predicted instances mean something; without, identification is not defined.
     """
 
     matching: Matching
     pairs: Mapping[int, MaskPair] = field(default_factory=dict)
     locations: Mapping[int, Location] = field(default_factory=dict)
     missing_distance: float | None = None
+    numbered: bool = True
 
     @cached_property
     def refs(self) -> tuple[int, ...]:
@@ -87,7 +90,12 @@ def instance_assd_voxel(group: Group) -> float:
 
 
 def score_group(metric: Metric, group: Group) -> float:
-    """Return one metric of one group; groups without instances give the values that the registry declares."""
+    """Return one metric of one group; groups without instances give the values that the registry declares.
+
+    NaN for metrics about right numbers where the prediction has none.
+    """
+    if metric.needs_centres and not group.numbered:
+        return math.nan
     matching = group.matching
     declared = metric.edge_case(ref_empty=matching.n_ref == 0, pred_empty=matching.n_pred == 0)
     return float(metric.resolve()(group)) if declared is None else declared

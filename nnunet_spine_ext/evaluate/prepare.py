@@ -18,11 +18,15 @@ from nnunet_spine_ext.evaluate.metric import Metric
 from nnunet_spine_ext.evaluate.registry import expand, select
 from nnunet_spine_ext.evaluate.result import FILES
 from nnunet_spine_ext.evaluate.scoring import InstanceIds, Rule, Settings
+from nnunet_spine_ext.measure.numbered import is_numbered
 
 
 @dataclass(frozen=True)
 class Job:
-    """Where the files of a run are and how they are read and scored."""
+    """Where the files of a run are and how they are read and scored.
+
+    `counted` are the cases whose predicted instances are counted from the top: their ids are no levels.
+    """
 
     refs: MaskFolder
     preds: MaskFolder
@@ -33,6 +37,7 @@ class Job:
     settings: Settings
     resample: Resample
     remarks: tuple[str, ...] = ()
+    counted: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -153,16 +158,37 @@ def find_files(ref: Path, pred: Path, options: Options, settings: Settings) -> J
             fix="name the folder by --ref-instances, or leave --regions out",
         )
     known = LabelSet(SCHEMES["instances"].labels if settings.instance_ids == "spineps" else None, source="spineps ids")
+    pred_instances = list_masks(pred_folder) if pred_folder and wanted else None
+    counted = _counted(refs, pred_instances) if settings.instance_ids == "spineps" else frozenset()
+    remarks = _about_instances(settings, ref_folder, pred_folder)
     return Job(
         refs,
         preds,
         list_masks(ref_folder) if ref_folder and (wanted or settings.regions) else NO_MASKS,
-        list_masks(pred_folder) if pred_folder and wanted else None,
+        pred_instances,
         find_labels(ref, pred, options.labels, options.scheme),
         known,
         settings,
         options.resample,
-        _about_instances(settings, ref_folder, pred_folder),
+        remarks + (_about_counted(counted) if settings.needs_centres else ()),
+        counted,
+    )
+
+
+def _counted(refs: MaskFolder, preds: MaskFolder | None) -> frozenset[str]:
+    """Return the cases without numbers; where no prediction has any, the missing ones have none to get wrong."""
+    given = [(case, preds.files[case]) for case in refs.cases if case in preds.files] if preds else []
+    found = frozenset(case for case, path in given if not is_numbered(path.parent.parent, case))
+    return frozenset(refs.cases) if found and len(found) == len(given) else found
+
+
+def _about_counted(cases: frozenset[str]) -> tuple[str, ...]:
+    if not cases:
+        return ()
+    named = ", ".join(sorted(cases)[:3]) + (", …" if len(cases) > 3 else "")
+    return (
+        f"Identification is not defined for {len(cases)} case{'' if len(cases) == 1 else 's'} ({named}): the predicted "
+        "vertebrae are counted from the top, not numbered.",
     )
 
 

@@ -64,11 +64,21 @@ def region_map(instances: Array, spacing: Spacing) -> Array | None:
     return np.where(own > 0, own, full)
 
 
+def regions_by_place(instances: Array, regions: Array) -> dict[int, str]:
+    """Return the region that holds most voxels of each instance; `regions` is the map of the same grid (i, j, k)."""
+    here = instances > 0
+    counts = np.zeros((int(instances.max(initial=0)) + 1, len(REGIONS) + 1), dtype=np.int64)
+    np.add.at(counts, (instances[here], regions[here]), 1)
+    return {label: REGIONS[counts[label].argmax() - 1] for label in np.flatnonzero(counts.any(axis=1)).tolist()}
+
+
 def region_parts(pair: MaskPair, regions: Array) -> Iterator[tuple[str, PairPart]]:
     """Yield what of a structure lies in each region that holds any of it; `regions` is the map of the whole volume."""
     box = tuple(slice(start, start + size) for start, size in zip(pair.origin, pair.ref.shape, strict=True))
     inside = regions[box]
-    counts = [np.bincount(inside[mask], minlength=5) for mask in (pair.ref, pair.pred, pair.ref & pair.pred)]
+    counts = [
+        np.bincount(inside[mask], minlength=len(REGIONS) + 1) for mask in (pair.ref, pair.pred, pair.ref & pair.pred)
+    ]
     for number, region in enumerate(REGIONS, start=1):
         ref, pred, both = (int(count[number]) for count in counts)
         if ref or pred:

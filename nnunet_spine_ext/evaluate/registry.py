@@ -259,7 +259,8 @@ _GROUPS = (
         bounds=_SHARE,
         definition=(
             "share of the reference instances that are identified: the centre of the predicted instance of the same "
-            "number is nearer to it than to any other reference instance of its kind, and less than 20 mm away"
+            "number is nearer to it than to any other reference instance of its kind, and less than 20 mm away; left "
+            "out where predicted instances are counted from the top, not numbered"
         ),
         equals=f"{_VERSE}, brute force in the tests",
         needs_centres=True,

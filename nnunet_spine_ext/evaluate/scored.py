@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 from nnunet_spine_ext.core.errors import CaseError, UsageError
 from nnunet_spine_ext.core.io import read_json
 from nnunet_spine_ext.evaluate.registry import METRICS
+from nnunet_spine_ext.evaluate.statistic import finite_mean
 
 OVERALL = "overall"
 
@@ -63,7 +63,7 @@ def read_scored(folder: str | Path) -> Scored:
         entries: dict[str, dict[str, Any]] = content["cases"]
         return Scored(
             folder,
-            values | _overall(entries),
+            values | _overall(values),
             frozenset(case for case, entry in entries.items() if entry["status"] != "failed"),
             content["options"],
             content["inputs"],
@@ -86,12 +86,14 @@ def _key(line: Mapping[str, str]) -> Key:
     return Key(line["scope"], label_id, line["label"], line.get("region") or None, line["metric"])
 
 
-def _overall(entries: Mapping[str, Mapping[str, Any]]) -> dict[Key, dict[str, float]]:
-    """Return the means over classes of every scored case; NaN where no class had a finite value."""
-    found: dict[Key, dict[str, float]] = {}
-    for case, entry in entries.items():
-        for name, value in entry["mean_over_classes"].items():
-            if name in METRICS:
-                key = Key(OVERALL, None, "all classes", None, name)
-                found.setdefault(key, {})[case] = math.nan if value is None else float(value)
-    return found
+def _overall(values: Mapping[Key, Mapping[str, float]]) -> dict[Key, dict[str, float]]:
+    """Return the mean over classes of every scored case, as the evaluation has it."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for key, by_case in values.items():
+        if key.scope == "class":
+            for case, value in by_case.items():
+                found.setdefault(key.metric, {}).setdefault(case, []).append(value)
+    return {
+        Key(OVERALL, None, "all classes", None, metric): {case: finite_mean(all_) for case, all_ in by_case.items()}
+        for metric, by_case in found.items()
+    }

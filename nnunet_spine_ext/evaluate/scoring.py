@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import fmean
 from typing import Literal
 
 import numpy as np
@@ -25,7 +24,15 @@ from nnunet_spine_ext.evaluate.matching import (
 from nnunet_spine_ext.evaluate.metric import Metric, Scope
 from nnunet_spine_ext.evaluate.pairs import Box, MaskPair, boxes_of, label_pairs, pair_in_box, score, union_box
 from nnunet_spine_ext.evaluate.panoptic import Group, score_group
-from nnunet_spine_ext.evaluate.regions import members, region_map, region_parts
+from nnunet_spine_ext.evaluate.regions import (
+    REGIONS,
+    members,
+    region_map,
+    region_of,
+    region_parts,
+    regions_by_place,
+)
+from nnunet_spine_ext.evaluate.statistic import finite_mean
 from nnunet_spine_ext.measure.centroids import centroids
 
 InstanceIds = Literal["spineps", "any"]
@@ -142,23 +149,34 @@ def score_classes(
 
 
 def score_instances(
-    case: str, ref: Array, pred: Array, spacing: Spacing, settings: Settings, status: Status = "done"
+    case: str,
+    ref: Array,
+    pred: Array,
+    spacing: Spacing,
+    settings: Settings,
+    status: Status = "done",
+    *,
+    numbered: bool = True,
 ) -> tuple[list[Score], dict[str, Matching]]:
-    """Return rows per group, per reference instance and per region, and the matching of each group with instances."""
+    """Return rows per group, per reference instance and per region, and the matching of each group with instances.
+
+    Without `numbered` the ids in `pred` count from the top and are no levels: what is about right numbers is NaN.
+    """
     instances = Instances(ref, pred, spacing)
-    groups = _groups(instances, settings)
+    groups = _groups(instances, settings, numbered=numbered)
     rows: list[Score] = []
     for name, group in groups.items():
         rows += _group_rows(case, name, group, settings, status)
     levels = _level_rows(case, groups, settings, status) if settings.level_metrics else []
     rows += levels
     if settings.regions and settings.instance_ids == "spineps":
+        regions = _regions_of_pred(instances, numbered=numbered)
         for name, group in groups.items():
-            rows += _region_rows(case, name, group, levels, settings, status)
+            rows += _region_rows(case, name, group, levels, regions, settings, status)
     return rows, {name: group.matching for name, group in groups.items()}
 
 
-def _groups(instances: Instances, settings: Settings) -> dict[str, Group]:
+def _groups(instances: Instances, settings: Settings, *, numbered: bool) -> dict[str, Group]:
     """Match the instances of each kind that is present."""
     table = overlap_table(instances.ref, instances.pred)
     present = {*table.ref_ids.tolist(), *table.pred_ids.tolist()}
@@ -168,7 +186,11 @@ def _groups(instances: Instances, settings: Settings) -> dict[str, Group]:
     partner = {own: other for matching in matchings.values() for own, other in matching.partner.items()}
     pairs = LevelPairs(instances, partner, settings.tolerance_mm)
     locations = _locations(instances, kinds) if settings.needs_centres else {}
-    return {name: Group(matching, pairs, locations, settings.missing_distance) for name, matching in matchings.items()}
+    return {
+        # The sacrum has one id whether vertebrae are numbered or counted.
+        name: Group(matching, pairs, locations, settings.missing_distance, numbered or name == "sacrum")
+        for name, matching in matchings.items()
+    }
 
 
 def _match(table: OverlapTable, ids: frozenset[int], settings: Settings) -> Matching:
@@ -187,6 +209,14 @@ def _locations(instances: Instances, kinds: Mapping[str, frozenset[int]]) -> dic
     for ids in kinds.values():
         found |= locate(*({label: side[label] for label in ids & side.keys()} for side in (ref, pred)))
     return found
+
+
+def _regions_of_pred(instances: Instances, *, numbered: bool) -> Mapping[int, str | None]:
+    """Region of every predicted instance: by its number, or by its place where it has none."""
+    if numbered:
+        return {label: region_of(label) for label in boxes_of(instances.pred)}
+    places = region_map(instances.ref, instances.spacing)
+    return {} if places is None else regions_by_place(instances.pred, places)
 
 
 def _group_rows(case: str, name: str, group: Group, settings: Settings, status: Status) -> list[Score]:
@@ -210,18 +240,29 @@ def _level_rows(case: str, groups: Mapping[str, Group], settings: Settings, stat
 
 def _level_value(metric: Metric, label: int, group: Group) -> float:
     if metric.needs_centres:
+        if not group.numbered:
+            return math.nan
         return float(metric.resolve()(group.locations[label]))
     return score(metric, group.pairs[label])
 
 
 def _region_rows(
-    case: str, name: str, group: Group, levels: Iterable[Score], settings: Settings, status: Status
+    case: str,
+    name: str,
+    group: Group,
+    levels: Iterable[Score],
+    regions: Mapping[int, str | None],
+    settings: Settings,
+    status: Status,
 ) -> list[Score]:
     """Rows of one kind by region: the group metrics of its instances there, and the means of their levels."""
     rows: list[Score] = []
-    spurious = group.matching.spurious
-    for region, ids in members((*group.refs, *spurious)).items():
-        part = Group(group.matching.restrict(ids), group.pairs, group.locations, group.missing_distance)
+    refs = members(group.refs)
+    for region in REGIONS:
+        spurious = [label for label in group.matching.spurious if regions.get(label) == region]
+        if region not in refs and not spurious:
+            continue
+        part = replace(group, matching=group.matching.restrict(refs.get(region, ()), spurious))
         label = f"{region} {name}"
         rows += [
             Score(case, None, label, metric.name, score_group(metric, part), "region", status, region)
@@ -232,18 +273,10 @@ def _region_rows(
             if row.label_id in part.refs:
                 values.setdefault(row.metric, []).append(row.value)
         rows += [
-            Score(case, None, label, metric, _finite_mean(found), "region", status, region)
+            Score(case, None, label, metric, finite_mean(found), "region", status, region)
             for metric, found in values.items()
         ]
     return rows
-
-
-def _finite_mean(values: list[float]) -> float:
-    """Mean of the finite values; without any, infinite or, where nothing could be compared, NaN."""
-    finite = [value for value in values if math.isfinite(value)]
-    if finite:
-        return fmean(finite)
-    return math.inf if any(math.isinf(value) for value in values) else math.nan
 
 
 def level_order(label: int) -> tuple[int, int]:

@@ -99,6 +99,15 @@ def _draws(n: int, resamples: int, seed: int) -> Iterable[Array]:
         yield generator.integers(0, n, (min(rows, resamples - start), n))
 
 
+def finite_mean(values: Iterable[float]) -> float:
+    """Mean of the finite values; without any, infinite or, where nothing could be compared, NaN."""
+    everything = list(values)
+    finite = [value for value in everything if math.isfinite(value)]
+    if finite:
+        return fmean(finite)
+    return math.inf if any(map(math.isinf, everything)) else math.nan
+
+
 def statistic(
     values: Iterable[float], cases: Sequence[str] | None = None, resampling: Resampling | None = None
 ) -> Statistic:

@@ -16,7 +16,7 @@ from nnunet_spine_ext.evaluate.metric import Scope
 from nnunet_spine_ext.evaluate.regions import REGIONS
 from nnunet_spine_ext.evaluate.registry import METRICS
 from nnunet_spine_ext.evaluate.scoring import Score, level_order
-from nnunet_spine_ext.evaluate.statistic import Resampling, Statistic, statistic
+from nnunet_spine_ext.evaluate.statistic import Resampling, Statistic, finite_mean, statistic
 
 __all__ = ["Line", "Statistic", "case_means", "overall", "statistic", "summarise", "to_json", "write_csv"]
 
@@ -66,17 +66,12 @@ def _over_cases(rows: Sequence[Score], resampling: Resampling | None) -> Statist
 
 
 def case_means(rows: Sequence[Score]) -> dict[str, dict[str, float]]:
-    """Return, per case and class metric, the mean over the classes with a finite value (NaN when there is none)."""
+    """Return, per case and class metric, the mean over the classes with a finite value; see `finite_mean`."""
     values: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         if row.scope == "class":
             values.setdefault(row.case, {}).setdefault(row.metric, []).append(row.value)
-    return {case: {name: _mean(found) for name, found in metrics.items()} for case, metrics in values.items()}
-
-
-def _mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return fmean(finite) if finite else math.nan
+    return {case: {name: finite_mean(found) for name, found in metrics.items()} for case, metrics in values.items()}
 
 
 def overall(rows: Sequence[Score], resampling: Resampling | None = None) -> dict[str, Statistic]:
@@ -96,14 +91,15 @@ def overall(rows: Sequence[Score], resampling: Resampling | None = None) -> dict
 def pooled_identification(rows: Sequence[Score]) -> dict[str, dict[str, Any]]:
     """Return, per kind of instance, the identification rate over all instances of all cases, as VerSe reports it.
 
-    Needs rows of `level_identified`; without them the result is empty. Keys: instances, identified, rate,
+    Needs rows of `level_identified`; without them the result is empty. Cases whose predicted instances are counted, not
+    numbered, do not enter. Keys: instances, identified, rate,
     mean_distance_mm (of identified instances, where `level_distance` was computed), cases, perfect_sequences (cases
     all of whose instances are identified), perfect_rate.
     """
     distance = {(row.case, row.label_id): row.value for row in rows if row.metric == "level_distance"}
     found: dict[str, list[Score]] = {}
     for row in rows:
-        if row.metric == "level_identified" and row.scope == "level":
+        if row.metric == "level_identified" and row.scope == "level" and not math.isnan(row.value):
             found.setdefault(_kind(row.label_id or 0), []).append(row)
     return {kind: _pooled(members, distance) for kind, members in found.items()}
 

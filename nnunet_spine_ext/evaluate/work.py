@@ -165,7 +165,10 @@ def _score_instances(case: str, job: Job, ref: Volume, true: Volume, outcome: Ou
         missing = _missing(where, "instance mask", "predict with instances, or leave them out")
         outcome.failure = outcome.failure or missing
     status: Status = "done" if path else "missing"
-    rows, outcome.matchings = score_instances(case, true.array, found, true.spacing, job.settings, status)
+    numbered = case not in job.counted
+    rows, outcome.matchings = score_instances(
+        case, true.array, found, true.spacing, job.settings, status, numbered=numbered
+    )
     outcome.rows += rows
     outcome.warnings += warnings
 

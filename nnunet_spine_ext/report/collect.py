@@ -13,6 +13,7 @@ from typing import Any
 
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem
 from nnunet_spine_ext.core.io import IMAGE_SUFFIXES, is_image, read_json, strip_suffix
+from nnunet_spine_ext.measure.numbered import is_numbered
 
 STATUSES = ("failed", "done", "skipped")
 _CHANNEL = "_0000"
@@ -143,22 +144,8 @@ def _case(out: Path, name: str, entry: Mapping[str, Any] | None, mask: Path | No
         mask,
         instances,
         qc,
-        _numbered(out / "centroids" / f"{name}.json", qc),
+        is_numbered(out, name),
     )
-
-
-def _numbered(points: Path, qc: Mapping[str, Any]) -> bool:
-    """Whether instance ids are anatomical numbers: unless the points file or the QC file says no."""
-    if qc.get("numbered") is False:
-        return False
-    content: Any = None
-    if points.is_file():
-        try:
-            content = read_json(points)
-        except CaseError:
-            return True
-    header = content[0] if isinstance(content, list) and content and isinstance(content[0], dict) else {}
-    return header.get("numbered") is not False
 
 
 def _problem(item: Any, severity: str, name: str) -> Problem | None:
