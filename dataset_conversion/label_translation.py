@@ -192,14 +192,14 @@ class MaskTranslation:
         self.warnings.append(Problem("warning", code, str(self.file), found, expected, fix))
 
 
-def custom_rows(words: Sequence[str], target: LabelScheme | None) -> dict[int, int]:
-    """Return id to id of what `--map` says; see `label_files.convert`.
+def custom_rows(words: Sequence[str], target: LabelScheme | None, *, option: str = "--map") -> dict[int, int]:
+    """Return id to id of what `--map` (or another option) says; see `label_files.convert`.
 
     Raises UsageError: malformed words, unknown names, an id twice.
     """
     numbers = {name: key for key, name in target.labels.items()} if target is not None else {}
     rows: dict[int, int] = {}
-    for name, ids in _named(words).items():
+    for name, ids in _named(words, option).items():
         if name == BACKGROUND:
             number = 0
         elif target is None:
@@ -209,15 +209,15 @@ def custom_rows(words: Sequence[str], target: LabelScheme | None) -> dict[int, i
         elif name.isdigit() and int(name) in target.labels:
             number = int(name)
         else:
-            raise _wrong_map(name, f"a name of {target.name}", nearest(name, numbers))
+            raise _wrong_map(option, name, f"a name of {target.name}", nearest(name, numbers))
         for key in ids:
             if key in rows:
-                raise _wrong_map(f"the id {key} twice", "each id once", "correct the map")
+                raise _wrong_map(option, f"the id {key} twice", "each id once", "correct the map")
             rows[key] = number
     return rows
 
 
-def _named(words: Sequence[str]) -> dict[str, list[int]]:
+def _named(words: Sequence[str], option: str) -> dict[str, list[int]]:
     pairs: list[tuple[str, Any]]
     if len(words) == 1 and words[0].lower().endswith((".yaml", ".yml", ".json")):
         pairs = [(str(name), ids if isinstance(ids, list) else [ids]) for name, ids in read_mapping(words[0]).items()]
@@ -226,10 +226,11 @@ def _named(words: Sequence[str]) -> dict[str, list[int]]:
     named: dict[str, list[int]] = {}
     for name, ids in pairs:
         if not name or not all(str(key).strip().isdigit() and int(key) > 0 for key in ids):
-            raise _wrong_map(f"{name}={ids}", "name=id or name=id,id with ids above 0", "for example cord=1")
+            expected = "name=id or name=id,id with ids above 0"
+            raise _wrong_map(option, f"{name}={ids}", expected, "for example cord=1")
         named.setdefault(name, []).extend(int(key) for key in ids)
     return named
 
 
-def _wrong_map(found: str, expected: str, fix: str) -> UsageError:
-    return UsageError("E-LABEL-MAP", file="--map", found=found, expected=expected, fix=fix)
+def _wrong_map(option: str, found: str, expected: str, fix: str) -> UsageError:
+    return UsageError("E-LABEL-MAP", file=option, found=found, expected=expected, fix=fix)

@@ -214,7 +214,7 @@ def _table(words: Sequence[str]) -> dict[int, int]:
         if known == _CLASSES:
             return {number: number for number in scheme(known).labels}
         return dict(mapping(known, _CLASSES).table)
-    return custom_rows(words, scheme(_CLASSES))
+    return custom_rows(words, scheme(_CLASSES), option="--source")
 
 
 def _files(text: str) -> dict[str, Path]:

@@ -99,14 +99,7 @@ def read_tree(
     scans = [file for file in listed if "seg" not in file.entities.values and not _is_derived(file)]
     images = [file for file in scans if _is_wanted(file, suffixes, where)]
     if not images:
-        others = sorted({file.entities.suffix for file in scans})
-        raise NoInputError(
-            "E-PAIR-NOTHING",
-            file=root,
-            found=f"no image called sub-..._{suffixes[0]} at any depth",
-            expected="at least one",
-            fix=f"--suffix: {nearest(suffixes[0], others)}" if others else "check the folder",
-        )
+        raise _nothing(root, scans, suffixes, where)
     folders = [_derivatives(root, word) for word in derivatives]
     candidates = [file for folder in folders for file in _files(folder, folder.parent)] if folders else listed
     kinds = (*SEMANTIC, *INSTANCES)
@@ -163,6 +156,21 @@ def _files(folder: Path, root: Path) -> Iterator[TreeFile]:
             entities = entities_of_path(relative)
             if entities.is_image and not name.startswith(".") and entities.get("sub"):
                 yield TreeFile(path, relative.as_posix(), entities)
+
+
+def _nothing(root: Path, scans: Sequence[TreeFile], suffixes: Sequence[str], where: Mapping[str, str]) -> NoInputError:
+    """Return the error for a tree without a wanted image: `--where` lets none through, or no name has the suffix."""
+    named = [file for file in scans if file.entities.suffix in suffixes]
+    if named:
+        words = " ".join(f"{key}={value}" for key, value in where.items())
+        found = f"{len(named)} image(s), but none with --where {words}"
+        known = {f"{key}={file.entities.get(key)}" for file in named for key in where if file.entities.get(key)}
+        fix = f"--where: {nearest(words, known)}" if known else f"no name has {' or '.join(where)}: leave --where out"
+    else:
+        others = sorted({file.entities.suffix for file in scans})
+        found = f"no image called sub-..._{suffixes[0]} at any depth"
+        fix = f"--suffix: {nearest(suffixes[0], others)}" if others else "check the folder"
+    return NoInputError("E-PAIR-NOTHING", file=root, found=found, expected="at least one", fix=fix)
 
 
 def _is_wanted(file: TreeFile, suffixes: Sequence[str], where: Mapping[str, str]) -> bool:

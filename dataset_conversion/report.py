@@ -145,7 +145,10 @@ class ConversionResult:
         """Return the report for the console."""
         lines = self._head() if self.rows else [f"{self.folder.name}: no usable case"]
         lines += [f"  note: {note}" for note in self.notes] + self._cases()
-        warnings = [f"WARNING {row.case_id}: {problem}" for row in self.rows for problem in row.warnings]
+        told = [(row.case_id, problem) for row in self.rows for problem in row.warnings]
+        warnings = [
+            f"WARNING {problem}" if problem.file == case else f"WARNING {case}: {problem}" for case, problem in told
+        ]
         lines += _capped(warnings)
         lines += [f"SKIPPED {problem}" for problem in self.skipped]
         lines.append(self._last())

@@ -159,7 +159,15 @@ def find_subregions(folder: str | Path, case_ids: Collection[str]) -> dict[str, 
 
 
 def _folder(root: Path, name: str) -> Path:
-    below = [path for path in _visible(root.iterdir()) if path.is_dir()] if root.is_dir() else []
+    if not root.is_dir():
+        raise NoInputError(
+            "E-SPIDER-LAYOUT",
+            file=root,
+            found="no such folder",
+            expected="the folder that holds images and masks of SPIDER",
+            fix="check the path",
+        )
+    below = [path for path in _visible(root.iterdir()) if path.is_dir()]
     nested = [path for folder in below for path in _visible(folder.iterdir())] if below else []
     # A folder in one of the same name is what unpacking `images.zip` into `images` gives: the outer one will do.
     for level in (below, nested):

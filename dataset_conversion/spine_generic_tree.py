@@ -87,7 +87,14 @@ def _nothing(tree: Tree, wish: Wish) -> NoInputError:
     folders = ", ".join(wish.derivatives)
     if tree.images:
         found = f"{len(tree.images)} image(s), but no mask of {' or '.join(wish.classes)} in {folders}"
+        there = Tree(tree.root, None)
+        for folder in _derivatives(tree.root, wish.derivatives):
+            _add_masks(there, folder, STRUCTURES)
+        others = sorted({name for masks in there.masks.values() for name in masks})
         fix = f"name the folder of masks with --derivatives; {nearest(folders, _folders(tree.root))}"
+        if others:
+            names = ", ".join(others)
+            fix = f"{folders} has masks of {names}: name these with --classes, or another folder with --derivatives"
     else:
         found, fix = "neither an image sub-*/*/sub-*.nii.gz nor a mask", "check the path"
     expected = "the folder that holds sub-*, and masks of them in derivatives"

@@ -206,6 +206,10 @@ def test_masks_without_images_are_reported_and_others_suffixes_are_not(tmp_path:
     assert sorted(problem.code for problem in both.skipped) == ["E-PAIR-NOIMAGE", "E-PAIR-NOIMAGE", "E-PAIR-NOMASK"]
     with pytest.raises(NoInputError, match="T2w"):
         _convert(tmp_path, suffix=["T2"])
+    with pytest.raises(NoInputError, match=r"none with --where chunk=lws; .*did you mean 'chunk=LWS'"):
+        _convert(tmp_path, where=["chunk=lws"])
+    with pytest.raises(NoInputError, match="no name has part: leave --where out"):
+        _convert(tmp_path, where=["part=water"])
 
 
 def test_unlabelled_scans_become_ignored_cases(tmp_path: Path) -> None:

@@ -614,7 +614,7 @@ def test_two_files_for_one_series_are_refused_with_both_names(tmp_path: Path, na
     ("spoil", "error", "words"),
     [
         (lambda root: (root / "masks").rename(root / "labels"), NoInputError, "no folder called masks"),
-        (lambda root: root.rename(root.parent / "out"), NoInputError, "no folder called images"),
+        (lambda root: root.rename(root.parent / "out"), NoInputError, "no such folder"),
         (lambda root: (root / "Images").mkdir(), UsageError, "several folders called images"),
         (lambda root: [p.rename(p.with_suffix(".raw")) for p in root.rglob("*.mha")], NoInputError, "like a series"),
     ],

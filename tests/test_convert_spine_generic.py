@@ -311,6 +311,8 @@ def test_an_image_without_mask_is_told_and_a_soft_mask_is_named(tmp_path: Path) 
     assert problem.expected == "derivatives/labels/sub-unf01/anat/sub-unf01_T1w_label-SC_seg.nii.gz"
     soft = _convert(tmp_path, derivatives=["labels_softseg", "labels"], overwrite=True)
     assert "labels_softseg_bin" in _only_skipped(soft).fix
+    with pytest.raises(NoInputError, match=r"no mask of gm in labels; .*labels has masks of canal, cord: name these"):
+        _convert(tmp_path, classes=["gm"], overwrite=True)
     with pytest.raises(NoInputError, match="no mask of cord in labels_softseg"):
         _convert(tmp_path, derivatives=["labels_softseg"], overwrite=True)
 

@@ -211,6 +211,14 @@ def test_large_ids_need_two_bytes() -> None:
     assert labels.apply_table(np.zeros((0, 2, 2), np.uint8), table).shape == (0, 2, 2)
 
 
+def test_known_ids_are_told_as_ranges() -> None:
+    assert labels.id_ranges([60, 3, 1, 2, 61, 5]) == "1 to 3, 5, 60, 61"
+    assert labels.id_ranges([]) == ""
+    with pytest.raises(CaseError) as caught:
+        convert_labels(np.full((2, 2, 2), 60, np.uint8), "instances", "verse")
+    assert caught.value.expected == "0 and 1 to 33, 101 to 133, 201 to 233"
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
 def test_unknown_ids_are_listed_with_their_voxel_counts(dtype: type) -> None:
     array = np.zeros((4, 4, 4), dtype)
@@ -221,7 +229,7 @@ def test_unknown_ids_are_listed_with_their_voxel_counts(dtype: type) -> None:
     assert error.code == "E-LABEL-UNKNOWN"
     assert error.file == "mask.nii.gz"
     assert error.found == "label ids 7 (1 voxels), 99 (3 voxels)"
-    assert "49" in error.expected
+    assert "41 to " in error.expected
 
 
 def test_fractions_negative_ids_and_nan_are_unknown_too() -> None:

@@ -267,6 +267,7 @@ def test_wrong_calls_start_nothing(tmp_path: Path, change: dict[str, Any], code:
     with pytest.raises((UsageError, NoInputError)) as caught:
         merge_annotations(call.pop("o"), **call)
     assert caught.value.code == code
+    assert code != "E-LABEL-MAP" or caught.value.file == "--source"
     assert not (tmp_path / "out").exists()
 
 

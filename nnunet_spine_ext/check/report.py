@@ -79,9 +79,7 @@ class DoctorReport:
             lines.append("Nothing is broken: nnUNetv2_spine_predict -m MODEL_FOLDER works as it is.")
         steps = [problem.fix for problem in errors if problem.code in _SHELL and problem.fix.startswith(_COMMANDS)]
         if steps:
-            lines.append(
-                "Converting, planning, training and nnU-Net's own commands need these lines, in this shell and"
-            )
+            lines.append("Converting, planning, training and nnU-Net's own commands need these lines, in this shell")
             lines.append("and in the file that it reads when it starts, such as ~/.bashrc (other places are as good):")
             lines += [f"  {step}" for step in steps]
         return "\n".join(lines)

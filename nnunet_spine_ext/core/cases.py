@@ -11,7 +11,7 @@ import numpy as np
 
 from nnunet_spine_ext.core.errors import CaseError, UsageError
 from nnunet_spine_ext.core.io import json_text
-from nnunet_spine_ext.core.labels import id_counts
+from nnunet_spine_ext.core.labels import id_counts, id_ranges
 from nnunet_spine_ext.core.volume import GRID_TOLERANCE_MM, Array, Volume
 
 READER = "NibabelIOWithReorient"
@@ -250,7 +250,7 @@ def check_ids(array: Array, allowed: set[int], *, file: str) -> None:
             "E-LABEL-UNKNOWN",
             file=file,
             found=f"label ids {', '.join(strange[:12])}{more}",
-            expected=f"integers among {', '.join(map(str, sorted(allowed)))}",
+            expected=f"integers among {id_ranges(allowed)}",
             fix="correct the mask, or map these ids",
         )
 

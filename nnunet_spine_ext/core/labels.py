@@ -6,7 +6,7 @@ The ids are in `label_tables`, the translations in `label_mappings`; both are re
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,7 @@ __all__ = [
     "colours_for",
     "convert_labels",
     "id_counts",
+    "id_ranges",
     "instance_name",
     "mapping",
     "mapping_for",
@@ -124,6 +125,17 @@ def id_counts(array: Array) -> dict[float, int]:
     return {int(k) if float(k).is_integer() else float(k): int(n) for k, n in zip(ids, counts, strict=True)}
 
 
+def id_ranges(ids: Iterable[int]) -> str:
+    """Return ids in ascending order for a message, three or more in a row as one range: ``1 to 28, 60, 61``."""
+    runs: list[list[int]] = []
+    for key in sorted(set(ids)):
+        if runs and key == runs[-1][-1] + 1:
+            runs[-1].append(key)
+        else:
+            runs.append([key])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+
+
 def apply_table(array: Array, table: Mapping[int, int], *, file: str | Path = "label map") -> Array:
     """Translate ids by a table; ids that are not in it (other than 0) raise CaseError with their voxel counts.
 
@@ -134,12 +146,11 @@ def apply_table(array: Array, table: Mapping[int, int], *, file: str | Path = "l
     if unknown:
         listing = ", ".join(f"{k:g} ({n} voxels)" for k, n in list(unknown.items())[:12])
         more = f" and {len(unknown) - 12} more" if len(unknown) > 12 else ""
-        known = ", ".join(str(k) for k in sorted(table))
         raise CaseError(
             "E-LABEL-UNKNOWN",
             file=file,
             found=f"label ids {listing}{more}",
-            expected=f"0 and {known}",
+            expected=f"0 and {id_ranges(table)}",
             fix="check the label scheme or give a label map for these ids",
         )
     values = {int(k): table[int(k)] if k else 0 for k in counts}

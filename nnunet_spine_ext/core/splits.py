@@ -47,7 +47,7 @@ def grouped_splits(subject_of: Mapping[str, str], folds: int = 5, *, train_only:
             "E-SPLIT-SUBJECTS",
             found=f"labelled training cases of {len(validated)} subject(s)",
             expected="at least 2 subjects, or no fold can leave one out",
-            fix="add subjects, or train with -f all and without splits",
+            fix="add subjects, or train the fold all, without splits: nnUNetv2_train ID 3d_fullres all",
         )
     groups = _deal(validated, min(folds, len(validated)))
     return [_split(subject_of, group, excluded) for group in groups]
@@ -128,7 +128,10 @@ def splits_for(records: Mapping[str, Mapping[str, Any]], folds: int) -> list[Spl
     subject_of = {case: str(row["subject"]) for case, row in training.items()}
     unscored = _unscored(training)
     if len({subject_of[case] for case in set(subject_of) - unscored}) < MIN_SUBJECTS:
-        _log.warning("fewer than two subjects to validate, so there are no splits: train with -f all")
+        _log.warning(
+            "fewer than two subjects to validate, so there are no splits: train the fold all "
+            "(nnUNetv2_train ID 3d_fullres all); nnU-Net's own trainers would split other folds by case"
+        )
         return None
     return grouped_splits(subject_of, folds, train_only=unscored)
 

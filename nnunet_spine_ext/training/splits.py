@@ -53,7 +53,7 @@ def grouped_fold(folder: str | Path, fold: int | str, available: Sequence[str]) 
             file=path,
             found="no such file",
             expected="splits grouped by subject",
-            fix=f"copy it from the raw dataset's folder, train with -f all, {_STOCK}",
+            fix=f"copy it from the raw dataset's folder, train the fold all, {_STOCK}",
         )
     splits = read_json(path)
     if not 0 <= int(fold) < len(splits):
