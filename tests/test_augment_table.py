@@ -75,9 +75,9 @@ def test_batched_and_chunked_lookup_agree() -> None:
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64, torch.float32])
 def test_rows_of_labels(dtype: torch.dtype) -> None:
     labels = torch.tensor([-1, 0, 1, 2, 3, 9]).to(dtype)
-    assert Rows((0, 1, 2, 3), torch.zeros(4))(labels).tolist() == [0, 0, 1, 2, 3, 4]
+    assert Rows((0, 1, 2, 3), lambda: torch.zeros(5))(labels).tolist() == [0, 0, 1, 2, 3, 4]
     lookup = torch.tensor([0, 0, 1, 0, 0, 0, 0, 0, 0, 2, 0])
-    assert Rows((0, 2, 9), lookup)(labels).tolist() == [0, 0, 0, 1, 0, 2]
+    assert Rows((0, 2, 9), lambda: lookup)(labels).tolist() == [0, 0, 0, 1, 0, 2]
 
 
 @pytest.mark.parametrize("known", [(0, 1, 2), (0, 2)])

@@ -20,6 +20,8 @@ AIR_QUANTILE = 0.005
 TOP_QUANTILE = 0.995
 # Where nearly all of a patch is air its quantiles coincide; then the extremes tell how bright it can be.
 _EXTREME_SHARE = 0.1
+# So that a constant image can be divided by its span; what it is multiplied by again makes nothing of the quotient.
+_SMALLEST_SPAN = 1e-20
 # Voxels per step on a processor: what is in work stays in its cache.
 CHUNK = 65536
 
@@ -179,10 +181,8 @@ def measure_levels(sample: Tensor) -> Levels:
     last = ordered.shape[-1] - 1
     air = ordered[..., round(AIR_QUANTILE * last)]
     top = ordered[..., round(TOP_QUANTILE * last)]
-    low, high = ordered[..., 0], ordered[..., -1]
-    tiny = torch.maximum(low.abs(), high.abs()) * 1e-6 + 1e-20
-    span = torch.maximum(torch.maximum(top - air, (high - low) * _EXTREME_SHARE), tiny)
-    return Levels(air, span, ordered)
+    extremes = (ordered[..., -1] - ordered[..., 0]) * _EXTREME_SHARE
+    return Levels(air, torch.maximum(top - air, extremes).clamp_min(_SMALLEST_SPAN), ordered)
 
 
 def voxelwise(

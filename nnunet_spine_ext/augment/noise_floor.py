@@ -46,15 +46,15 @@ def noise_floor(images: Tensor, levels: Levels) -> Tensor:
 
 def _split(cumulated: Tensor, count: Tensor) -> Tensor:
     """Return the number of voxels in the darker of two classes (Otsu) of the first `count` voxels, both (…, 1)."""
-    number = torch.arange(1, cumulated.shape[-1] + 1, device=cumulated.device)
+    size = cumulated.shape[-1]
+    number = torch.arange(1, size + 1, device=cumulated.device)
     share = number / count.clamp_min(1)
-    total = cumulated.gather(-1, (count - 1).clamp_min(0))
-    excess = cumulated.double() - share * total.double()
-    separation = excess.square() / (share * (1 - share)).clamp_min(0.5 / cumulated.shape[-1])
-    inside = number < count
+    below = cumulated.double()
+    excess = torch.addcmul(below, share.double(), below.gather(-1, (count - 1).clamp_min(0)), value=-1)
+    separation = excess.square() / (share - share.square()).clamp_min(0.5 / size)
     # At least three voxels, so that there is something left to split and a median.
-    split = torch.where(inside, separation, -1.0).argmax(dim=-1, keepdim=True)
-    return split.clamp(min=min(2, cumulated.shape[-1] - 1))
+    split = torch.where(number < count, separation, -1.0).argmax(dim=-1, keepdim=True)
+    return split.clamp_min(min(2, size - 1))
 
 
 def _difference(images: Tensor, levels: Levels, median: Tensor, limit: Tensor) -> Tensor:

@@ -17,12 +17,13 @@ _LOWEST_SPREAD = 1e-6
 
 @dataclass(frozen=True)
 class Program:
-    """Active samples and, packed as (6, B', C): weight; factors of the input's mean and sd in the mean, and of its sd in
-    the sd; own mean and sd.
+    """Active samples and, packed as (6, B', C): weight, what of the input's mean and sd is in the mean, what of its sd
+    is in the sd, own mean and own sd. `whole`: all weights are 1.
     """
 
     indices: tuple[int, ...]
     values: Slot
+    whole: bool
 
 
 class Builder:
@@ -45,7 +46,8 @@ class Builder:
     def pack(self, packer: Packer) -> Program | None:
         """Pack the samples that anything was asked for."""
         active = tuple(int(i) for i in np.flatnonzero(self._values[0].any(axis=1)))
-        return Program(active, packer.floats(self._values[:, active])) if active else None
+        values = self._values[:, active]
+        return Program(active, packer.floats(values), bool((values[0] == 1).all())) if active else None
 
 
 def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
@@ -57,12 +59,12 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
     mean, sd = moments(pick(batch.sample(), program.indices))
     if batch.reference is not None:
         before_mean, before_sd = (pick(value, program.indices) for value in batch.reference)
-        own_mean = own_mean + of_mean * before_mean + shift_of_sd * before_sd
-        own_sd = own_sd + gain * before_sd
-    scale = own_sd / torch.maximum(sd, mean.abs() * _LOWEST_SPREAD + 1e-20).clamp_min(1e-20)
-    scale = torch.where(sd > mean.abs() * _LOWEST_SPREAD, scale, torch.zeros_like(scale))
-    shift = own_mean - mean * scale
-    scale, shift = torch.lerp(torch.ones_like(scale), scale, weight), shift * weight
+        own_mean = torch.addcmul(torch.addcmul(own_mean, of_mean, before_mean), shift_of_sd, before_sd)
+        own_sd = torch.addcmul(own_sd, gain, before_sd)
+    scale = torch.where(sd > mean.abs() * _LOWEST_SPREAD, own_sd / sd, 0.0)
+    shift = torch.addcmul(own_mean, mean, scale, value=-1)
+    if not program.whole:
+        scale, shift = torch.lerp(torch.ones_like(scale), scale, weight), shift * weight
     images = batch.select(program.indices)
     dim = images.dim() - 2
     result = torch.addcmul(spatial(shift, dim), images, spatial(scale, dim), out=batch.into(images))

@@ -15,8 +15,8 @@ from torch import Tensor
 from nnunet_spine_ext.augment import table_classes, table_ops
 from nnunet_spine_ext.augment.batch import SAMPLE_VOXELS, Batch, pick, thin
 from nnunet_spine_ext.augment.noise_pool import white_noise
-from nnunet_spine_ext.augment.packing import Buffers
-from nnunet_spine_ext.augment.table_axis import AXIS, NODES, pieces, positions
+from nnunet_spine_ext.augment.packing import Buffers, Slot
+from nnunet_spine_ext.augment.table_axis import LARGEST, axis_on, pieces, positions
 from nnunet_spine_ext.augment.table_build import Builder, Operation, Program
 from nnunet_spine_ext.augment.table_lookup import Rows, Tables, apply_tables
 
@@ -31,17 +31,17 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
     levels = batch.levels()
     planes = batch.numbers(program.tracks)
     air, span = (pick(level.flatten(), planes) for level in (levels.air, levels.span))
-    rows = Rows(batch.context.labels, buffers.ints(program.lookup).to(torch.int32))
+    rows = Rows(batch.context.labels, lambda: buffers.ints(program.lookup))
     labels = batch.labels if program.labelled else None
     labels = None if labels is None else pick(labels[:, 0], [index for index, _ in program.tracks])
 
     change, noise_levels = _tables(batch, program, buffers, planes, (air, span), rows)
-    owner = buffers.ints(program.owner)
-    table = pieces(change, air[owner], span[owner])
-    order = buffers.ints(program.index)
+    owner = None if program.owner is None else buffers.ints(program.owner)
+    table = pieces(change, _chosen(air, owner), _chosen(span, owner))
+    order = None if program.index is None else buffers.ints(program.index)
     scale, offset = positions(air, span)
     tables = Tables(
-        pieces=table.index_select(0, order.flatten()).view(*order.shape, -1),
+        pieces=_rows(table, order, len(planes)),
         scale=scale,
         offset=offset,
         noise=None if noise_levels is None else _on_segments(noise_levels, order) * span[:, None, None],
@@ -65,14 +65,14 @@ def _tables(
     change = buffers.floats(program.change)
     if not program.operations:
         return change, None
-    axis = torch.linspace(float(AXIS[0]), float(AXIS[-1]), NODES, device=batch.device)
-    start = buffers.ints(program.start)
-    values = (axis + change).index_select(0, start.flatten()).view(*start.shape, NODES)
+    axis = axis_on(batch.device)
+    start = None if program.start is None else buffers.ints(program.start)
+    values = _rows(axis + change, start, len(planes))
     counts = _count(batch, program, buffers, (planes, levels, rows))
     noise = torch.zeros_like(values) if program.noisy else None
     for operation in program.operations:
         values, noise = _operate(operation, buffers, values, counts, noise)
-    return (values - axis).flatten(0, 1), noise
+    return (values - axis).flatten(0, 1).clamp_(-LARGEST, LARGEST), noise
 
 
 def _count(
@@ -94,21 +94,30 @@ def _count(
 def _operate(operation: Operation, buffers: Buffers, values: Tensor, counts: Tensor, noise: Tensor | None) -> Result:
     """Apply one operation to the tables that it is for."""
     arrays = {name: buffers.floats(slot) for name, slot in operation.arrays.items()}
-    chosen = buffers.ints(operation.tracks)
-    everything = len(chosen) == len(values)
-    before = values if everything else values.index_select(0, chosen)
+    chosen = None if operation.tracks is None else buffers.ints(operation.tracks)
+    before, region = _chosen(values, chosen), _chosen(counts, chosen)
     weights = arrays["weights"][..., None]
-    region = (counts if everything else counts.index_select(0, chosen)) * (weights > 0)
+    if not operation.whole:
+        region = region * (weights > 0)
     new, levels = OPERATIONS[operation.kind](before, region, arrays)
-    after = torch.lerp(before, new, weights)
-    if "retain" in arrays:
-        kept = torch.lerp(after, table_ops.keep_statistics(after, before, region), arrays["retain"][:, None, None])
-        after = torch.where(weights > 0, kept, after)
+    after = new if operation.whole else torch.lerp(before, new, weights)
+    if operation.retain is not None:
+        after = _retain(operation, buffers, after, before, region, weights)
     if levels is not None and noise is not None:
-        old = noise if everything else noise.index_select(0, chosen)
+        old = _chosen(noise, chosen)
         blended = torch.lerp(old, levels.expand_as(old), weights)
-        noise = blended if everything else noise.index_copy(0, chosen, blended)
-    return (after if everything else values.index_copy(0, chosen, after)), noise
+        noise = blended if chosen is None else noise.index_copy(0, chosen, blended)
+    return (after if chosen is None else values.index_copy(0, chosen, after)), noise
+
+
+def _retain(
+    operation: Operation, buffers: Buffers, after: Tensor, before: Tensor, region: Tensor, weights: Tensor
+) -> Tensor:
+    """Give the tables that ask for it the mean and sd that they had, in the rows acted on."""
+    kept = table_ops.keep_statistics(after, before, region)
+    if isinstance(operation.retain, Slot):
+        kept = torch.lerp(after, kept, buffers.floats(operation.retain)[:, None, None])
+    return kept if operation.whole else torch.where(weights > 0, kept, after)
 
 
 def _curve(values: Tensor, region: Tensor, arrays: Arrays) -> Result:
@@ -157,7 +166,19 @@ OPERATIONS: Mapping[str, Callable[[Tensor, Tensor, Arrays], Result]] = {
 }
 
 
-def _on_segments(levels: Tensor, order: Tensor) -> Tensor:
+def _chosen(values: Tensor, index: Tensor | None) -> Tensor:
+    """Select along the first axis; None is everything."""
+    return values if index is None else values.index_select(0, index)
+
+
+def _rows(values: Tensor, order: Tensor | None, count: int) -> Tensor:
+    """Arrange rows (G, N) as order (K, L) says, (K, L, N); None is in order."""
+    if order is None:
+        return values.view(count, -1, values.shape[-1])
+    return values.index_select(0, order.flatten()).view(*order.shape, -1)
+
+
+def _on_segments(levels: Tensor, order: Tensor | None) -> Tensor:
     """Return noise levels (K, R, NODES) per segment, in rows as `order` (K, L) says: (K, L, SEGMENTS)."""
-    levels = levels.flatten(0, 1).index_select(0, order.flatten()).view(*order.shape, -1)
+    levels = _rows(levels.flatten(0, 1), order, levels.shape[0])
     return torch.cat((levels[..., :1], levels), dim=-1)

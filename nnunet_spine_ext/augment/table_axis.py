@@ -8,6 +8,7 @@ pieces: one below the axis, one between each two nodes, one above.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ PER_UNIT = (NODES - 1) / (HIGH - LOW)
 _ORIGIN = 1 - LOW * PER_UNIT
 # Beyond the axis, and for tables that a chain of exponentials made steep: nothing grows without bound.
 _END_SLOPES = (-5.0, 3.0)
-_LARGEST = 8.0
+LARGEST = 8.0
+"""Bound of what a table adds, in units of the signal."""
 
 Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -47,15 +49,25 @@ def pieces(change: Tensor, air: Tensor, span: Tensor) -> Tensor:
     -------
     (G, SEGMENTS) complex64, y = real + imag * x. One number of 8 bytes is gathered at once, two would cost double.
     """
-    change = change.clamp(-_LARGEST, _LARGEST)
     step = change.diff(dim=1)
     low, high = (slope / PER_UNIT for slope in _END_SLOPES)
     step = torch.cat((step[:, :1].clamp(low, high), step, step[:, -1:].clamp(low, high)), dim=1)
     start = torch.cat((change[:, :1], change), dim=1)
-    origin = torch.arange(SEGMENTS, device=change.device, dtype=change.dtype).clamp_min(1)
     slope = step * PER_UNIT
-    intercept = span[:, None] * (start + step * (_ORIGIN - origin)) - slope * air[:, None]
-    return torch.complex(intercept, slope + 1)
+    intercept = torch.addcmul(start, step, _before_origin(change.device)) * span[:, None]
+    return torch.complex(torch.addcmul(intercept, slope, air[:, None], value=-1), slope + 1)
+
+
+@lru_cache(maxsize=8)
+def axis_on(device: torch.device) -> Tensor:
+    """Return the positions of the nodes, (NODES,) float32."""
+    return torch.from_numpy(AXIS.astype(np.float32)).to(device)
+
+
+@lru_cache(maxsize=8)
+def _before_origin(device: torch.device) -> Tensor:
+    """Return how far each segment's first node lies before the origin of the axis, in nodes, (SEGMENTS,)."""
+    return (_ORIGIN - torch.arange(SEGMENTS, dtype=torch.float32).clamp_min(1)).to(device)
 
 
 def on_unit(function: Curve, *, below: float | None = None) -> Curve:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.packing import Packer, Slot
-from nnunet_spine_ext.augment.table_axis import AXIS, Curve
+from nnunet_spine_ext.augment.table_axis import AXIS, LARGEST, Curve
 from nnunet_spine_ext.augment.transform import Params
 
 Array = NDArray[np.float64]
 
-_LARGEST = 8.0
 _PER_LABEL = ("weights", "scale", "offset")
 # Operations that measure each label alone, and what else they hold per label.
 _OWN_STATISTICS: Mapping[str, tuple[str, ...]] = {"labelwise": ("carry", "gain", "noise"), "match": ("targets",)}
@@ -26,11 +25,17 @@ _CHANNEL_STEP = 611953
 
 @dataclass(frozen=True)
 class Operation:
-    """One kind of operation for some of the tables: positions of the tables and, packed, its arrays (K', …)."""
+    """One kind of operation for some of the tables.
+
+    `tracks`: positions of the tables, None: all. `arrays`: packed (K', …). `whole`: it replaces all rows wholly.
+    `retain`: whether mean and sd are kept: None, or for which tables, packed (K',) 0 or 1, or "all".
+    """
 
     kind: str
-    tracks: Slot
+    tracks: Slot | None
     arrays: Mapping[str, Slot]
+    whole: bool
+    retain: Slot | Literal["all"] | None
 
 
 @dataclass(frozen=True)
@@ -41,17 +46,18 @@ class Program:
     `labelled`: whether any label matters. `change`: (G, NODES) what composed tables add. `owner`: (G',) the table that
     each row belongs to when pieces are made. `start`: (K, R) composed row that each row starts from. `row`: (K, L + 1)
     row of each label, the last entry for unknown ones. `index`: row of pieces that each label ends in, as `row`, or
-    (K, 1) when no label matters. `lookup`: label id -> position. `seeds`: noise offset of each table.
+    (K, 1) when no label matters. `owner`, `start` and `index` are None when they select everything in order. `lookup`:
+    label id -> position. `seeds`: noise offset of each table.
     """
 
     tracks: tuple[tuple[int, int], ...]
     rows: int
     labelled: bool
     change: Slot
-    owner: Slot
-    start: Slot
+    owner: Slot | None
+    start: Slot | None
     row: Slot
-    index: Slot
+    index: Slot | None
     lookup: Slot
     operations: tuple[Operation, ...]
     noisy: bool
@@ -109,7 +115,7 @@ class Builder:
         """Apply a function of u that is defined on the whole axis (`table_axis.on_unit` extends one on [0, 1])."""
         for track in self._selected(index, params):
             if track.steps or params["retain_stats"]:
-                self._step(track, params, "curve", nodes=np.clip(function(AXIS), -_LARGEST, _LARGEST))
+                self._step(track, params, "curve", nodes=np.clip(function(AXIS), -LARGEST, LARGEST))
             else:
                 self._compose(track, params, function)
 
@@ -198,11 +204,11 @@ class Builder:
             tracks=tuple(places),
             rows=rows,
             labelled=rows > 1,
-            change=packer.floats(np.clip(np.concatenate([t.values for t in tracks]) - AXIS, -_LARGEST, _LARGEST)),
-            owner=packer.ints(owner),
-            start=packer.ints(start),
+            change=packer.floats(np.clip(np.concatenate([t.values for t in tracks]) - AXIS, -LARGEST, LARGEST)),
+            owner=_unless_trivial(owner, packer),
+            start=_unless_trivial(start, packer),
             row=packer.ints(row),
-            index=packer.ints(index),
+            index=_unless_trivial(index, packer),
             lookup=packer.ints(_lookup(self._context.labels)),
             operations=operations,
             noisy=any(np.any(step.arrays.get("noise", 0)) for track in tracks for step in track.steps),
@@ -236,7 +242,7 @@ class Builder:
         chosen = weights > 0
         groups = track.split(chosen)
         old = track.values[groups]
-        track.values[groups] = old + params["mix"] * (np.clip(function(old), -_LARGEST, _LARGEST) - old)
+        track.values[groups] = old + params["mix"] * (np.clip(function(old), -LARGEST, LARGEST) - old)
 
     def _step(self, track: _Track, params: Params, kind: str, **arrays: Any) -> None:
         values = {name: np.asarray(value, dtype=np.float64) for name, value in arrays.items()}
@@ -271,11 +277,22 @@ def _operations(tracks: Sequence[_Track], first: NDArray[np.int64], packer: Pack
             for name in per_label:
                 if name in arrays:
                     arrays[name] = np.stack([a[f] for a, f in zip(arrays[name], first[numbers], strict=True)])
-            if any(step.retain for step in steps):
-                arrays["retain"] = np.array([float(step.retain) for step in steps])
             slots = {name: packer.floats(array) for name, array in arrays.items()}
-            operations.append(Operation(kind, packer.ints(numbers), slots))
+            chosen = None if len(numbers) == len(tracks) else packer.ints(numbers)
+            whole = bool((arrays["weights"] == 1).all())
+            operations.append(Operation(kind, chosen, slots, whole, _retained(steps, packer)))
     return operations
+
+
+def _retained(steps: Sequence[_Step], packer: Packer) -> Slot | Literal["all"] | None:
+    if all(step.retain for step in steps):
+        return "all"
+    return packer.floats([float(step.retain) for step in steps]) if any(step.retain for step in steps) else None
+
+
+def _unless_trivial(index: NDArray[np.int64], packer: Packer) -> Slot | None:
+    """Pack an index, unless it selects everything in order."""
+    return None if np.array_equal(index.ravel(), np.arange(index.size)) else packer.ints(index)
 
 
 def _stack(arrays: Sequence[Array]) -> Array:

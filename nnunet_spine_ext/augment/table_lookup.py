@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,10 +33,10 @@ class Rows:
     row 0.
     """
 
-    def __init__(self, labels: Sequence[int], lookup: Tensor) -> None:
+    def __init__(self, labels: Sequence[int], lookup: Callable[[], Tensor]) -> None:
         self._last = max(labels)
         # nnU-Net's labels are consecutive: then the id is the row.
-        self._lookup = None if self._last == len(labels) - 1 else lookup
+        self._lookup = None if self._last == len(labels) - 1 else lookup().to(torch.int32)
 
     def __call__(self, labels: Tensor) -> Tensor:
         """Return the rows of labels, whole numbers of any type."""

@@ -54,10 +54,16 @@ def row_statistics(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 
 def keep_statistics(values: Tensor, before: Tensor, counts: Tensor) -> Tensor:
     """Scale and shift so that mean and standard deviation are those of `before`; counts are of the region meant."""
-    mean, sd = statistics(values, counts)
-    old_mean, old_sd = statistics(before, counts)
-    gain = torch.where(sd > _TINY, old_sd / sd.clamp_min(_TINY), torch.ones_like(sd)).clamp_max(_LARGEST_GAIN)
-    return (values - mean) * gain + old_mean
+    weights = counts.flatten(1).to(values.dtype)
+    both = torch.stack((values, before)).flatten(2)
+    total = weights.sum(1).clamp_min(1)
+    mean = (both * weights).sum(2) / total
+    variance = ((both - mean[..., None]).square() * weights).sum(2) / total
+    gain = (variance[1] / variance[0].clamp_min(_TINY**2)).sqrt().clamp_max(_LARGEST_GAIN)
+    # Where nothing is left of the contrast there is nothing to stretch.
+    gain = torch.where(variance[0] > _TINY**2, gain, 1.0)
+    shift = torch.addcmul(mean[1], mean[0], gain, value=-1)
+    return torch.addcmul(shift[:, None, None], values, gain[:, None, None])
 
 
 def curve(values: Tensor, nodes: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.keys import seeded
 from nnunet_spine_ext.augment.ranges import Range, spread
-from nnunet_spine_ext.augment.spline import knot_grid
+from nnunet_spine_ext.augment.spline import knots
 from nnunet_spine_ext.augment.transform import Params, Transform
 
 _WAVES = 48
@@ -37,5 +37,11 @@ class BiasSpline(Transform, stage="field"):
         rng = seeded(params["seed"])
         waves = rng.standard_normal((_WAVES, context.dim)) / params["scale"]
         phases = rng.uniform(0, 2 * np.pi, _WAVES)
-        field = np.cos(knot_grid(context) @ waves.T + phases).sum(axis=-1) * np.sqrt(2 / _WAVES)
+        # A plane wave is a product over the axes, so that few exponentials are needed.
+        field = np.exp(1j * phases)
+        for axis, places in enumerate(knots(context)[:-1]):
+            factor = np.exp(1j * places[:, None] * waves[:, axis])
+            field = field[..., None, :] * factor
+        last = np.exp(1j * knots(context)[-1][:, None] * waves[:, -1])
+        field = (field @ last.T).real * np.sqrt(2 / _WAVES)
         builder.multiply(index, params["channels"], params["sd"] * field)
