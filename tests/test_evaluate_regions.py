@@ -79,7 +79,12 @@ def test_parts_add_up_to_the_whole(ref: np.ndarray, pred: np.ndarray, regions: n
         score(METRICS["volume_error"], pair) if ref.any() or pred.any() else 0.0
     )
     for region, part in region_parts(pair, regions):
-        inside = regions == 1 + REGIONS.index(region)
+        assert part.ref_voxels or not ref.any()
+        own = regions == 1 + REGIONS.index(region)
+        inside = part.parts == part.number
+        # Nothing of a region goes elsewhere; what comes from elsewhere is from regions without reference.
+        assert inside[own].all()
+        assert not ref[inside & ~own].any()
         cut = MaskPair(ref & inside, pred & inside, pair.spacing)
         for name in ("dice", "iou", "precision", "recall"):
             assert score(METRICS[name], part) == pytest.approx(score(METRICS[name], cut), nan_ok=True)
@@ -115,6 +120,20 @@ def test_cutting_a_structure_makes_no_new_surface() -> None:
     top, bottom = np.where(regions == 1, ref, 0).astype(bool), np.where(regions == 1, pred, 0).astype(bool)
     # Scoring the cut masks would count the cut itself as a perfect surface.
     assert score(METRICS["assd"], MaskPair(top, bottom, pair.spacing)) < score(METRICS["assd"], parts["cervical"])
+
+
+def test_a_prediction_that_leaks_into_the_next_region_is_no_structure_of_its_own() -> None:
+    # Regions of five slices each; the structure is in the thoracic and lumbar ones.
+    regions = np.repeat(np.arange(1, 5, dtype=np.uint8), 5)[:, None, None] * np.ones((1, 4, 4), np.uint8)
+    ref = np.zeros(regions.shape, bool)
+    ref[5:15] = True
+    pred = ref.copy()
+    pred[4, 0, 0] = pred[15, 0, 0] = pred[16, 0, 0] = True
+    found = dict(region_parts(MaskPair(ref, pred, (1.0, 1.0, 1.0)), regions))
+    assert set(found) == {"thoracic", "lumbar"}
+    assert [found[region].pred_voxels for region in ("thoracic", "lumbar")] == [81, 82]
+    # Without any reference every part is a false alarm where it is.
+    assert set(dict(region_parts(MaskPair(ref & False, pred, (1.0, 1.0, 1.0)), regions))) == set(REGIONS)
 
 
 def test_rows_of_classes_instances_and_levels_by_region(folders: Folders) -> None:

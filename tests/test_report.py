@@ -122,6 +122,8 @@ def test_scores_are_shown_with_direction_and_per_case(folder: Path, tmp_path: Pa
     assert classes["values"][names.index("beta")][place[0]][place[1]] == pytest.approx(expected, abs=1e-4)
     worst = next(m for m in data["measures"] if m["key"] == "worst-dice")
     assert worst["notes"][names.index("beta")] in classes["labels"]
+    # Without a mask all of them are the worst.
+    assert worst["notes"][names.index("absent")].endswith(" classes")
     assert details["absent"]["problems"][0]["code"] == "E-REPORT-MISSING"
     for title in ("Dice per vertebra", "ASSD per vertebra", "Volume per vertebra", "Dice per class"):
         assert f"<figcaption>{title}</figcaption>" in page

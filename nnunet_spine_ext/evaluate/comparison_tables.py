@@ -125,7 +125,7 @@ def _reasons(result: Comparison) -> list[str]:
         for test in row.tests:
             if test.reason:
                 counts[test.reason] = counts.get(test.reason, 0) + 1
-    return [f"{reason} ({count} tests)" for reason, count in counts.items()]
+    return [f"{reason} ({count} test{'' if count == 1 else 's'})" for reason, count in counts.items()]
 
 
 def _number(value: float) -> str:

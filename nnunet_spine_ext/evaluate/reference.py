@@ -39,7 +39,9 @@ spurious instance where its own number is. Values of levels are averaged over th
 
 For classes, every place belongs to the region of the reference instance that is there, else of the nearest one
 (within about 2 mm). Voxels and surface elements of both masks are counted where they are, and distances are those to
-the whole other surface, so cutting a structure makes no new surface.
+the whole other surface, so cutting a structure makes no new surface. A structure is scored in the regions where the
+reference has it: what a prediction adds beyond them counts in the nearest one. A structure that the reference does not
+have at all is a false alarm in the regions where it is predicted.
 
 ## Statistics
 

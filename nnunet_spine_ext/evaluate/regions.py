@@ -72,10 +72,21 @@ def regions_by_place(instances: Array, regions: Array) -> dict[int, str]:
     return {label: REGIONS[counts[label].argmax() - 1] for label in np.flatnonzero(counts.any(axis=1)).tolist()}
 
 
+def _nearest_used(counts: Array) -> Array:
+    """Return for each region number the one to count it as: the nearest with a count, from head to tail."""
+    used = np.flatnonzero(counts)
+    numbers = np.arange(len(counts), dtype=np.uint8)
+    return numbers if len(used) == 0 else used[np.abs(used[None] - numbers[:, None]).argmin(axis=1)].astype(np.uint8)
+
+
 def region_parts(pair: MaskPair, regions: Array) -> Iterator[tuple[str, PairPart]]:
-    """Yield what of a structure lies in each region that holds any of it; `regions` is the map of the whole volume."""
+    """Yield what of a structure lies in each region that holds any of its reference, or without one, of its prediction.
+
+    `regions` is the map of the whole volume. Where the prediction leaves the regions of the reference, it counts in the
+    nearest one of them: a voxel of the sacrum beyond the last disc is no lumbar sacrum with a Dice of 0.
+    """
     box = tuple(slice(start, start + size) for start, size in zip(pair.origin, pair.ref.shape, strict=True))
-    inside = regions[box]
+    inside = _nearest_used(np.bincount(regions[box][pair.ref], minlength=len(REGIONS) + 1))[regions[box]]
     counts = [
         np.bincount(inside[mask], minlength=len(REGIONS) + 1) for mask in (pair.ref, pair.pred, pair.ref & pair.pred)
     ]

@@ -136,9 +136,10 @@ def _worst(names: Sequence[str], scores: Scores, metric: str) -> Measure:
     notes = []
     for name in names:
         rows = [r for r in scores.by_case.get(name, ()) if r.scope == "class" and r.metric == metric]
-        worst = min((r for r in rows if math.isfinite(r.value)), key=lambda r: r.value, default=None)
-        values.append(None if worst is None else worst.value)
-        notes.append("" if worst is None else worst.label)
+        worst = min((r.value for r in rows if math.isfinite(r.value)), default=None)
+        labels = [r.label for r in rows if r.value == worst]
+        values.append(worst)
+        notes.append(labels[0] if len(labels) == 1 else f"{len(labels)} classes" if labels else "")
     return Measure(
         key=f"worst-{metric}",
         title=f"Lowest {head(metric).title}",
