@@ -61,6 +61,7 @@ GROUPS = {
     "USE": "Options of prediction",
     "OUT": "Outputs",
     "INST": "Instances",
+    "AUG": "Augmentation",
     "EVAL": "Evaluation",
     "COMPARE": "Comparison of evaluations",
     "REPORT": "Report",
