@@ -239,8 +239,8 @@ def zoom_matrix(size: int, zoom: Zoom) -> Array:
         response = _below(np.arange(size, dtype=np.float64), min(size, zoom.size)) if zoom.size < size else None
         down = sampling(size, places, np.ones(size) if response is None else response)
     else:
-        nearest = np.floor(places + 0.5 + _EQUAL).astype(np.int64) % (2 * size)
-        down = np.eye(size)[np.minimum(nearest, 2 * size - 1 - nearest)]
+        nearest = np.floor(np.clip(places, 0.5 * step - 0.5, size - 0.5 * step - 0.5) + 0.5 + _EQUAL).astype(np.int64)
+        down = np.eye(size)[np.minimum(nearest, size - 1)]
     return interpolation(size, places, zoom.interpolation) @ down
 
 

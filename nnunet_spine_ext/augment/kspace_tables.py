@@ -98,6 +98,9 @@ def half_coverage(plane: Plane, phase: int, fraction: float, side: int, *, homod
     half = max(1.0, (2 * fraction - 1) * size / 2)
     symmetric = np.cos(np.pi / 2 * np.minimum(np.abs(line) / half, 1)) ** 2
     weights = np.clip(1 + line / half, 0, 2) if homodyne else (line > -half).astype(np.float64)
+    if homodyne and size % 2 == 0:
+        # The largest frequency of an even number of lines is its own opposite.
+        weights[size // 2] = 1.0
     return _by_line(plane, phase, weights), _by_line(plane, phase, symmetric)
 
 

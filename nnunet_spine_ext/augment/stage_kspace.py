@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,16 +29,12 @@ from nnunet_spine_ext.augment.packing import Buffers, Packer, Slot
 _CHUNK = 1 << 18
 _NOTHING = 1e-9
 
+Filter = tuple[Slot, ...]
+"""Packed halves of tables, (2, A, B // 2 + 1) each, real and imaginary part, that one real source is multiplied with.
 
-@dataclass(frozen=True)
-class Filter:
-    """Packed halves of tables (A, B // 2 + 1), real and imaginary parts (2, …), for one real source.
-
-    `even`: gives the real part of the image. `odd`: gives the imaginary part, None if there is none.
-    """
-
-    even: Slot
-    odd: Slot | None
+They give the real part of the image; the imaginary part, unless there is none; real and imaginary part of the guide
+that homodyne detection takes the phase from, if it is used.
+"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class Scan:
     """One plane (sample, channel).
 
     `filters`: of the object, then of the second one if there is a `pose`; two each, of cosine and sine, if there is a
-    `phase`, packed (2, A, B). `symmetric`: packed weights of the part from which homodyne detection takes the phase.
+    `phase`, packed (2, A, B).
     """
 
     target: tuple[int, int]
@@ -63,7 +58,6 @@ class Scan:
     filters: tuple[Filter, ...]
     pose: Pose | None
     phase: Slot | None
-    symmetric: Slot | None
     spikes: tuple[Spike, ...]
 
 
@@ -81,7 +75,8 @@ class _State:
     degrees: float = 0.0
     slices: float = 0.0
     phase: Table | None = None
-    homodyne: Table | None = None
+    weights: Table | None = None
+    guide: Table | None = None
     spikes: list[Spike] = field(default_factory=list)
 
 
@@ -111,7 +106,7 @@ class Builder:
             state.table = state.table * table
 
     def move(
-        self, index: int, channels: Sequence[int], moved: Table, posed: Sequence[bool], degrees: float, slices: float
+        self, index: int, channels: Sequence[int], moved: Table, posed: NDArray[np.bool_], degrees: float, slices: float
     ) -> None:
         """Add motion.
 
@@ -120,19 +115,23 @@ class Builder:
         moved: (A, B) phases of the displacement within the plane.
         posed: (A, B) where the object was turned by `degrees` and moved through the plane by `slices`.
         """
-        mask = np.asarray(posed, dtype=bool)
         for state in self._of(index, channels):
             state.table = state.table * moved
-            if mask.any() and (degrees or slices) and state.posed is None:
-                state.posed, state.degrees, state.slices = mask.astype(np.complex128), degrees, slices
+            if posed.any() and (degrees or slices) and state.posed is None:
+                state.posed, state.degrees, state.slices = posed.astype(np.complex128), degrees, slices
 
     def receive(
-        self, index: int, channels: Sequence[int], weights: Table, symmetric: Table | None, phase: Table | None
+        self, index: int, channels: Sequence[int], weights: Table, guide: Table | None, phase: Table | None
     ) -> None:
-        """Acquire a part of k-space of an object with a phase; `symmetric`: reconstruct by homodyne detection."""
+        """Acquire a part of k-space of an object with a phase.
+
+        `weights`: of what was acquired. `guide`: those of the part that gives the phase, for homodyne detection.
+        """
         for state in self._of(index, channels):
-            state.table = state.table * weights
-            state.homodyne = symmetric if state.homodyne is None else state.homodyne
+            if guide is None or state.guide is not None:
+                state.table = state.table * (weights if guide is None else guide)
+            else:
+                state.weights, state.guide = weights, guide
             if phase is not None:
                 state.phase = phase if state.phase is None else state.phase * phase
 
@@ -145,7 +144,7 @@ class Builder:
         """Pack the tables of the planes that anything happens to."""
         scans = []
         for target, state in sorted(self._states.items()):
-            plain = state.phase is None and state.homodyne is None and not state.spikes and state.posed is None
+            plain = state.phase is None and state.guide is None and not state.spikes and state.posed is None
             if not plain or np.abs(state.table - 1).max() >= _NOTHING:
                 scans.append(self._scan(packer, target, state))
         return Program(tuple(scans)) if scans else None
@@ -157,18 +156,22 @@ class Builder:
             tables = [state.table * (1 - state.posed), state.table * state.posed]
             turned = packer.floats(rotation_map(plane, state.degrees)) if state.degrees else None
             pose = Pose(turned, state.slices)
-        phase, symmetric = None, None
+        phase = None
         if state.phase is not None:
             phase = packer.floats(np.stack([state.phase.real, state.phase.imag]))
             tables = [table * factor for table in tables for factor in (1, 1j)]
-        if state.homodyne is not None:
-            symmetric = packer.floats(_half(state.homodyne.real))
-        split = [even_and_odd(table) for table in tables]
-        whole = not state.spikes and all(np.abs(odd).max() < _NOTHING for _, odd in split)
-        filters = tuple(
-            Filter(packer.floats(_parts(even)), None if whole else packer.floats(_parts(odd))) for even, odd in split
-        )
-        return Scan(target, plane.slice_axis, filters, pose, phase, symmetric, tuple(state.spikes))
+        filters = self._filters(packer, tables, state)
+        return Scan(target, plane.slice_axis, filters, pose, phase, tuple(state.spikes))
+
+    def _filters(self, packer: Packer, tables: Sequence[Table], state: _State) -> tuple[Filter, ...]:
+        split: list[tuple[Table, ...]]
+        if state.weights is not None and state.guide is not None:
+            split = [(*even_and_odd(table * state.weights), *even_and_odd(table * state.guide)) for table in tables]
+        else:
+            split = [even_and_odd(table) for table in tables]
+            if not state.spikes and all(np.abs(parts[1]).max() < _NOTHING for parts in split):
+                split = [parts[:1] for parts in split]
+        return tuple(tuple(packer.floats(_half(table)) for table in parts) for parts in split)
 
     def _of(self, index: int, channels: Sequence[int]) -> list[_State]:
         shape = self._planes[index].shape
@@ -193,12 +196,8 @@ def _scan(slices: Tensor, target: Tensor, scan: Scan, levels: tuple[Tensor, Tens
     air, span = levels
     scale, recorded = 1 / span, slices.requires_grad and torch.is_grad_enabled()
     objects = [slices] if scan.pose is None else [slices, _posed(slices, scan.pose, buffers)]
-    filters = [
-        (_complex(buffers, pair.even), None if pair.odd is None else _complex(buffers, pair.odd))
-        for pair in scan.filters
-    ]
+    filters = [[torch.complex(*buffers.floats(slot).unbind(0)) for slot in of_source] for of_source in scan.filters]
     phase = None if scan.phase is None else buffers.floats(scan.phase).unbind(0)
-    symmetric = None if scan.symmetric is None else buffers.floats(scan.symmetric)
     count, *size = slices.shape
     step = max(1, _CHUNK // (size[0] * size[1])) if slices.device.type == "cpu" else count
     for start in range(0, count, step):
@@ -208,35 +207,33 @@ def _scan(slices: Tensor, target: Tensor, scan: Scan, levels: tuple[Tensor, Tens
             sources = [signal * factor for signal in sources for factor in phase]
         spectra = _spectra(sources, filters)
         _add_spikes(spectra, scan.spikes, start, size)
-        magnitude = _magnitude(spectra, symmetric, size)
+        magnitude = _magnitude([torch.fft.irfft2(spectrum, s=size) for spectrum in spectra])
         if recorded:
             target[part] = air + magnitude * span
         else:
             torch.addcmul(air, magnitude, span, out=target[part])
 
 
-def _spectra(sources: Sequence[Tensor], filters: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
-    """Return the halves of the spectra of the real and, unless it is zero, the imaginary part of the image."""
+def _spectra(sources: Sequence[Tensor], filters: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Return the sums over the sources of their spectra times each of their tables."""
     totals: list[Tensor] = []
-    for signal, pair in zip(sources, filters, strict=True):
+    for signal, tables in zip(sources, filters, strict=True):
         spectrum = torch.fft.rfft2(signal)
-        products = [spectrum * table for table in pair if table is not None]
+        products = [spectrum * table for table in tables]
         totals = [a + b for a, b in zip(totals, products, strict=True)] if totals else products
     return totals
 
 
-def _magnitude(spectra: Sequence[Tensor], symmetric: Tensor | None, size: Sequence[int]) -> Tensor:
-    """Return the magnitude of the image, or after homodyne detection that of the part in phase with the symmetric."""
-    parts = [torch.fft.irfft2(spectrum, s=size) for spectrum in spectra]
-    if symmetric is not None:
-        guide = [torch.fft.irfft2(spectrum * symmetric, s=size) for spectrum in spectra]
-        parts = [_dot(parts, guide) / _dot(guide, guide).sqrt().clamp_min(_NOTHING)]
-    return parts[0].abs_() if len(parts) == 1 else _dot(parts, parts).sqrt_()
+def _magnitude(parts: Sequence[Tensor]) -> Tensor:
+    """Return the magnitude of real and imaginary part; of four, that of what has the phase of the last two."""
+    image, guide = parts[:2], parts[2:]
+    if guide:
+        return (_dot(image, guide) / _dot(guide, guide).sqrt().clamp_min(_NOTHING)).abs_()
+    return image[0].abs_() if len(image) == 1 else _dot(image, image).sqrt_()
 
 
 def _dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-    product = first[0] * second[0]
-    return product if len(first) == 1 else torch.addcmul(product, first[1], second[1])
+    return torch.addcmul(first[0] * second[0], first[1], second[1])
 
 
 def _add_spikes(spectra: list[Tensor], spikes: Sequence[Spike], start: int, size: Sequence[int]) -> None:
@@ -247,7 +244,7 @@ def _add_spikes(spectra: list[Tensor], spikes: Sequence[Spike], start: int, size
         angle = number * (2 * torch.pi * spike.per_slice) + spike.angle
         # A wave shows twice in a spectrum, once in the half of it.
         height = torch.full_like(angle, spike.amplitude * size[0] * size[1] / 2)
-        for spectrum, turn in zip(spectra, (0.0, -torch.pi / 2), strict=True):
+        for spectrum, turn in zip(spectra[:2], (0.0, -torch.pi / 2), strict=True):
             spectrum[:, row, column] += torch.polar(height, angle + turn)
 
 
@@ -271,15 +268,7 @@ def _as_slices(image: Tensor, scan: Scan) -> Tensor:
     return image[None] if image.dim() == 2 else image.movedim(scan.slice_axis or 0, 0)
 
 
-def _complex(buffers: Buffers, slot: Slot) -> Tensor:
-    return torch.complex(*buffers.floats(slot).unbind(0))
-
-
-def _parts(table: Table) -> NDArray[np.float64]:
+def _half(table: Table) -> NDArray[np.float64]:
     """Return real and imaginary part of the half of a table, (2, A, B // 2 + 1)."""
-    half = _half(table)
+    half = table[:, : table.shape[1] // 2 + 1]
     return np.stack([half.real, half.imag])
-
-
-def _half(table: NDArray[Any]) -> NDArray[Any]:
-    return table[:, : table.shape[1] // 2 + 1]
