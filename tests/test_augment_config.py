@@ -61,7 +61,7 @@ def test_files_and_presets(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"transfroms": []}, "did you mean 'transforms'"),
+        ({"transformz": []}, "did you mean 'transforms'"),
         ({"order": "radom"}, "did you mean 'random'"),
         ({"version": 2}, "E-CONFIG-VALUE"),
         ({"transforms": {"name": "gamma"}}, "a list of transforms"),
