@@ -251,3 +251,30 @@ def test_resume_goes_on_and_refuses_other_settings(world: World) -> None:
     assert "E-MODEL-SETTINGS" in printed
     assert str(world.model / "plans.json") in printed
     assert (fold / "checkpoint_final.pth").stat().st_mtime_ns == stamp
+
+
+def test_augmentation_on_the_device_trains_and_predicts_through_the_commands(world: World) -> None:
+    trainer, plans = "nnUNetTrainerSpineShift", "spineToyShift"
+    printed = world.call(
+        "nnUNetv2_spine_plan", "-d", "977", "-p", PLANS, "--name", plans, "--preset", "shift",
+        "--set", "augment.ramp_epochs=0", "--set", "train.num_val_iterations_per_epoch=1",
+    )  # fmt: skip
+    assert f"-tr {trainer} -p {plans}" in printed
+    refused = world.call(
+        "nnUNetv2_train", "977", "3d_fullres", "0", "-tr", TRAINER, "-p", plans, "-device", "cpu", fails=True
+    )
+    assert "E-TRAINER-AUGMENT" in refused
+    # With a worker process: batches are prepared ahead.
+    world.call(
+        "nnUNetv2_train", "977", "3d_fullres", "0", "-tr", trainer, "-p", plans, "-device", "cpu",
+        nnUNet_n_proc_DA="1",
+    )  # fmt: skip
+    model = world.preprocessed.parent.parent / "nnUNet_results" / DATASET / f"{trainer}__{plans}__3d_fullres"
+    assert read_json(model / "plans.json")["spine_ext"]["augment"]["hash"]
+    assert read_json(model / "fold_0/validation/summary.json")["metric_per_case"]
+    out = world.folder / "shifted"
+    world.call(
+        "nnUNetv2_predict", "-d", "977", "-i", world.folder / "in", "-o", out, "-tr", trainer, "-p", plans,
+        "-c", "3d_fullres", "-f", "0", "-device", "cpu", "-npp", "0", "-nps", "0",
+    )  # fmt: skip
+    assert sorted(f.name for f in out.glob("*.nii.gz")) == ["anna_0.nii.gz", "bert_1.nii.gz"]

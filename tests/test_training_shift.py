@@ -404,7 +404,7 @@ def test_the_shipped_preset_is_moderate() -> None:
     config = AugmentSettings().effective()
     assert config.schedule.clean_share >= 0.25
     assert config.schedule.closing_clean_share > 0
-    assert {t.stage for _, t in config.flat()} >= {"warp", "table", "field", "noise", "final"}
+    assert {t.stage for _, t in config.flat()} >= {"warp", "table", "axis", "field", "noise", "final"}
     geometry = {t.name: t for _, t in config.flat() if t.stage == "warp"}
     assert set(geometry) == {"rotate", "scale"}, "nnU-Net's geometry"
     assert (geometry["rotate"].p, geometry["scale"].p) == (0.2, 0.2)
