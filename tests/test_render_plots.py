@@ -63,6 +63,15 @@ def test_one_far_value_does_not_squeeze_the_others(axis: Axis, usual: np.ndarray
     assert (edge > max(places)) == (odd > 1)
 
 
+def test_far_values_do_not_cover_each_other() -> None:
+    usual = [(n, 0.9 + 0.001 * n) for n in range(40)]
+    drawing = strips([Group("L1", ((50, 0.1), (51, 0.0), (52, 0.05), *usual)), Group("L2", tuple(usual))], DICE)
+    dots = _dots(drawing, "beyond")[0]
+    assert len(set(dots.points)) == 3
+    assert len({x for x, _ in dots.points}) == 1
+    assert (dots.tags["cases"], dots.tags["values"]) == ("51 52 50", "0 0.05 0.1")
+
+
 def test_boxes_are_quartiles_of_all_finite_values() -> None:
     drawing = strips([Group("L1", tuple(enumerate([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])))], DICE)
     box = next(shape for shape in drawing.shapes if isinstance(shape, Box))

@@ -80,7 +80,8 @@ def find_model_folder(m: str | None, d: str | None, tr: str, p: str, c: str) -> 
         found = (
             f"{len(datasets)} folders {pattern} in nnUNet_results" if datasets else f"no {pattern} in nnUNet_results"
         )
-        fix = nearest(dataset, [f.name for f in Path(root).glob("Dataset*")])
+        trained = [f.name for f in Path(root).glob("Dataset*")]
+        fix = nearest(dataset, trained) if trained else "train a model first, or give a model folder with -m"
         raise SetupError("E-MODEL-FOLDER", file=root, found=found, expected="one trained dataset", fix=fix)
     folder = datasets[0] / f"{tr}__{p}__{c}"
     if not folder.is_dir():

@@ -153,7 +153,7 @@ def _frame(scale: _Scale, axis: Axis, top: float, bottom: float) -> list[Shape]:
 
 def _row(group: Group, scale: _Scale, middle: float) -> list[Shape]:
     inside = sorted(((v, c) for c, v in group.values if math.isfinite(v) and not scale.outside(v)))
-    beyond = [(c, v) for c, v in group.values if math.isinf(v) or scale.outside(v)]
+    beyond = sorted(((c, v) for c, v in group.values if math.isinf(v) or scale.outside(v)), key=lambda one: one[1])
     shapes: list[Shape] = []
     values = [v for v, _ in inside]
     finite = sorted(v for _, v in group.values if math.isfinite(v))
@@ -169,8 +169,8 @@ def _row(group: Group, scale: _Scale, middle: float) -> list[Shape]:
         points = _swarm([scale.x(v) for v in values], middle, radius)
         shapes.append(Dots("dots", points, radius, _tags([(c, v) for v, c in inside])))
     if beyond:
-        edge = tuple((scale.right if v > scale.low else scale.left, middle) for _, v in beyond)
-        shapes.append(Dots("beyond", edge, 2.6, _tags(beyond)))
+        edges = [scale.right if v > scale.low else scale.left for _, v in beyond]
+        shapes.append(Dots("beyond", _swarm(edges, middle, 2.6), 2.6, _tags(beyond)))
     return shapes
 
 
