@@ -397,7 +397,7 @@ def test_augmentation_is_set_with_its_trainer_named(folder: Path, tmp_path: Path
     assert (config.schedule.clean_share, [t.name for t in config.transforms]) == (0.5, ["gamma"])
     assert plan("901", p="mine", name="off", assignments=["augment=null"]).next_steps[-1].endswith("Spine -p off")
     for assignment, wanted in (
-        ("augment.config=shft", "did you mean 'shift'"),
+        ("augment.config=shifts", "did you mean 'shift'"),
         ("augment.clean_share=2", "0 to 1"),
         ("augment.config={transforms: [{name: gama}]}", "did you mean 'gamma'"),
     ):
