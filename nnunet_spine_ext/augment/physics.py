@@ -52,6 +52,32 @@ def gradient_echo(pd: Value, t1: Value, t2star: Value, *, tr: Value, te: Value, 
     return pd * torch.sin(angle) * (1 - e1) / (1 - e1 * torch.cos(angle)) * torch.exp(-te / t2star)
 
 
+def mt_gradient_echo(
+    pd: Value, t1: Value, t2star: Value, saturation: Value, *, tr: Value, te: Value, flip: Value
+) -> Tensor:
+    """Gradient echo with a magnetisation-transfer pulse before every excitation.
+
+    The pulse takes the part `saturation` (0-1) of the longitudinal magnetisation, the only effect of the bound protons
+    (Helms et al., Magn Reson Med 2008;60:1396): S = PD (1 - d) sin(a) (1 - E1)/(1 - (1 - d) E1 cos(a)) exp(-TE/T2*).
+    """
+    pd, t1, t2star, saturation, tr, te, flip = _tensors(pd, t1, t2star, saturation, tr, te, flip)
+    angle = torch.deg2rad(flip)
+    e1, left = torch.exp(-tr / t1), 1 - saturation
+    steady = left * torch.sin(angle) * (1 - e1) / (1 - left * e1 * torch.cos(angle))
+    return pd * steady * torch.exp(-te / t2star)
+
+
+def diffusion_spin_echo(
+    pd: Value, t1: Value, t2: Value, diffusivity: Value, *, tr: Value, te: Value, b: Value
+) -> Tensor:
+    """Spin echo with diffusion weighting, S = PD (1 - exp(-TR/T1)) exp(-TE/T2) exp(-b D).
+
+    `b` in s/mm2, the mean `diffusivity` D in 1e-3 mm2/s: the geometric mean over directions.
+    """
+    pd, t1, t2, diffusivity, tr, te, b = _tensors(pd, t1, t2, diffusivity, tr, te, b)
+    return pd * (1 - torch.exp(-tr / t1)) * torch.exp(-te / t2) * torch.exp(-1e-3 * b * diffusivity)
+
+
 def inversion_recovery(pd: Value, t1: Value, t2: Value, *, tr: Value, te: Value, ti: Value) -> Tensor:
     """Inversion recovery (STIR, FLAIR), S = PD |1 - 2 exp(-TI/T1) + exp(-TR/T1)| exp(-TE/T2)."""
     pd, t1, t2, tr, te, ti = _tensors(pd, t1, t2, tr, te, ti)

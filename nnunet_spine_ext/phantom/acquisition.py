@@ -20,6 +20,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 CORPUS, CORD = 10, 11
 _SLAB_VOXELS = 6_000_000
 _EDGE_VOXELS = 6
+_PHASE_AXIS = 1
+# What only some scanners have is drawn apart, so that the rest of an image does not depend on it.
+_SHADING_STREAM, _COIL_STREAM = 0x5AD1, 0xC011
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def draw_settings(protocol: Protocol, rng: np.random.Generator) -> ScanSettings:
         snr=protocol.snr * float(np.exp(rng.uniform(np.log(0.65), np.log(1.5)))),
         saturation=left if band else 1.0,
         band_distance=float(rng.uniform(8, 35)),
-        window=float(rng.uniform(0.2, 1.0)),
+        window=min(max(float(rng.uniform(0.2, 1.0)) + protocol.window, 0.0), 1.0),
         fat_axis=int(rng.integers(2)),
         fat_sign=1 if rng.random() < 0.5 else -1,
         level=float(np.exp(rng.uniform(np.log(300), np.log(1500)))),
@@ -102,7 +105,7 @@ def form_image(
     acquired = [size * ratio for size, ratio in zip(semantic.spacing, protocol.resolution, strict=True)]
     image = acquisition.limit_resolution(image, semantic.spacing, acquired, window=settings.window)
     image = image * _saturation(semantic, settings)
-    return semantic.with_array(_receive(image, tissue, semantic, table, settings, generator))
+    return semantic.with_array(_receive(image, tissue, semantic, protocol, table, settings, generator))
 
 
 def _sample_planes(
@@ -199,19 +202,52 @@ def _saturation(grid: Volume, settings: ScanSettings) -> Tensor:
 
 
 def _receive(
-    image: Tensor, tissue: Array, grid: Volume, table: SignalTable, settings: ScanSettings, generator: torch.Generator
+    image: Tensor,
+    tissue: Array,
+    grid: Volume,
+    protocol: Protocol,
+    table: SignalTable,
+    settings: ScanSettings,
+    generator: torch.Generator,
 ) -> Array:
     """Shade by the coils, add noise, correct part of the shading, scale to int16."""
     coils = _coil_field(tissue, grid, settings, generator)
     coils = coils / _reference(coils, grid)
     control = settings.shading * torch.randn(1, 1, 5, 5, 5, generator=generator)
     shading = acquisition.bias_field(control, grid.shape)[0, 0]
+    if protocol.bias > 0:
+        shading = shading * _extra_shading(protocol.bias, grid.shape, generator)
     sigma = table.of("cord_wm") / settings.snr
-    noisy = acquisition.rician_noise(image * coils * shading, sigma, generator=generator)
+    noisy = _noisy(image * coils * shading, sigma, protocol, generator)
     corrected = noisy / coils**settings.normalised
     bright = max(float(np.quantile(corrected.numpy()[::2, ::2], 0.995)), 1e-6)
     scaled = torch.round(corrected * (settings.level / bright))
     return scaled.clamp(0, 32767).numpy().astype(np.int16)
+
+
+def _extra_shading(peaks: float, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Smooth field whose extremes differ by `peaks` of their mean; draws that follow are not those of the generator."""
+    own = torch.Generator().manual_seed(generator.initial_seed() ^ _SHADING_STREAM)
+    field = acquisition.smooth_field(torch.randn(1, 1, 4, 4, 4, generator=own), shape)[0, 0]
+    unit = (field - field.min()) / (field.max() - field.min()).clamp_min(1e-6) - 0.5
+    return 1 + peaks * unit
+
+
+def _noisy(image: Tensor, sigma: float, protocol: Protocol, generator: torch.Generator) -> Tensor:
+    """Add Rician noise, or that of several coils whose squares are summed; strongest in the middle if accelerated."""
+    level: Tensor | float = sigma
+    if protocol.g_factor > 1:
+        places = torch.linspace(-1, 1, image.shape[_PHASE_AXIS]).view(1, -1, 1)
+        level = sigma * (1 + (protocol.g_factor - 1) * torch.exp(-4 * places**2))
+    noisy = acquisition.rician_noise(image, level, generator=generator)
+    if protocol.coils < 2:
+        return noisy
+    # The other coils add a chi-squared variable of 2 N - 2 degrees of freedom (Wilson and Hilferty's cube of a normal).
+    degrees = 2 * protocol.coils - 2
+    own = torch.Generator().manual_seed(generator.initial_seed() ^ _COIL_STREAM)
+    spread = (2 / (9 * degrees)) ** 0.5
+    cube = (1 - spread**2 + spread * torch.randn(image.shape, generator=own)).clamp_min(0) ** 3
+    return torch.sqrt(noisy**2 + level**2 * degrees * cube)
 
 
 def _reference(field: Tensor, grid: Volume) -> float:

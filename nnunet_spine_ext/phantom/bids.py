@@ -78,18 +78,24 @@ class BidsWriter:
     def __init__(self, folder: Path, protocols: Sequence[Protocol]) -> None:
         self._folder = folder
         self._participants: dict[str, dict[str, Any]] = {}
-        suffixes = [row.suffix for row in protocols]
+        self._folders = {row.folder for row in protocols}
+        suffixes = [f"{row.entities}{row.suffix}" for row in protocols]
         # Two protocols of one suffix need the acquisition entity to have different names.
         self._twins = {suffix for suffix in suffixes if suffixes.count(suffix) > 1}
 
     def add(self, scan: Scan) -> str:
         """Write one scan with its truth; return its file name without suffix."""
         subject = f"sub-{scan.subject}"
-        stem = f"{subject}_{self._acquisition(scan.protocol)}{scan.protocol.suffix}"
-        image = self._folder / subject / "anat" / stem
+        row = scan.protocol
+        stem = f"{subject}_{self._acquisition(row)}{row.entities}{row.suffix}"
+        image = self._folder / subject / row.folder / stem
         write_volume(scan.image, image.with_name(f"{stem}.nii.gz"))
         write_json(image.with_name(f"{stem}.json"), sidecar(scan))
-        truth = self._folder / "derivatives" / "labels" / subject / "anat"
+        if row.suffix == "dwi":
+            # The mean over directions has none itself.
+            write_text(image.with_name(f"{stem}.bval"), f"{row.diffusion:g}\n")
+            write_text(image.with_name(f"{stem}.bvec"), "0\n0\n0\n")
+        truth = self._folder / "derivatives" / "labels" / subject / row.folder
         volumes: dict[str, Volume] = {
             "label-spine_dseg": scan.semantic,
             "label-instances_dseg": scan.instances,
@@ -103,9 +109,9 @@ class BidsWriter:
 
     def _acquisition(self, protocol: Protocol) -> str:
         """Return the entity that tells a protocol from others of the same suffix, and what its suffix does not say."""
-        if protocol.suffix in self._twins:
+        if f"{protocol.entities}{protocol.suffix}" in self._twins:
             return f"acq-{re.sub('[^a-z0-9]', '', protocol.name)}_"
-        return "" if protocol.suffix == protocol.contrast else f"acq-{protocol.contrast.lower()}_"
+        return f"acq-{protocol.contrast.lower()}_" if protocol.suffix == "T2w" != protocol.contrast else ""
 
     def finish(self, name: str, description: str, licence: str) -> None:
         """Write the tables and descriptions of the dataset and its derivatives."""
@@ -128,6 +134,9 @@ class BidsWriter:
         table = ["index\tname", *(f"{number}\t{label}" for number, label in sorted(names.items()))]
         write_text(labels / "label-spine_dseg.tsv", "\n".join(table) + "\n")
         write_text(self._folder / "README", f"{description}\n")
+        if "ct" in self._folders:
+            # BIDS has no CT yet; its validator passes over what is named here.
+            write_text(self._folder / ".bidsignore", "*/ct/\n")
 
 
 def sidecar(scan: Scan) -> dict[str, Any]:
@@ -135,19 +144,25 @@ def sidecar(scan: Scan) -> dict[str, Any]:
     row = scan.protocol
     slices = scan.image.spacing[2]
     content: dict[str, Any] = {
+        "Manufacturer": scan.info["manufacturer"],
+        "ManufacturersModelName": scan.info["model"],
+        "SliceThickness": round(slices * (1 - row.gap), 4),
+        "SpacingBetweenSlices": round(slices, 4),
+    }
+    if row.sequence == "ct":
+        return {"Modality": "CT", "KVP": 120, **content}
+    content |= {
         "Modality": "MR",
-        "Manufacturer": "simulated",
-        "ManufacturersModelName": row.name,
         "MagneticFieldStrength": row.field_strength,
         "MRAcquisitionType": "3D" if row.volume else "2D",
         "PulseSequenceType": row.sequence,
         "RepetitionTime": row.tr / 1000,
         "EchoTime": row.te / 1000,
         "FlipAngle": row.flip,
-        "SliceThickness": round(slices * (1 - row.gap), 4),
-        "SpacingBetweenSlices": round(slices, 4),
         "PixelBandwidth": row.bandwidth,
     }
+    if row.suffix == "MTS":
+        content |= {"MTState": True, "RepetitionTimeExcitation": row.tr / 1000}
     return content | ({"InversionTime": row.ti / 1000} if row.ti else {})
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from nnunet_spine_ext.augment.profiles import Scanner, parse_scanner
 from nnunet_spine_ext.core.dataset import DatasetSpec, RawCase, dataset_writer
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.labels import scheme
@@ -22,6 +23,7 @@ from nnunet_spine_ext.phantom.overrides import checked
 from nnunet_spine_ext.phantom.protocols import Protocol
 from nnunet_spine_ext.phantom.protocols import protocol as protocol_named
 from nnunet_spine_ext.phantom.scan import Scan, ScanRequest, scan_subject
+from nnunet_spine_ext.phantom.scanners import at_scanner
 
 REGIONS = ("whole", "cervical", "thoracic", "lumbar")
 LAYOUTS = ("nnunet", "bids")
@@ -35,6 +37,7 @@ def phantom(
     *,
     n: int = 8,
     protocol: Sequence[str] = ("t2w_sagittal",),
+    scanner: Sequence[str] = (),
     seed: int = 0,
     region: str = "whole",
     spacing: Sequence[float] | None = None,
@@ -63,6 +66,7 @@ def phantom(
         cases.json are also written there, where nnU-Net reads them.
     n: number of spines. Several protocols make several cases per subject, kept together in the splits.
     protocol: names in `protocols.PROTOCOLS`; a single name may be given as a string.
+    scanner: ``PROFILE[:component=severity…]`` as in `augment.profiles.parse_scanner`; of several, spines take turns.
     seed: non-negative.
     region: one of `REGIONS`.
     spacing: voxel size (in plane, in plane, between slices) in mm instead of the protocol's.
@@ -94,8 +98,9 @@ def phantom(
     if width is not None and not 10 <= width <= 600:
         raise _usage("--width", width, "10 to 600 mm")
     request = ScanRequest(
-        protocols, seed, region, anomalies, pathologies, oblique, supersample, width, _overrides(overrides)
-    )
+        protocols, seed, region, anomalies, pathologies, oblique, supersample, width, _overrides(overrides),
+        _scanners(scanner, protocols),
+    )  # fmt: skip
     with _no_empty_folder(Path(o)):
         if layout == "nnunet":
             return _write_nnunet(request, Path(o), n, jobs, dataset_id, name, folds, overwrite=overwrite)
@@ -135,6 +140,15 @@ def _check(
     for option, value, valid, expected in rules:
         if not valid:
             raise _usage(option, value, expected)
+
+
+def _scanners(given: Sequence[str], protocols: Sequence[Protocol]) -> tuple[Scanner, ...]:
+    """Return the scanners, each tried on every protocol before any spine is made."""
+    scanners = tuple(parse_scanner(text) for text in ([given] if isinstance(given, str) else given))
+    for scanner in scanners:
+        for row in protocols:
+            at_scanner(row, scanner)
+    return scanners
 
 
 def _usage(option: str, value: object, expected: str) -> UsageError:

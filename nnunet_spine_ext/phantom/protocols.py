@@ -12,8 +12,12 @@ from types import MappingProxyType
 
 from nnunet_spine_ext.core.errors import UsageError
 
-SEQUENCES = ("tse", "ir", "gre", "mprage")
-_BIDS_SUFFIX = {"STIR": "T2w"}
+SEQUENCES = ("tse", "ir", "gre", "mprage", "mt", "epi", "ct")
+GRADIENT_ECHOES = ("gre", "mprage", "mt")
+_BIDS_SUFFIX = {"STIR": "T2w", "DWI": "dwi", "B0": "dwi", "MT": "MTS", "CT": "ct"}
+_BIDS_FOLDER = {"dwi": "dwi", "ct": "ct"}
+# Entities that a suffix requires, or that say what the file holds: a mean over directions is a reconstruction.
+_BIDS_ENTITIES = {"MT": "flip-1_mt-on_", "DWI": "rec-average_", "B0": "rec-average_"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,12 @@ class Protocol:
     train: length of the refocusing train; restore: magnetisation is driven back after it.
     fat: signal of fat relative to the equation: low refocusing angles keep its J-coupling (3-D trains).
     pulses, echo_spacing: excitations of one inversion-prepared train and their distance.
-    field_strength: tesla. bandwidth: Hz per pixel, sets the shift of fat.
+    diffusion: b-value in s/mm2 (epi). noise: standard deviation in Hounsfield units before the kernel (ct).
+    kernel: full width at half maximum of the reconstruction kernel in mm (ct).
+    window: added to the filter that is drawn for k-space. gain: power of the ratios between tissues. bias: peak-to-peak
+        shading beside that of the coils. g_factor: largest amplification of noise. coils: combined by root of summed
+        squares; 1: with their maps.
+    field_strength: tesla, 0 for ct. bandwidth: Hz per pixel, sets the shift of fat.
     resolution: acquired voxel size relative to the stored one along (i, j, k), >= 1.
     snr: white matter over noise at the cord.
     half_width: range of half the extent from left to right in mm; subjects draw from it.
@@ -65,11 +74,29 @@ class Protocol:
     half_width: tuple[float, float] = (30.0, 46.0)
     saturation: float = 0.0
     scatter: float = 0.05
+    diffusion: float = 0.0
+    noise: float = 0.0
+    kernel: float = 0.0
+    window: float = 0.0
+    gain: float = 1.0
+    bias: float = 0.0
+    g_factor: float = 1.0
+    coils: int = 1
 
     @property
     def suffix(self) -> str:
         """BIDS suffix: BIDS knows STIR by its weighting alone, so that the sequence goes into the acquisition."""
         return _BIDS_SUFFIX.get(self.contrast, self.contrast)
+
+    @property
+    def folder(self) -> str:
+        """BIDS folder: anat, dwi, or ct, which BIDS does not know yet."""
+        return _BIDS_FOLDER.get(self.suffix, "anat")
+
+    @property
+    def entities(self) -> str:
+        """Entities of a BIDS name between acquisition and suffix, each with its underscore."""
+        return _BIDS_ENTITIES.get(self.contrast, "")
 
     def with_spacing(self, spacing: Sequence[float] | None) -> Protocol:
         """Return the protocol with another voxel size (i, j, k); raises UsageError if it is not three lengths."""
@@ -132,6 +159,26 @@ _ALL = (
         "t2star_axial", "3 T axial multi-echo gradient echo, spine-generic (read: 5 mm, 600/14, 30 degrees)",
         "T2starw", "gre", _AXIAL, (0.5, 0.5, 5.0), 600, 14, 3.0,
         half_width=(65.0, 85.0), flip=30, bandwidth=260, snr=24, scatter=0.02,
+    ),
+    Protocol(
+        "mt_axial", "3 T axial gradient echo with MT pulse, spine-generic like (35/3.1, 9 degrees, 0.9 x 0.9 x 5 mm)",
+        "MT", "mt", _AXIAL, (0.9, 0.9, 5.0), 35, 3.13, 3.0,
+        half_width=(65.0, 85.0), volume=True, flip=9, bandwidth=370, snr=14, resolution=(1.0, 1.1, 1.0), scatter=0.02,
+    ),
+    Protocol(
+        "dwi_axial", "3 T axial spin-echo EPI, b 800 averaged over directions, fat suppressed, low resolution",
+        "DWI", "epi", _AXIAL, (0.9, 0.9, 5.0), 3000, 65, 3.0,
+        half_width=(40.0, 50.0), fat=0.06, diffusion=800, bandwidth=1100, snr=12, resolution=(1.3, 1.8, 1.0),
+    ),
+    Protocol(
+        "b0_axial", "the image without diffusion weighting of dwi_axial",
+        "B0", "epi", _AXIAL, (0.9, 0.9, 5.0), 3000, 65, 3.0,
+        half_width=(40.0, 50.0), fat=0.06, bandwidth=1100, snr=14, resolution=(1.3, 1.8, 1.0),
+    ),
+    Protocol(
+        "ct_sagittal", "CT at 120 kV, soft bone kernel, sagittal reformation, Hounsfield units",
+        "CT", "ct", _SAGITTAL, (0.8, 0.8, 2.0), 0, 0, 0,
+        volume=True, noise=55, kernel=1.0, scatter=0.0, resolution=(1.0, 1.0, 1.0),
     ),
 )  # fmt: skip
 PROTOCOLS = MappingProxyType({row.name: row for row in _ALL})

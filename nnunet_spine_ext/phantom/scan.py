@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_spine_ext.augment.profiles import Scanner
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.phantom.protocols import Protocol
+from nnunet_spine_ext.phantom.scanners import at_scanner
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -20,6 +22,7 @@ _AXES = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I":
 _SUB_VOXEL_MM = 1.1
 # Half the width of a vertebra with its articular processes.
 _COLUMN_MM = 26.0
+_ANY_FIELD = 3.0
 _STREAMS = ("anatomy", "person", "pose")
 
 
@@ -36,6 +39,11 @@ class ScanRequest:
     supersample: int | None = None
     width: float | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    scanners: tuple[Scanner, ...] = ()
+
+    def scanner(self, index: int) -> Scanner | None:
+        """Return the scanner of a subject: they take turns."""
+        return self.scanners[index % len(self.scanners)] if self.scanners else None
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,9 @@ def scan_subject(request: ScanRequest, index: int) -> list[Scan]:
         pose = _pose(np.random.default_rng(seeds["pose"]), request.oblique)
         painted: dict[bytes, Any] = {}
         scans = []
-        for protocol in request.protocols:
+        scanner = request.scanner(index)
+        for planned in request.protocols:
+            protocol = planned if scanner is None else at_scanner(planned, scanner)
             box = _box(spine, request, protocol, pose)
             grid = scan_grid(box, protocol, pose.angles, request.supersample)
             if grid.key not in painted:
@@ -191,25 +201,30 @@ def _scan(
     import torch
 
     from nnunet_spine_ext.phantom.acquisition import draw_settings, form_image
+    from nnunet_spine_ext.phantom.computed import form_ct
     from nnunet_spine_ext.phantom.signal import Texture, signal_table
     from nnunet_spine_ext.phantom.tissues import marrow_fat_fraction, tissue_properties
 
     own = np.random.default_rng(person)
     # The same person has the same tissue and the same fibres in every protocol.
     fat = marrow_fat_fraction(parameters.age, parameters.sex, own)
-    properties = tissue_properties(protocol.field_strength, rng=own, marrow_fat=fat)
+    # CT has no field; its tissues draw as many numbers as those of any other scan of the person.
+    properties = tissue_properties(protocol.field_strength or _ANY_FIELD, rng=own, marrow_fat=fat)
     fibres = torch.Generator().manual_seed(int(own.integers(2**62)))
     rng = np.random.default_rng((request.seed, index, zlib.crc32(protocol.name.encode())))
     actual = _with_scatter(protocol, rng)
     settings = draw_settings(actual, rng)
-    table = signal_table(actual, properties)
     semantic = Volume(np.asarray(painted.semantic, dtype=np.uint8), grid.affine)
     vertical = int(np.argmax(np.abs(grid.affine[2, :3])))
     extent = np.asarray(grid.shape) * np.asarray(semantic.spacing)
     flow = float(rng.uniform(0.1, 0.6)) if protocol.contrast == "T2w" else 0.0
     texture = Texture(extent.tolist(), vertical, fibres, muscle_fat=parameters.body.muscle_fat, flow=flow)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    image = form_image(painted.tissue, semantic, actual, table, texture, settings, generator)
+    if actual.sequence == "ct":
+        image = form_ct(painted.tissue, semantic, actual, texture, generator, marrow_fat=fat)
+    else:
+        table = signal_table(actual, properties)
+        image = form_image(painted.tissue, semantic, actual, table, texture, settings, generator)
     return Scan(
         subject=subject_name(index),
         protocol=actual,
@@ -217,7 +232,7 @@ def _scan(
         semantic=semantic,
         instances=semantic.with_array(np.asarray(painted.instances, dtype=np.uint16)),
         cord=semantic.with_array(np.asarray(painted.cord_fraction, dtype=np.float32)),
-        info=_info(actual, parameters),
+        info=_info(actual, parameters, request.scanner(index)),
         truth={"levels": painted.levels, "parameters": parameters.to_dict(), "marrow_fat_fraction": fat},
     )
 
@@ -228,15 +243,16 @@ def _with_scatter(protocol: Protocol, rng: np.random.Generator) -> Protocol:
     return replace(protocol, tr=round(float(protocol.tr * factors[0]), 1), te=round(float(protocol.te * factors[1]), 2))
 
 
-def _info(protocol: Protocol, parameters: Any) -> dict[str, Any]:
+def _info(protocol: Protocol, parameters: Any, scanner: Scanner | None) -> dict[str, Any]:
+    computed = protocol.sequence == "ct"
     return {
         "site": "phantom",
-        "manufacturer": "simulated",
-        "model": protocol.name,
-        "field_strength": protocol.field_strength,
+        "manufacturer": "simulated" if scanner is None else scanner.profile.manufacturer,
+        "model": protocol.name if scanner is None else scanner.text,
+        "field_strength": None if computed else protocol.field_strength,
         "contrast": protocol.contrast,
-        "TR": protocol.tr,
-        "TE": protocol.te,
+        "TR": None if computed else protocol.tr,
+        "TE": None if computed else protocol.te,
         "sex": parameters.sex,
         "age": round(float(parameters.age), 1),
         "anomaly": parameters.anomaly,

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from nnunet_spine_ext.augment import physics
-from nnunet_spine_ext.phantom.protocols import Protocol
+from nnunet_spine_ext.phantom.protocols import GRADIENT_ECHOES, Protocol
 from nnunet_spine_ext.phantom.tissues import TISSUE_ID, TISSUES, TissueProperties
+from nnunet_spine_ext.phantom.weightings import FAT_DIFFUSIVITY, diffusivity, mt_saturation
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -56,19 +57,44 @@ class SignalTable:
 
 
 def signal_table(protocol: Protocol, properties: TissueProperties) -> SignalTable:
-    """Evaluate the protocol's signal equation for the water and the fat of every tissue."""
-    water = _signal(protocol, properties.pd, properties.t1, properties.t2, properties.t2star)
-    fat = _signal(protocol, properties.fat_pd, properties.fat_t1, properties.fat_t2, properties.fat_t2star)
+    """Evaluate the protocol's signal equation for the water and the fat of every tissue.
+
+    Raises ValueError for CT, whose numbers are those of `weightings.hounsfield`.
+    """
+    if protocol.sequence == "ct":
+        msg = f"{protocol.name} has no magnetic-resonance signal"
+        raise ValueError(msg)
+    bound, free = mt_saturation(), diffusivity()
+    water = _signal(protocol, properties.pd, properties.t1, properties.t2, properties.t2star, bound, free)
+    # Fat has no bound pool.
+    fat_times = (properties.fat_t1, properties.fat_t2, properties.fat_t2star)
+    fat = _signal(protocol, properties.fat_pd, *fat_times, 0.0, FAT_DIFFUSIVITY)
     fat *= protocol.fat
-    gradient = protocol.sequence in ("gre", "mprage")
+    gradient = protocol.sequence in GRADIENT_ECHOES
     water[TISSUE_ID["blood_flow"]] *= FLOW_GRADIENT_ECHO if gradient else FLOW_SPIN_ECHO
     water[TISSUE_ID["vein"]] *= 1.0 if gradient else VEIN_SPIN_ECHO
     phase = float(physics.fat_phase(protocol.te, properties.field_strength)) if gradient else 0.0
-    return SignalTable(water.astype(np.float32), fat.astype(np.float32), phase)
+    table = SignalTable(water.astype(np.float32), fat.astype(np.float32), phase)
+    return table if protocol.gain == 1 else _stretched(table, protocol.gain)
 
 
-def _signal(protocol: Protocol, pd: Array, t1: Array | float, t2: Array | float, t2star: Array | float) -> Array:
-    """Signal of one compartment as float64 (T,)."""
+def _stretched(table: SignalTable, gain: float) -> SignalTable:
+    """Raise the ratios of all tissues to the cord to a power."""
+    relative = np.maximum(table.magnitude / table.of("cord_wm"), 1e-3)
+    factor = (relative ** (gain - 1)).astype(np.float32)
+    return SignalTable(table.water * factor, table.fat * factor, table.phase)
+
+
+def _signal(
+    protocol: Protocol,
+    pd: Array,
+    t1: Array | float,
+    t2: Array | float,
+    t2star: Array | float,
+    bound: Array | float,
+    free: Array | float,
+) -> Array:
+    """Signal of one compartment as float64 (T,); `bound` protons saturate, `free` ones diffuse."""
     density, one, two, star = (torch.as_tensor(value, dtype=torch.float64) for value in (pd, t1, t2, t2star))
     p = protocol
     if p.sequence == "tse":
@@ -77,6 +103,12 @@ def _signal(protocol: Protocol, pd: Array, t1: Array | float, t2: Array | float,
         signal = physics.inversion_recovery(density, one, two, tr=p.tr, te=p.te, ti=p.ti)
     elif p.sequence == "gre":
         signal = physics.gradient_echo(density, one, star, tr=p.tr, te=p.te, flip=p.flip)
+    elif p.sequence == "mt":
+        saturation = torch.as_tensor(bound, dtype=torch.float64)
+        signal = physics.mt_gradient_echo(density, one, star, saturation, tr=p.tr, te=p.te, flip=p.flip)
+    elif p.sequence == "epi":
+        diffusion = torch.as_tensor(free, dtype=torch.float64)
+        signal = physics.diffusion_spin_echo(density, one, two, diffusion, tr=p.tr, te=p.te, b=p.diffusion)
     else:
         signal = physics.prepared_gradient_echo(
             density, one, star, tr=p.tr, te=p.te, ti=p.ti, flip=p.flip, pulses=p.pulses, echo_spacing=p.echo_spacing
