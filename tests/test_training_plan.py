@@ -141,6 +141,7 @@ def test_another_spacing_gets_its_own_preprocessed_data(folder: Path) -> None:
 def test_a_dry_run_writes_nothing(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
     result = plan("901", name="mine", preset="cpu", dry_run=True)
+    assert result.next_steps[-1].endswith("-p mine -device cpu")
     assert result.render().startswith("would write")
     assert result.changes
     assert sorted(folder.rglob("*")) == before

@@ -182,7 +182,8 @@ def _next_steps(folder: Path, changed: dict[str, Any], plans: dict[str, Any], co
     ):
         steps.append(f"next: nnUNetv2_preprocess -d {number} -plans_name {name} -c {configuration}")
     trainer = "nnUNetTrainerSpine" if changed[SETTINGS_KEY]["augment"] is None else "nnUNetTrainerSpineShift"
-    steps.append(f"next: nnUNetv2_train {number} {configuration} 0 -tr {trainer} -p {name}")
+    device = " -device cpu" if changed[SETTINGS_KEY]["preset"] == "cpu" else ""
+    steps.append(f"next: nnUNetv2_train {number} {configuration} 0 -tr {trainer} -p {name}{device}")
     return steps
 
 
