@@ -191,7 +191,12 @@ def disagreement(ours_found: Values, theirs: Values) -> float:
     missing = theirs.keys() - ours_found.keys()
     if missing:
         sys.exit(f"not computed here: {sorted(missing)}")
-    return max(abs(ours_found[name] - value) for name, value in theirs.items())
+    apart = {name: abs(ours_found[name] - value) for name, value in theirs.items()}
+    # NaN would pass for agreement: it is not larger than anything.
+    undefined = sorted(name for name, found in apart.items() if not np.isfinite(found))
+    if undefined:
+        sys.exit(f"not finite on one side: {undefined}")
+    return max(apart.values())
 
 
 def compare(out: Path, repeats: int, interpreter: Path) -> int:

@@ -286,12 +286,19 @@ def test_vertebrae_that_are_only_counted_are_not_named(folder: Path) -> None:
         (r"C:\Users\Max\scan.nii.gz is broken", "scan.nii.gz is broken"),
         ("file:///srv/max/x.nii", "x.nii"),
         ("~/secret/x.nii", "x.nii"),
+        ("~max/secret/x.nii", "x.nii"),
+        # The folder of a user is known: what lies in it must not keep the user's name.
+        ("cannot read /srv/max/data/x.nii.gz: no", "cannot read x.nii.gz: no"),
+        ("/srv/max is full, /srv/max/ too; /srv/max2/y.nii", "max is full, max too; y.nii"),
+        ("/home/max is full", "~ is full"),
+        ("at C:\\Users\\Max", "at ~"),
+        (r"\\server\max\x.nii and //server/max/y.nii", "x.nii and y.nii"),
         ("12 mm/s and/or 1/2 of https://example.org/a/b", "12 mm/s and/or 1/2 of https://example.org/a/b"),
         ("sizes 3 / 4", "sizes 3 / 4"),
     ],
 )
 def test_paths_in_texts_become_names(text: str, expected: str) -> None:
-    assert Redactor(known=["/data/a b/x.nii.gz"]).text(text) == expected
+    assert Redactor(known=["/data/a b/x.nii.gz", "/srv/max"]).text(text) == expected
     assert Redactor(show_paths=True).text(text) == text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from browser import Page, chromium, find_chromium
 from report_builder import EVIL, make_cohort
 
+from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.report.build import report
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium here: the report is not opened in it")
@@ -220,6 +222,37 @@ def test_the_slider_moves_by_drag_and_by_keys(page: Page) -> None:
     assert page.evaluate(cut) == "21%"
     clip = "getComputedStyle(document.querySelector('tbody.current canvas.before')).clipPath"
     assert page.evaluate(clip) == "inset(0px 79% 0px 0px)"
+
+
+def test_without_earlier_instances_classes_are_compared(browser: Page, tmp_path: Path) -> None:
+    folders = make_cohort(tmp_path, 3)
+    shutil.rmtree(folders["before"] / "instances")
+    browser.open(report(**folders).path)
+    _show_pictures(browser)
+    _click(browser, "tbody.current [data-look=what] button[value=instances]")
+    assert "L4" in browser.evaluate("document.querySelector('tbody.current .legend').textContent")
+    _click(browser, "tbody.current [data-look=compare] button[value=slider]")
+    browser.wait("document.querySelector('tbody.current canvas.before').width > 0")
+    legend = browser.evaluate("document.querySelector('tbody.current [data-place=legend]').textContent")
+    assert "no earlier instances" in legend
+    assert "corpus" in legend
+
+
+def test_the_name_of_a_vertebra_that_the_edge_cuts_stays_inside(browser: Page, tmp_path: Path) -> None:
+    folders = make_cohort(tmp_path, 3)
+    for folder, label in ((folders["out"], 10), (folders["out"] / "instances", 21)):
+        for file in folder.glob("case*.nii.gz"):
+            volume = read_volume(file)
+            volume.array[6:18, 8:20, -1] = label
+            write_volume(volume, file)
+    browser.open(report(**folders).path)
+    _show_pictures(browser)
+    tops = browser.evaluate(
+        "Array.from(document.querySelectorAll('tbody.current .names text')).filter((t) => t.textContent === 'L2')"
+        ".map((t) => t.getBoundingClientRect().top - t.closest('.stack').getBoundingClientRect().top)"
+    )
+    assert tops
+    assert min(tops) >= 0
 
 
 def test_changes_have_their_own_colours(page: Page) -> None:

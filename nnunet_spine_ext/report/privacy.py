@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 # A posix path is one only at the start of a word ("and/or", "mm/s" and https://… are none).
-_POSIX = re.compile(r"(?<![\w.:/~])~?/(?:[^\s'\"<>|:;,()\[\]{}/]+/)*[^\s'\"<>|:;,()\[\]{}/]*")
-_WINDOWS = re.compile(r"(?<!\w)[A-Za-z]:[\\/](?:[^\\/\s'\"<>|:;,()\[\]{}]+[\\/])*[^\\/\s'\"<>|:;,()\[\]{}]*")
+_POSIX = re.compile(r"(?<![\w.:/~])(?:~[\w.-]*)?/{1,2}(?:[^\s'\"<>|:;,()\[\]{}/]+/)*[^\s'\"<>|:;,()\[\]{}/]*")
+_WINDOWS = re.compile(
+    r"(?<!\w)(?:[A-Za-z]:[\\/]|\\\\(?=\w))(?:[^\\/\s'\"<>|:;,()\[\]{}]+[\\/])*[^\\/\s'\"<>|:;,()\[\]{}]*"
+)
+# What may follow a known path: more of the same path, else the end of the word.
+_BELOW = r"(?P<below>(?:[\\/][^\\/\s'\"<>|:;,()\[\]{}]+)+)?[\\/]?(?![\w\\/-])"
+# The last component of a home directory is the name of its user.
+_HOME = re.compile(r"^(?:[A-Za-z]:)?[\\/](?:home|Users)[\\/][^\\/]+[\\/]?$")
 _FILE_URL = re.compile(r"file://(?=/)")
 # Words that make a key personal, in run.json and in files made from DICOM headers (PatientName, StudyDate, …).
 _PERSONAL = (
@@ -23,8 +30,10 @@ _SEPARATOR = re.compile(r"[.\- ]")
 
 
 def base_name(path: str | Path) -> str:
-    """Return the last component of a posix or Windows path, whatever system this runs on."""
+    """Return the last component of a posix or Windows path, whatever system this runs on; ``~`` for a home."""
     text = str(path).rstrip("/\\")
+    if _HOME.match(text) or text == str(Path.home()):
+        return "~"
     return PureWindowsPath(text).name if "\\" in text else PurePosixPath(text).name or text
 
 
@@ -59,12 +68,16 @@ class Redactor:
             return value
         value = _FILE_URL.sub("", value)
         for path in self._known:
-            value = value.replace(path, base_name(path))
+            value = re.sub(re.escape(path) + _BELOW, partial(_last_below, path), value)
         return _WINDOWS.sub(_last, _POSIX.sub(_last, value))
 
     def path(self, value: str | Path) -> str:
         """Return what to show of one path."""
         return str(value) if self.show_paths else base_name(value)
+
+
+def _last_below(known: str, match: re.Match[str]) -> str:
+    return base_name(match["below"] or known)
 
 
 def _is_absolute(text: str) -> bool:

@@ -15,7 +15,8 @@ const problemBlock = (problem) => {
 };
 const KINDS = ["Vertebrae", "Discs", "Endplates"];
 const legendKind = (one) => {
-  if (look.what === "classes" || !Object.keys(one.instances).length) return "classes";
+  const [picture] = one.pictures;
+  if (!Object.keys(one.instances).length || !picture || kindOf(picture.layers) === "classes") return "classes";
   return one.counted ? "counted" : "instances";
 };
 // One button per label shows and hides it in every picture; one per kind of instance does so for all of its labels.
@@ -44,7 +45,11 @@ const legends = (one) => {
     return [make("ul", { className: "legend plain-keys", ariaLabel: "Changes" }, ...keys)];
   }
   const kind = legendKind(one);
-  if (kind === "classes") return [legendList(kind, Object.entries(one.classes), "Classes")];
+  if (kind === "classes") {
+    const list = legendList(kind, Object.entries(one.classes), "Classes");
+    const replaced = look.what !== kind && look.compare !== "after" && one.pictures.some((picture) => picture.layers[look.what]);
+    return replaced ? [make("p", { className: "hint", textContent: "There are no earlier instances: classes are compared." }), list] : [list];
+  }
   const entries = Object.entries(one.instances);
   const ofKind = KINDS.map((title, k) => [title, entries.filter(([id]) => Math.floor(id / 100) === k)]);
   return ofKind.filter(([, found]) => found.length).map(([title, found]) => legendList(kind, found, title));

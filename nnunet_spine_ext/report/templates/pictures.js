@@ -55,6 +55,12 @@ const paint = (canvas, picture, ids, colourOf) => {
 };
 const changedIds = (before, after) => after.map((id, at) => (id === before[at] ? 0 : before[at] === 0 ? 1 : id === 0 ? 2 : 3));
 
+// What a picture shows: instances where it has them, on both sides of a comparison.
+const kindOf = (layers) => {
+  const alone = look.compare === "after" || !layers["before-classes"];
+  return layers[look.what] && (alone || layers[`before-${look.what}`]) ? look.what : "classes";
+};
+
 // One plane of one case: its canvases, and how to paint them.
 class Plane {
   constructor(picture, label, counted) {
@@ -97,7 +103,9 @@ class Plane {
     scale.firstElementChild.setAttribute("d", `M${em * 0.5} ${height - em * 0.5}h${bar[1]}`);
     put(scale, `${bar[0]} mm`, em * 0.5, height - em * 0.9, "start", "auto");
     inside.style.fontSize = `${letters}px`;
-    for (const [x, y, text] of points) put(inside, text, x, y, "middle", "central");
+    // A vertebra that the edge cuts has its centre close to it: its name stays inside.
+    const room = 0.6 * letters;
+    for (const [x, y, text] of points) put(inside, text, x, Math.min(height - room, Math.max(room, y)), "middle", "central");
   }
 
   // All layers at once, when the case is opened: painting can then follow every change, and a printer, at once.
@@ -114,7 +122,7 @@ class Plane {
   }
 
   paint() {
-    const kind = this.picture.layers[look.what] ? look.what : "classes";
+    const kind = kindOf(this.picture.layers);
     const after = this.ids(kind, false);
     if (!after) return;
     const before = look.compare === "after" ? null : this.ids(kind, true);
