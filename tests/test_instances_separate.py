@@ -102,6 +102,21 @@ def test_a_disc_above_the_first_body_belongs_to_a_vertebra_outside_the_picture()
     assert (found == 101).all()
 
 
+@pytest.mark.parametrize("vertebra", [False, True])
+def test_a_few_voxels_at_the_edge_of_the_picture_are_no_vertebra(vertebra: bool) -> None:
+    semantic, truth = build(Spine(posterior=False, lordosis=0.0))
+    top = int(np.argwhere(truth.array == 101)[:, 2].max())
+    labels = semantic.array[:, :, : top + 1].copy()
+    behind = np.argwhere(labels == 14)[:, 1].min() - 8
+    size = (8, 6, 6) if vertebra else (3, 4, 4)
+    middle = labels.shape[0] // 2
+    labels[middle : middle + size[0], behind : behind + size[1], top - size[2] + 1 : top + 1] = 3
+    result = separate(Volume(labels, semantic.affine))
+    found = int((result.instances.array == 1).sum())
+    assert (found > 0) is vertebra
+    assert (result.instances.array == 101).any(), "the disc keeps the number of the vertebra above it"
+
+
 def test_fused_and_rejoined_bodies_are_reported() -> None:
     fused = separate(build(Spine(LOW, fused=(("L1", "L2"),)))[0])
     assert fused.qc["cut_apart"] == [4, 5]

@@ -10,7 +10,7 @@ from nnunet_spine_ext.cli.shell import add_json_option, make_parser, run
 PROG = "nnUNetv2_spine_demo"
 FUNCTION = "nnunet_spine_ext.training.demo:demo"
 EXAMPLES = """  nnUNetv2_spine_demo -o demo
-  nnUNetv2_spine_demo -o demo --n 20 --epochs 30 -device cuda"""
+  nnUNetv2_spine_demo -o demo --n 40 --epochs 60 -device cuda"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         EXAMPLES,
     )
     parser.add_argument("-o", default="demo", metavar="FOLDER", help="where everything goes (default: %(default)s)")
-    parser.add_argument("--n", type=int, default=20, help="spines to train on (default: %(default)s)")
+    parser.add_argument("--n", type=int, default=22, help="spines to train on (default: %(default)s)")
     parser.add_argument("--n-test", type=int, default=3, help="spines to test on (default: %(default)s)")
     parser.add_argument("--epochs", type=int, help="length of the training (default: the demo preset's)")
     parser.add_argument("-device", "--device", default="cpu", help="where to train and predict (default: %(default)s)")

@@ -33,6 +33,8 @@ class InstanceSettings:
     min_speck_mm3: components of one class smaller than this decide nothing (30 voxels of 0.75×0.75×1.65 mm).
     min_above_mm3: a disc or endplates of this volume above the first body mean that a vertebra above it is only
         partly in the picture: it takes the first position.
+    min_sliver_mm3: less of such a vertebra than this is left out (250 voxels of 0.75×0.75×1.65 mm; SPINEPS deletes such
+        instances, too).
     """
 
     seeds: SeedSettings = field(default_factory=SeedSettings)
@@ -40,6 +42,7 @@ class InstanceSettings:
     clean: CleanSettings = field(default_factory=CleanSettings)
     smoothing_mm: float = 20.0
     min_above_mm3: float = 100.0
+    min_sliver_mm3: float = 232.0
     min_speck_mm3: float = 28.0
 
 
@@ -103,6 +106,7 @@ def separate(semantic: Volume, scheme: str = "nnunet14", *, settings: InstanceSe
         real,
         min_bodyless_mm3=settings.assign.min_bodyless_mm3,
         min_disc_mm3=settings.min_above_mm3,
+        min_sliver_mm3=settings.min_sliver_mm3,
     )
     instances, warnings = _number(frame, vertebrae, levels, len(bodies))
     qc = _qc(frame, vertebrae, bodies, real, instances, steps)

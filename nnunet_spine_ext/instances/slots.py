@@ -60,11 +60,13 @@ def prune_slots(
     *,
     min_bodyless_mm3: float,
     min_disc_mm3: float,
+    min_sliver_mm3: float,
 ) -> tuple[Bodies, Array, Array, Array]:
     """Remove empty places again and renumber everything from 1.
 
     A place without a body stays if it has enough posterior elements, or if a disc or endplates lie below it and (for a
-    place between two bodies) above it as well.
+    place between two bodies) above it as well. A place that stays for its discs alone is no vertebra when less than
+    `min_sliver_mm3` of posterior elements lies in it: a few voxels at the edge of the picture are noise.
 
     Returns
     -------
@@ -83,7 +85,8 @@ def prune_slots(
     keep[0] |= below[1] >= min_disc_mm3
     # A place that goes hands its discs to the place above it, and its few voxels to nobody.
     new = np.cumsum(keep)
-    of_vertebra = np.concatenate([[0], np.where(keep, new, 0)]).astype(np.int16)
+    whole = keep & (real | (posterior >= min_sliver_mm3))
+    of_vertebra = np.concatenate([[0], np.where(whole, new, 0)]).astype(np.int16)
     of_level = np.concatenate([[0], new]).astype(np.int16)
     number = np.concatenate([[0], new])
     notes = {key: [int(number[k]) for k in found] for key, found in bodies.notes.items()}
