@@ -290,7 +290,7 @@ def test_vertebrae_that_are_only_counted_are_not_named(folder: Path) -> None:
         # The folder of a user is known: what lies in it must not keep the user's name.
         ("cannot read /srv/max/data/x.nii.gz: no", "cannot read x.nii.gz: no"),
         ("/srv/max is full, /srv/max/ too; /srv/max2/y.nii", "max is full, max too; y.nii"),
-        ("/home/max is full", "~ is full"),
+        ("/Users/max is full", "~ is full"),
         ("at C:\\Users\\Max", "at ~"),
         (r"\\server\max\x.nii and //server/max/y.nii", "x.nii and y.nii"),
         ("12 mm/s and/or 1/2 of https://example.org/a/b", "12 mm/s and/or 1/2 of https://example.org/a/b"),

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_spine_ext.evaluate.latex import digits
 from nnunet_spine_ext.report.collect import Case
 from nnunet_spine_ext.report.pictures import CasePictures
-from nnunet_spine_ext.report.scores import Scores, better, digits, figure, head, is_share, leading
+from nnunet_spine_ext.report.scores import Scores, better, figure, head, is_share, leading
 
 STATUS = "status"
 # What a failed case counts in the order by status, in warnings.

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from nnunet_spine_ext.core.errors import CaseError, UsageError
 from nnunet_spine_ext.core.io import read_json
+from nnunet_spine_ext.evaluate.latex import digits
 from nnunet_spine_ext.evaluate.registry import METRICS, Metric, Scope
 from nnunet_spine_ext.evaluate.scoring import Score, Status
 from nnunet_spine_ext.evaluate.tables import Line, Statistic, case_means, overall, summarise
@@ -226,14 +227,6 @@ def _cell(name: str, found: Statistic | None, longest: float) -> Cell:
     signed = row is None or row.direction == "zero"
     bar = None if signed or longest <= 0 else 100.0 * found.mean / longest
     return Cell(f"{number(name, found.mean)}{spread}", detail, None if bar is None else round(min(bar, 100.0), 1))
-
-
-def digits(name: str) -> int:
-    """Return how many decimals a metric deserves."""
-    row = METRICS.get(name)
-    if row is None or not row.unit:
-        return 3
-    return 1 if row.unit == "%" else 2
 
 
 def number(name: str, value: float | None) -> str:
