@@ -18,8 +18,9 @@ from torch.nn import functional as nnf
 from nnunet_spine_ext.augment import axis_matrices as am
 from nnunet_spine_ext.augment.acquiring import Acquired
 from nnunet_spine_ext.augment.axis_matrices import AxisWork, Recon, Slices, Window, Zoom, axis_matrix
+from nnunet_spine_ext.augment.axis_products import Band, multiply_axes, pack_band
 from nnunet_spine_ext.augment.context import Context
-from nnunet_spine_ext.augment.stage_axis import multiply_axes
+from nnunet_spine_ext.augment.packing import Packer
 from nnunet_spine_ext.augment.transform import build, registry
 from nnunet_spine_ext.core.errors import UsageError
 
@@ -213,15 +214,33 @@ def test_matrices_multiply_into_their_axes(shape: tuple[int, ...], active: tuple
     image = torch.randn(shape, generator=generator)
     axes = {axis - len(shape) + 2 if len(shape) == 2 else axis + 1 for axis in active}
     matrices = [torch.randn(n, n, generator=generator) if a in axes else None for a, n in enumerate(shape)]
+    bands = [None if m is None else Band(m, len(m)) for m in matrices]
     expected = image
     for axis, matrix in enumerate(matrices):
         if matrix is not None:
             expected = torch.tensordot(matrix, expected, dims=([1], [axis])).movedim(0, axis)
     out = torch.empty(shape) if given_out else None
-    result = multiply_axes(image, matrices, out)
+    result = multiply_axes(image, bands, out)
     torch.testing.assert_close(result, expected)
     if out is not None and any(m is not None for m in matrices):
         assert result.data_ptr() == out.data_ptr()
+
+
+@pytest.mark.parametrize("shape", [(70, 40, 52), (40, 70)])
+@pytest.mark.parametrize("given_out", [False, True])
+def test_bands_give_what_whole_matrices_give(shape: tuple[int, ...], given_out: bool) -> None:
+    generator = torch.Generator().manual_seed(2)
+    image = torch.randn(shape, generator=generator)
+    matrices = [axis_matrix(AxisWork(sigma=0.6), n, 1.0) for n in shape]
+    packer = Packer()
+    bands = [None if m is None else pack_band(packer, m) for m in matrices]
+    buffers = packer.finish().to(torch.device("cpu"))
+    read = [None if b is None else b.read(buffers) for b in bands]
+    assert any(band is not None and band.narrow for band in read)
+    assert all(band is not None and band.reach < 9 for band in read)
+    whole = [None if b is None else Band(b.values, len(b.values)) for b in read]
+    out = torch.empty(shape) if given_out else None
+    torch.testing.assert_close(multiply_axes(image, read, out), multiply_axes(image, whole), atol=2e-6, rtol=1e-5)
 
 
 def test_nothing_lies_below_air_after_ringing() -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nnunet_spine_ext.augment.axis_matrices import AxisWork, axis_matrix, shift_matrix
+from nnunet_spine_ext.augment.axis_products import PackedBand, pack_band
 from nnunet_spine_ext.augment.batch import voxelwise
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.packing import Buffers, Packer, Slot
@@ -48,14 +49,14 @@ class Void:
 
 @dataclass(frozen=True)
 class FatShift:
-    """Fat moved along `axis`. Packed: the matrix minus one, and the fat fraction and row of each label.
+    """Fat moved along one axis. Packed: the fat fraction and row of each label.
 
-    `smooth`: packed blur of each axis, None for none: labels end between voxels, fat does not end in steps.
+    `matrices`: of each axis what its image changes by, None for the axes along which it does not move. `smooth`: blur
+    of each axis, None for none: labels end between voxels, fat does not end in steps.
     """
 
-    axis: int
-    matrix: Slot
-    smooth: tuple[Slot | None, ...]
+    matrices: tuple[PackedBand | None, ...]
+    smooth: tuple[PackedBand | None, ...]
     fractions: Slot
     lookup: Slot
 
@@ -86,10 +87,10 @@ def pack_fat(packer: Packer, context: Context, axis: int, voxels: float, fractio
     ]
     lookup = np.zeros(max(context.labels) + 1, dtype=np.int64)
     lookup[list(context.labels)] = np.arange(len(context.labels))
+    change = pack_band(packer, shift_matrix(size, voxels) - np.eye(size))
     return FatShift(
-        axis,
-        packer.floats(shift_matrix(size, voxels) - np.eye(size)),
-        tuple(None if blur is None else packer.floats(blur) for blur in blurs),
+        tuple(change if a == axis else None for a in range(context.dim)),
+        tuple(None if blur is None else pack_band(packer, blur) for blur in blurs),
         packer.floats([fractions.get(label, 0.0) for label in context.labels]),
         packer.ints(lookup),
     )

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from nnunet_spine_ext.augment.axis_matrices import AxisWork, axis_matrix
+from nnunet_spine_ext.augment.axis_products import PackedBand, multiply_axes, pack_band, read_all
 from nnunet_spine_ext.augment.batch import Batch, voxelwise
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.object_effects import FatShift, Void, apply_void, fat_component, fat_share, pack_fat
-from nnunet_spine_ext.augment.packing import Buffers, Packer, Slot
+from nnunet_spine_ext.augment.packing import Buffers, Packer
 
 # Weights below this are rounding or interpolation of smooth parts; above, lobes that reach below air.
 _RINGS = -0.002
@@ -29,13 +30,17 @@ _RINGS = -0.002
 
 @dataclass(frozen=True)
 class Line:
-    """What happens to one plane (sample, channel). `matrices`: packed, None for axes without change."""
+    """What happens to one plane (sample, channel). `matrices`: None for axes without change."""
 
     plane: tuple[int, int]
-    matrices: tuple[Slot | None, ...]
-    rings: bool
+    matrices: tuple[PackedBand | None, ...]
     voids: tuple[Void, ...]
     shifts: tuple[FatShift, ...]
+
+    @property
+    def rings(self) -> bool:
+        """Return whether any axis makes edges ring."""
+        return any(matrix.lowest < _RINGS for matrix in self.matrices if matrix is not None)
 
 
 @dataclass(frozen=True)
@@ -78,20 +83,17 @@ class Builder:
 
     def pack(self, packer: Packer) -> Program | None:
         """Pack the matrices; equal ones, of several channels for example, once."""
-        slots: dict[object, tuple[Slot | None, bool]] = {}
+        matrices: dict[object, PackedBand | None] = {}
         shifts: dict[object, FatShift] = {}
         lines = []
         for key, plane in sorted(self._planes.items()):
-            packed = [self._matrix(packer, slots, *item) for item in enumerate(plane.axes)]
+            packed = tuple(self._matrix(packer, matrices, *item) for item in enumerate(plane.axes))
             for shift in plane.shifts:
                 if shift not in shifts:
                     axis, voxels, fat = shift
                     shifts[shift] = pack_fat(packer, self._context, axis, voxels, dict(fat))
-            matrices = tuple(slot for slot, _ in packed)
-            line = Line(
-                key, matrices, any(r for _, r in packed), tuple(plane.voids), tuple(shifts[s] for s in plane.shifts)
-            )
-            if any(matrices) or line.voids or line.shifts:
+            line = Line(key, packed, tuple(plane.voids), tuple(shifts[s] for s in plane.shifts))
+            if any(packed) or line.voids or line.shifts:
                 lines.append(line)
         return Program(tuple(lines)) if lines else None
 
@@ -102,14 +104,14 @@ class Builder:
         ]
 
     def _matrix(
-        self, packer: Packer, slots: dict[object, tuple[Slot | None, bool]], axis: int, work: AxisWork
-    ) -> tuple[Slot | None, bool]:
+        self, packer: Packer, matrices: dict[object, PackedBand | None], axis: int, work: AxisWork
+    ) -> PackedBand | None:
         size, spacing = self._context.shape[axis], self._context.spacing[axis]
         key = (work, size, spacing)
-        if key not in slots:
-            matrix = None if work == AxisWork() else axis_matrix(work, size, spacing)
-            slots[key] = (None, False) if matrix is None else (packer.floats(matrix), bool(matrix.min() < _RINGS))
-        return slots[key]
+        if key not in matrices:
+            values = None if work == AxisWork() else axis_matrix(work, size, spacing)
+            matrices[key] = None if values is None else pack_band(packer, values)
+        return matrices[key]
 
 
 def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
@@ -117,45 +119,25 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
     lines = program.lines
     levelled = any(line.rings or line.voids or line.shifts for line in lines)
     levels = batch.levels() if levelled else None
-    planes = [line.plane for line in lines]
-    target = None if batch.recorded else batch.images.new_empty((len(lines), *batch.images.shape[2:]))
+    in_place = batch.into(batch.images) is not None
+    fresh = None if in_place or batch.recorded else batch.images.new_empty((len(lines), *batch.images.shape[2:]))
     results = []
     for row, line in enumerate(lines):
-        index, channel = line.plane
-        image = batch.images[index, channel]
+        image = batch.images[line.plane]
+        out = image if in_place else None if fresh is None else fresh[row]
         if levels is not None:
-            air, span = levels.air[index, channel], levels.span[index, channel]
+            air, span = levels.air[line.plane], levels.span[line.plane]
             image = _object(batch, line, image, (air, span), buffers)
-        out = None if target is None else target[row]
-        image = multiply_axes(image, [None if s is None else buffers.floats(s) for s in line.matrices], out)
+        image = multiply_axes(image, read_all(line.matrices, buffers), out)
         if levels is not None and line.rings:
             image = _magnitude(image, air, in_place=out is not None)
         if out is not None and image.data_ptr() != out.data_ptr():
             out.copy_(image)
         results.append(image)
-    batch.write_planes(planes, torch.stack(results) if target is None else target)
-
-
-def multiply_axes(image: Tensor, matrices: Sequence[Tensor | None], out: Tensor | None = None) -> Tensor:
-    """Multiply (n, n) matrices into the axes of an image (Z, Y, X) or (Y, X); None leaves an axis alone.
-
-    `out`: contiguous memory that the last product is written to, if there is one.
-    """
-    shape = (1,) * (3 - image.dim()) + tuple(image.shape)
-    first, middle, last = [None] * (3 - image.dim()) + list(matrices)
-    steps = [m is not None for m in (first, middle, last)]
-    end = max((i for i, active in enumerate(steps) if active), default=-1)
-    targets = [out.view(shape) if out is not None and i == end else None for i in range(3)]
-    volume = image.reshape(shape)
-    if first is not None:
-        target = None if targets[0] is None else targets[0].view(shape[0], -1)
-        volume = torch.mm(first, volume.reshape(shape[0], -1), out=target).view(shape)
-    if middle is not None:
-        volume = torch.bmm(middle.expand(shape[0], -1, -1), volume, out=targets[1])
-    if last is not None:
-        target = None if targets[2] is None else targets[2].view(-1, shape[2])
-        volume = torch.mm(volume.reshape(-1, shape[2]), last.t(), out=target).view(shape)
-    return volume.view(image.shape)
+    if in_place:
+        batch.changed()
+    else:
+        batch.write_planes([line.plane for line in lines], torch.stack(results) if fresh is None else fresh)
 
 
 def _object(batch: Batch, line: Line, image: Tensor, levels: tuple[Tensor, Tensor], buffers: Buffers) -> Tensor:
@@ -166,11 +148,9 @@ def _object(batch: Batch, line: Line, image: Tensor, levels: tuple[Tensor, Tenso
         labels = None if batch.labels is None else batch.labels[line.plane[0], 0]
         share = fat_share(shift, labels, batch.context.labels, buffers)
         if share.dim():
-            share = multiply_axes(share, [None if s is None else buffers.floats(s) for s in shift.smooth])
+            share = multiply_axes(share, read_all(shift.smooth, buffers))
         fat = fat_component(image, share, *levels)
-        matrices: list[Tensor | None] = [None] * image.dim()
-        matrices[shift.axis] = buffers.floats(shift.matrix)
-        image = image + multiply_axes(fat, matrices)
+        image = image + multiply_axes(fat, read_all(shift.matrices, buffers))
     return image
 
 

@@ -180,15 +180,19 @@ class Builder:
 
 
 def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
-    """Scan the active planes."""
+    """Scan the active planes, in place where the images belong to the batch."""
     levels = batch.levels()
-    results = batch.images.new_empty((len(program.scans), *batch.images.shape[2:]))
+    in_place = batch.into(batch.images) is not None
+    fresh = None if in_place else batch.images.new_empty((len(program.scans), *batch.images.shape[2:]))
     for row, scan in enumerate(program.scans):
-        index, channel = scan.target
-        slices, target = _as_slices(batch.images[index, channel], scan), _as_slices(results[row], scan)
-        air, span = levels.air[index, channel], levels.span[index, channel]
-        _scan(slices, target, scan, (air, span), buffers)
-    batch.write_planes([scan.target for scan in program.scans], results)
+        image = batch.images[scan.target]
+        result = image if fresh is None else fresh[row]
+        slices, target = (_as_slices(values, scan) for values in (image, result))
+        _scan(slices, target, scan, (levels.air[scan.target], levels.span[scan.target]), buffers)
+    if fresh is None:
+        batch.changed()
+    else:
+        batch.write_planes([scan.target for scan in program.scans], fresh)
 
 
 def _scan(slices: Tensor, target: Tensor, scan: Scan, levels: tuple[Tensor, Tensor], buffers: Buffers) -> None:
