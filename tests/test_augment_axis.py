@@ -374,3 +374,17 @@ def test_fat_moves_and_what_is_no_fat_stays() -> None:
     assert result.sum() == pytest.approx(float(image.sum()), rel=1e-3)
     direction = 3 if result[0, 0, 15, 42] > 0.5 else -3
     torch.testing.assert_close(result[0, 0, 12:18], image[0, 0, 12:18].roll(direction, dims=-1), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.int64, torch.float32])
+def test_ids_that_nobody_announced_are_background_and_labels_stay(dtype: torch.dtype) -> None:
+    facts = Context((20, 30), (1.0, 1.0), labels=(0, 1))
+    image = torch.zeros(1, 1, 20, 30)
+    image[..., 5:15, 5:25] = 1.0
+    ignored = torch.full((1, 1, 20, 30), 2, dtype=dtype)
+    ignored[..., :10] = -1
+    before = ignored.clone()
+    line = pipeline("chemical_shift", facts=facts)
+    result, _ = line(image, ignored, keys(1))
+    torch.testing.assert_close(result, line(image, torch.zeros_like(ignored), keys(1))[0])
+    assert torch.equal(ignored, before)

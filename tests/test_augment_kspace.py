@@ -340,3 +340,13 @@ def test_gradients_flow() -> None:
 def test_settings_that_cannot_be_meant_are_refused(name: str, settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         build(name, settings)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_single_huge_voxel_that_no_statistic_sees_does_no_harm(name: str) -> None:
+    facts = Context((40, 48, 48), (1.0, 1.0, 1.0))
+    image = torch.zeros(1, 1, 40, 48, 48)
+    image[0, 0, 21, 23, 25] = 1e30
+    for draw in range(3):
+        result, _ = pipeline(name, facts=facts)(image, None, [keys(draw + 1)[-1]])
+        assert result.isfinite().all()

@@ -17,7 +17,6 @@ from nnunet_spine_ext.augment.axis_products import PackedBand, pack_band
 from nnunet_spine_ext.augment.batch import voxelwise
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.packing import Buffers, Packer, Slot
-from nnunet_spine_ext.augment.table_lookup import Rows
 
 # In units of the ellipsoid's radius: signal is gone up to the first and back at the second; the rim lies about the
 # third with this width.
@@ -49,7 +48,7 @@ class Void:
 
 @dataclass(frozen=True)
 class FatShift:
-    """Fat moved along one axis. Packed: the fat fraction and row of each label.
+    """Fat moved along one axis. `fractions`: packed, of fat, by label id, and one more for ids beyond.
 
     `matrices`: of each axis what its image changes by, None for the axes along which it does not move. `smooth`: blur
     of each axis, None for none: labels end between voxels, fat does not end in steps.
@@ -58,7 +57,6 @@ class FatShift:
     matrices: tuple[PackedBand | None, ...]
     smooth: tuple[PackedBand | None, ...]
     fractions: Slot
-    lookup: Slot
 
 
 def make_void(
@@ -85,14 +83,12 @@ def pack_fat(packer: Packer, context: Context, axis: int, voxels: float, fractio
         axis_matrix(AxisWork(sigma=_SOFT * s), n, s) if s <= _THIN * min(context.spacing) else None
         for n, s in zip(context.shape, context.spacing, strict=True)
     ]
-    lookup = np.zeros(max(context.labels) + 1, dtype=np.int64)
-    lookup[list(context.labels)] = np.arange(len(context.labels))
+    ids = (*range(max(context.labels) + 1), 0)
     change = pack_band(packer, shift_matrix(size, voxels) - np.eye(size))
     return FatShift(
         tuple(change if a == axis else None for a in range(context.dim)),
         tuple(None if blur is None else pack_band(packer, blur) for blur in blurs),
-        packer.floats([fractions.get(label, 0.0) for label in context.labels]),
-        packer.ints(lookup),
+        packer.floats([fractions.get(label, 0.0) for label in ids]),
     )
 
 
@@ -129,13 +125,16 @@ def fat_component(image: Tensor, share: Tensor, air: Tensor, span: Tensor) -> Te
     return voxelwise(_fat, (image[None], share[None]), (air[None], rise[None]))[0]
 
 
-def fat_share(shift: FatShift, labels: Tensor | None, ids: Sequence[int], buffers: Buffers) -> Tensor:
-    """Return the fat fraction of each voxel by its label, not smoothed; without labels one number."""
+def fat_share(shift: FatShift, labels: Tensor | None, buffers: Buffers) -> Tensor:
+    """Return the fat fraction of each voxel by its label, not smoothed; without labels one number.
+
+    Outside (-1) and ids that nobody announced, such as the ignore label, are background.
+    """
     fractions = buffers.floats(shift.fractions)
-    if labels is None or len(fractions) == 1:
+    if labels is None:
         return fractions[0]
-    rows = Rows(ids, buffers.ints(shift.lookup).to(torch.int32))(labels)
-    return fractions.index_select(0, rows.to(torch.int32).flatten()).view(labels.shape)
+    index = labels.to(torch.int32).clamp(0, len(fractions) - 1).flatten()
+    return fractions.index_select(0, index).view(labels.shape)
 
 
 def _fat(image: Tensor, share: Tensor, air: Tensor, rise: Tensor, out: Tensor | None = None) -> Tensor:

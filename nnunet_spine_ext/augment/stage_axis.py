@@ -146,7 +146,7 @@ def _object(batch: Batch, line: Line, image: Tensor, levels: tuple[Tensor, Tenso
         image = apply_void(image, levels[0], void)
     for shift in line.shifts:
         labels = None if batch.labels is None else batch.labels[line.plane[0], 0]
-        share = fat_share(shift, labels, batch.context.labels, buffers)
+        share = fat_share(shift, labels, buffers)
         if share.dim():
             share = multiply_axes(share, read_all(shift.smooth, buffers))
         fat = fat_component(image, share, *levels)

@@ -28,6 +28,7 @@ from nnunet_spine_ext.augment.packing import Buffers, Packer, Slot
 # Voxels that a processor transforms at once: what is in work stays in its cache.
 _CHUNK = 1 << 18
 _NOTHING = 1e-9
+_SMALLEST, _ROUNDING = 1e-30, 1e-6
 
 Filter = tuple[Slot, ...]
 """Packed halves of tables, (2, A, B // 2 + 1) each, real and imaginary part, that one real source is multiplied with.
@@ -196,9 +197,11 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
 
 
 def _scan(slices: Tensor, target: Tensor, scan: Scan, levels: tuple[Tensor, Tensor], buffers: Buffers) -> None:
-    """Write what the scanner makes of slices (S, A, B) into `target`; in work, the span of the signal is 1."""
+    """Write what the scanner makes of slices (S, A, B) into `target`."""
     air, span = levels
-    scale, recorded = 1 / span, slices.requires_grad and torch.is_grad_enabled()
+    recorded = slices.requires_grad and torch.is_grad_enabled()
+    unit = _unit(slices.detach(), air)
+    scale = 1 / unit
     objects = [slices] if scan.pose is None else [slices, _posed(slices, scan.pose, buffers)]
     filters = [[torch.complex(*buffers.floats(slot).unbind(0)) for slot in of_source] for of_source in scan.filters]
     phase = None if scan.phase is None else buffers.floats(scan.phase).unbind(0)
@@ -210,12 +213,20 @@ def _scan(slices: Tensor, target: Tensor, scan: Scan, levels: tuple[Tensor, Tens
         if phase is not None:
             sources = [signal * factor for signal in sources for factor in phase]
         spectra = _spectra(sources, filters)
-        _add_spikes(spectra, scan.spikes, start, size)
+        _add_spikes(spectra, scan.spikes, start, size, span * scale)
         magnitude = _magnitude([torch.fft.irfft2(spectrum, s=size) for spectrum in spectra])
         if recorded:
-            target[part] = air + magnitude * span
+            target[part] = air + magnitude * unit
         else:
-            torch.addcmul(air, magnitude, span, out=target[part])
+            torch.addcmul(air, magnitude, unit, out=target[part])
+
+
+def _unit(slices: Tensor, air: Tensor) -> Tensor:
+    """Return about the largest signal: in units of it no square can overflow, whatever the image holds."""
+    low, high = torch.aminmax(slices)
+    # Of a constant image, rounding is all that is left above air.
+    rounding = torch.maximum(low.abs(), high.abs()) * _ROUNDING
+    return torch.maximum(torch.maximum(high - air, air - low), rounding).clamp_min(_SMALLEST)
 
 
 def _spectra(sources: Sequence[Tensor], filters: Sequence[Sequence[Tensor]]) -> list[Tensor]:
@@ -240,14 +251,14 @@ def _dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     return torch.addcmul(first[0] * second[0], first[1], second[1])
 
 
-def _add_spikes(spectra: list[Tensor], spikes: Sequence[Spike], start: int, size: Sequence[int]) -> None:
+def _add_spikes(spectra: list[Tensor], spikes: Sequence[Spike], start: int, size: Sequence[int], span: Tensor) -> None:
     """Add waves to the halves of spectra, in place: cosines to the real part, sines to the imaginary part."""
     for spike in spikes:
         row, column = spike.place
         number = torch.arange(start, start + spectra[0].shape[0], device=spectra[0].device, dtype=torch.float32)
         angle = number * (2 * torch.pi * spike.per_slice) + spike.angle
         # A wave shows twice in a spectrum, once in the half of it.
-        height = torch.full_like(angle, spike.amplitude * size[0] * size[1] / 2)
+        height = (span * (spike.amplitude * size[0] * size[1] / 2)).expand_as(angle)
         for spectrum, turn in zip(spectra[:2], (0.0, -torch.pi / 2), strict=True):
             spectrum[:, row, column] += torch.polar(height, angle + turn)
 
