@@ -194,14 +194,17 @@ class Pipeline:
 def assemble(context: Context, keys: tuple[SampleKey, ...], samples: tuple[tuple[Applied, ...], ...]) -> Plan:
     """Give the parameters of a batch to the builders of the stages and pack what they make of it; deterministic."""
     packer = Packer()
-    programs = {}
+    programs: dict[str, Any] = {}
+    builders: dict[str, Any] = {}
     for name, stage in _stages():
-        builder = stage.Builder(context, len(samples))  # type: ignore[call-arg]
+        builder = builders[name] = stage.Builder(context, len(samples))  # type: ignore[call-arg]
         for index, applied in enumerate(samples):
             for item in applied:
                 transform = _replayed(item.name)
                 if transform.stage == name:
                     transform.contribute(builder, index, item.params, context)
+        if name == "noise":
+            builders[name].follow(builders["axis"].work_of)
         program = builder.pack(packer)
         if program is not None:
             programs[name] = program

@@ -81,6 +81,10 @@ class Builder:
         for plane in self._of(index, channels):
             plane.shifts.append((axis, voxels, tuple(sorted(fat.items()))))
 
+    def work_of(self, plane: tuple[int, int]) -> list[AxisWork] | None:
+        """Return what happens along the axes of a plane, None if nothing does: noise takes its colour from it."""
+        return self._planes[plane].axes if plane in self._planes else None
+
     def pack(self, packer: Packer) -> Program | None:
         """Pack the matrices; equal ones, of several channels for example, once."""
         matrices: dict[object, PackedBand | None] = {}

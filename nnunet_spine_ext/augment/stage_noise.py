@@ -1,12 +1,13 @@
 """Noise of magnitude images: Rician, or non-central chi for several coils, with a map of noise amplification.
 
 The magnitude is what exceeds the air level. Complex noise is added to it and the magnitude taken again, so that empty
-space gets Rayleigh noise (mean / sd 1.913) and is never negative.
+space gets Rayleigh noise (mean / sd 1.913) and is never negative. Images that are no magnitudes get real noise. Its
+colour may be that of the acquisition (`noise_colour`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nnunet_spine_ext.augment.axis_matrices import AxisWork
+from nnunet_spine_ext.augment.axis_products import PackedBand, multiply_axes, read_all
 from nnunet_spine_ext.augment.batch import Batch, pick, voxelwise
 from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.noise_colour import Colour, join, pack_colour
 from nnunet_spine_ext.augment.noise_pool import white_noise
 from nnunet_spine_ext.augment.packing import Buffers, Packer, Slot
 from nnunet_spine_ext.augment.spline import intervals, pack_weights, spread_over
@@ -30,13 +34,15 @@ class Group:
     """Planes with the same kind of noise.
 
     `planes`: (sample, channel). `numbers`: packed (2, K): sd in units of the span, degrees of freedom beyond two.
-    `offsets`: places in the noise pool, two or three per plane. `amplification`: packed (K, knots…), or None.
+    `offsets`: places in the noise pool, two or three per plane, one for real noise. `amplification`: packed
+    (K, knots…), or None. `colours`: matrices of each plane, None for white noise.
     """
 
     planes: tuple[tuple[int, int], ...]
     numbers: Slot
     offsets: tuple[tuple[int, ...], ...]
     amplification: Slot | None
+    colours: tuple[tuple[PackedBand | None, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,18 @@ class _Noise:
     coils: int
     offsets: tuple[int, ...]
     amplification: NDArray[np.float64] | None
+    magnitude: bool
+    follow: bool
+    colour: Colour | None
+
+    @property
+    def volumes(self) -> int:
+        """How many volumes of normal numbers it takes."""
+        return (3 if self.coils > 1 else 2) if self.magnitude else 1
 
 
 class Builder:
-    """Collects one kind of noise per sample and channel; variances of the same kind add up."""
+    """Collects one kind of noise per sample and channel; variances add up, the kinds of several become one."""
 
     def __init__(self, context: Context, count: int) -> None:
         self._context = context
@@ -71,6 +85,9 @@ class Builder:
         *,
         coils: int = 1,
         amplification: NDArray[np.float64] | None = None,
+        magnitude: bool = True,
+        follow: bool = False,
+        colour: Sequence[AxisWork] | None = None,
     ) -> None:
         """Add noise.
 
@@ -80,37 +97,58 @@ class Builder:
         offsets: three places in the noise pool (`noise_pool.draw_offset`).
         coils: 1 Rician; more: root of the summed squares of as many coils.
         amplification: positive factors of sigma at the knots (`spline.knot_grid`): a g-factor map.
+        magnitude: False for real Gaussian noise, also in air.
+        follow: whether the noise has the colour of what the sample's acquisition does along the axes.
+        colour: acquisition of each axis that the noise alone has gone through.
         """
         for channel in channels:
             key = (index, int(channel))
             places = tuple(int(o) + int(channel) * _CHANNEL_STEP for o in offsets)
             old = self._noise.get(key)
             if old is None:
-                self._noise[key] = _Noise(sigma, coils, places, amplification)
+                own = None if colour is None else tuple(colour)
+                self._noise[key] = _Noise(sigma, coils, places, amplification, magnitude, follow, own)
             else:
                 old.sigma = float(np.hypot(old.sigma, sigma))
                 old.coils = max(old.coils, coils)
                 old.amplification = amplification if old.amplification is None else old.amplification
+                old.magnitude, old.follow = old.magnitude or magnitude, old.follow or follow
+                old.colour = join(old.colour, colour)
+
+    def follow(self, acquisition: Callable[[tuple[int, int]], Sequence[AxisWork] | None]) -> None:
+        """Take in what happens along the axes of each plane, for the noise that follows it."""
+        for plane, noise in self._noise.items():
+            if noise.follow:
+                noise.colour = join(acquisition(plane), noise.colour)
 
     def pack(self, packer: Packer) -> Program | None:
         """Pack the planes with noise, those of the same kind together."""
-        kinds: dict[tuple[bool, bool], list[tuple[int, int]]] = {}
+        kinds: dict[tuple[int, bool, bool], list[tuple[int, int]]] = {}
+        colours: dict[tuple[int, int], tuple[PackedBand | None, ...]] = {}
         for plane, noise in sorted(self._noise.items()):
             if noise.sigma > _SMALLEST:
-                kinds.setdefault((noise.coils > 1, noise.amplification is not None), []).append(plane)
+                bands = () if noise.colour is None else pack_colour(packer, self._context, noise.colour)
+                colours[plane] = bands
+                kind = (noise.volumes, noise.amplification is not None, any(bands))
+                kinds.setdefault(kind, []).append(plane)
         if not kinds:
             return None
-        groups = tuple(self._group(planes, several, packer) for (several, _), planes in kinds.items())
+        groups = tuple(
+            self._group(planes, tuple(colours[p] for p in planes) if coloured else None, packer)
+            for (_, _, coloured), planes in kinds.items()
+        )
         mapped = any(group.amplification is not None for group in groups)
         return Program(groups, pack_weights(packer, self._context) if mapped else ())
 
-    def _group(self, planes: list[tuple[int, int]], several: bool, packer: Packer) -> Group:
+    def _group(
+        self, planes: list[tuple[int, int]], colours: tuple[tuple[PackedBand | None, ...], ...] | None, packer: Packer
+    ) -> Group:
         noise = [self._noise[plane] for plane in planes]
         numbers = packer.floats([[n.sigma for n in noise], [2.0 * n.coils - 2 for n in noise]])
-        offsets = tuple(n.offsets[: 3 if several else 2] for n in noise)
+        offsets = tuple(n.offsets[: n.volumes] for n in noise)
         shape = tuple(n + 3 for n in intervals(self._context))
         maps = [np.broadcast_to(n.amplification, shape) for n in noise if n.amplification is not None]
-        return Group(tuple(planes), numbers, offsets, packer.floats(np.stack(maps)) if maps else None)
+        return Group(tuple(planes), numbers, offsets, packer.floats(np.stack(maps)) if maps else None, colours)
 
 
 def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
@@ -123,28 +161,40 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
         sigma = sigma * span
         volumes = [batch.planes(group.planes)]
         shape = volumes[0].shape[1:]
-        volumes += [white_noise(offsets, shape, batch.device) for offsets in zip(*group.offsets, strict=True)]
-        several = len(group.offsets[0]) > 2
+        volumes += _noise_of(group, shape, batch.device, buffers)
         if group.amplification is not None:
             knots = buffers.floats(group.amplification)
             volumes.append(spread_over(knots, [buffers.floats(slot) for slot in program.weights]))
-        function = _function(several, group.amplification is not None)
+        function = _function(len(group.offsets[0]), group.amplification is not None)
         # The levels are those before any noise: groups hold different planes, and none is read twice.
         batch.write_planes(group.planes, voxelwise(function, volumes, (air, sigma, freedom), batch.into(volumes[0])))
 
 
-def _function(several: bool, mapped: bool) -> Callable[..., Tensor]:
-    """Return the function of image, noise, … that `voxelwise` calls."""
+def _noise_of(group: Group, shape: Sequence[int], device: torch.device, buffers: Buffers) -> Iterator[Tensor]:
+    """Yield the volumes (K, *shape) of normal numbers, white or coloured."""
+    for offsets in zip(*group.offsets, strict=True):
+        noise = white_noise(offsets, shape, device)
+        if group.colours is not None:
+            pairs = zip(noise, group.colours, strict=True)
+            noise = torch.stack([multiply_axes(plane, read_all(bands, buffers)) for plane, bands in pairs])
+        yield noise
+
+
+def _function(volumes: int, mapped: bool) -> Callable[..., Tensor]:
+    """Return the function of image, noise, … that `voxelwise` calls: real, Rician or chi noise."""
+
+    def real(image: Tensor, noise: Tensor, *rest: Tensor, out: Tensor | None) -> Tensor:
+        return torch.addcmul(image, noise, rest[-2] * rest[0] if mapped else rest[-2], out=out)
 
     def magnitude(image: Tensor, first: Tensor, second: Tensor, *rest: Tensor, out: Tensor | None) -> Tensor:
         air, sigma, freedom = rest[-3:]
         sigma = sigma * rest[-4] if mapped else sigma
         # In units of sigma, so that nothing is squared that could overflow.
         real = torch.addcmul(first, image - air, 1 / sigma)
-        length = _chi(real, second, rest[0], freedom) if several else torch.hypot(real, second)
+        length = _chi(real, second, rest[0], freedom) if volumes > 2 else torch.hypot(real, second)
         return torch.addcmul(air, length, sigma, out=out)
 
-    return magnitude
+    return real if volumes == 1 else magnitude
 
 
 def _chi(first: Tensor, second: Tensor, third: Tensor, freedom: Tensor) -> Tensor:

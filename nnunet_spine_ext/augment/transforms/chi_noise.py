@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,14 +18,15 @@ from nnunet_spine_ext.augment.transform import Params, Transform
 class ChiNoise(Transform, stage="noise"):
     """Non-central chi noise: air is brighter and more even than with one coil.
 
-    `sigma`: per coil, in units of the signal's span. `coils`: effective number, 2 to 64. `g_factor`: as for Rician
-    noise.
+    `sigma`: per coil, in units of the signal's span. `coils`: effective number, 2 to 64. `g_factor`, `colour`: as for
+    Rician noise.
     """
 
     p: float = 0.05
     sigma: Range = spread([0.0, 0.05], limits=(0.0, 2.0), neutral=0.0)
     coils: Range = spread([2, 8], limits=(2, 64))
     g_factor: Range = spread(1.0, limits=(1.0, 10.0), neutral=1.0)
+    colour: Literal["acquisition", "white"] = "acquisition"
 
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
         """Draw the level, the number of coils, the map and where in the pool the noise is taken from."""
@@ -34,6 +35,7 @@ class ChiNoise(Transform, stage="noise"):
             "coils": round(self.draw(rng, "coils", context)),
             "map": draw_map(rng, self.draw(rng, "g_factor", context), context),
             "offsets": [draw_offset(rng) for _ in range(3)],
+            "colour": self.colour,
         }
 
     def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
@@ -45,4 +47,5 @@ class ChiNoise(Transform, stage="noise"):
             params["offsets"],
             coils=params["coils"],
             amplification=map_at_knots(params["map"], context),
+            follow=params["colour"] == "acquisition",
         )

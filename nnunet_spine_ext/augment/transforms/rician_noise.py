@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,11 +20,14 @@ class RicianNoise(Transform, stage="noise"):
 
     `sigma`: standard deviation in units of the signal's span (the brightest tissue): 0.02 is a good clinical image,
     0.1 a poor one. `g_factor`: largest amplification by parallel imaging in the middle of the patch; 1 is none.
+    `colour`: noise enters before what transforms of the stage `axis` cut off, window, fill with zeros and interpolate
+    ("acquisition"; white where none fires), or after it ("white").
     """
 
     p: float = 0.2
     sigma: Range = spread([0.0, 0.08], limits=(0.0, 2.0), neutral=0.0)
     g_factor: Range = spread(1.0, limits=(1.0, 10.0), neutral=1.0)
+    colour: Literal["acquisition", "white"] = "acquisition"
 
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
         """Draw the level, the map and where in the pool the noise is taken from."""
@@ -32,9 +35,17 @@ class RicianNoise(Transform, stage="noise"):
             "sigma": self.draw(rng, "sigma", context),
             "map": draw_map(rng, self.draw(rng, "g_factor", context), context),
             "offsets": [draw_offset(rng) for _ in range(3)],
+            "colour": self.colour,
         }
 
     def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
         """Add the noise."""
         amplification = map_at_knots(params["map"], context)
-        builder.add(index, params["channels"], params["sigma"], params["offsets"], amplification=amplification)
+        builder.add(
+            index,
+            params["channels"],
+            params["sigma"],
+            params["offsets"],
+            amplification=amplification,
+            follow=params["colour"] == "acquisition",
+        )
