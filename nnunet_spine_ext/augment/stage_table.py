@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from nnunet_spine_ext.augment import table_classes, table_ops
+from nnunet_spine_ext.augment import table_classes, table_mixture, table_ops
 from nnunet_spine_ext.augment.batch import SAMPLE_VOXELS, Batch, pick, thin
 from nnunet_spine_ext.augment.noise_pool import white_noise
 from nnunet_spine_ext.augment.packing import Buffers, Slot
@@ -150,6 +150,13 @@ def _classes(values: Tensor, region: Tensor, arrays: Arrays) -> Result:
     return table_classes.repaint(values, region, *(arrays[name] for name in names))
 
 
+def _mixture(values: Tensor, region: Tensor, arrays: Arrays) -> Result:
+    distribution = table_ops.Distribution(values, region)
+    classes = table_mixture.fit(distribution, arrays["count"], arrays["means"].shape[1])
+    names = ("count", "means", "texture", "sharpness", "noise")
+    return table_classes.paint(values, distribution, classes, *(arrays[name] for name in names))
+
+
 def _match(values: Tensor, region: Tensor, arrays: Arrays) -> Result:
     return table_ops.match(values, region, arrays["targets"]), None
 
@@ -162,6 +169,7 @@ OPERATIONS: Mapping[str, Callable[[Tensor, Tensor, Arrays], Result]] = {
     "equalise": _equalise,
     "labelwise": _labelwise,
     "classes": _classes,
+    "mixture": _mixture,
     "match": _match,
 }
 

@@ -169,11 +169,16 @@ class Builder:
         texture: Sequence[float],
         noise: Sequence[float],
         sharpness: float,
+        mixture: bool = False,
     ) -> None:
-        """Find as many intensity classes as there are means, and give them these, darkest first; see `repaint`."""
+        """Find as many intensity classes as there are means, and give them these, darkest first; see `repaint`.
+
+        `mixture`: they are the components of a Gaussian mixture, not those of k-means.
+        """
+        kind = "mixture" if mixture else "classes"
         for track in self._selected(index, params):
             arrays = {"means": means, "texture": texture, "noise": noise}
-            self._step(track, params, "classes", count=float(len(means)), sharpness=sharpness, **arrays)
+            self._step(track, params, kind, count=float(len(means)), sharpness=sharpness, **arrays)
 
     def match(self, index: int, params: Params, targets: ArrayLike) -> None:
         """Give each label the distribution with these quantiles, (labels, Q) at equal steps from 0 to 1."""

@@ -9,7 +9,7 @@ from nnunet_spine_ext.augment.table_ops import BINS, Distribution
 
 _ROUNDS = 5
 # Centres of classes that a table does not have lie so far off that no value belongs to them.
-_NOWHERE = 1e6
+NOWHERE = 1e6
 # Steepest change from class to class: classes that noise mixes would else become salt and pepper.
 _STEEPEST = 5.0
 
@@ -26,7 +26,7 @@ def centres(distribution: Distribution, count: Tensor, most: int) -> Tensor:
     # Quantiles of an image that is mostly air coincide; a nudge keeps the order strict.
     first = first + number * 1e-3
     real = number < count[:, None]
-    centre = torch.where(real, first, _NOWHERE + number)
+    centre = torch.where(real, first, NOWHERE + number)
     weight = torch.nn.functional.pad(distribution.cumulated, (1, 0))
     middle = torch.arange(BINS, device=count.device) * 2 + 1
     moment = torch.nn.functional.pad((distribution.bins * middle).cumsum(1), (1, 0))
@@ -59,6 +59,21 @@ def repaint(
     """
     distribution = Distribution(values, counts)
     centre = centres(distribution, count, means.shape[1])
+    return paint(values, distribution, (centre, None), count, means, texture, sharpness, sds)
+
+
+def paint(
+    values: Tensor,
+    distribution: Distribution,
+    classes: tuple[Tensor, Tensor | None],
+    count: Tensor,
+    means: Tensor,
+    texture: Tensor,
+    sharpness: Tensor,
+    sds: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Repaint classes that were found: their centres in bins and the borders between them, None: half way."""
+    centre, border = classes
     bin_width = distribution.width[:, 0] / BINS
     means = _gentle(means, centre * bin_width, _STEEPEST / sharpness)
     position = distribution.position(values).flatten(1)
@@ -66,7 +81,12 @@ def repaint(
     upper = torch.minimum(upper, (count[:, None].to(torch.int64) - 1).clamp_min(1))
     lower = upper - 1
     left, right = centre.gather(1, lower), centre.gather(1, upper)
-    part = ((position - left) / (right - left).clamp_min(1e-3)).clamp(0, 1)
+    if border is None:
+        part = ((position - left) / (right - left).clamp_min(1e-3)).clamp(0, 1)
+    else:
+        middle = border.gather(1, lower)
+        before = (position - left) / (middle - left).clamp_min(1e-3)
+        part = 0.5 * before.clamp(0, 1) + 0.5 * ((position - middle) / (right - middle).clamp_min(1e-3)).clamp(0, 1)
     part = ((part - 0.5) * sharpness[:, None] + 0.5).clamp(0, 1)
     kept = torch.lerp(texture.gather(1, lower), texture.gather(1, upper), part)
     distance = torch.lerp(position - left, position - right, part) * bin_width

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,8 +22,8 @@ class GaussianMixture(Selective, stage="table"):
     """Labels get a new mean and spread; what is not labelled is divided into intensity classes that do too.
 
     `mean`, `sd`: of labels and classes, in units of the signal. `texture`: part of the image's own texture that stays.
-    `background`: number of classes of unlabelled voxels, found in the histogram. `air`: probability that the darkest
-    of them stays dark.
+    `background`: number of classes of unlabelled voxels, found in the histogram by `clustering`: a Gaussian mixture
+    ("em") or k-means. `air`: probability that the darkest of them stays dark.
     """
 
     p: float = 0.1
@@ -33,6 +33,7 @@ class GaussianMixture(Selective, stage="table"):
     texture: Range = spread([0.0, 0.8], limits=(0.0, 2.0))
     background: Range = spread([3, 8], limits=(2, 12))
     air: float = 0.8
+    clustering: Literal["em", "kmeans"] = "em"
 
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
         """Draw means, spreads and textures of labels and background classes."""
@@ -42,7 +43,7 @@ class GaussianMixture(Selective, stage="table"):
         classes = [[self.draw(rng, name, context) for name in names] for _ in range(number)]
         if rng.random() < self.air:
             classes[0] = [0.0, 0.0, 1.0]
-        params = self.select(rng, context)
+        params = {**self.select(rng, context), "clustering": self.clustering}
         return {**params, "of_labels": labels, "of_classes": classes, "noise_offset": draw_offset(rng)}
 
     def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
@@ -50,7 +51,15 @@ class GaussianMixture(Selective, stage="table"):
         chosen = list(context.labels) if params["labels"] is None else params["labels"]
         means, noises, textures = (list(column) for column in zip(*params["of_classes"], strict=True))
         background = {**params, "labels": [label for label in chosen if label == 0]}
-        builder.classes(index, background, means=means, texture=textures, noise=noises, sharpness=_SHARPNESS)
+        builder.classes(
+            index,
+            background,
+            means=means,
+            texture=textures,
+            noise=noises,
+            sharpness=_SHARPNESS,
+            mixture=params["clustering"] == "em",
+        )
         mean, noise, gain = (
             per_label(context, {int(k): row[i] for k, row in params["of_labels"].items()}, 0.0) for i in range(3)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,8 +16,9 @@ from nnunet_spine_ext.augment.transform import Params
 
 @dataclass(frozen=True, kw_only=True)
 class Palette(Selective, stage="table"):
-    """Divide the histogram into `classes` by k-means and give each a random grey value; needs no labels.
+    """Divide the histogram into `classes` and give each a random grey value; needs no labels.
 
+    `clustering`: by k-means, or by a Gaussian mixture ("em"), whose classes are as wide as those of the image.
     `texture`: part of the differences inside a class that stays. `sharpness`: 1 blends from class to class, 4 nearly
     in steps. `air`: probability that the darkest class stays dark.
     """
@@ -29,6 +30,7 @@ class Palette(Selective, stage="table"):
     texture: Range = spread([0.3, 1.0], limits=(0.0, 3.0))
     sharpness: Range = spread([1.0, 2.5], limits=(1.0, 10.0))
     air: float = 0.9
+    clustering: Literal["kmeans", "em"] = "kmeans"
 
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
         """Draw the grey values."""
@@ -37,7 +39,8 @@ class Palette(Selective, stage="table"):
             values[0] = 0.0
         texture, sharpness = self.draw(rng, "texture", context), self.draw(rng, "sharpness", context)
         params = {**self.select(rng, context), "noise_offset": draw_offset(rng)}
-        return {**params, "values": values, "texture": texture, "sharpness": sharpness}
+        found = {"clustering": self.clustering, "values": values}
+        return {**params, **found, "texture": texture, "sharpness": sharpness}
 
     def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
         """Add the repainting."""
@@ -50,4 +53,5 @@ class Palette(Selective, stage="table"):
             texture=texture,
             noise=[0.0] * number,
             sharpness=params["sharpness"],
+            mixture=params["clustering"] == "em",
         )
