@@ -51,7 +51,9 @@ def test_all_filters_are_here() -> None:
         "local_gamma",
         "median",
         "rand_conv",
+        "region_palette",
         "scharr",
+        "swap_patches",
         "unsharp_mask",
     ]
 

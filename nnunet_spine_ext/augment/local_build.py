@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.local_kernels import extents, gaussian_matrix
 from nnunet_spine_ext.augment.packing import Packer, Slot
+from nnunet_spine_ext.augment.region_tables import cell_lines
 from nnunet_spine_ext.augment.spline import pack_weights
 from nnunet_spine_ext.augment.transform import Params
 
@@ -31,7 +32,7 @@ class Step:
     `shares`: packed (2, K): share of the filtered image, and 1 where statistics are restored. `plain`: whether the
     filtered image simply takes the place of the original. `retain`: whether any plane's statistics are restored.
     `weights`: packed (K, ids) 1 for chosen labels, the last for ids beyond; None: everywhere. `boxes`: what `blank`
-    fills.
+    fills; of `swap`, both of each pair in turn.
     """
 
     kind: str
@@ -121,6 +122,28 @@ class Builder:
         if boxes:
             plain = tuple((tuple(map(int, low)), tuple(map(int, high))) for low, high in boxes)
             self._add(index, params, "blank", boxes=(fill, int(offset), plain))
+
+    def swap(self, index: int, params: Params, pairs: Sequence[Sequence[Sequence[int]]]) -> None:
+        """Exchange boxes of voxels: the low corners of both, and their size."""
+        corners = [(low, [a + n for a, n in zip(low, size, strict=True)]) for *two, size in pairs for low in two]
+        if corners:
+            plain = tuple((tuple(map(int, low)), tuple(map(int, high))) for low, high in corners)
+            self._add(index, params, "swap", boxes=("", 0, plain))
+
+    def regions(
+        self,
+        index: int,
+        params: Params,
+        places: Sequence[Sequence[float]],
+        values: Sequence[Sequence[float]],
+        texture: Sequence[float],
+        *,
+        sharpness: float,
+    ) -> None:
+        """Repaint intensity classes in each of S cells around places in mm; see `region_tables.paint_regions`."""
+        arrays = {"values": np.array(values), "texture": np.array(texture), "sharpness": np.array(sharpness)}
+        lines = {f"axis{axis}": line for axis, line in enumerate(cell_lines(self._context, places))}
+        self._add(index, params, "regions", arrays=arrays | lines)
 
     def pack(self, packer: Packer) -> Program | None:
         """Line up the calls of all planes: at each position, one step for those that can be filtered together."""

@@ -17,6 +17,7 @@ from nnunet_spine_ext.augment.batch import SAMPLE_VOXELS, Batch, pick, thin, vox
 from nnunet_spine_ext.augment.local_build import Builder, Program, Step
 from nnunet_spine_ext.augment.noise_pool import white_noise
 from nnunet_spine_ext.augment.packing import Buffers
+from nnunet_spine_ext.augment.region_tables import paint_regions
 from nnunet_spine_ext.augment.spline import spread_over
 
 __all__ = ["Builder", "Program", "apply"]
@@ -166,6 +167,24 @@ def _blank(planes: Tensor, step: Step, program: Program, buffers: Buffers) -> Te
     return result
 
 
+def _swap(planes: Tensor, step: Step, program: Program, buffers: Buffers) -> Tensor:
+    """Exchange boxes, pair by pair, as `_blank` fills them."""
+    result = planes.clone()
+    for row, (_, _, boxes) in enumerate(step.boxes):
+        for first, second in zip(boxes[::2], boxes[1::2], strict=True):
+            one, other = ((row, *map(slice, *box)) for box in (first, second))
+            kept = result[one].clone()
+            result[one] = result[other].clone()
+            result[other] = kept
+    return result
+
+
+def _regions(planes: Tensor, step: Step, program: Program, buffers: Buffers) -> Tensor:
+    lines = [buffers.floats(step.arrays[f"axis{axis}"]) for axis in range(planes.dim() - 1)]
+    numbers = (buffers.floats(step.arrays[name]) for name in ("values", "texture", "sharpness"))
+    return paint_regions(planes, lines, *numbers)
+
+
 FILTERS: Mapping[str, Callable[[Tensor, Step, Program, Buffers], Tensor]] = {
     "about_mean": _about_mean,
     "magnitude": _magnitude,
@@ -175,4 +194,6 @@ FILTERS: Mapping[str, Callable[[Tensor, Step, Program, Buffers], Tensor]] = {
     "power": _power,
     "add": _add,
     "blank": _blank,
+    "swap": _swap,
+    "regions": _regions,
 }
