@@ -50,3 +50,30 @@ def test_a_flat_image_becomes_flat_at_the_mean() -> None:
     line = pipeline({"name": "renormalise", "to": "values", "mean": 2.0}, facts=FACTS)
     result, _ = line(torch.full((1, 1, *SHAPE), 5.0), None, keys(1))
     torch.testing.assert_close(result, torch.full_like(result, 2.0))
+
+
+def test_quantised_images_have_as_many_values_as_bits_allow() -> None:
+    image = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 4 - 1
+    facts = context((32, 32))
+    line = pipeline({"name": "quantise", "bits": 4, "used": 0.5}, facts=facts)
+    result, _ = line(image, None, keys(1))
+    values = result.unique()
+    assert 8 <= len(values) <= 10
+    steps = values.diff()
+    torch.testing.assert_close(steps, steps[:1].expand_as(steps))
+    assert (result - image).abs().max() <= steps[0] / 2 + 1e-6
+
+
+def test_what_is_beyond_the_range_is_cut_off() -> None:
+    image = torch.linspace(0, 1, 1024).reshape(1, 1, 32, 32)
+    image[..., -1, -1] = 5.0
+    line = pipeline({"name": "quantise", "bits": 8, "used": 0.5}, facts=context((32, 32)))
+    result, _ = line(image, None, keys(1))
+    assert result.max().item() == pytest.approx(2 * float(image.flatten().quantile(0.995)), rel=0.05)
+
+
+def test_gradients_pass_rounding() -> None:
+    image = torch.rand(1, 1, 32, 32, requires_grad=True)
+    line = pipeline({"name": "quantise", "bits": 4}, facts=context((32, 32)))
+    line(image, None, keys(1))[0].sum().backward()
+    assert torch.equal(image.grad, torch.ones_like(image))  # type: ignore[arg-type]
