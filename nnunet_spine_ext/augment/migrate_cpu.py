@@ -16,7 +16,7 @@ from nnunet_spine_ext.augment.migrate_block import (
     once,
     split,
 )
-from nnunet_spine_ext.augment.migrate_gpu import FUNCTIONS, function_range
+from nnunet_spine_ext.augment.migrate_gpu import FUNCTIONS, NOISE, function_range
 
 CPU = Rules()
 
@@ -118,8 +118,8 @@ def _artifact(block: Block) -> list[Made]:
         "spikes": {"intensity": [MEAN_IN_SPAN, 2 * MEAN_IN_SPAN], "number": 1.0},
         "bias_polynomial": {"coefficient": 0.5, "order": 3},
         "blur": {"unit": "mm", "in_plane": [0.0, 2.0], "through_plane": [0.0, 2.0]},
-        "rician_noise": {"sigma": [0.0, 0.25 * SD_IN_SPAN]},
-        "blank_rectangle": {"number": 1.0, "fill": "any"},
+        "gaussian_noise": {"sigma": [0.0, 0.25 * SD_IN_SPAN]},
+        "swap_patches": {"number": 100.0, "size": 15.0 * block.voxel},
     }
     return _torchio(block, ARTIFACTS, made)
 
@@ -161,8 +161,6 @@ def _torchio(
         block.nothing = "nothing is switched on"
         return []
     block.remark("settings are TorchIO's, which the file does not name")
-    if any(flag == "swap" for flag, _ in chosen):
-        block.remark("swap becomes blank_rectangle: blocks lose their content, but do not get that of others")
     parts: list[tuple[Part, ...]] = [(groups or {}).get(flag, (Part(*item),)) for flag, item in chosen]
     if not pick or all(len(some) == 1 for some in parts):
         return [Made(p, tuple(part for some in parts for part in some), together=not pick)]
@@ -222,8 +220,8 @@ def _spatial(block: Block) -> list[Made]:
 @CPU.add("GaussianNoiseTransform", {**CHANNELWISE, "noise_variance": [0, 0.1]}, "GE")
 def _noise(block: Block) -> list[Made]:
     low, high = block.pair("noise_variance")
-    block.remark(f"Rician; 1 standard deviation of the image is taken for {SD_IN_SPAN:g} of the signal's span")
-    return _nnunet(block, Part("rician_noise", {"sigma": [low * SD_IN_SPAN, high * SD_IN_SPAN]}))
+    block.remark(NOISE)
+    return _nnunet(block, Part("gaussian_noise", {"sigma": [low * SD_IN_SPAN, high * SD_IN_SPAN]}))
 
 
 BLUR: Settings = {**CHANNELWISE, "blur_sigma": [1, 5], "synchronize_axes": False, "benchmark": False}

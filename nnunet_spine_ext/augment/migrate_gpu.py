@@ -134,11 +134,14 @@ def _clamp(block: Block) -> list[Made]:
     return on_values(block, "clamp", low=[0.0, share], high=[0.0, share])
 
 
+NOISE = f"1 standard deviation of the image is taken for {SD_IN_SPAN:g} of the signal's span; MRI has rician_noise"
+
+
 @GPU.add("RandomGaussianNoiseGPU", {**CHANNEL, **REGION, "mean": 0.0, "std": 1.0}, "GE")
 def _noise(block: Block) -> list[Made]:
     mean, std = block.number("mean"), block.number("std", 0.0)
-    block.remark(f"Rician; 1 standard deviation of the image is taken for {SD_IN_SPAN:g} of the signal's span")
-    made = on_image(block, "rician_noise", sigma=[0.0, std * SD_IN_SPAN])[0]
+    block.remark(NOISE)
+    made = on_image(block, "gaussian_noise", sigma=[0.0, std * SD_IN_SPAN])[0]
     if mean == 0:
         return [made]
     shift = Part("brightness_shift", {**channels(block), "shift": mean * SD_IN_SPAN})

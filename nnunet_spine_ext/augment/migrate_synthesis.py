@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from nnunet_spine_ext.augment.migrate_block import Block, Made, Part, Rules, Settings, once
+from nnunet_spine_ext.augment.migrate_block import Block, Made, Part, Rules, Settings
 from nnunet_spine_ext.augment.migrate_select import COMMON, channels
 
 SYNTHESIS = Rules()
@@ -108,7 +108,7 @@ def _classes(block: Block) -> Settings:
     completed = block.flag("em_label_completion")
     block.left_out("em_n_foreground_clusters", "em_merge_prob", "em_background_label")
     if completed:
-        block.remark("unlabelled voxels are divided by their histogram; labels are not divided further")
+        block.remark("labels are not divided further")
         return {"background": [max(2.0, low), min(_MOST_CLASSES, high)]}
     block.remark("unlabelled voxels become two classes, where they are one there")
     return {"background": 2.0, "air": 0.0}
@@ -168,13 +168,21 @@ PALETTE: Settings = {
 
 @SYNTHESIS.add("RandomPaletteGPU", PALETTE, "TA")
 def _palette(block: Block) -> list[Made]:
-    settings = {"classes": {"choice": block.numbers("c_choices")}, **_repainted(block)}
+    common = {**_repainted(block), "classes": {"choice": block.numbers("c_choices")}}
     if block.chance("label_remap_prob") > 0:
         block.remark("labels are not repainted once more on their own: redistribute does that")
-    block.left_out("s_choices", "skip_sub_parc_prob", "skip_parcellation_prob", "blur_sigmas", "label_classes")
+    block.left_out("skip_parcellation_prob", "blur_sigmas", "label_classes")
     block.value("n_kmeans_subsample")
     block.value("min_label_voxels")
-    return once(block.p(), "palette", settings)
+    whole = block.chance("skip_sub_parc_prob")
+    return [Made(block.p(), _regions(common, whole, block.numbers("s_choices")))]
+
+
+def _regions(common: Settings, whole: float, numbers: list[float]) -> tuple[Part, ...]:
+    """Return the repainting of classes in regions of space, and with probability `whole` everywhere alike."""
+    regions = {"regions": {"choice": numbers}, "variation": 1.0}
+    parts = (Part("region_palette", {**common, **regions}, 1 - whole), Part("palette", common, whole))
+    return tuple(part for part in parts if part.share > 0)
 
 
 COMPOSED: Settings = {
@@ -190,18 +198,56 @@ COMPOSED: Settings = {
 }
 
 
+# The parts that it is composed of, where the configuration does not name them.
+_INITIAL: Settings = {
+    "type": "kmeans1d",
+    "c_choices": [2, 3, 4, 5, 6],
+    "n_foreground_clusters": 3,
+    "background_clusters_range": [3, 10],
+}
+_VORONOI: Settings = {"type": "voronoi", "s_choices": [2, 3, 4, 5, 6, 7, 8, 9, 10], "skip_prob": 0.4}
+
+
 @SYNTHESIS.add("PaletteSynthesisGPU", COMPOSED, "TA")
 def _composed(block: Block) -> list[Made]:
-    settings = _repainted(block)
-    block.left_out("initial_partitioner", "refinement_partitioners", "overlay", "blur_sigmas_pre", "blur_sigmas_post")
-    return once(block.p(), "palette", settings)
+    initial = _component(block, "initial_partitioner", block.value("initial_partitioner") or _INITIAL, _INITIAL)
+    common = _repainted(block)
+    if initial["type"] == "em_gmm":
+        bounds = [float(initial["n_foreground_clusters"]) + n for n in initial["background_clusters_range"]]
+        common |= {"clustering": "em", "classes": [min(_MOST_CLASSES, bound) for bound in bounds]}
+    else:
+        common["classes"] = {"choice": list(initial["c_choices"])}
+    given = block.value("refinement_partitioners")
+    if given is None:
+        given = [_VORONOI]
+    if not isinstance(given, list | tuple):
+        raise block.refuse("refinement_partitioners", "a list of partitioners")
+    refined = [_component(block, "refinement_partitioners", item, _VORONOI) for item in given]
+    voronoi = [item for item in refined if item["type"] == "voronoi"]
+    if any(item["type"] == "em_gmm" for item in refined):
+        block.remark("classes are not divided a second time by intensity")
+    block.left_out("overlay", "blur_sigmas_pre", "blur_sigmas_post")
+    if not voronoi:
+        return [Made(block.p(), (Part("palette", common),))]
+    whole, numbers = float(voronoi[0]["skip_prob"]), [float(n) for n in voronoi[0]["s_choices"]]
+    return [Made(block.p(), _regions(common, whole, numbers))]
+
+
+def _component(block: Block, key: str, given: Any, defaults: Settings) -> Settings:
+    """Return the settings of a part, with their defaults."""
+    if not isinstance(given, dict) or given.get("type") not in ("em_gmm", "identity", "kmeans1d", "voronoi"):
+        raise block.refuse(key, "type: kmeans1d, em_gmm, voronoi or identity, with its settings")
+    more = sorted(given.keys() - defaults.keys())
+    if more:
+        block.remark(f"no counterpart in {key}: {', '.join(more)}")
+    return {**defaults, **given}
 
 
 def _repainted(block: Block) -> Settings:
     """Return what both kinds of repainting have in common."""
     texture = block.pair("alpha_magnitude_range")
     air = 1.0 if block.number("dark_threshold", 0.0) > 0 else 0.0
-    block.remark("classes of the histogram only, none by position; within a class dark stays darker than bright")
+    block.remark("within a class dark stays darker than bright")
     return {"channels": [0], "value": [0.0, 1.0], "texture": texture, "air": air}
 
 
