@@ -44,7 +44,7 @@ def test_a_mixture_gives_every_label_its_drawn_mean_and_noise() -> None:
     drawn = plan.samples[0][0].params["of_labels"]
     span = 1.0
     for label in (1, 2, 3):
-        mean, sd, _ = drawn[str(label)]
+        ((mean, sd, _),) = drawn[str(label)]
         values = result[labels == label]
         assert values.mean().item() == pytest.approx(mean * span, abs=0.03)
         assert values.std().item() == pytest.approx(sd * span, rel=0.1)
@@ -60,6 +60,31 @@ def test_a_mixture_divides_what_is_not_labelled() -> None:
     drawn = [row[0] for row in plan.samples[0][0].params["of_classes"]]
     assert values == pytest.approx(drawn, abs=0.05)
     assert drawn[0] == 0
+
+
+def test_labels_are_divided_where_asked() -> None:
+    image, labels = _scene()
+    half = image.clone()
+    half[..., :8, :] += 0.5
+    settings = {"name": "gaussian_mixture", "sd": 0.0, "texture": 0.0, "within": {"choice": [2, 3]}}
+    line = pipeline(settings, facts=FACTS)
+    for seed in range(4):
+        plan = line.plan(keys(1, seed))
+        drawn = plan.samples[0][0].params["of_labels"]
+        result, _ = line.apply(half, labels, plan)
+        assert len(drawn["1"]) in (2, 3)
+        for label in (1, 2, 3):
+            assert len(drawn[str(label)]) == len(drawn["1"])
+            assert result[labels == label].unique().numel() < 4000
+    plan = line.plan(keys(1, seed=0))
+    block = torch.zeros_like(image)
+    block[labels == 1] = torch.where(torch.arange(int((labels == 1).sum())) % 2 == 0, 0.2, 0.9)
+    block[..., 20:, :] = 1.0
+    result, _ = line.apply(block, labels, plan)
+    dark, bright = (result[(labels == 1) & (block == level)] for level in (0.2, 0.9))
+    assert dark.std() < 1e-5
+    assert bright.std() < 1e-5
+    assert dark.mean().item() == pytest.approx(plan.samples[0][0].params["of_labels"]["1"][0][0], abs=0.02)
 
 
 def test_texture_keeps_what_a_label_looks_like() -> None:

@@ -157,6 +157,16 @@ def _mixture(values: Tensor, region: Tensor, arrays: Arrays) -> Result:
     return table_classes.paint(values, distribution, classes, *(arrays[name] for name in names))
 
 
+def _within(values: Tensor, region: Tensor, arrays: Arrays) -> Result:
+    """Repaint the classes of each label alone: every row is a table of its own."""
+    count, rows, nodes = values.shape
+    each = [arrays[name][:, None].expand(count, rows).flatten() for name in ("count", "sharpness")]
+    means, texture, noise = (arrays[f"own_{name}"].flatten(0, 1) for name in ("means", "texture", "noise"))
+    flat = (values.reshape(-1, 1, nodes), region.reshape(-1, 1, nodes))
+    new, levels = table_classes.repaint(*flat, each[0], means, texture, each[1], noise)
+    return new.view(values.shape), levels.view(values.shape)
+
+
 def _match(values: Tensor, region: Tensor, arrays: Arrays) -> Result:
     return table_ops.match(values, region, arrays["targets"]), None
 
@@ -170,6 +180,7 @@ OPERATIONS: Mapping[str, Callable[[Tensor, Tensor, Arrays], Result]] = {
     "labelwise": _labelwise,
     "classes": _classes,
     "mixture": _mixture,
+    "within": _within,
     "match": _match,
 }
 

@@ -16,9 +16,17 @@ from nnunet_spine_ext.augment.transform import Params
 
 Array = NDArray[np.float64]
 
+MOST_WITHIN = 4
+"""Classes that one label can be divided into."""
+
 _PER_LABEL = ("weights", "scale", "offset")
 # Operations that measure each label alone, and what else they hold per label.
-_OWN_STATISTICS: Mapping[str, tuple[str, ...]] = {"labelwise": ("carry", "gain", "noise"), "match": ("targets",)}
+_OWN_STATISTICS: Mapping[str, tuple[str, ...]] = {
+    "labelwise": ("carry", "gain", "noise"),
+    "match": ("targets",),
+    "within": ("own_means", "own_texture", "own_noise"),
+}
+_NOISE = ("noise", "own_noise")
 # Channels of one sample take noise from places this far apart in the pool.
 _CHANNEL_STEP = 611953
 
@@ -180,6 +188,18 @@ class Builder:
             arrays = {"means": means, "texture": texture, "noise": noise}
             self._step(track, params, kind, count=float(len(means)), sharpness=sharpness, **arrays)
 
+    def classes_within(
+        self, index: int, params: Params, means: ArrayLike, *, texture: ArrayLike, noise: ArrayLike, sharpness: float
+    ) -> None:
+        """Find intensity classes in each label, and give them these means, texture and noise, all (labels, classes)."""
+        rows = {"own_means": means, "own_texture": texture, "own_noise": noise}
+        # As many columns as there may be, so that samples with other numbers of classes share one operation.
+        padded = {
+            name: np.pad(value, ((0, 0), (0, MOST_WITHIN)), "edge")[:, :MOST_WITHIN] for name, value in rows.items()
+        }
+        for track in self._selected(index, params):
+            self._step(track, params, "within", count=float(np.shape(means)[1]), sharpness=sharpness, **padded)
+
     def match(self, index: int, params: Params, targets: ArrayLike) -> None:
         """Give each label the distribution with these quantiles, (labels, Q) at equal steps from 0 to 1."""
         for track in self._selected(index, params):
@@ -216,7 +236,7 @@ class Builder:
             index=_unless_trivial(index, packer),
             lookup=packer.ints(_lookup(self._context.labels)),
             operations=operations,
-            noisy=any(np.any(step.arrays.get("noise", 0)) for track in tracks for step in track.steps),
+            noisy=any(np.any(step.arrays.get(name, 0)) for t in tracks for step in t.steps for name in _NOISE),
             seeds=tuple(track.seed for track in tracks),
         )
 
