@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,12 @@ from nnunet_spine_ext.augment.tissues import class_of_label
 from nnunet_spine_ext.augment.transform import Params
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.volume import Array
+
+# Quantiles of a tissue lie at most so much farther from its median than those of a normal distribution about it.
+_TAILS = 1.5
+# A quantile of 0 or 1 is meant to be one of 1 or 99 %.
+_END = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +67,7 @@ class DomainTransfer(Selective, stage="table"):
         for label, tissue in classes.items():
             if all(tissue in bank[name] for name in names):
                 curves = np.array([bank[name][tissue] for name in names])
+                curves = curves if label == 0 else _without_border(curves)
                 quantiles[str(label)] = (weights @ curves).round(5).tolist()
         return {
             **self.select(rng, context),
@@ -76,3 +84,19 @@ class DomainTransfer(Selective, stage="table"):
         empty = [0.0] * len(next(iter(table.values())))
         targets = np.array([table.get(label, empty) for label in context.labels])
         builder.match(index, {**params, "labels": [label for label in chosen if label in table]}, targets)
+
+
+def _without_border(curves: Array) -> Array:
+    """Draw the tails of quantiles (D, Q) in to about those of a normal distribution.
+
+    A label's darkest and brightest voxels are at its border, where others mix in. Matching knows no places: it would
+    give their values to whichever voxels inside are darkest or brightest by noise, and every vertebra would have dots.
+    """
+    steps = np.linspace(0.0, 1.0, curves.shape[1])
+    quarter, median, three = (np.array([np.interp(part, steps, row) for row in curves]) for part in (0.25, 0.5, 0.75))
+    normal = NormalDist()
+    z = np.array([normal.inv_cdf(min(max(step, _END), 1 - _END)) for step in steps])
+    # The narrower side: where the border weighs most, it reaches beyond a quarter.
+    spread = np.minimum(median - quarter, three - median)[:, None] / normal.inv_cdf(0.75)
+    reach = _TAILS * np.abs(z) * spread
+    return np.clip(curves, median[:, None] - reach, median[:, None] + reach)

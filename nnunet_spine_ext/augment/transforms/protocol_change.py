@@ -18,6 +18,9 @@ from nnunet_spine_ext.core.errors import UsageError
 
 # Nothing that the equations say of nearly signal-free tissue is worth amplifying noise beyond this.
 _LARGEST = 4.0
+# No voxel of a spine image is free of its neighbours' signal. Of tissue without any of its own (endplates: 1e-6) it is
+# all there is to see, and it changes as they do.
+_NEIGHBOUR, _NEIGHBOURING = "marrow", 0.05
 # In order of their T2-weighted signal: what unlabelled voxels are taken for, by intensity.
 _BACKGROUND = ("muscle", "organ", "fat")
 
@@ -75,7 +78,11 @@ class ProtocolChange(Selective, stage="table"):
 
 
 def _ratio(name: str, before: tuple[float, ...], after: tuple[float, ...]) -> float:
-    ratio = _signal(name, after) / max(_signal(name, before), 1e-9)
+    seen = [
+        _signal(name, times) + (0.0 if name == "csf" else _NEIGHBOURING * _signal(_NEIGHBOUR, times))
+        for times in (after, before)
+    ]
+    ratio = seen[0] / max(seen[1], 1e-9)
     return min(max(ratio, 1 / _LARGEST), _LARGEST)
 
 
