@@ -180,7 +180,9 @@ class _Reader:
         if not made:
             self.ignored.append(f"{place}: {reasons[0]}")
             return
-        self.entries += [entry.to_entry() for entry in made]
+        entries = [entry.to_entry() for entry in made]
+        _check(entries, f"{self.where}: {place}")
+        self.entries += entries
         self.expected += sum(entry.p for entry in made)
         result = ", ".join(f"{entry} (p {entry.p:.3g})" for entry in made)
         self.converted.append(f"{place} -> {result}" + "".join(f"; {text}" for text in remarks))
@@ -230,6 +232,14 @@ class _Reader:
                 self.remarks.append(f"{key}: every p of that group is multiplied by it, each sample for itself")
             else:
                 self.remarks.append(f"{key}: the order is random for both groups or for none")
+
+
+def _check(entries: list[dict[str, Any]], place: str) -> None:
+    """Refuse values that our transforms do not allow, and name the entry that has them."""
+    try:
+        AugmentConfig.from_dict({"transforms": entries})
+    except UsageError as error:
+        raise _refuse(f"{place} ({error.file.rpartition(': ')[2]})", error.found, error.expected) from error
 
 
 def _about_pipeline(key: str, value: Any) -> str:

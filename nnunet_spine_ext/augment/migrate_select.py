@@ -52,7 +52,7 @@ def on_values(block: Block, name: str, **settings: Any) -> list[Made]:
 
 def on_image(block: Block, name: str, **settings: Any) -> list[Made]:
     """Convert an entry to a transform that acts on the whole image."""
-    if block.chance("in_seg") > 0 or block.chance("out_seg") > 0:
+    if max(block.chance("in_seg"), block.chance("out_seg")) > 0:
         block.remark(_EVERYWHERE)
     if "mix_in_out" in block.defaults:
         block.flag("mix_in_out")

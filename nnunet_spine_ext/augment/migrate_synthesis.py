@@ -181,7 +181,8 @@ def _palette(block: Block) -> list[Made]:
 def _regions(common: Settings, whole: float, numbers: list[float]) -> tuple[Part, ...]:
     """Return the repainting of classes in regions of space, and with probability `whole` everywhere alike."""
     regions = {"regions": {"choice": numbers}, "variation": 1.0}
-    parts = (Part("region_palette", {**common, **regions}, 1 - whole), Part("palette", common, whole))
+    cells = {key: value for key, value in common.items() if key != "clustering"} | regions
+    parts = (Part("region_palette", cells, 1 - whole), Part("palette", common, whole))
     return tuple(part for part in parts if part.share > 0)
 
 
@@ -229,6 +230,8 @@ def _composed(block: Block) -> list[Made]:
     block.left_out("overlay", "blur_sigmas_pre", "blur_sigmas_post")
     if not voronoi:
         return [Made(block.p(), (Part("palette", common),))]
+    if "clustering" in common:
+        block.remark("in regions classes are found by k-means")
     whole, numbers = float(voronoi[0]["skip_prob"]), [float(n) for n in voronoi[0]["s_choices"]]
     return [Made(block.p(), _regions(common, whole, numbers))]
 

@@ -1,0 +1,591 @@
+"""Configurations of SmaugLab and AugLab become ours: every entry, every key, and nothing in silence."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_spine_ext.augment.config import Group
+from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.keys import SampleKey
+from nnunet_spine_ext.augment.migrate import RULES, Imported, import_config
+from nnunet_spine_ext.augment.migrate_block import SD_IN_SPAN, TECHNICAL, Block
+from nnunet_spine_ext.augment.migrate_names import AUGLAB
+from nnunet_spine_ext.augment.pipeline import Pipeline
+from nnunet_spine_ext.core.errors import UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+FIXTURE = json.loads((ROOT / "tests" / "fixtures" / "peer_configs.json").read_text(encoding="utf-8"))
+SHAPE = (8, 20, 18)
+CONTEXT = Context(SHAPE, (3.0, 1.0, 1.0), channels=3, labels=(0, 1, 2, 3))
+
+# Values other than the defaults for every key of every entry, in the layout of SmaugLab 2.0.0.
+ANYWHERE = {"p": 0.5, "p_batch": 0.5, "same_on_batch": True, "keepdim": True}
+REGION = {"in_seg": 0.5, "out_seg": 0.25, "mix_in_out": True}
+VALUES = {**ANYWHERE, **REGION, "apply_to_channel": [0, 2], "retain_stats": True}
+MIXED = {**VALUES, "mix_prob": 0.25}
+SYNTHSEG = {
+    **ANYWHERE,
+    "apply_to_channel": [1],
+    "apply_bias_field": True,
+    "apply_intensity_augmentation": True,
+    "apply_resolution": True,
+    "atlas_res": 1.0,
+    "bias_field_std": 0.6,
+    "bias_scale": 0.05,
+    "blur_range": 1.05,
+    "clip": 200.0,
+    "data_res": [1.0, 1.0, 1.0],
+    "em_background_clusters_range": [2, 6],
+    "em_background_label": 0,
+    "em_label_completion": True,
+    "em_max_fit_voxels": 1000,
+    "em_merge_prob": 0.1,
+    "em_n_foreground_clusters": 2,
+    "em_n_iters": 10,
+    "em_same_on_batch": True,
+    "flip_axis": 1,
+    "gamma_std": 0.4,
+    "generation_classes": [0, 1],
+    "generation_labels": [0, 1],
+    "max_res_aniso": 6.0,
+    "max_res_iso": 3.0,
+    "n_channels": 1,
+    "n_neutral_labels": 1,
+    "nonlin_scale": 0.05,
+    "nonlin_std": 3.0,
+    "normalise": False,
+    "output_labels": [0, 1],
+    "prior_distributions": "normal",
+    "prior_means": [100, 40],
+    "prior_stds": 10,
+    "randomise_res": True,
+    "rotation_bounds": 10.0,
+    "scaling_bounds": 0.1,
+    "shearing_bounds": 0.01,
+    "svf_integration_steps": 5,
+    "thickness": [1.0, 1.0, 3.0],
+    "translation_bounds": 5,
+}
+PALETTE = {
+    **ANYWHERE,
+    "alpha_magnitude_range": [0.5, 1.5],
+    "blur_sigmas": [0.0, 0.5],
+    "c_choices": [3, 4],
+    "dark_threshold": 0.0,
+    "label_classes": [1],
+    "label_remap_prob": 0.5,
+    "min_label_voxels": 8,
+    "n_kmeans_subsample": 100,
+    "s_choices": [2, 3],
+    "skip_parcellation_prob": 0.2,
+    "skip_sub_parc_prob": 0.3,
+}
+COMPOSED = {
+    **ANYWHERE,
+    "alpha_magnitude_range": [0.5, 1.5],
+    "blur_sigmas_pre": [0.0],
+    "blur_sigmas_post": [0.0],
+    "dark_threshold": 0.02,
+    "initial_partitioner": {"type": "em_gmm", "n_foreground_clusters": 2, "n_iters": 9},
+    "refinement_partitioners": [{"type": "voronoi", "s_choices": [2, 4], "skip_prob": 0.2}, {"type": "em_gmm"}],
+    "overlay": {"enabled": False},
+}
+DOMAIN = {
+    **ANYWHERE,
+    "apply_to_channel": [0],
+    "any_source": True,
+    "bank_path": "bank.npz",
+    "bias_field_std": 0.3,
+    "bias_scale": 0.05,
+    "blend_concentration": 2.0,
+    "blend_targets": 2,
+    "include_self": False,
+    "p_class_mix": 0.1,
+    "p_spatial_mix": 0.1,
+    "pct": 0.9,
+    "sigma": 1.0,
+    "source_label": "t2",
+    "spatial_mix_gain": 2.0,
+    "spatial_mix_scale": 0.05,
+    "targets": ["t1"],
+    "zscore_io": True,
+}
+GPU: dict[str, dict[str, Any]] = {
+    "RandomFlipTransformGPU": {**ANYWHERE, "flip_axis": [0, 2]},
+    "RandomAffineGPU": {
+        **ANYWHERE,
+        "degrees": [5, 10, 15],
+        "translate": [0.05, 0.1, 0.1],
+        "scale": [0.8, 1.2],
+        "shears": [-5, 5, -5, 5, -5, 5],
+        "resample": "bilinear",
+        "align_corners": False,
+    },
+    "RandomSynthSegGPU": SYNTHSEG,
+    "RandomPaletteGPU": PALETTE,
+    "PaletteSynthesisGPU": COMPOSED,
+    "RandomDomainTransferGPU": DOMAIN,
+    "RandomInverseGPU": MIXED,
+    "RandomHistogramEqualizationGPU": MIXED,
+    "RandomRedistributeSegGPU": {
+        **ANYWHERE,
+        "in_seg": 0.5,
+        "apply_to_channel": [0],
+        "retain_stats": False,
+        "std_noise_range": [0.1, 0.2],
+        "dilation_iterations_range": [1, 2],
+    },
+    "RandomScharrGPU": {**MIXED, "absolute": False},
+    "RandomLaplaceGPU": {**MIXED, "absolute": True},
+    "RandomUnsharpMaskGPU": {**MIXED, "sigma": 0.8, "unsharp_amount": 1.0},
+    "RandomRandConvGPU": {**MIXED, "kernel_sizes": [1, 3]},
+    "RandomClampGPU": {**VALUES, "max_clamp_amount": 0.2},
+    "RandomGaussianNoiseGPU": {**ANYWHERE, **REGION, "apply_to_channel": [0], "mean": 0.1, "std": 0.5},
+    "RandomGaussianBlurGPU": {**MIXED, "sigma": 1.2},
+    "RandomBrightnessGPU": {**ANYWHERE, **REGION, "apply_to_channel": [0], "brightness_range": [0.8, 1.2]},
+    "RandomGammaGPU": {**VALUES, "gamma_range": [0.6, 1.4]},
+    "RandomInvGammaGPU": {**VALUES, "gamma_range": [0.6, 1.4]},
+    "RandomContrastGPU": {**VALUES, "contrast_range": [0.8, 1.2]},
+    "RandomLog1pGPU": VALUES,
+    "RandomSqrtGPU": VALUES,
+    "RandomSinGPU": VALUES,
+    "RandomExpGPU": VALUES,
+    "RandomSigmoidGPU": VALUES,
+    "RandomLowResTransformGPU": {**ANYWHERE, "scale": [0.4, 0.9]},
+    "RandomAcqTransformGPU": {**ANYWHERE, "apply_to_channel": [0], "scale": [0.4, 0.9]},
+    "RandomCropTransformGPU": {**ANYWHERE, "crop": [0.6, 0.9], "pos": [0.2, 0.8], "pad_value": "zero"},
+    "RandomBiasFieldGPU": {**VALUES, "coefficients": [-0.1, 0.3], "order": 2, "invert": True},
+    "ZscoreNormalizationGPU": {
+        "p": 0.5,
+        "p_batch": 0.5,
+        "keepdim": True,
+        "apply_to_channel": [0],
+        "in_seg": 0.1,
+        "out_seg": 0.1,
+    },
+}
+STATS = {"p": 0.5, "retain_stats": True}
+WISE = {"p": 0.5, "p_per_channel": 0.5, "synchronize_channels": False}
+CPU: dict[str, dict[str, Any]] = {
+    "LaplaceConvTransform": {**STATS, "absolute": True},
+    "ScharrConvTransform": {**STATS, "absolute": False},
+    "Log1pTransform": STATS,
+    "SqrtTransform": STATS,
+    "SinTransform": STATS,
+    "ExpTransform": STATS,
+    "SigmoidTransform": STATS,
+    "HistogramEqualTransform": STATS,
+    "RedistributeTransform": {**STATS, "classes": [1, 2], "in_seg": 0.5},
+    "ShapeTransform": {"p": 0.5, "shape_min": 3, "ignore_axes": [1, 2]},
+    "ArtifactTransform": {
+        "p": 0.5,
+        **dict.fromkeys(("motion", "ghosting", "spike", "bias_field", "blur", "noise", "swap"), True),
+        "random_pick": False,
+        "second_channel_is_labels": False,
+    },
+    "SpatialCustomTransform": {
+        "p": 0.5,
+        **dict.fromkeys(("flip", "affine", "elastic", "anisotropy"), True),
+        "random_pick": True,
+        "second_channel_is_labels": False,
+    },
+    "SpatialTransform": {
+        "patch_center_dist_from_border": 8,
+        "random_crop": False,
+        "p_elastic_deform": 0.125,
+        "elastic_deform_scale": [0, 0.1],
+        "elastic_deform_magnitude": [0, 0.1],
+        "p_synchronize_def_scale_across_axes": 1,
+        "p_rotation": 0.25,
+        "p_rot_per_axis": 0.5,
+        "p_scaling": 0.125,
+        "scaling": [0.5, 1.25],
+        "p_synchronize_scaling_across_axes": 0.75,
+        "bg_style_seg_sampling": False,
+        "mode_seg": "nearest",
+        "border_mode_seg": "border",
+        "center_deformation": False,
+        "mode_image": "bilinear",
+        "padding_mode_image": "border",
+        "padding_value_seg": -1,
+        "padding_value_image": 1,
+        "align_corners": True,
+    },
+    "GaussianNoiseTransform": {**WISE, "noise_variance": [0.05, 0.2]},
+    "GaussianBlurTransform": {**WISE, "blur_sigma": [0.5, 1], "synchronize_axes": True, "benchmark": True},
+    "MultiplicativeBrightnessTransform": {**WISE, "multiplier_range": [0.7, 1.5]},
+    "ContrastTransform": {**WISE, "contrast_range": [0.75, 1.25], "preserve_range": False},
+    "SimulateLowResolutionTransform": {
+        **WISE,
+        "scale": [0.3, 1],
+        "synchronize_axes": True,
+        "ignore_axes": [0],
+        "allowed_channels": [1],
+    },
+    "InvertedGammaTransform": {**WISE, "gamma": [0.7, 1.5], "p_retain_stats": 0.5},
+    "GammaTransform": {**WISE, "gamma": [0.7, 1.5], "p_retain_stats": 0.5, "p_invert_image": 0.25},
+    "MirrorTransform": {"allowed_axes": [0, 1]},
+    "ZscoreNormalization": {"p": 0.5},
+}
+
+
+def entry(section: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the only entry that a configuration with one entry becomes, without defaults."""
+    result = import_config({section: {name: given}})
+    assert result.unmatched == ()
+    (only,) = result.config.to_dict()["transforms"]
+    return dict(only)
+
+
+def images(count: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a batch with labels, as it comes z-scored from a loader."""
+    noise = torch.randn(count, 3, *SHAPE, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(count, 1, *SHAPE, dtype=torch.int16)
+    labels[..., 2:5, 3:12, 3:9], labels[..., 5:, 8:, 9:], labels[..., :2, 14:, :6] = 1, 2, 3
+    return noise * 0.2 + labels, labels
+
+
+def run(result: Imported, count: int = 2) -> torch.Tensor:
+    """Run a converted configuration on a small batch."""
+    keys = [SampleKey(seed=1, case=f"case{i}", epoch=0, draw=i) for i in range(count)]
+    batch, labels = images(count)
+    changed, _ = Pipeline(result.config, CONTEXT)(batch, labels, keys)
+    return changed
+
+
+@pytest.mark.parametrize(("section", "name"), [(s, n) for s, rules in RULES.items() for n in rules])
+def test_every_key_of_every_entry_is_read(section: str, name: str) -> None:
+    rule, given = RULES[section][name], {"GPU": GPU, "CPU": CPU}[section][name]
+    assert set(given) | {"bank_path"} >= set(rule.defaults), "the test has to give every key"
+    for values in (given, {}, dict.fromkeys(rule.defaults)):
+        block = Block(name, values, rule.defaults)
+        rule.make(block)
+        assert block.nothing or block.unread() == set()
+        assert block.unknown() == []
+    assert (TECHNICAL.keys() & set(rule.defaults)) <= set(given)
+
+
+@pytest.mark.parametrize(("section", "name"), [(s, n) for s, rules in RULES.items() for n in rules])
+def test_every_entry_converts_and_runs(section: str, name: str) -> None:
+    given = {key: value for key, value in {"GPU": GPU, "CPU": CPU}[section][name].items() if key != "bank_path"}
+    given |= {key: 1.0 for key in ("p", "p_batch", "p_per_channel") if key in given}
+    result = import_config({section: {name: given}})
+    assert result.unmatched == ()
+    assert len(result.converted) == 1
+    assert result.converted[0].startswith(f"{section} {name} -> ")
+    assert torch.isfinite(run(result)).all()
+
+
+def test_a_whole_configuration_converts_loads_again_and_runs() -> None:
+    result = import_config({"_comment": "all", "GPU": GPU, "CPU": CPU})
+    assert result.unmatched == ()
+    assert (result.layout, len(result.converted)) == ("SmaugLab", len(GPU) + len(CPU))
+    assert type(result.config).load(result.config.to_dict()).hash == result.config.hash
+    # 30 entries with p 0.5 and p_batch 0.5; 12 with 0.5; 7 of nnU-Net with half of that; rotation, scaling, elastic;
+    # the mirror; the last z-score.
+    assert result.expected == pytest.approx(30 * 0.25 + 12 * 0.5 + 7 * 0.25 + 0.5 + 1.0 + 0.5)
+    assert torch.isfinite(run(result)).all()
+    assert set(json.loads(json.dumps(result.to_dict()))) == set(result.to_dict())
+
+
+def test_as_many_transforms_fire_as_the_file_says() -> None:
+    given = {name: {**block, "p": 0.3} for name, block in GPU.items() if block is MIXED or block is VALUES}
+    result = import_config({"GPU": given})
+    assert result.expected == pytest.approx(0.15 * len(given))
+    keys = [SampleKey(seed=3, case=str(i), epoch=0, draw=0) for i in range(600)]
+    plan = Pipeline(result.config, Context(SHAPE, (3.0, 1.0, 1.0), channels=3)).plan(keys)
+    # Two channels of each are drawn for themselves: two records per transform that fired.
+    fired = [len(applied) / 2 for applied in plan.samples]
+    sd = math.sqrt(len(given) * 0.15 * 0.85 / len(keys))
+    assert np.mean(fired) == pytest.approx(result.expected, abs=4 * sd)
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        ({"in_seg": 0.0, "out_seg": 0.0, "mix_in_out": True}, "everywhere"),
+        ({"in_seg": 1.0, "out_seg": 1.0}, "everywhere"),
+        ({"in_seg": 0.5, "out_seg": 0.5}, {"in_labels": 0.25, "out_labels": 0.25}),
+        ({"in_seg": 0.5}, {"in_labels": 0.5}),
+        ({"out_seg": 0.2}, {"out_labels": 0.2}),
+        ({"in_seg": 0.5, "out_seg": 0.5, "mix_in_out": True}, {"random_labels": 0.5}),
+    ],
+)
+def test_where_is_what_two_coins_say(given: dict[str, Any], where: Any) -> None:
+    assert entry("GPU", "RandomGammaGPU", given)["where"] == where
+
+
+def test_blending_is_as_frequent_and_as_strong() -> None:
+    found = entry("GPU", "RandomScharrGPU", {"mix_prob": 0.25, "p": 0.4, "absolute": True})
+    assert found["p"] == 0.4
+    assert [(m["name"], m["p"], m["mix"]) for m in found["one_of"]] == [("scharr", 0.75, 1.0), ("scharr", 0.25, [0, 1])]
+    assert entry("GPU", "RandomScharrGPU", {"mix_prob": 1.0})["mix"] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "given", "expected"),
+    [
+        ("GPU", "RandomGaussianNoiseGPU", {"std": 0.5}, {"sigma": [0.0, 0.5 * SD_IN_SPAN]}),
+        ("GPU", "RandomGaussianBlurGPU", {"sigma": 2}, {"unit": "voxel", "in_plane": [0, 2], "through_plane": [0, 2]}),
+        ("GPU", "RandomFlipTransformGPU", {"flip_axis": [0]}, {"axes": [0], "axis_p": 1.0}),
+        ("GPU", "RandomFlipTransformGPU", {"flip_axis": 1}, {"axes": [1], "axis_p": 1.0}),
+        ("GPU", "RandomFlipTransformGPU", {"flip_axis": [0, 1]}, {"axis_p": 0.5 + 0.25 / 2}),
+        ("GPU", "RandomCropTransformGPU", {"crop": [0.5, 1.0]}, {"cut": [0.0, 0.5], "unit": "fraction"}),
+        ("GPU", "RandomBiasFieldGPU", {"coefficients": 0.2}, {"coefficient": 0.2, "order": 3}),
+        ("GPU", "RandomAcqTransformGPU", {"scale": [0.1, 1.0]}, {"axes": "one", "scale": [0.1, 1.0]}),
+        ("GPU", "RandomGammaGPU", {"apply_to_channel": [1, 2]}, {"channels": [1, 2], "per_channel": True}),
+        ("GPU", "RandomGammaGPU", {"p": 0.5, "p_batch": 0.5}, {"p": 0.25, "channels": [0]}),
+        ("GPU", "RandomContrastGPU", {"retain_stats": True}, {"retain_stats": True, "preserve_range": False}),
+        ("GPU", "ZscoreNormalizationGPU", {"p": 0.3}, {"name": "renormalise", "to": "values", "p": 0.3}),
+        ("CPU", "MirrorTransform", {"allowed_axes": [0, 2]}, {"p": 1.0, "axes": [0, 2], "axis_p": 0.5}),
+        ("CPU", "ContrastTransform", {"preserve_range": True}, {"factor": [0.75, 1.25], "per_channel": True}),
+        ("CPU", "ContrastTransform", {"contrast_range": [1.1, 1.5]}, {"factor": [1.1, 1.5]}),
+        ("CPU", "GaussianBlurTransform", {"p": 0.2, "p_per_channel": 0.5}, {"p": 0.1, "in_plane": [1.0, 5.0]}),
+        ("CPU", "ShapeTransform", {"ignore_axes": [1, 2]}, {"name": "crop", "axes": [0], "cut": [0.0, 1.0]}),
+        ("CPU", "SpatialTransform", {"p_scaling": 0.2, "scaling": [0.5, 1]}, {"factor": {"log": [1, 2]}, "p": 0.2}),
+        ("CPU", "SimulateLowResolutionTransform", {"scale": [0.3, 1]}, {"anti_alias": False, "per_axis": True}),
+    ],
+)
+def test_settings(section: str, name: str, given: dict[str, Any], expected: dict[str, Any]) -> None:
+    found = entry(section, name, given)
+    assert {key: found[key] for key in expected} == expected
+
+
+def test_what_belongs_together_fires_together() -> None:
+    found = entry("GPU", "RandomAffineGPU", {"p": 0.5, "degrees": 5, "scale": [0.7, 1.4]})
+    assert (found["p"], found["count"]) == (0.5, 4.0)
+    assert [member["name"] for member in found["some_of"]] == ["rotate", "scale", "shear", "translate"]
+    assert found["some_of"][0]["degrees"] == [-5.0, 5.0]
+    assert found["some_of"][3]["unit"] == "fraction"
+
+
+def test_nnunet_draws_below_and_above_one_equally_often() -> None:
+    found = entry("CPU", "GammaTransform", {"gamma": [0.7, 1.5], "p_retain_stats": 1, "p_invert_image": 0.5})
+    shares = [(m["name"], m["p"], m["gamma"]) for m in found["one_of"]]
+    halves = ([0.7, 1.0], [1.0, 1.5])
+    assert shares == [(name, 0.25, half) for name in ("gamma", "inverse_gamma") for half in halves]
+
+
+def test_one_artefact_or_all_of_them() -> None:
+    switches = {"p": 0.6, "motion": True, "noise": True}
+    all_of_them = entry("CPU", "ArtifactTransform", switches)
+    assert [m["name"] for m in all_of_them["some_of"]] == ["motion", "gaussian_noise"]
+    one = entry("CPU", "ArtifactTransform", {**switches, "random_pick": True})
+    assert (one["p"], [m["p"] for m in one["one_of"]]) == (0.6, [1.0, 1.0])
+    picked = import_config({"CPU": {"SpatialCustomTransform": CPU["SpatialCustomTransform"]}})
+    assert [e.p for e in picked.config.transforms] == [0.125] * 4
+    assert sum(isinstance(e, Group) for e in picked.config.transforms) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("Log1p", np.log1p),
+        ("Sqrt", np.sqrt),
+        ("Sin", np.sin),
+        ("Exp", np.exp),
+        ("Sigmoid", lambda u: 1 / (1 + np.exp(-u))),
+    ],
+)
+def test_functions_are_theirs_up_to_the_range(name: str, function: Any) -> None:
+    result = import_config({"GPU": {f"Random{name}GPU": {"retain_stats": True}}})
+    u = torch.linspace(0, 1, 8 * 16 * 16).reshape(1, 1, 8, 16, 16)
+    context = Context(u.shape[2:], (1.0, 1.0, 1.0))
+    changed, _ = Pipeline(result.config, context)(u, None, [SampleKey(seed=0, case="a", epoch=0, draw=0)])
+    expected = function(u.numpy()).ravel()
+    inside = slice(40, -40)
+    slope, offset = np.polyfit(expected[inside], changed.numpy().ravel()[inside], 1)
+    error = np.abs(slope * expected + offset - changed.numpy().ravel())[inside]
+    # Air and the brightest tissue are quantiles here, and the extremes there.
+    assert error.max() < 0.02
+    assert changed.mean() == pytest.approx(0.5, abs=1e-3)
+
+
+def test_modes_of_the_pipeline() -> None:
+    body = {"RandomSinGPU": {"p": 0.4}, "RandomGammaGPU": {"p": 0.4}, "RandomLowResTransformGPU": {"p": 0.4}}
+    choose = {"ta_probability": 0.5, "ge_probability": 0.25, "ta_random_order": True, "ge_random_order": False}
+    pipeline = {"_comment": "x", "mode": "random_order", "order": "config", "same_on_batch": False}
+    result = import_config({"GPU": body, "pipeline": {**pipeline, "random_choose": choose}})
+    assert result.config.order == "random"
+    assert [e.p for e in result.config.transforms] == [0.2, 0.1, 0.4]
+    assert len([line for line in result.remarks if line.startswith(("mode", "order", "same_on", "ta_", "ge_"))]) == 7
+    fixed = import_config({"GPU": body, "pipeline": {"mode": "random_order_ta", "random_choose": choose}})
+    assert fixed.config.order == "config"
+    assert [e.p for e in fixed.config.transforms] == [0.4, 0.2, 0.4], "gamma comes first there"
+    assert import_config({"GPU": body, "pipeline": {"mode": None}}).config.order == "config"
+
+
+def test_what_is_not_known_is_said_with_the_nearest_name() -> None:
+    result = import_config(
+        {
+            "GPU": {"RandomGamaGPU": {"p": 1}, "RandomSinGPU": {"p": 1, "retain_stat": True}},
+            "pipeline": {"mod": "sequential", "random_choose": {"ta_prob": 1}},
+        }
+    )
+    assert len(result.unmatched) == 4
+    for name in ("RandomGammaGPU", "retain_stats", "'mode'", "ta_probability"):
+        assert any(f"did you mean {name!r}" in line or name in line for line in result.unmatched)
+
+
+def test_what_never_fires_is_listed() -> None:
+    result = import_config(
+        {
+            "GPU": {"RandomSinGPU": {"p": 0, "keepdim": True}, "_note": "x"},
+            "CPU": {"SpatialTransform": {"random_crop": False}, "MirrorTransform": {"allowed_axes": None}},
+            "ValidationAugmentationCheckpoints": {"levels": [0.5]},
+        }
+    )
+    assert result.config.transforms == ()
+    text = "\n".join(result.ignored)
+    for part in ("RandomSinGPU: p is 0", "are 0", "no axis", "1 comments", "keepdim", "random_crop", "Validation"):
+        assert part in text
+
+
+FLAT_GPU = {
+    "ScharrTransform": {"kernel_type": "Scharr", "probability": 0.25, "mix_prob": 0.5},
+    "UnsharpMaskTransform": {"kernel_type": "Laplace", "probability": 0.1},
+    "FunctionTransform": {"probability": 0.1, "retain_stats": True},
+    "AffineTransform": {"degrees": 5, "shear": [-5, 5, -5, 5, -5, 5], "probability": 0.5},
+    "AcqTransform": {"scale": [0.2, 1.0], "crop": [1.0, 1.0], "probability": 0.4},
+    "GammaTransform": {"gamma_range": [0.7, 1.5]},
+    "nnUNetSpatialTransform": {"p_rotation": 0.2, "p_scaling": 0.2, "scaling": [0.7, 1.4]},
+}
+
+
+def test_the_flat_layout_of_auglab() -> None:
+    result = import_config(FLAT_GPU)
+    assert (result.layout, result.unmatched) == ("AugLab", ())
+    assert result.expected == pytest.approx(0.25 + 0.1 + 0.5 + 0.5 + 0.4 + 0.4)
+    text = "\n".join(result.converted)
+    for part in ("ScharrTransform -> scharr", "UnsharpMaskTransform -> laplace", "-> log1p (p 0.1), sqrt (p 0.1)"):
+        assert f"GPU {part}" in text or part in text
+    assert "GPU GammaTransform: p is 0" in result.ignored, "without a probability nothing fires there"
+    assert any("AcqTransform: AugLab does not read crop" in line for line in result.ignored)
+    assert any(m["name"] == "shear" for e in result.config.to_dict()["transforms"] for m in e.get("some_of", []))
+
+
+def test_the_processor_part_of_auglab() -> None:
+    flat = {
+        "retain_stats": True,
+        "mirror_axes": [0, 1, 2],
+        "ConvTransform": {"kernel_type": "Laplace", "retain_stats": False, "probability": 0.15},
+        "GammaTransform_invert": {"gamma": [0.75, 1.25], "p_invert_image": 1, "probability": 0.1},
+        "GaussianNoiseTransform": {"noise_variance": [0, 0.1], "probability": 0.1},
+        "HistogramEqualTransform": {"probability": 0.1},
+    }
+    result = import_config(flat)
+    found = {e["name"]: e for e in result.config.to_dict()["transforms"]}
+    assert set(found) == {"laplace", "inverse_gamma", "gaussian_noise", "equalise", "flip"}
+    assert found["laplace"]["retain_stats"], "that of the section counts there"
+    assert found["equalise"]["retain_stats"]
+    assert found["flip"]["axes"] == [0, 1, 2]
+    hybrid = import_config({"CPU": {"Comment1": "ours", "ConvTransform": flat["ConvTransform"]}, "GPU": FLAT_GPU})
+    assert (hybrid.layout, len(hybrid.converted), hybrid.unmatched) == ("AugLab", 7, ())
+
+
+@pytest.mark.parametrize(("section", "name"), [(s, n) for s, names in AUGLAB.items() for n in names])
+def test_every_entry_of_auglab_has_a_counterpart(section: str, name: str) -> None:
+    chances = {"probability": 0.5, "p_rotation": 0.5} if name.endswith("SpatialTransform") else {"probability": 0.5}
+    chances |= {"motion": True} if name == "ArtifactTransform" else {}
+    chances |= {"flip": True} if name == "SpatialCustomTransform" else {}
+    if name in ("nnUNetSpatialTransform", "SpatialTransform"):
+        del chances["probability"]
+    other = {"GPU": "InverseTransform", "CPU": "ShapeTransform"}[section]
+    result = import_config({section: {name: chances, other: {"probability": 0.5}}})
+    assert (result.layout, result.unmatched) == ("AugLab", ())
+    assert any(line.startswith(f"{section} {name} -> ") for line in result.converted)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (None, "E-AUG-IMPORT-READ"),
+        ("{", "E-AUG-IMPORT-READ"),
+        ("[1]", "E-AUG-IMPORT-LAYOUT"),
+        ("{}", "E-AUG-IMPORT-LAYOUT"),
+        ('{"TYPE": "LABEL", "CONTRASTS": "T2w", "TRAINING": [{"IMAGE": "a"}]}', "E-AUG-IMPORT-LAYOUT"),
+        ('{"version": 1, "transforms": []}', "E-AUG-IMPORT-LAYOUT"),
+        ('{"GPU": [1]}', "E-AUG-IMPORT-LAYOUT"),
+        ('{"GPU": {}, "GPUS": {}}', "E-AUG-IMPORT-LAYOUT"),
+        ('{"GPU": {"RandomSinGPU": 1}}', "E-AUG-IMPORT-VALUE"),
+        ('{"GPU": {"RandomSinGPU": {"p": "often"}}}', "E-AUG-IMPORT-VALUE"),
+        ('{"GPU": {"RandomSinGPU": {"p": 1.5}}}', "E-AUG-IMPORT-VALUE"),
+        ('{"GPU": {"RandomSinGPU": {"p": NaN}}}', "E-AUG-IMPORT-VALUE"),
+        ('{"GPU": {"RandomSinGPU": {"retain_stats": "yes"}}}', "E-AUG-IMPORT-VALUE"),
+        ('{"GPU": {"RandomGammaGPU": {"gamma_range": [1.5, 0.7]}}}', "E-AUG-IMPORT-VALUE"),
+        ('{"GPU": {"RandomGammaGPU": {"gamma_range": [0.001, 0.7]}}}', "E-AUG-IMPORT-VALUE"),
+        ('{"GPU": {"RandomFlipTransformGPU": {"flip_axis": [0.5]}}}', "E-AUG-IMPORT-VALUE"),
+        ('{"GPU": {"RandomCropTransformGPU": {"crop": [0.5, 1.5]}}}', "E-AUG-IMPORT-VALUE"),
+        ('{"GPU": {"PaletteSynthesisGPU": {"initial_partitioner": {"type": "x"}}}}', "E-AUG-IMPORT-VALUE"),
+        ('{"GPU": {}, "pipeline": {"mode": "shuffled"}}', "E-AUG-IMPORT-VALUE"),
+        ('{"GPU": {}, "pipeline": {"random_choose": {"ta_probability": 2}}}', "E-AUG-IMPORT-VALUE"),
+    ],
+)
+def test_files_that_are_refused(tmp_path: Path, text: str | None, code: str) -> None:
+    path = tmp_path / "params.json"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError) as caught:
+        import_config(path)
+    assert caught.value.code == code
+    assert "params.json" in caught.value.file
+
+
+def _script() -> Any:
+    path = ROOT / "tests" / "oracles" / "make_peer_configs.py"
+    spec = importlib.util.spec_from_file_location("make_peer_configs", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_record_says_that_nothing_is_unmatched() -> None:
+    assert set(FIXTURE["peers"]) == {"smauglab", "auglab"}
+    counts = {peer: len(found["files"]) for peer, found in FIXTURE["peers"].items()}
+    assert counts == {"smauglab": 8, "auglab": 5}
+    for found in FIXTURE["peers"].values():
+        for name, outcome in found["files"].items():
+            if name == "data/data.json":
+                assert outcome["refused"] == "E-AUG-IMPORT-LAYOUT"
+            else:
+                assert outcome["unmatched"] == 0
+                assert outcome["converted"] > 10
+
+
+@pytest.mark.parametrize("peer", ["smauglab", "auglab"])
+def test_every_shipped_configuration_converts_and_runs(peer: str) -> None:
+    script = _script()
+    files = script.shipped(peer, ROOT / ".oracles")
+    if not files:
+        pytest.skip(f"no configurations of {peer} in .oracles: make peers")
+    recorded = FIXTURE["peers"][peer]["files"]
+    assert set(files) == set(recorded)
+    for name, path in files.items():
+        outcome = script.outcome(path)
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == recorded[name]["sha256"]
+        assert outcome == recorded[name], name
+        if "refused" not in outcome:
+            assert torch.isfinite(run(import_config(path), count=1)).all(), name
+
+
+def test_the_rules_know_exactly_the_keys_of_the_shipped_template() -> None:
+    path = _script().shipped("smauglab", ROOT / ".oracles").get("all_augmentations.json")
+    if path is None:
+        pytest.skip("no configurations of smauglab in .oracles: make peers")
+    template = json.loads(path.read_text(encoding="utf-8"))
+    for section, rules in RULES.items():
+        assert list(rules) == sorted(rules, key=list(rules).index)
+        assert {name: set(block) for name, block in template[section].items()} == {
+            name: set(rule.defaults) for name, rule in rules.items()
+        }
