@@ -92,6 +92,21 @@ def test_probabilities_are_met() -> None:
     assert fired.count("sqrt") / 4000 == pytest.approx(0.1, abs=0.02)
 
 
+def test_one_coin_for_a_whole_batch() -> None:
+    line = pipeline({"name": "gamma", "p_batch": 0.5}, {"name": "sqrt", "p": 0.5, "p_batch": 0.6})
+    fired = []
+    for batch in range(300):
+        own = [SampleKey(1, f"case{i}", 0, 4 * batch + i, batch) for i in range(4)]
+        fired += [[name in sample for sample in _fired(line.plan(own))] for name in ("gamma", "sqrt")]
+    assert all(len(set(samples)) == 1 for samples in fired[::2])
+    assert any(len(set(samples)) == 2 for samples in fired[1::2])
+    assert sum(any(samples) for samples in fired[::2]) / 300 == pytest.approx(0.5, abs=0.1)
+    assert sum(sum(samples) for samples in fired[1::2]) / 1200 == pytest.approx(0.3, abs=0.06)
+    # Without the number of a batch each sample has a coin of its own, and the same probability.
+    alone = _fired(line.plan([SampleKey(1, "c", 0, i) for i in range(1000)]))
+    assert sum("gamma" in sample for sample in alone) / 1000 == pytest.approx(0.5, abs=0.05)
+
+
 def test_one_of_takes_one_by_weight() -> None:
     group = {"one_of": [{"name": "sqrt", "p": 0.3}, {"name": "exp", "p": 0.1}], "p": 0.5}
     fired = _fired(Pipeline({"transforms": [group]}, context()).plan(keys(2000)))

@@ -11,7 +11,7 @@ from augment_checks import context, keys, pipeline
 
 from nnunet_spine_ext.augment.domain_bank import QUANTILES, learn, load_bank
 from nnunet_spine_ext.augment.keys import SampleKey
-from nnunet_spine_ext.augment.tissues import NNUNET14, TISSUES, class_of_label, draw_protocol, draw_signals
+from nnunet_spine_ext.augment.tissues import DIXON, NNUNET14, TISSUES, class_of_label, draw_protocol, draw_signals
 from nnunet_spine_ext.core.errors import UsageError
 
 SHAPE = (16, 32, 32)
@@ -139,6 +139,17 @@ def test_the_signals_of_a_protocol_are_plausible() -> None:
         for signals in (t1w, t2w, ct):
             assert max(signals.values()) == 1
             assert min(signals.values()) == signals["air"] == 0
+
+
+def test_dixon_separates_water_and_fat() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        water, fat, opposed = (draw_signals(rng, draw_protocol(rng, s)) for s in DIXON)
+        assert water["fat"] == fat["csf"] == fat["disc"] == 0
+        assert fat["fat"] == 1
+        assert opposed["fat"] > opposed["marrow"]
+    line = pipeline({"name": "signal_equations", "sequences": list(DIXON), "classes": CLASSES}, facts=FACTS)
+    assert line(*_scene(), keys(1))[0].isfinite().all()
 
 
 def test_only_the_14_classes_are_known_without_being_told() -> None:

@@ -21,13 +21,15 @@ class SampleKey:
     """What names one augmented sample.
 
     `seed`: of the training run. `case`: identifier of the image. `epoch`: of the training. `draw`: running number
-    within the epoch, so that a case drawn twice in an epoch is augmented differently.
+    within the epoch, so that a case drawn twice in an epoch is augmented differently. `batch`: number of the batch in
+    the epoch; nothing depends on it but coins that are tossed once for all of a batch (`p_batch`).
     """
 
     seed: int
     case: str
     epoch: int
     draw: int
+    batch: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the key as plain JSON."""
@@ -47,6 +49,13 @@ def seeded(seed: int) -> np.random.Generator:
 def coin(key: SampleKey, stream: str) -> float:
     """Return one uniform number in [0, 1), without the cost of a generator (a hash of 1 µs instead of 15)."""
     return (int.from_bytes(_digest(key, stream)[:8], "little") >> (64 - _COIN_BITS)) / 2**_COIN_BITS
+
+
+def batch_coin(key: SampleKey, stream: str) -> float:
+    """Return the number that all samples of a batch have in common; the sample's own where its batch is not known."""
+    if key.batch is None:
+        return coin(key, stream)
+    return coin(SampleKey(key.seed, "", key.epoch, key.batch), f"all/{stream}")
 
 
 def _digest(key: SampleKey, stream: str) -> bytes:

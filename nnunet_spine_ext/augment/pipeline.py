@@ -16,7 +16,7 @@ from torch import Tensor
 from nnunet_spine_ext.augment.batch import Batch
 from nnunet_spine_ext.augment.config import AugmentConfig, Entry, Group
 from nnunet_spine_ext.augment.context import Context
-from nnunet_spine_ext.augment.keys import SampleKey, coin, generator
+from nnunet_spine_ext.augment.keys import SampleKey, batch_coin, coin, generator
 from nnunet_spine_ext.augment.packing import Buffers, Packed, Packer
 from nnunet_spine_ext.augment.transform import STAGES, Params, Transform, registry
 from nnunet_spine_ext.core.errors import UsageError
@@ -170,6 +170,8 @@ class Pipeline:
         for position, (stream, transform) in enumerate(self._chosen(key, steady.strength, ramped.strength)):
             always = transform.stage in schedule.clean_stages
             if clean and not always:
+                continue
+            if transform.p_batch < 1 and batch_coin(key, f"p_batch/{stream}") >= transform.p_batch:
                 continue
             rank = coin(key, f"order/{stream}") if self.config.order == "random" else position
             for name, channels in _channels(stream, transform, self.context):

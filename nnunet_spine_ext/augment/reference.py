@@ -20,9 +20,10 @@ probability per sample when nothing else is given. A range may be a number, `[lo
 `{normal: [mean, sd]}` or `{choice: [...]}` within its limits. A strength below 1 moves draws towards the neutral value;
 a transform marked *rarer* has none and fires less often instead.
 
-Every transform knows `p`, `channels` (`all` or a list) and `per_channel` (draw for each channel alone). Those marked
-*selective* also know `where` (`everywhere`, `in_labels`, `out_labels`, `random_labels`, a list of label ids, or shares
-such as `{in_labels: 0.25}`), `mix` (0 keeps the original, 1 replaces it) and `retain_stats`.
+Every transform knows `p`, `p_batch` (one coin for all of a batch; a sample's probability is the product), `channels`
+(`all` or a list) and `per_channel` (draw for each channel alone). Those marked *selective* also know `where`
+(`everywhere`, `in_labels`, `out_labels`, `random_labels`, a list of label ids, or shares such as `{in_labels: 0.25}`),
+`mix` (0 keeps the original, 1 replaces it) and `retain_stats`.
 """
 _COMMON = {item.name for item in dataclasses.fields(Selective)}
 

@@ -111,6 +111,7 @@ class Builder:
             else:
                 old.sigma = float(np.hypot(old.sigma, sigma))
                 old.coils = max(old.coils, coils)
+                old.offsets = max(old.offsets, places, key=len)
                 old.amplification = amplification if old.amplification is None else old.amplification
                 old.magnitude, old.follow = old.magnitude or magnitude, old.follow or follow
                 old.colour = join(old.colour, colour)

@@ -60,6 +60,8 @@ BACKGROUND = ("air", "muscle", "organ", "fat")
 
 Sequence = str
 SEQUENCES: tuple[Sequence, ...] = ("t1w", "t2w", "pdw", "t2star", "mt", "mprage", "stir", "dwi", "ct")
+DIXON: tuple[Sequence, ...] = ("dixon_water", "dixon_fat", "dixon_opposed")
+"""Water, fat, and their difference, of a turbo spin echo; drawn where they are named only."""
 
 # Bounds of TR, TE, TI in ms, and of the flip angle in degrees.
 _PROTOCOLS: Mapping[Sequence, Mapping[str, tuple[float, float]]] = MappingProxyType(
@@ -72,6 +74,7 @@ _PROTOCOLS: Mapping[Sequence, Mapping[str, tuple[float, float]]] = MappingProxyT
         "mprage": {"tr": (1900, 2600), "te": (2, 4), "ti": (850, 1100)},
         "stir": {"tr": (3000, 6000), "te": (30, 80), "ti": (140, 230)},
         "dwi": {"tr": (4000, 8000), "te": (60, 100)},
+        **{name: {"tr": (400, 5000), "te": (10, 110)} for name in DIXON},
     }
 )
 _FAT_SUPPRESSION = MappingProxyType({"dwi": 1.0, "stir": 0.0, "t2w": 0.25, "t1w": 0.15, "pdw": 0.25})
@@ -134,7 +137,15 @@ def _signal(name: str, protocol: Protocol, rng: np.random.Generator) -> float:
         water *= _DIFFUSION.get(name, 0.6)
     if protocol.sequence == "mt":
         water *= _SATURATION.get(name, 1.0)
-    return tissue.density * (water + tissue.fat * protocol.fat * _compartment(fat, protocol, rng))
+    fatty = tissue.fat * protocol.fat * _compartment(fat, protocol, rng)
+    match protocol.sequence:
+        case "dixon_water":
+            return tissue.density * water
+        case "dixon_fat":
+            return tissue.density * fatty
+        case "dixon_opposed":
+            return tissue.density * abs(water - fatty)
+    return tissue.density * (water + fatty)
 
 
 def _compartment(tissue: Tissue, protocol: Protocol, rng: np.random.Generator) -> float:

@@ -50,7 +50,8 @@ _REGISTRY: dict[str, type[Transform]] = {}
 class Transform(ABC):
     """Base of all transforms.
 
-    `p`: probability per sample. `channels`: which image channels it acts on. `per_channel`: draw for each channel
+    `p`: probability per sample. `p_batch`: probability that any sample of a batch gets it, one coin for all of them;
+    both have to fall right. `channels`: which image channels it acts on. `per_channel`: draw for each channel
     alone. `graded`: whether a strength below 1 makes the effect weaker; else it makes it rarer.
     """
 
@@ -59,6 +60,7 @@ class Transform(ABC):
     graded: ClassVar[bool] = True
 
     p: float = 0.0
+    p_batch: float = 1.0
     channels: Literal["all"] | tuple[int, ...] = "all"
     per_channel: bool = False
 
@@ -79,10 +81,12 @@ class Transform(ABC):
         for item in dataclasses.fields(self):
             if is_range(item):
                 object.__setattr__(self, item.name, parse_field(item, getattr(self, item.name), self.name))
-        if not 0 <= self.p <= 1:
-            raise UsageError(
-                "E-CONFIG-RANGE", file=f"{self.name}: p", found=str(self.p), expected="0 to 1", fix="correct it"
-            )
+        for name in ("p", "p_batch"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise UsageError(
+                    "E-CONFIG-RANGE", file=f"{self.name}: {name}", found=str(value), expected="0 to 1", fix="correct it"
+                )
 
     @abstractmethod
     def sample(self, rng: np.random.Generator, context: Context) -> Params:

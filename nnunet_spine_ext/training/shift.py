@@ -132,7 +132,7 @@ class DeviceAugmentationMixin(_Trainer):
         processes = distributed.get_world_size() if self.is_ddp else 1
         # The plans hold the batch size of all processes together: at least that of each.
         first = (step * processes + self.local_rank) * self.configuration_manager.batch_size
-        return [SampleKey(self.settings.seed or 0, str(case), epoch, first + i) for i, case in enumerate(cases)]
+        return [SampleKey(self.settings.seed or 0, str(case), epoch, first + i, step) for i, case in enumerate(cases)]
 
     def _context(self, loaded: Sequence[int], config: AugmentConfig) -> Context:
         """Return what transforms may know; the source is nnU-Net's larger patch where something reads beyond it."""

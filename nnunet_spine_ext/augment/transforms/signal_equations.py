@@ -13,6 +13,7 @@ from nnunet_spine_ext.augment.ranges import Range, spread
 from nnunet_spine_ext.augment.selective import Selective
 from nnunet_spine_ext.augment.tissues import (
     BACKGROUND,
+    DIXON,
     SEQUENCES,
     TISSUES,
     class_of_label,
@@ -29,7 +30,8 @@ from nnunet_spine_ext.core.errors import UsageError
 class SignalEquations(Selective, stage="table"):
     """Draw a sequence and its times, evaluate the signal equations, and give every label its tissue's signal.
 
-    `sequences`: which may be drawn. `classes`: tissue of each label id; without it the 14-class scheme is known, and
+    `sequences`: which may be drawn; those of the default, and dixon_water, dixon_fat, dixon_opposed. T1w, T2w, PDw and
+    DWI are with or without fat suppression. `classes`: tissue of each label id; without it the 14-class scheme is known, and
     labels of other schemes keep their intensities. `texture`: part of the image's own texture that stays. Unlabelled
     voxels are divided by intensity into air, muscle, organ and fat.
     """
@@ -44,7 +46,7 @@ class SignalEquations(Selective, stage="table"):
     def __post_init__(self) -> None:
         """Check the names of sequences and tissues."""
         super().__post_init__()
-        for names, known in ((self.sequences, SEQUENCES), ((self.classes or {}).values(), TISSUES)):
+        for names, known in ((self.sequences, SEQUENCES + DIXON), ((self.classes or {}).values(), TISSUES)):
             for name in names:
                 if name not in known:
                     raise UsageError(
