@@ -24,3 +24,19 @@ $(ORACLES)/surface-distance/.installed: oracles.mk
 	$(ORACLES)/surface-distance/bin/pip install --disable-pip-version-check -q \
 	    Surface-Distance-Based-Measures==0.1 numpy==1.23.5 scipy==1.10.1 nibabel==5.2.1
 	@touch $@
+
+# Augmentation by other people, to compare with and to convert configurations from. Several GB each, and never needed by
+# `make oracles`. A configuration that AugLab shipped only in its repository: tests/oracles/make_peer_configs.py says where.
+.PHONY: peers
+peers: $(ORACLES)/smauglab/.installed $(ORACLES)/auglab/.installed ## install SmaugLab and AugLab to compare with (12 GB)
+
+$(ORACLES)/smauglab/.installed: oracles.mk
+	$(PYTHON) -m venv $(ORACLES)/smauglab
+	$(ORACLES)/smauglab/bin/pip install --disable-pip-version-check -q 'smauglab[nnunetv2]==2.0.0'
+	@touch $@
+
+# AugLab names no version of kornia, and uses names that 0.8.3 removed.
+$(ORACLES)/auglab/.installed: oracles.mk
+	$(PYTHON) -m venv $(ORACLES)/auglab
+	$(ORACLES)/auglab/bin/pip install --disable-pip-version-check -q auglab==20260109 kornia==0.8.2
+	@touch $@
