@@ -38,7 +38,10 @@ def load_bank(path: str | Path | None = None) -> Bank:
     ------
     UsageError: the file cannot be read, is no bank, or its rows are not ascending numbers of equal length.
     """
-    return _load(str(SHIPPED if path is None else path))
+    path = Path(SHIPPED if path is None else path)
+    # A file that was written again since is read again.
+    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+    return _load(str(path), stamp)
 
 
 def learn(scans: Iterable[tuple[NDArray[Any], NDArray[Any]]], classes: Mapping[int, str]) -> dict[str, list[float]]:
@@ -67,7 +70,7 @@ def learn(scans: Iterable[tuple[NDArray[Any], NDArray[Any]]], classes: Mapping[i
 
 
 @lru_cache(maxsize=8)
-def _load(path: str) -> Bank:
+def _load(path: str, stamp: tuple[int, int] | None) -> Bank:
     content = read_mapping(path)
     domains = content.get("domains")
     if content.get("version") != VERSION or not isinstance(domains, Mapping) or not domains:

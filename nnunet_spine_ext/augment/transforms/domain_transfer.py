@@ -28,7 +28,7 @@ _END = 0.01
 class DomainTransfer(Selective, stage="table"):
     """Match the histogram of every label to that of its tissue in a random blend of domains.
 
-    `bank`: a YAML file of domains (`domain_bank.learn` makes one from images and masks), None: the shipped one.
+    `bank`: a YAML file of domains (`learn_bank.learn_bank` makes one from images and masks), None: the shipped one.
     `domains`: which of them; empty: all. `blend`: 0 takes one domain, 1 a random mean of all. `classes`: tissue of each
     label id, as for the signal equations.
     """
