@@ -39,7 +39,7 @@ def test_stretches_are_their_own_and_wrap_around() -> None:
     assert torch.equal(several[0], several[2])
     assert torch.equal(several[0], white_noise([5], (2, 4), CPU)[0])
     assert torch.equal(several[1].flatten()[3:], white_noise([0], (5,), CPU)[0])
-    assert white_noise([7], (POOL_SIZE + 10,), CPU).shape == (1, POOL_SIZE + 10)
+    assert white_noise([7], (POOL_SIZE + 10,), CPU)[0].shape == (POOL_SIZE + 10,)
     offsets = {draw_offset(np.random.default_rng(i)) for i in range(50)}
     assert len(offsets) == 50
     assert all(0 <= offset < POOL_SIZE for offset in offsets)

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nnunet_spine_ext.augment import stage_warp
+from nnunet_spine_ext.augment import batch, stage_warp
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.lattice import shortfall
@@ -42,7 +42,7 @@ EVERYTHING: list[dict[str, Any]] = [
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run a test on the implementation for the CPU and on the one for accelerators."""
     if request.param == "grid":
-        monkeypatch.setattr(stage_warp, "_GATHERING", ())
+        monkeypatch.setattr(batch, "PIECEWISE", ())
     return str(request.param)
 
 
@@ -266,9 +266,9 @@ def test_both_implementations_agree_on_everything(monkeypatch: pytest.MonkeyPatc
     pipeline = Pipeline({"transforms": EVERYTHING}, context)
     images, labels = _images(context, 4), _labels(context, 4)
     for epoch in range(10):
-        monkeypatch.setattr(stage_warp, "_GATHERING", ("cpu",))
+        monkeypatch.setattr(batch, "PIECEWISE", ("cpu",))
         first, first_ids = pipeline(images, labels, _keys(4, epoch))
-        monkeypatch.setattr(stage_warp, "_GATHERING", ())
+        monkeypatch.setattr(batch, "PIECEWISE", ())
         second, second_ids = pipeline(images, labels, _keys(4, epoch))
         assert (first - second).abs().max() < 5e-4
         assert first_ids is not None

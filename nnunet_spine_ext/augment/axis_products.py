@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nnunet_spine_ext.augment.batch import in_pieces
 from nnunet_spine_ext.augment.packing import Buffers, Packer, Slot
 
 # Rows per product of a band; a band may be as wide as this part of the matrix.
@@ -31,7 +32,7 @@ class Band:
     @property
     def narrow(self) -> bool:
         """Return whether it pays to multiply the band alone; other devices than processors are too fast for it."""
-        return self.values.device.type == "cpu" and _ROWS + 2 * self.reach <= _SPARED * len(self.values)
+        return in_pieces(self.values) and _ROWS + 2 * self.reach <= _SPARED * len(self.values)
 
     def parts(self) -> Iterator[tuple[Tensor, int, int]]:
         """Yield blocks of rows without their zeros, with the first and the number of their columns."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ _EXTREME_SHARE = 0.1
 _SMALLEST_SPAN = 1e-20
 # Voxels per step on a processor: what is in work stays in its cache.
 CHUNK = 65536
+# Devices that work in pieces; empty, a processor goes the way of an accelerator, for counting and comparing.
+PIECEWISE = ("cpu",)
 
 Plane = tuple[int, int]
 
@@ -155,6 +158,12 @@ class Batch:
         self.reference = moments(self.sample())
 
 
+def in_pieces(*tensors: Tensor) -> bool:
+    """Return whether to work piece by piece: on processors, where no gradients are recorded."""
+    recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return tensors[0].device.type in PIECEWISE and not recorded
+
+
 def pick(tensor: Tensor, indices: Sequence[int]) -> Tensor:
     """Select along the first axis by indices known on the host: a view where that is possible."""
     if list(indices) == list(range(tensor.shape[0])):
@@ -185,11 +194,12 @@ def measure_levels(sample: Tensor) -> Levels:
     return Levels(air, torch.maximum(top - air, extremes).clamp_min(_SMALLEST_SPAN), ordered)
 
 
+Volume = Tensor | Sequence[Tensor]
+"""(K, …), or K of (…) that lie apart: to put them side by side would cost a copy."""
+
+
 def voxelwise(
-    function: Callable[..., Tensor],
-    volumes: Sequence[Tensor],
-    numbers: Sequence[Tensor],
-    into: Tensor | None = None,
+    function: Callable[..., Tensor], volumes: Sequence[Volume], numbers: Sequence[Tensor], into: Tensor | None = None
 ) -> Tensor:
     """Apply a function voxel by voxel: in chunks that fit a processor's cache, at once elsewhere.
 
@@ -197,20 +207,23 @@ def voxelwise(
     ----------
     function: takes the volumes, then the numbers, which broadcast, and `out` (None, or where the result has to be
         put); may change nothing in place that it was given.
-    volumes: (K, …) each. numbers: (K,) each.
+    volumes: the first (K, …), the others as well or K of (…). numbers: (K,) each.
     into: (K, …) where the result is put, None for a new tensor; may be one of the volumes.
     """
-    first = volumes[0]
+    first = cast("Tensor", volumes[0])
     place = None if into is None else into.view(into.shape[0], -1)
-    flat = [volume.reshape(volume.shape[0], -1) for volume in volumes]
-    if first.device.type != "cpu" or (torch.is_grad_enabled() and any(v.requires_grad for v in volumes)):
+    recorded = torch.is_grad_enabled() and any(v.requires_grad for volume in volumes for v in volume)
+    if recorded or (not in_pieces(first) and all(isinstance(volume, Tensor) for volume in volumes)):
+        stacked = (v if isinstance(v, Tensor) else torch.stack(tuple(v)) for v in volumes)
+        flat = (volume.reshape(volume.shape[0], -1) for volume in stacked)
         return function(*flat, *(number[:, None] for number in numbers), out=place).view(first.shape)
-    result = torch.empty_like(flat[0]) if place is None else place
-    for k in range(first.shape[0]):
-        own = [number[k] for number in numbers]
-        for start in range(0, result.shape[1], CHUNK):
-            part = slice(start, start + CHUNK)
-            function(*(volume[k, part] for volume in flat), *own, out=result[k, part])
+    result = first.new_empty((len(first), first[0].numel())) if place is None else place
+    step = CHUNK if in_pieces(first) else result.shape[1]
+    for k in range(len(first)):
+        rows, own = [volume[k].reshape(-1) for volume in volumes], [number[k] for number in numbers]
+        for start in range(0, result.shape[1], step):
+            part = slice(start, start + step)
+            function(*(row[part] for row in rows), *own, out=result[k, part])
     return result.view(first.shape)
 
 

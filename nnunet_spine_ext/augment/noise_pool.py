@@ -26,15 +26,10 @@ def draw_offset(rng: np.random.Generator) -> int:
     return int(rng.integers(POOL_SIZE))
 
 
-def white_noise(offsets: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
-    """Return one stretch of the pool per offset, (K, *shape), standard normal.
-
-    One is a view of the pool and not to be changed; more are copied.
-    """
+def white_noise(offsets: Sequence[int], shape: Sequence[int], device: torch.device) -> list[Tensor]:
+    """Return one stretch of the pool per offset, (*shape) each, standard normal: views, not to be changed."""
     pool = _pool(device)
-    stretches = [_stretch(pool, offset, math.prod(shape)) for offset in offsets]
-    noise = stretches[0][None] if len(stretches) == 1 else torch.stack(stretches)
-    return noise.view(len(offsets), *shape)
+    return [_stretch(pool, offset, math.prod(shape)).view(*shape) for offset in offsets]
 
 
 def _stretch(pool: Tensor, offset: int, size: int) -> Tensor:

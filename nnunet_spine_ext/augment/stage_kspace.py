@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from nnunet_spine_ext.augment.batch import Batch
+from nnunet_spine_ext.augment.batch import Batch, in_pieces
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.kspace_tables import Plane, Spike, Table, even_and_odd, rotation_map
 from nnunet_spine_ext.augment.packing import Buffers, Packer, Slot
@@ -206,7 +206,7 @@ def _scan(slices: Tensor, target: Tensor, scan: Scan, levels: tuple[Tensor, Tens
     filters = [[torch.complex(*buffers.floats(slot).unbind(0)) for slot in of_source] for of_source in scan.filters]
     phase = None if scan.phase is None else buffers.floats(scan.phase).unbind(0)
     count, *size = slices.shape
-    step = max(1, _CHUNK // (size[0] * size[1])) if slices.device.type == "cpu" else count
+    step = max(1, _CHUNK // (size[0] * size[1])) if in_pieces(slices.detach()) else count
     for start in range(0, count, step):
         part = slice(start, start + step)
         sources = [(values[part] - air).mul_(scale) for values in objects]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nnunet_spine_ext.augment.axis_matrices import AxisWork
 from nnunet_spine_ext.augment.axis_products import PackedBand, multiply_axes, read_all
-from nnunet_spine_ext.augment.batch import Batch, pick, voxelwise
+from nnunet_spine_ext.augment.batch import Batch, Volume, pick, voxelwise
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.noise_colour import Colour, join, pack_colour
 from nnunet_spine_ext.augment.noise_pool import white_noise
@@ -27,6 +27,8 @@ from nnunet_spine_ext.augment.spline import intervals, pack_weights, spread_over
 # Channels of one sample take noise from places this far apart in the pool.
 _CHANNEL_STEP = 611953
 _SMALLEST = 1e-6
+# In intensities: 1e20, which no image reaches, over this is still a number.
+_LEAST_SIGMA = 1e-18
 
 
 @dataclass(frozen=True)
@@ -159,50 +161,61 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
         numbers = batch.numbers(group.planes)
         air, span = (pick(level.flatten(), numbers) for level in (levels.air, levels.span))
         sigma, freedom = buffers.floats(group.numbers).unbind(0)
-        sigma = sigma * span
-        volumes = [batch.planes(group.planes)]
-        shape = volumes[0].shape[1:]
-        volumes += _noise_of(group, shape, batch.device, buffers)
+        # An image without contrast has next to no span; nothing may become infinite when it is divided by.
+        sigma = (sigma * span).clamp_min(_LEAST_SIGMA)
+        images = batch.planes(group.planes)
+        volumes: list[Volume] = [images, *_noise_of(group, images.shape[1:], batch.device, buffers)]
         if group.amplification is not None:
             knots = buffers.floats(group.amplification)
+            knots = knots * sigma.view(-1, *[1] * (knots.dim() - 1))
             volumes.append(spread_over(knots, [buffers.floats(slot) for slot in program.weights]))
         function = _function(len(group.offsets[0]), group.amplification is not None)
         # The levels are those before any noise: groups hold different planes, and none is read twice.
-        batch.write_planes(group.planes, voxelwise(function, volumes, (air, sigma, freedom), batch.into(volumes[0])))
+        batch.write_planes(group.planes, voxelwise(function, volumes, (air, sigma, freedom), batch.into(images)))
 
 
-def _noise_of(group: Group, shape: Sequence[int], device: torch.device, buffers: Buffers) -> Iterator[Tensor]:
-    """Yield the volumes (K, *shape) of normal numbers, white or coloured."""
+def _noise_of(group: Group, shape: Sequence[int], device: torch.device, buffers: Buffers) -> Iterator[list[Tensor]]:
+    """Yield volumes of normal numbers, white or coloured, one for each of K planes."""
     for offsets in zip(*group.offsets, strict=True):
         noise = white_noise(offsets, shape, device)
         if group.colours is not None:
             pairs = zip(noise, group.colours, strict=True)
-            noise = torch.stack([multiply_axes(plane, read_all(bands, buffers)) for plane, bands in pairs])
+            noise = [multiply_axes(plane, read_all(bands, buffers)) for plane, bands in pairs]
         yield noise
 
 
 def _function(volumes: int, mapped: bool) -> Callable[..., Tensor]:
-    """Return the function of image, noise, … that `voxelwise` calls: real, Rician or chi noise."""
+    """Return the function of image, noise, …, sigma if it is `mapped`, that `voxelwise` calls: real, Rician or chi."""
 
     def real(image: Tensor, noise: Tensor, *rest: Tensor, out: Tensor | None) -> Tensor:
-        return torch.addcmul(image, noise, rest[-2] * rest[0] if mapped else rest[-2], out=out)
+        return torch.addcmul(image, noise, rest[0] if mapped else rest[-2], out=out)
 
     def magnitude(image: Tensor, first: Tensor, second: Tensor, *rest: Tensor, out: Tensor | None) -> Tensor:
         air, sigma, freedom = rest[-3:]
-        sigma = sigma * rest[-4] if mapped else sigma
-        # In units of sigma, so that nothing is squared that could overflow.
-        real = torch.addcmul(first, image - air, 1 / sigma)
-        length = _chi(real, second, rest[0], freedom) if volumes > 2 else torch.hypot(real, second)
+        third = _others(rest[0], freedom) if volumes > 2 else None
+        if mapped:
+            sigmas = rest[-4]
+            third = None if third is None else third * sigmas
+            length = _length(torch.addcmul(image - air, first, sigmas), second * sigmas, third)
+            return torch.add(length, air, out=out)
+        length = _length(torch.addcmul(first, image - air, 1 / sigma), second, third)
         return torch.addcmul(air, length, sigma, out=out)
 
     return real if volumes == 1 else magnitude
 
 
-def _chi(first: Tensor, second: Tensor, third: Tensor, freedom: Tensor) -> Tensor:
-    """Return the root of the summed squares of two numbers and `freedom` normal ones.
+def _length(first: Tensor, second: Tensor, third: Tensor | None) -> Tensor:
+    """Return the root of the summed squares; nothing is squared that could overflow."""
+    length = torch.hypot(first, second)
+    return length if third is None else torch.hypot(length, third)
 
-    The sum of the latter is chi-square distributed; the cube of Wilson and Hilferty makes it from one normal number.
+
+def _others(normal: Tensor, freedom: Tensor) -> Tensor:
+    """Return the root of the summed squares of `freedom` normal numbers, from one.
+
+    The sum is chi-square distributed: by Wilson and Hilferty the cube of a normal number.
     """
     spread = 2 / (9 * freedom.clamp_min(1))
-    cube = torch.addcmul(1 - spread, third, spread.sqrt()).clamp_min_(0) ** 3
-    return torch.addcmul(torch.addcmul(first * first, second, second), cube, freedom).sqrt_()
+    third = freedom ** (1 / 3)
+    cube = torch.addcmul((1 - spread) * third, normal, spread.sqrt() * third).clamp_min_(0) ** 3
+    return cube.sqrt_()

@@ -1,7 +1,7 @@
 """Second stage: every map from value (and label) to value, composed into one table per sample and channel.
 
 What does not depend on the image's own histogram is composed on the host, in units of the signal; the rest follows on
-the device, on tables of 1023 nodes per label. The volume is read once, however many transforms fired and however many
+the device, on tables of a few hundred nodes per label. The volume is read once, however many transforms fired and however many
 labels there are.
 """
 
@@ -39,7 +39,7 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
     owner = None if program.owner is None else buffers.ints(program.owner)
     table = pieces(change, _chosen(air, owner), _chosen(span, owner))
     order = None if program.index is None else buffers.ints(program.index)
-    scale, offset = positions(air, span)
+    scale, offset = positions(air, span, program.nodes)
     tables = Tables(
         pieces=_rows(table, order, len(planes)),
         scale=scale,
@@ -47,8 +47,8 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
         noise=None if noise_levels is None else _on_segments(noise_levels, order) * span[:, None, None],
     )
     images = batch.planes(program.tracks)
-    noise = None if noise_levels is None else white_noise(program.seeds, images.shape[1:], batch.device).flatten(1)
-    chosen = None if labels is None else rows(labels).flatten(1)
+    noise = None if noise_levels is None else white_noise(program.seeds, [images[0].numel()], batch.device)
+    chosen = None if labels is None else rows.unbounded(labels).flatten(1)
     result = apply_tables(images.flatten(1), chosen, tables, noise, batch.into(images)).view_as(images)
     batch.write_planes(program.tracks, result)
 
@@ -61,11 +61,11 @@ def _tables(
     levels: tuple[Tensor, Tensor],
     rows: Rows,
 ) -> Result:
-    """Return what the tables add to u, (G, NODES), and the noise levels (K, R, NODES) in units of the signal."""
+    """Return what the tables add to u, (G, N), and the noise levels (K, R, N) in units of the signal."""
     change = buffers.floats(program.change)
     if not program.operations:
         return change, None
-    axis = axis_on(batch.device)
+    axis = axis_on(batch.device, program.nodes)
     start = None if program.start is None else buffers.ints(program.start)
     values = _rows(axis + change, start, len(planes))
     counts = _count(batch, program, buffers, (planes, levels, rows))
@@ -78,17 +78,17 @@ def _tables(
 def _count(
     batch: Batch, program: Program, buffers: Buffers, where: tuple[list[int], tuple[Tensor, Tensor], Rows]
 ) -> Tensor:
-    """Return the histograms (K, R, NODES) of the active samples, from the sample grid."""
+    """Return the histograms (K, R, N) of the active samples, from the sample grid."""
     planes, levels, rows = where
     voxels = pick(batch.sample().flatten(0, 1), planes)
-    scale, offset = positions(*levels)
+    scale, offset = positions(*levels, program.nodes)
     position = torch.addcmul(offset[:, None], voxels, scale[:, None])
     chosen = None
     if program.labelled and batch.labels is not None:
         thinned = thin(batch.labels[:, :1], SAMPLE_VOXELS)[:, 0]
         own = rows(pick(thinned, [index for index, _ in program.tracks])).to(torch.int64)
         chosen = buffers.ints(program.row).gather(1, own)
-    return table_ops.histogram(position, chosen, program.rows)
+    return table_ops.histogram(position, chosen, program.rows, program.nodes)
 
 
 def _operate(operation: Operation, buffers: Buffers, values: Tensor, counts: Tensor, noise: Tensor | None) -> Result:
@@ -198,6 +198,6 @@ def _rows(values: Tensor, order: Tensor | None, count: int) -> Tensor:
 
 
 def _on_segments(levels: Tensor, order: Tensor | None) -> Tensor:
-    """Return noise levels (K, R, NODES) per segment, in rows as `order` (K, L) says: (K, L, SEGMENTS)."""
+    """Return noise levels (K, R, N) per segment, in rows as `order` (K, L) says: (K, L, N + 1)."""
     levels = _rows(levels.flatten(0, 1), order, levels.shape[0])
     return torch.cat((levels[..., :1], levels), dim=-1)

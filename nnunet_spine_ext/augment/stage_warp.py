@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nnunet_spine_ext.augment.batch import Batch, pick, spatial
+from nnunet_spine_ext.augment.batch import Batch, in_pieces, pick, spatial
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.gather import Footprint, Still, by_gather
 from nnunet_spine_ext.augment.lattice import node_positions, unfold
@@ -28,8 +28,8 @@ Array = NDArray[np.float64]
 Pair = tuple[Tensor, Tensor | None]
 """Images and labels."""
 
-_GATHERING = ("cpu", "mps")
-"""Devices without a fast, or without any, `grid_sample` for volumes."""
+_GATHERING = ("mps",)
+"""Devices without `grid_sample` for volumes; that of processors is slow."""
 _WHOLE = 1e-6
 _MARGIN = 0.01
 
@@ -152,7 +152,7 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
 def _resampled(batch: Batch, program: Program, buffers: Buffers, source: Pair, air: dict[int, Tensor]) -> Pair:
     """Return new images and labels with every sample copied or moved."""
     shape = batch.context.shape
-    gathers = batch.device.type in _GATHERING and not batch.recorded
+    gathers = in_pieces(batch.images) or (batch.device.type in _GATHERING and not batch.recorded)
     motions = []
     for moved in program.moved:
         positions = buffers.floats(moved.positions)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.packing import Packer, Slot
-from nnunet_spine_ext.augment.table_axis import AXIS, LARGEST, Curve
+from nnunet_spine_ext.augment.table_axis import AXIS, LARGEST, NODES, Curve, nodes_for
 from nnunet_spine_ext.augment.transform import Params
 
 Array = NDArray[np.float64]
@@ -51,7 +51,7 @@ class Program:
     """What the device does.
 
     `tracks`: (sample, channel) of each of K tables. `rows`: R per table; labels that are treated alike share one.
-    `labelled`: whether any label matters. `change`: (G, NODES) what composed tables add. `owner`: (G',) the table that
+    `nodes`: N per row. `labelled`: whether any label matters. `change`: (G, N) what composed tables add. `owner`: (G',) the table that
     each row belongs to when pieces are made. `start`: (K, R) composed row that each row starts from. `row`: (K, L + 1)
     row of each label, the last entry for unknown ones. `index`: row of pieces that each label ends in, as `row`, or
     (K, 1) when no label matters. `owner`, `start` and `index` are None when they select everything in order. `lookup`:
@@ -60,6 +60,7 @@ class Program:
 
     tracks: tuple[tuple[int, int], ...]
     rows: int
+    nodes: int
     labelled: bool
     change: Slot
     owner: Slot | None
@@ -218,7 +219,9 @@ class Builder:
         row = np.stack([np.concatenate([inverse, inverse[:1]]) for _, inverse in alike])
         offsets = np.cumsum([0] + [len(track.values) for track in tracks])
         start = np.stack([t.group[f] + o for t, f, o in zip(tracks, first, offsets[:-1], strict=True)])
-        operations = tuple(_operations(tracks, first, packer))
+        nodes = nodes_for(rows)
+        kept = slice(None, None, (NODES - 1) // (nodes - 1))
+        operations = tuple(_operations(tracks, first, kept, packer))
         count = len(tracks)
         if operations:
             owner, ends = np.repeat(np.arange(count), rows), np.arange(count * rows).reshape(count, rows)
@@ -228,8 +231,11 @@ class Builder:
         return Program(
             tracks=tuple(places),
             rows=rows,
+            nodes=nodes,
             labelled=rows > 1,
-            change=packer.floats(np.clip(np.concatenate([t.values for t in tracks]) - AXIS, -LARGEST, LARGEST)),
+            change=packer.floats(
+                np.clip(np.concatenate([t.values for t in tracks]) - AXIS, -LARGEST, LARGEST)[:, kept]
+            ),
             owner=_unless_trivial(owner, packer),
             start=_unless_trivial(start, packer),
             row=packer.ints(row),
@@ -286,8 +292,11 @@ def _alike(track: _Track) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return first, inverse.reshape(-1)
 
 
-def _operations(tracks: Sequence[_Track], first: NDArray[np.int64], packer: Packer) -> list[Operation]:
-    """Line up the steps of all tables: at each position, one operation per kind for the tables that do it there."""
+def _operations(tracks: Sequence[_Track], first: NDArray[np.int64], kept: slice, packer: Packer) -> list[Operation]:
+    """Line up the steps of all tables: at each position, one operation per kind for the tables that do it there.
+
+    `kept`: the nodes of `AXIS` that the tables have.
+    """
     operations = []
     for position in range(max(len(track.steps) for track in tracks)):
         kinds: dict[str, list[int]] = {}
@@ -299,6 +308,8 @@ def _operations(tracks: Sequence[_Track], first: NDArray[np.int64], packer: Pack
             arrays = {name: _stack([step.arrays[name] for step in steps]) for name in steps[0].arrays}
             arrays["weights"] = _stack([step.weights for step in steps])
             per_label = (*_PER_LABEL, *_OWN_STATISTICS.get(kind, ()))
+            if "nodes" in arrays:
+                arrays["nodes"] = arrays["nodes"][:, kept]
             for name in per_label:
                 if name in arrays:
                     arrays[name] = np.stack([a[f] for a, f in zip(arrays[name], first[numbers], strict=True)])

@@ -29,7 +29,7 @@ def centres(distribution: Distribution, count: Tensor, most: int) -> Tensor:
     centre = torch.where(real, first, NOWHERE + number)
     weight = torch.nn.functional.pad(distribution.cumulated, (1, 0))
     middle = torch.arange(BINS, device=count.device) * 2 + 1
-    moment = torch.nn.functional.pad((distribution.bins * middle).cumsum(1), (1, 0))
+    moment = torch.nn.functional.pad((distribution.bins.to(torch.int64) * middle).cumsum(1), (1, 0))
     for _ in range(_ROUNDS):
         edge = ((centre[:, 1:] + centre[:, :-1]) / 2).round().clamp(0, BINS).to(torch.int64)
         edge = torch.nn.functional.pad(edge, (1, 0))

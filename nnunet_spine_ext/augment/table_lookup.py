@@ -1,4 +1,4 @@
-"""Tables applied to volumes: one gather and one multiplication per voxel, whatever the tables were made of."""
+"""Tables applied to volumes: one look-up and one multiplication per voxel, whatever the tables were made of."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from nnunet_spine_ext.augment.batch import CHUNK
-from nnunet_spine_ext.augment.table_axis import SEGMENTS
+from nnunet_spine_ext.augment.batch import CHUNK, Volume, in_pieces
 
 
 @dataclass(frozen=True)
 class Tables:
-    """K tables on the device.
+    """K tables on the device, of S segments per row.
 
-    `pieces`: (K, R, SEGMENTS) complex; where labels matter, the last row repeats the first (see `Rows`). `scale`,
-    `offset`: (K,) position of an intensity. `noise`: (K, R, SEGMENTS) level in intensities, or None.
+    `pieces`: (K, R, S) complex; where labels matter, the last row repeats the first (see `Rows`). `scale`, `offset`:
+    (K,) position of an intensity. `noise`: (K, R, S) level in intensities, or None.
     """
 
     pieces: Tensor
@@ -47,48 +47,67 @@ class Rows:
             return known
         return self._lookup.index_select(0, known.to(torch.int32).flatten()).view(labels.shape)
 
+    def unbounded(self, labels: Tensor) -> Tensor:
+        """Return the rows for a table that takes its first and last row for all that lie before and beyond them."""
+        return labels if self._lookup is None and labels.dtype != torch.bool else self(labels)
+
 
 def apply_tables(
-    images: Tensor, rows: Tensor | None, tables: Tables, noise: Tensor | None, into: Tensor | None = None
+    images: Tensor, rows: Tensor | None, tables: Tables, noise: Volume | None, into: Tensor | None = None
 ) -> Tensor:
     """Return images (K, V) seen through their tables.
 
     Parameters
     ----------
-    rows: (K, V) or None. noise: (K, V) standard normal, or None. into: (K, …) where the result is put; may be the
-        images.
+    rows: (K, V) or None; those before the first and beyond the last are taken for these. noise: (K, V) standard
+        normal, or K of (V,), or None. into: (K, …) where the result is put; may be the images.
     """
     place = None if into is None else into.view(into.shape[0], -1)
-    if images.device.type == "cpu" and not (images.requires_grad and torch.is_grad_enabled()):
+    if in_pieces(images):
         return _in_chunks(images, rows, tables, noise, torch.empty_like(images) if place is None else place)
-    count, height = tables.pieces.shape[:2]
-    index = torch.addcmul(tables.offset[:, None], images.detach(), tables.scale[:, None]).to(torch.int32)
-    index = index.clamp_(0, SEGMENTS - 1)
-    if count > 1:
-        first = torch.arange(count, dtype=torch.int32, device=images.device)[:, None] * height
-        rows = first if rows is None else first + rows
-    if rows is not None:
-        index.add_(rows, alpha=SEGMENTS)
-    flat = index.flatten()
-    piece = torch.view_as_real(tables.pieces.flatten().index_select(0, flat)).view(*images.shape, 2)
-    result = torch.addcmul(piece[..., 0], piece[..., 1], images, out=place)
-    if tables.noise is not None and noise is not None:
-        result = torch.addcmul(result, tables.noise.flatten().index_select(0, flat).view_as(noise), noise, out=place)
+    found = _sampled(images.detach(), rows, tables)
+    result = torch.addcmul(found[:, 0], found[:, 1], images, out=place)
+    for k, own in enumerate(noise if tables.noise is not None and noise is not None else ()):
+        result[k].addcmul_(found[k, 2], own)
     return result
 
 
-def _in_chunks(images: Tensor, rows: Tensor | None, tables: Tables, noise: Tensor | None, result: Tensor) -> Tensor:
+def _sampled(images: Tensor, rows: Tensor | None, tables: Tables) -> Tensor:
+    """Return intercept, slope and noise level of every voxel, (K, 2 or 3, V).
+
+    A table is taken for an image with a line per row and a pixel per segment, so that the sampling that accelerators
+    have for images finds the segment, keeps to the ends of the axis and reads all numbers in one go.
+    """
+    count, height, width = tables.pieces.shape
+    channels = torch.view_as_real(tables.pieces).permute(0, 3, 1, 2)
+    if tables.noise is not None:
+        channels = torch.cat((channels, tables.noise[:, None]), dim=1)
+    # The middle of pixel s lies at (2 s + 1) / width - 1, that of segment s at s + 0.5.
+    scale, offset = tables.scale[:, None] * (2 / width), tables.offset[:, None] * (2 / width) - 1
+    if rows is None:
+        grid = torch.addcmul(offset, images, scale)[..., None].expand(-1, -1, 2)
+    else:
+        grid = images.new_empty((*images.shape, 2))
+        torch.addcmul(offset, images, scale, out=grid[..., 0])
+        first = images.new_full((), 1 / height - 1)
+        torch.add(first, rows, alpha=2 / height, out=grid[..., 1])
+    found = functional.grid_sample(channels, grid[:, None], mode="nearest", padding_mode="border", align_corners=False)
+    return found[:, :, 0]
+
+
+def _in_chunks(images: Tensor, rows: Tensor | None, tables: Tables, noise: Volume | None, result: Tensor) -> Tensor:
+    segments = tables.pieces.shape[-1]
     for k in range(images.shape[0]):
         table, scale, offset = tables.pieces[k].flatten(), tables.scale[k], tables.offset[k]
         levels = None if tables.noise is None or noise is None else tables.noise[k].flatten()
         for start in range(0, images.shape[1], CHUNK):
             part = slice(start, start + CHUNK)
             image = images[k, part]
-            index = torch.addcmul(offset, image, scale).to(torch.int32).clamp_(0, SEGMENTS - 1)
+            index = torch.addcmul(offset, image, scale).to(torch.int32).clamp_(0, segments - 1)
             if rows is not None:
-                index.add_(rows[k, part], alpha=SEGMENTS)
+                index.add_(rows[k, part].clamp(0, len(tables.pieces[k]) - 1), alpha=segments)
             piece = torch.view_as_real(table.index_select(0, index))
             out = torch.addcmul(piece[:, 0], piece[:, 1], image, out=result[k, part])
             if levels is not None and noise is not None:
-                out.addcmul_(levels.index_select(0, index), noise[k, part])
+                out.addcmul_(levels.index_select(0, index), noise[k][part])
     return result

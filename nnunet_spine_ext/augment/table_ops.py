@@ -1,8 +1,9 @@
 """What needs the histogram: operations on tables, on the device, without reading anything back.
 
 Shapes: `values` (K, R, N) float32 are K tables (one per sample and channel) of R rows (one per label, or one) at N
-nodes, in units of the signal; `counts` (K, R, N) int64 is how many voxels of the sample lie at each node. Counts are
-whole numbers, because sums of those do not depend on the order in which a device adds them.
+nodes, in units of the signal; `counts` (K, R, N) is how many voxels of the sample lie at each node. Counts are whole
+numbers, because sums of those do not depend on the order in which a device adds them. The pipeline gives them as
+float32, half as large as int64: below 2^24 these are whole as well.
 """
 
 from __future__ import annotations
@@ -10,26 +11,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_spine_ext.augment.table_axis import LOW, NODES, PER_UNIT
+from nnunet_spine_ext.augment.table_axis import LOW, NODES, per_unit
 
 BINS = 256
 _TINY = 1e-6
 _LARGEST_GAIN = 8.0
 
 
-def histogram(position: Tensor, rows: Tensor | None, count: int) -> Tensor:
-    """Count voxels at their nearest node.
+def histogram(position: Tensor, rows: Tensor | None, count: int, nodes: int = NODES) -> Tensor:
+    """Count voxels at their nearest node, (K, R, N) float32.
 
     Parameters
     ----------
     position: (K, M) from `table_axis.positions`. rows: (K, M) int64 row of each voxel, or None. count: rows R.
     """
-    index = (position - 0.5).to(torch.int64).clamp_(0, NODES - 1)
+    index = (position - 0.5).to(torch.int64).clamp_(0, nodes - 1)
     if rows is not None:
-        index = index + rows * NODES
-    flat = torch.zeros((index.shape[0], count * NODES), dtype=torch.int64, device=index.device)
-    ones = torch.ones((), dtype=torch.int64, device=index.device).expand(index.shape)
-    return flat.scatter_add_(1, index, ones).view(-1, count, NODES)
+        index = index + rows * nodes
+    flat = torch.zeros((index.shape[0], count * nodes), dtype=torch.float32, device=index.device)
+    ones = torch.ones((), dtype=torch.float32, device=index.device).expand(index.shape)
+    return flat.scatter_add_(1, index, ones).view(-1, count, nodes)
 
 
 def statistics(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,7 +38,7 @@ def statistics(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     weights = counts.to(values.dtype)
     total = weights.sum((1, 2), keepdim=True).clamp_min(1)
     mean = (values * weights).sum((1, 2), keepdim=True) / total
-    return mean, ((values - mean).square() * weights).sum((1, 2), keepdim=True).div(total).sqrt()
+    return mean, (values - mean).square_().mul_(weights).sum((1, 2), keepdim=True).div(total).sqrt()
 
 
 def row_statistics(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,7 +59,7 @@ def keep_statistics(values: Tensor, before: Tensor, counts: Tensor) -> Tensor:
     both = torch.stack((values, before)).flatten(2)
     total = weights.sum(1).clamp_min(1)
     mean = (both * weights).sum(2) / total
-    variance = ((both - mean[..., None]).square() * weights).sum(2) / total
+    variance = both.sub_(mean[..., None]).square_().mul_(weights).sum(2) / total
     gain = (variance[1] / variance[0].clamp_min(_TINY**2)).sqrt().clamp_max(_LARGEST_GAIN)
     # Where nothing is left of the contrast there is nothing to stretch.
     gain = torch.where(variance[0] > _TINY**2, gain, 1.0)
@@ -68,9 +69,10 @@ def keep_statistics(values: Tensor, before: Tensor, counts: Tensor) -> Tensor:
 
 def curve(values: Tensor, nodes: Tensor) -> Tensor:
     """Apply curves (K, N), given at the nodes, to tables; linear between and, with a bounded slope, beyond them."""
-    position = (values - LOW) * PER_UNIT
-    index = position.clamp(0, NODES - 2).floor()
-    part = (position - index).clamp(-NODES, 2 * NODES)
+    count = nodes.shape[1]
+    position = (values - LOW) * per_unit(count)
+    index = position.clamp(0, count - 2).floor()
+    part = (position - index).clamp_(-count, 2 * count)
     index = index.to(torch.int64).flatten(1)
     low, high = nodes.gather(1, index), nodes.gather(1, index + 1)
     return torch.lerp(low.view_as(values), high.view_as(values), part)
@@ -112,7 +114,7 @@ class Distribution:
         self.low, self.high = extent(values, counts)
         self.width = (self.high - self.low).clamp_min(_TINY)
         index = self.position(values).to(torch.int64).clamp(0, BINS - 1)
-        zeros = torch.zeros((values.shape[0], BINS), dtype=torch.int64, device=values.device)
+        zeros = torch.zeros((values.shape[0], BINS), dtype=counts.dtype, device=values.device)
         self.bins = zeros.scatter_add_(1, index.flatten(1), counts.flatten(1))
         self.cumulated = self.bins.cumsum(1)
         self.total = self.cumulated[:, -1:].clamp_min(1)
