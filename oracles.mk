@@ -35,8 +35,8 @@ $(ORACLES)/smauglab/.installed: oracles.mk
 	$(ORACLES)/smauglab/bin/pip install --disable-pip-version-check -q 'smauglab[nnunetv2]==2.0.0'
 	@touch $@
 
-# AugLab names no version of kornia, and uses names that 0.8.3 removed.
+# AugLab names no version of kornia, and uses names that 0.8.3 removed; it imports torchvision and torchio and asks for neither.
 $(ORACLES)/auglab/.installed: oracles.mk
 	$(PYTHON) -m venv $(ORACLES)/auglab
-	$(ORACLES)/auglab/bin/pip install --disable-pip-version-check -q auglab==20260109 kornia==0.8.2
+	$(ORACLES)/auglab/bin/pip install --disable-pip-version-check -q auglab==20260109 kornia==0.8.2 torchvision 'torchio<2'
 	@touch $@

@@ -7,6 +7,7 @@ from typing import Any
 
 from nnunet_spine_ext.augment.migrate_block import Block, Made, Part, Rules, Settings
 from nnunet_spine_ext.augment.migrate_select import COMMON, channels
+from nnunet_spine_ext.augment.table_build import MOST_WITHIN
 
 SYNTHESIS = Rules()
 
@@ -103,13 +104,14 @@ def _synthseg(block: Block) -> list[Made]:
 
 
 def _classes(block: Block) -> Settings:
-    """Return how unlabelled voxels are divided."""
+    """Return how unlabelled voxels, and labels, are divided by intensity."""
     low, high = block.pair("em_background_clusters_range")
-    completed = block.flag("em_label_completion")
-    block.left_out("em_n_foreground_clusters", "em_merge_prob", "em_background_label")
-    if completed:
-        block.remark("labels are not divided further")
-        return {"background": [max(2.0, low), min(_MOST_CLASSES, high)]}
+    within = min(float(MOST_WITHIN), block.number("em_n_foreground_clusters", 1.0))
+    if block.flag("em_label_completion"):
+        block.left_out("em_merge_prob", "em_background_label")
+        return {"background": [max(2.0, low), min(_MOST_CLASSES, high)], "within": within}
+    for key in ("em_merge_prob", "em_background_label"):
+        block.value(key)
     block.remark("unlabelled voxels become two classes, where they are one there")
     return {"background": 2.0, "air": 0.0}
 
