@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -194,7 +194,7 @@ def measure_levels(sample: Tensor) -> Levels:
     return Levels(air, torch.maximum(top - air, extremes).clamp_min(_SMALLEST_SPAN), ordered)
 
 
-Volume = Tensor | Sequence[Tensor]
+Volume: TypeAlias = Tensor | Sequence[Tensor]
 """(K, …), or K of (…) that lie apart: to put them side by side would cost a copy."""
 
 

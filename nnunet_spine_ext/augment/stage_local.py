@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -43,26 +44,31 @@ def _blend(batch: Batch, planes: Tensor, filtered: Tensor, step: Step, buffers: 
     inside = None
     if step.weights is not None:
         inside = _inside(batch, step, buffers.floats(step.weights))
-    numbers = (1 - mix, mix, torch.zeros_like(mix))
+    numbers: tuple[Tensor, ...] = (mix,)
     if step.retain:
         restoring = _restoring(planes, filtered, inside, mix)
-        numbers = tuple(torch.lerp(own, new, retain) for own, new in zip(numbers, restoring, strict=True))
+        plain = (1 - mix, mix, torch.zeros_like(mix))
+        numbers = tuple(torch.lerp(own, new, retain) for own, new in zip(plain, restoring, strict=True))
+    blend = _weighted if step.retain else _mixed
     if inside is None:
-        return voxelwise(_weighted, (planes, filtered), numbers)
-    return voxelwise(_weighted_inside, (planes, filtered, inside), numbers)
+        return voxelwise(blend, (planes, filtered), numbers)
+    return voxelwise(partial(_only_inside, blend), (planes, filtered, inside), numbers)
 
 
 def _inside(batch: Batch, step: Step, weights: Tensor) -> Tensor:
-    """Return 1 where a voxel's label is chosen, else 0, (K, …); `weights` (K, ids), the last for unknown ids."""
+    """Return whether a voxel's label is chosen, (K, …); `weights` (K, ids), the last for unknown ids."""
     shape = (len(step.planes), *batch.images.shape[2:])
+    chosen = weights > 0
     if batch.labels is None:
-        return weights[:, 0].reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
+        return chosen[:, 0].reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
     count = weights.shape[1]
     labels = pick(batch.labels[:, 0], [index for index, _ in step.planes])
-    ids = labels.clamp(-1, count - 1).to(torch.int32).clamp_min_(0).flatten(1)
+    ids = labels.clamp(0, count - 1).to(torch.int32).flatten(1)
+    result = torch.empty(ids.shape, dtype=torch.bool, device=ids.device)
     # One selection per plane is faster than one gather for all, and needs no index of 8 bytes.
-    rows = [weights[k].index_select(0, ids[k]) for k in range(len(ids))]
-    return torch.stack(rows).view(shape)
+    for row, own, out in zip(chosen, ids, result, strict=True):
+        torch.index_select(row, 0, own, out=out)
+    return result.view(shape)
 
 
 def _restoring(planes: Tensor, filtered: Tensor, inside: Tensor | None, mix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,7 +81,7 @@ def _restoring(planes: Tensor, filtered: Tensor, inside: Tensor | None, mix: Ten
     if inside is None:
         weights = torch.full_like(before, 1 / before.shape[1])
     else:
-        weights = thin(inside[:, None], SAMPLE_VOXELS)[:, 0]
+        weights = thin(inside[:, None], SAMPLE_VOXELS)[:, 0].to(before.dtype)
         weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1)
     target = _moments(before, weights)
     gain, offset = _matching(_moments(new, weights), target)
@@ -103,10 +109,19 @@ def _weighted(
     return torch.addcmul(torch.addcmul(shift, image, own), filtered, other, out=out)
 
 
-def _weighted_inside(
-    image: Tensor, filtered: Tensor, inside: Tensor, own: Tensor, other: Tensor, shift: Tensor, *, out: Tensor | None
+def _mixed(image: Tensor, filtered: Tensor, mix: Tensor, *, out: Tensor | None) -> Tensor:
+    return torch.lerp(image, filtered, mix, out=out)
+
+
+def _only_inside(
+    blend: Callable[..., Tensor],
+    image: Tensor,
+    filtered: Tensor,
+    inside: Tensor,
+    *numbers: Tensor,
+    out: Tensor | None,
 ) -> Tensor:
-    return torch.lerp(image, _weighted(image, filtered, own, other, shift, out=None), inside, out=out)
+    return torch.where(inside, blend(image, filtered, *numbers, out=None), image, out=out)
 
 
 def _about_mean(planes: Tensor, step: Step, program: Program, buffers: Buffers) -> Tensor:
@@ -121,7 +136,7 @@ def _sharpen(planes: Tensor, step: Step, program: Program, buffers: Buffers) -> 
     slots = [step.arrays.get(f"axis{axis}") for axis in range(planes.dim() - 1)]
     smooth = local_filters.smooth(planes, [None if slot is None else buffers.floats(slot) for slot in slots])
     amount = buffers.floats(step.arrays["amount"])
-    return voxelwise(_weighted, (planes, smooth), (1 + amount, -amount, torch.zeros_like(amount)))
+    return voxelwise(_mixed, (planes, smooth), (-amount,))
 
 
 def _median(planes: Tensor, step: Step, program: Program, buffers: Buffers) -> Tensor:
