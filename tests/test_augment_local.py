@@ -242,6 +242,9 @@ def test_signed_laplace_is_about_the_mean() -> None:
     expected = image[0, 0].mean() + torch.from_numpy(ndimage.laplace(image[0, 0].numpy(), mode="nearest"))
     torch.testing.assert_close(result[0, 0], expected, rtol=1e-4, atol=1e-4)
     assert laplace((1.0, 1.0)).shape == (1, 3, 3)
+    settings = {"name": "laplace", "mix": 1.0, "retain_stats": False, "absolute": False, "negative": True}
+    negative, _ = pipeline(settings, facts=ISOTROPIC)(image, None, keys(1))
+    torch.testing.assert_close(negative - image.mean(), image.mean() - result, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("facts", [ISOTROPIC, THICK], ids=["isotropic", "thick slices"])

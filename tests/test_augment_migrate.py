@@ -24,6 +24,7 @@ from nnunet_spine_ext.core.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURE = json.loads((ROOT / "tests" / "fixtures" / "peer_configs.json").read_text(encoding="utf-8"))
+IMAGES = json.loads((ROOT / "tests" / "fixtures" / "peer_images.json").read_text(encoding="utf-8"))
 SHAPE = (8, 20, 18)
 CONTEXT = Context(SHAPE, (3.0, 1.0, 1.0), channels=3, labels=(0, 1, 2, 3))
 
@@ -345,6 +346,7 @@ def test_blending_is_as_frequent_and_as_strong() -> None:
         ("GPU", "RandomGammaGPU", {"apply_to_channel": [1, 2]}, {"channels": [1, 2], "per_channel": True}),
         ("GPU", "RandomGammaGPU", {"p": 0.5, "p_batch": 0.5}, {"p": 0.25, "channels": [0]}),
         ("GPU", "RandomContrastGPU", {"retain_stats": True}, {"retain_stats": True, "preserve_range": False}),
+        ("CPU", "LaplaceConvTransform", {"absolute": True}, {"absolute": False, "negative": True, "channels": [0]}),
         ("GPU", "ZscoreNormalizationGPU", {"p": 0.3}, {"name": "renormalise", "to": "values", "p": 0.3}),
         ("CPU", "MirrorTransform", {"allowed_axes": [0, 2]}, {"p": 1.0, "axes": [0, 2], "axis_p": 0.5}),
         ("CPU", "ContrastTransform", {"preserve_range": True}, {"factor": [0.75, 1.25], "per_channel": True}),
@@ -408,6 +410,27 @@ def test_functions_are_theirs_up_to_the_range(name: str, function: Any) -> None:
     # Air and the brightest tissue are quantiles here, and the extremes there.
     assert error.max() < 0.02
     assert changed.mean() == pytest.approx(0.5, abs=1e-3)
+
+
+# Edge filters are not the same filters: 26 neighbours there, 6 here; sums of directions there, their length here.
+CLOSE = {"CPU laplace": 0.85, "laplace": 0.9, "scharr": 0.95, "equalise": 0.985, "CPU equalise": 0.985}
+
+
+@pytest.mark.parametrize("name", sorted(IMAGES["values"]))
+def test_the_result_is_that_of_smauglab(name: str) -> None:
+    peer = _script("tests/oracles/peer_images.py")
+    values, labels = peer.image()
+    result = import_config(peer.settings(name, given=True))
+    line = Pipeline(result.config, Context(peer.SHAPE, (1.0, 1.0, 1.0), labels=(0, 1, 2)))
+    batch, labels = torch.from_numpy(values)[None, None], torch.from_numpy(labels)[None, None]
+    changed, _ = line(batch, labels, [SampleKey(seed=0, case="a", epoch=0, draw=0)])
+    before, after = (volume.numpy().ravel()[peer.places()] for volume in (batch, changed))
+    theirs = np.array(IMAGES["values"][name])
+    assert np.corrcoef(after, theirs)[0, 1] > CLOSE.get(name, 0.997)
+    assert after.std() == pytest.approx(theirs.std(), rel=0.05)
+    change, their_change = (np.sqrt(np.mean((v - before) ** 2)) for v in (after, theirs))
+    # Brightness is about air here, and about the mean there.
+    assert change == pytest.approx(their_change, rel=0.4 if name == "brightness" else 0.15, abs=0.01)
 
 
 def test_modes_of_the_pipeline() -> None:

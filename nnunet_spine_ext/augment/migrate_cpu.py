@@ -16,7 +16,7 @@ from nnunet_spine_ext.augment.migrate_block import (
     once,
     split,
 )
-from nnunet_spine_ext.augment.migrate_gpu import FUNCTIONS, NOISE, function_range
+from nnunet_spine_ext.augment.migrate_gpu import FUNCTIONS, NOISE, function_range, laplace_sign
 
 CPU = Rules()
 
@@ -26,7 +26,8 @@ CHANNELWISE: Settings = {"p": 1.0, "p_per_channel": 1.0, "synchronize_channels":
 
 @CPU.add("LaplaceConvTransform", {**STATS, "absolute": False}, "TA")
 def _laplace(block: Block) -> list[Made]:
-    return _own(block, "laplace", absolute=block.flag("absolute"))
+    laplace_sign(block)
+    return _own(block, "laplace", absolute=False, negative=True)
 
 
 @CPU.add("ScharrConvTransform", {**STATS, "absolute": True}, "TA")
@@ -85,8 +86,8 @@ def _redistribute(block: Block) -> list[Made]:
 
 
 def _own(block: Block, name: str, **settings: Any) -> list[Made]:
-    """Convert one of the tool's own transforms, which take channels one by one."""
-    return once(block.p(), name, {"mix": 1.0, "retain_stats": block.flag("retain_stats"), **settings})
+    """Convert one of the tool's own transforms, which act on the first channel."""
+    return once(block.p(), name, {"channels": [0], "mix": 1.0, "retain_stats": block.flag("retain_stats"), **settings})
 
 
 @CPU.add("ShapeTransform", {"p": 1.0, "shape_min": 1, "ignore_axes": []}, "GE")
@@ -295,7 +296,7 @@ def _mirror(block: Block) -> list[Made]:
 
 @CPU.add("ZscoreNormalization", {"p": 1.0}, "GE")
 def _zscore(block: Block) -> list[Made]:
-    return once(block.p(), "renormalise", {"to": "values"})
+    return once(block.p(), "renormalise", {"channels": [0], "to": "values"})
 
 
 def _gammas(block: Block, part: Part) -> tuple[Part, ...]:

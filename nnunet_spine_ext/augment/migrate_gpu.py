@@ -50,6 +50,7 @@ AFFINE: Settings = {
 def _affine(block: Block) -> list[Made]:
     everywhere = {"in_plane": "never"}
     parts = [Part("rotate", {"degrees": _bounds(block, "degrees", 3), **everywhere})]
+    block.remark("what comes from outside the patch is air; there it is 0, the mean")
     if (factor := block.numbers("scale")) and len(factor) != 2:
         raise block.refuse("scale", "[low, high]")
     parts.append(Part("scale", {"factor": block.pair("scale"), **everywhere}))
@@ -109,7 +110,14 @@ def _scharr(block: Block) -> list[Made]:
 
 @GPU.add("RandomLaplaceGPU", {**VALUES, **MIX, "absolute": False}, "TA")
 def _laplace(block: Block) -> list[Made]:
-    return on_values(block, "laplace", absolute=block.flag("absolute"))
+    laplace_sign(block)
+    return on_values(block, "laplace", absolute=False, negative=True)
+
+
+def laplace_sign(block: Block) -> None:
+    """Say that a switch has no effect: there the filter has a sign, and bright lines stay bright, in any case."""
+    if block.flag("absolute"):
+        block.remark("signed, as it is there whatever absolute says")
 
 
 @GPU.add("RandomUnsharpMaskGPU", {**VALUES, **MIX, "sigma": 1.0, "unsharp_amount": 1.5}, "TA")
