@@ -6,7 +6,7 @@
 
 A volume operation is an operation on as many elements as the batch of images has; work in chunks adds up to the same,
 and an operation on a table counts as the small part it is. A memory pass is one reading or writing of that many bytes:
-a lower bound for what a device has to move. Views cost nothing. The counts do not depend on the device.
+a lower bound for what a device has to move. Views cost nothing.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ class DispatchCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix("aten::")
+        if name.startswith("prim::"):
+            # Asking a fake tensor for its device is no operation.
+            return result
         if name.split(".")[0] in SYNCHRONISING:
             self.syncs[name] += 1
         if not _is_view(func) and not name.split(".")[0].endswith(ALLOCATING):
