@@ -1,0 +1,140 @@
+"""Contact sheets of every transform of the augmentation, to look at: original, low, medium and high strength.
+
+Example: ``python benchmarks/augmentation_sheets.py -i phantom_0000.nii.gz --seg phantom.nii.gz -o sheets`` writes
+``sheets/<stage>_<number>.png``. Low, medium and high move every setting from where the transform does nothing to the
+far end of its default range; settings without such a value go from the lower to the upper end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnunet_spine_ext.augment.config import AugmentConfig
+from nnunet_spine_ext.augment.keys import SampleKey
+from nnunet_spine_ext.augment.pipeline import Pipeline
+from nnunet_spine_ext.augment.ranges import Range, is_range
+from nnunet_spine_ext.augment.transform import STAGES, Transform, registry
+from nnunet_spine_ext.core.io import write_bytes
+from nnunet_spine_ext.core.volume import Array
+from nnunet_spine_ext.render.png import encode_png
+from nnunet_spine_ext.render.sheet import contact_sheet
+from nnunet_spine_ext.render.window import window
+from nnunet_spine_ext.training.augment_sheet import Look, best_plane, best_position, cell, describe
+from nnunet_spine_ext.training.network_input import NetworkInput, network_input
+from nnunet_spine_ext.training.on_device import DeviceAugmentation
+from nnunet_spine_ext.training.targets import Targets
+
+LEVELS = {"low": 0.25, "medium": 0.6, "high": 1.0}
+# Drawn anew for every label or class: one number for all of them would show nothing.
+DRAWN = {"gaussian_mixture": {"mean", "sd"}, "palette": {"value"}, "redistribute": {"shift", "gain"}}
+# Makes a transform of rare draws show itself.
+ALWAYS: dict[str, dict[str, Any]] = {"flip": {"axis_p": 1.0}}
+
+
+def at_level(cls: type[Transform], share: float) -> dict[str, Any]:
+    """Return settings of a transform that lie `share` of the way from no effect to the end of its default ranges."""
+    settings: dict[str, Any] = {"name": cls.name, "p": 1.0}
+    default = cls()
+    for item in dataclasses.fields(cls):
+        value = getattr(default, item.name)
+        neutral = item.metadata.get("neutral")
+        if is_range(item) and value.kind not in ("constant", "normal"):
+            if item.name not in DRAWN.get(cls.name, ()):
+                settings[item.name] = _value(value, neutral, share)
+            elif neutral is not None:
+                settings[item.name] = _narrowed(value, neutral, share)
+    return settings | ALWAYS.get(cls.name, {})
+
+
+def _value(given: Range, neutral: float | None, share: float) -> float:
+    if given.kind == "choice":
+        ordered = sorted(given.values)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    low, high = given.values
+    log = given.kind == "log"
+    start = low if neutral is None else neutral
+    if log:
+        low, high, start = math.log(low), math.log(high), math.log(start)
+    end = high if neutral is None or abs(high - start) >= abs(low - start) else low
+    value = start + share * (end - start)
+    return math.exp(value) if log else value
+
+
+def _narrowed(given: Range, neutral: float, share: float) -> Any:
+    """Return a range about the neutral value that is `share` as wide."""
+    if given.kind == "log":
+        return {"log": [neutral * (value / neutral) ** share for value in given.values]}
+    return [neutral + share * (value - neutral) for value in given.values]
+
+
+def augmented(case: NetworkInput, settings: dict[str, Any], draw: int = 0) -> tuple[Array, Array, str]:
+    """Return images (C, …), labels and the caption of one sample."""
+    config = AugmentConfig.from_dict({"transforms": [settings]})
+    pipeline = Pipeline(config, case.context)
+    plan = pipeline.plan([SampleKey(0, case.name, 0, draw)])
+    labels = np.zeros(case.images.shape[1:], np.int16) if case.labels is None else case.labels
+    device = DeviceAugmentation(pipeline, Targets(), highest=max(case.context.labels))
+    images, target = device.apply(torch.from_numpy(case.images)[None], torch.from_numpy(labels)[None, None], plan)
+    assert isinstance(target, torch.Tensor)
+    return images[0].numpy(), target[0, 0].numpy().astype(np.int16), describe(plan.samples[0])
+
+
+def row(case: NetworkInput, cls: type[Transform], planes: Sequence[str], size: int) -> list[Array]:
+    """Return original, low, medium and high; label contours where the warp moves them; several planes side by side."""
+    limits = [window(channel) for channel in case.images]
+    samples = [(case.images, case.labels, "original")]
+    for level, share in LEVELS.items():
+        images, labels, caption = augmented(case, at_level(cls, share))
+        samples.append((images, labels, f"{level}: {caption}"))
+    cells = []
+    for images, labels, caption in samples:
+        mask = None if labels is None else case.volume(labels)
+        volumes = [case.volume(channel) for channel in images]
+        start = None if case.labels is None else case.volume(case.labels)
+        views = []
+        for plane in planes:
+            position = best_position(case.grid, start, plane, case.facts["scheme"])
+            look = Look(plane, position, size, contours=cls.stage == "warp")
+            views.append(cell(volumes, mask, caption if plane == planes[0] else "", look, limits))
+        height = max(v.shape[0] for v in views)
+        padded = [np.pad(v, ((0, height - v.shape[0]), (0, 0), (0, 0))) for v in views]
+        cells.append(np.concatenate(padded, axis=1))
+    return cells
+
+
+def main() -> None:
+    """Read the command line and write the sheets."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-i", required=True, nargs="+")
+    parser.add_argument("--seg")
+    parser.add_argument("-o", required=True)
+    parser.add_argument("--only", nargs="+", help="names of transforms or stages")
+    parser.add_argument("--planes", nargs="+")
+    parser.add_argument("--size", type=int, default=420)
+    parser.add_argument("--rows", type=int, default=3, help="transforms per page")
+    args = parser.parse_args()
+    case = network_input(args.i, args.seg)
+    planes = args.planes or [best_plane(case.grid)]
+    for stage in STAGES:
+        chosen = [
+            cls
+            for cls in registry().values()
+            if cls.stage == stage and (not args.only or {cls.name, stage} & set(args.only))
+        ]
+        for number in range(0, len(chosen), args.rows):
+            rows = [row(case, cls, planes, args.size) for cls in chosen[number : number + args.rows]]
+            path = Path(args.o) / f"{stage}_{number // args.rows + 1:02d}.png"
+            write_bytes(path, encode_png(contact_sheet(rows)))
+            print(path, ", ".join(cls.name for cls in chosen[number : number + args.rows]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Which augmentation is looked at: a configuration, scanner profiles or a single transform; or a record again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_spine_ext.augment.config import AugmentConfig
+from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.keys import SampleKey
+from nnunet_spine_ext.augment.pipeline import Pipeline, Plan
+from nnunet_spine_ext.augment.profiles import parse_scanner
+from nnunet_spine_ext.augment.scanners import Mixture, ScannerPipeline
+from nnunet_spine_ext.augment.transform import build
+from nnunet_spine_ext.core.config import nearest, set_by_path
+from nnunet_spine_ext.core.errors import UsageError
+
+DEFAULT_PRESET = "shift"
+_SCANNER_KEYS = ("blend", "jitter", "weighting")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An augmentation for one context.
+
+    `title`: for people. `facts`: plain JSON, with the hash of a configuration. `epoch`: the epoch that is shown.
+    `plan`: returns what happens to one sample.
+    """
+
+    title: str
+    facts: dict[str, Any]
+    epoch: int
+    plan: Callable[[SampleKey], Plan]
+
+
+def choose(
+    context: Context,
+    *,
+    config: str | Path | None = None,
+    profiles: Sequence[str] = (),
+    transform: str | None = None,
+    assignments: Sequence[str] = (),
+    strength: float = 1.0,
+    epoch: int | None = None,
+) -> Choice:
+    """Return what the options ask for; without any, the preset that the trainers use.
+
+    Parameters
+    ----------
+    config: a preset, or a YAML or JSON file. profiles: scanners as `parse_scanner` reads them; samples take one of them
+        at random. transform: one transform, which then fires always.
+    assignments: ``key=value``: settings of the transform, of the configuration (``order``, ``schedule.…``), or of the
+        scanners (``jitter``, ``blend``, ``weighting``).
+    strength: of everything but profiles, which have severities. epoch: of the training; None: the first in full.
+
+    Raises
+    ------
+    UsageError: more than one of the three; unknown names (with the nearest); values that are impossible.
+    """
+    asked = {"--config": config, "--profile": profiles, "--transform": transform}
+    given = [name for name, value in asked.items() if value]
+    if len(given) > 1:
+        raise _refuse(" and ".join(given), "more than one augmentation", "one of --config, --profile, --transform")
+    if epoch is not None and epoch < 0:
+        raise _refuse("--epoch", str(epoch), "0 or more")
+    settings: dict[str, Any] = {}
+    for assignment in assignments:
+        set_by_path(settings, assignment)
+    if profiles:
+        return _scanners(context, profiles, settings, strength, epoch or 0)
+    if transform is not None:
+        chosen, title = _single(transform, settings), transform
+    else:
+        source = config or DEFAULT_PRESET
+        chosen, title = _configured(source, settings), Path(source).name
+    pipeline = Pipeline(chosen, context.at_strength(strength))
+    shown = chosen.schedule.ramp_epochs if epoch is None else epoch
+    facts = {"source": title, "hash": chosen.hash, "strength": strength, "config": chosen.to_dict()}
+    return Choice(title, facts, shown, lambda key: pipeline.plan([key]))
+
+
+def _single(name: str, settings: Mapping[str, Any]) -> AugmentConfig:
+    return AugmentConfig((build(name, {"p": 1.0, **settings}, where="--transform"),))
+
+
+def _configured(source: str | Path, settings: dict[str, Any]) -> AugmentConfig:
+    config = AugmentConfig.load(source)
+    if not settings:
+        return config
+    merged = config.to_dict()
+    for key, value in settings.items():
+        if key == "transforms":
+            raise _refuse("--set transforms", "a list", "a configuration file, which --config reads")
+        inner = merged.get(key)
+        merged[key] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
+    return AugmentConfig.from_dict(merged, where="--set")
+
+
+def _scanners(
+    context: Context, profiles: Sequence[str], settings: dict[str, Any], strength: float, epoch: int
+) -> Choice:
+    if strength != 1:
+        raise _refuse("--strength", f"{strength:g} with --profile", "severities, such as ge-1.5t:all=0.5")
+    for key in settings:
+        if key not in _SCANNER_KEYS:
+            raise UsageError(
+                "E-CONFIG-KEY",
+                file="--set",
+                found=f"unknown key {key!r}",
+                expected="an option of scanners",
+                fix=nearest(key, _SCANNER_KEYS),
+            )
+    for key, kind in (("blend", (int, float)), ("jitter", (int, float)), ("weighting", bool)):
+        value = settings.get(key, True if key == "weighting" else 0)
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            raise _refuse(f"--set {key}", repr(value), "true or false" if kind is bool else "a number")
+    scanners = tuple(parse_scanner(text) for text in profiles)
+    mixture = Mixture(scanners, (1.0,) * len(scanners), float(settings.pop("blend", 0.0)))
+    pipeline = ScannerPipeline(mixture, context, **settings)
+    names = [scanner.text for scanner in scanners]
+    facts = {
+        "source": ", ".join(names),
+        "profiles": [scanner.shifted.to_dict() for scanner in scanners],
+        "blend": mixture.blend,
+        "options": dict(settings),
+    }
+    return Choice(", ".join(names), facts, epoch, lambda key: pipeline.plan([key]))
+
+
+def _refuse(where: str, found: str, expected: str) -> UsageError:
+    return UsageError("E-CONFIG-VALUE", file=where, found=found, expected=expected, fix="correct the option")

@@ -1,0 +1,275 @@
+"""An image as nnU-Net hands it to the network: checked, reoriented, normalised, with its labels and their meaning."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.check.facts import Role
+from nnunet_spine_ext.check.itk_header import MAX_TEXT
+from nnunet_spine_ext.check.nifti_header import parse_nifti
+from nnunet_spine_ext.check.opening import open_image
+from nnunet_spine_ext.check.rules import finding
+from nnunet_spine_ext.core.cases import check_same_grid
+from nnunet_spine_ext.core.errors import CaseError, NoInputError, UsageError
+from nnunet_spine_ext.core.io import NIFTI_SUFFIXES, read_json, read_volume, sha256, stored_volume, strip_suffix
+from nnunet_spine_ext.core.labels import scheme as scheme_named
+from nnunet_spine_ext.core.volume import Array, Volume
+
+logger = logging.getLogger(__name__)
+
+_FLAT = "E-IN-2D"
+# nnU-Net divides by at least this.
+_SMALLEST_SD = 1e-8
+# A volume that reaches below this is taken for CT in Hounsfield units, as for pictures.
+_CT_AIR = -700.0
+_CT_PERCENTILES = (0.5, 99.5)
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkInput:
+    """One case as the network sees it, and the way back to its file.
+
+    Parameters
+    ----------
+    name: of the case. grid: the stored grid (resampled if that was asked for), its voxels are those of channel 1.
+    images: (C, Z, Y, X) of the RAS order, or (C, Y, X) for one slice; float32, normalised. labels: (Z, Y, X) int16.
+    context: what transforms may know. facts: plain JSON about the files, how they were normalised, the scheme.
+    """
+
+    name: str
+    grid: Volume
+    images: Array
+    labels: Array | None
+    context: Context
+    facts: dict[str, Any]
+
+    def volume(self, array: Array) -> Volume:
+        """Return an array (Z, Y, X) or (Y, X) as a volume in RAS order."""
+        ras = self.grid.to("RAS")
+        return Volume(np.ascontiguousarray(array.reshape(ras.shape[::-1]).transpose(2, 1, 0)), ras.affine)
+
+    def stored(self, array: Array) -> Volume:
+        """Return an array on the grid of the file, with exactly its affine."""
+        return self.volume(array).to_grid_of(self.grid)
+
+
+def network_input(
+    images: Sequence[str | Path],
+    labels: str | Path | None = None,
+    *,
+    spacing: Sequence[float] | None = None,
+    scheme: str | None = None,
+) -> NetworkInput:
+    """Read a case.
+
+    Parameters
+    ----------
+    images: one file per channel, on one grid. labels: its mask, on the same grid.
+    spacing: mm along right-left, front-back, up-down to resample to, as nnU-Net does to its plans; None: as stored.
+    scheme: of the labels (`core.labels`), which tells what they are made of and which have sides; None: what a
+        dataset.json beside the masks says, else nothing is known of them.
+
+    Raises
+    ------
+    CaseError: a file the gatekeeper refuses, several slices in two axes, grids that differ.
+    UsageError: no image, an unknown scheme, a spacing that is not three positive numbers.
+    """
+    if not images:
+        raise UsageError(
+            "E-CONFIG-VALUE", file="-i", found="no image", expected="one image per channel", fix="name the image"
+        )
+    if spacing is not None and (len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing)):
+        raise UsageError(
+            "E-CONFIG-VALUE",
+            file="--spacing",
+            found=" ".join(f"{s:g}" for s in spacing),
+            expected="three positive lengths in mm",
+            fix="correct them",
+        )
+    opened = [_opened(path, "image") for path in images]
+    mask = None if labels is None else _opened(labels, "label")
+    for path, channel in zip(images[1:], opened[1:], strict=True):
+        check_same_grid(opened[0], channel, file=str(path), what="this channel")
+    if mask is not None:
+        check_same_grid(opened[0], mask, file=str(labels), what="the mask")
+    arrays, how = _normalised([channel.array for channel in opened], None if mask is None else mask.array)
+    channels = [channel.with_array(array) for channel, array in zip(opened, arrays, strict=True)]
+    if spacing is not None:
+        channels = [_resampled(channel, spacing, 3) for channel in channels]
+        mask = None if mask is None else _resampled(mask, spacing, 0)
+    ids, pairs, known = _meaning(labels, scheme)
+    if mask is not None and not ids:
+        ids = tuple(int(n) for n in np.unique(mask.array))
+    facts = {
+        "images": [{"name": Path(path).name, "sha256": sha256(path)} for path in images],
+        "labels": None if labels is None else {"name": Path(labels).name, "sha256": sha256(labels)},
+        "spacing": None if spacing is None else [float(s) for s in spacing],
+        "scheme": known,
+        "normalization": how,
+    }
+    return NetworkInput(
+        name=strip_suffix(images[0]).removesuffix("_0000"),
+        grid=channels[0],
+        images=np.stack([_as_network(channel) for channel in channels]),
+        labels=None if mask is None else _as_network(mask).astype(np.int16),
+        context=_context(channels[0], len(channels), ids, pairs),
+        facts=facts,
+    )
+
+
+def _opened(path: str | Path, role: Role) -> Volume:
+    """Read a file through the gatekeeper; one slice is welcome here, where 2-D networks are looked at too."""
+    opened = open_image(path, role=role)
+    for problem in opened.facts.problems:
+        if problem.severity == "error" and problem.code != _FLAT:
+            raise (NoInputError if problem.code == "E-IN-MISSING" else CaseError)(
+                problem.code, file=problem.file, found=problem.found, expected=problem.expected, fix=problem.fix
+            )
+        if problem.severity == "warning":
+            logger.warning("%s", problem)
+    volume = opened.volume or (read_volume(path) if len(opened.facts.shape) > 2 else _flat(Path(path)))
+    if sum(n == 1 for n in volume.shape) > 1:
+        raise CaseError(
+            _FLAT,
+            file=path,
+            found=f"the shape {'x'.join(map(str, volume.shape))}",
+            expected="a volume, or one slice",
+            fix="give the whole slice",
+        )
+    return volume
+
+
+def _flat(path: Path) -> Volume:
+    """Read a file with two axes as a volume of one slice, one mm thick where it does not say."""
+    import SimpleITK as sitk  # noqa: N813
+
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise CaseError(
+            "E-IN-UNREADABLE",
+            file=path,
+            found=f"cannot be read ({error})",
+            expected="a complete image file",
+            fix="copy or download the file again",
+        ) from error
+    _refuse_no_spacing(path)
+    spacing = np.ones(3)
+    spacing[: image.GetDimension()] = image.GetSpacing()[:3]
+    array = sitk.GetArrayFromImage(image).T
+    affine = np.diag([*spacing, 1.0])
+    directions = np.asarray(image.GetDirection()).reshape(image.GetDimension(), -1)
+    # ITK counts to the left and to the back.
+    affine[:2, :2] = np.diag([-1.0, -1.0]) @ directions[:2, :2] * spacing[:2]
+    affine[:2, 3] = -np.asarray(image.GetOrigin())[:2]
+    return stored_volume(path, array.reshape(*array.shape, *([1] * (3 - array.ndim))), affine)
+
+
+def _refuse_no_spacing(path: Path) -> None:
+    """ITK takes a voxel size of 0 in a NIfTI file for 1 mm; it refuses those of other files itself."""
+    if not path.name.lower().endswith(NIFTI_SUFFIXES):
+        return
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else path.open("rb") as stream:
+        sizes = np.asarray(parse_nifti(stream.read(MAX_TEXT)).pixdim[:2])
+    if not (np.isfinite(sizes).all() and (sizes > 0).all()):
+        found = "voxels of " + " x ".join(f"{size:g}" for size in sizes) + " mm"
+        raise finding("E-GEOM-SPACING", path, found).to_error()
+
+
+def _normalised(arrays: Sequence[Array], mask: Array | None) -> tuple[list[Array], list[str]]:
+    """Return the channels as nnU-Net normalises them, and how: its z-score, or its scheme for CT if there is a mask.
+
+    Statistics are of the box around what is not zero, to which nnU-Net crops; those of CT are of labelled voxels of
+    this image, where nnU-Net takes all images of the data set.
+    """
+    box = _box(arrays)
+    result, how = [], []
+    for array in arrays:
+        values = array.astype(np.float32)
+        values[~np.isfinite(values)] = 0
+        labelled = values[mask > 0] if mask is not None else values[:0]
+        if labelled.size and float(values.min()) < _CT_AIR:
+            low, high = np.percentile(labelled, _CT_PERCENTILES)
+            values = np.clip(values, low, high)
+            how.append("CT of labelled voxels")
+        else:
+            labelled = values[box]
+            how.append("z-score")
+        mean, sd = float(labelled.mean(dtype=np.float64)), float(labelled.std(dtype=np.float64))
+        result.append((values - np.float32(mean)) / np.float32(max(sd, _SMALLEST_SD)))
+    return result, how
+
+
+def _box(arrays: Sequence[Array]) -> tuple[slice, ...]:
+    occupied = np.any([array != 0 for array in arrays], axis=0)
+    if not occupied.any():
+        return tuple(slice(None) for _ in occupied.shape)
+    box = []
+    for axis in range(occupied.ndim):
+        others = tuple(k for k in range(occupied.ndim) if k != axis)
+        places = np.flatnonzero(occupied.any(axis=others))
+        box.append(slice(int(places[0]), int(places[-1]) + 1))
+    return tuple(box)
+
+
+def _resampled(volume: Volume, spacing: Sequence[float], order: int) -> Volume:
+    """Return a volume with voxels as large along right-left, front-back, up-down; axes stay in their order."""
+    ras = volume.to("RAS")
+    # One slice has no neighbours to interpolate to.
+    wanted = [old if n == 1 else new for n, old, new in zip(ras.shape, ras.spacing, spacing, strict=True)]
+    return ras.resample(wanted, order=order).to(volume.orientation)
+
+
+def _as_network(volume: Volume) -> Array:
+    """Return the voxels as nnU-Net's reorienting reader stacks them: (Z, Y, X) of RAS; one slice without its axis."""
+    array = volume.to("RAS").array.transpose(2, 1, 0)
+    return np.ascontiguousarray(array.squeeze() if 1 in array.shape else array)
+
+
+def _context(grid: Volume, channels: int, ids: Sequence[int], pairs: Sequence[tuple[int, int]]) -> Context:
+    ras = grid.to("RAS")
+    # World axes (2 up, 1 front, 0 right) of the array axes; that of a single slice is none.
+    axes = [axis for axis in (2, 1, 0) if ras.shape[axis] > 1]
+    return Context(
+        shape=tuple(ras.shape[axis] for axis in axes),
+        spacing=tuple(ras.spacing[axis] for axis in axes),
+        channels=channels,
+        labels=tuple(ids),
+        sided_pairs=tuple(pairs),
+        left_right_axis=axes.index(0) if 0 in axes else None,
+    )
+
+
+def _meaning(labels: str | Path | None, scheme: str | None) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...], str]:
+    """Return label ids, left-right pairs and the name of the scheme: as asked for, else of a dataset.json nearby."""
+    if scheme is not None:
+        known = scheme_named(scheme)
+        return (0, *sorted(known.labels)), known.sided_pairs, known.name
+    if labels is None:
+        return (), (), ""
+    folder = Path(labels).absolute().parent
+    for place in (folder / "dataset.json", folder.parent / "dataset.json"):
+        if place.is_file():
+            dataset = read_json(place)
+            return _of_dataset(dataset) if isinstance(dataset, dict) else ((), (), "")
+    return (), (), ""
+
+
+def _of_dataset(dataset: dict[str, Any]) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...], str]:
+    listed = {name: value for name, value in (dataset.get("labels") or {}).items() if name != "ignore"}
+    ids: set[int] = set()
+    for value in listed.values():
+        ids.update(int(n) for n in (value if isinstance(value, list) else [value]))
+    facts = dataset.get("spine_ext") or {}
+    pairs = tuple((int(a), int(b)) for a, b in facts.get("sided_labels", ()))
+    return tuple(sorted(ids)), pairs, str(facts.get("scheme", "custom"))
