@@ -35,6 +35,7 @@ from nnunet_spine_ext.training.targets import Targets
 LEVELS = {"low": 0.25, "medium": 0.6, "high": 1.0}
 # Drawn anew for every label or class: one number for all of them would show nothing.
 DRAWN = {"gaussian_mixture": {"mean", "sd"}, "palette": {"value"}, "redistribute": {"shift", "gain"}}
+SQUARE = ("rot90", "transpose")
 # Makes a transform of rare draws show itself.
 ALWAYS: dict[str, dict[str, Any]] = {"flip": {"axis_p": 1.0}}
 
@@ -87,8 +88,27 @@ def augmented(case: NetworkInput, settings: dict[str, Any], draw: int = 0) -> tu
     return images[0].numpy(), target[0, 0].numpy().astype(np.int16), describe(plan.samples[0])
 
 
+def squared(case: NetworkInput) -> NetworkInput:
+    """Return the middle of a case with as many voxels along the two longest axes: some transforms need that."""
+    shape = case.context.shape
+    side = sorted(shape)[-2]
+    cuts = [slice((n - side) // 2, (n - side) // 2 + side) if n > side else slice(None) for n in shape]
+    ras = case.grid.to("RAS")
+    # The axes of RAS, from the last one: one slice has none in the array.
+    order = [axis for axis in (2, 1, 0) if ras.shape[axis] > 1]
+    box = [slice(None)] * 3
+    for axis, cut in zip(order, cuts, strict=True):
+        box[axis] = cut
+    images = np.ascontiguousarray(case.images[(slice(None), *cuts)])
+    labels = None if case.labels is None else np.ascontiguousarray(case.labels[tuple(cuts)])
+    grid = ras.crop((box[0], box[1], box[2]))
+    context = dataclasses.replace(case.context, shape=images.shape[1:], source_shape=None)
+    return dataclasses.replace(case, images=images, labels=labels, grid=grid, context=context)
+
+
 def row(case: NetworkInput, cls: type[Transform], planes: Sequence[str], size: int) -> list[Array]:
     """Return original, low, medium and high; label contours where the warp moves them; several planes side by side."""
+    case = squared(case) if cls.name in SQUARE else case
     limits = [window(channel) for channel in case.images]
     samples = [(case.images, case.labels, "original")]
     for level, share in LEVELS.items():

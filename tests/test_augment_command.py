@@ -325,7 +325,7 @@ def _code(call: Callable[[], Any]) -> str:
     ("options", "code", "hint"),
     [
         ({"transform": "gama"}, "E-AUG-NAME", "did you mean 'gamma'"),
-        ({"config": "shif"}, "E-CONFIG-VALUE", "did you mean 'shift'"),
+        ({"config": "shiift"}, "E-CONFIG-VALUE", "did you mean 'shift'"),
         ({"config": "nowhere.yaml"}, "E-CONFIG-READ", "nowhere.yaml"),
         ({"profile": ["ge1.5t"]}, "E-AUG-PROFILE", "did you mean 'ge-1.5t'"),
         ({"profile": ["ge-1.5t:nois=1"]}, "E-CONFIG-KEY", "did you mean 'noise'"),
@@ -345,7 +345,7 @@ def _code(call: Callable[[], Any]) -> str:
         ({"n": 0}, "E-CONFIG-VALUE", "1 to"),
         ({"size": 5}, "E-CONFIG-VALUE", "pixels"),
         ({"columns": -1}, "E-CONFIG-VALUE", "0 or more"),
-        ({"plane": "sagital"}, "E-CONFIG-VALUE", "did you mean 'sagittal'"),
+        ({"plane": "sagittall"}, "E-CONFIG-VALUE", "did you mean 'sagittal'"),
         ({"scheme": "nnunet15"}, "E-LABEL-SCHEME", "did you mean 'nnunet14'"),
         ({"spacing": (1, 0, 1)}, "E-CONFIG-VALUE", "positive"),
         ({"transform": "gamma", "assignments": ["channels=[3]"]}, "E-AUG-CONTEXT", "channels"),
