@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peer_layouts import CPU, FLAT_GPU, GPU, MIXED, VALUES
 
 from nnunet_spine_ext.augment.config import Group
 from nnunet_spine_ext.augment.context import Context
@@ -27,216 +28,6 @@ FIXTURE = json.loads((ROOT / "tests" / "fixtures" / "peer_configs.json").read_te
 IMAGES = json.loads((ROOT / "tests" / "fixtures" / "peer_images.json").read_text(encoding="utf-8"))
 SHAPE = (8, 20, 18)
 CONTEXT = Context(SHAPE, (3.0, 1.0, 1.0), channels=3, labels=(0, 1, 2, 3))
-
-# Values other than the defaults for every key of every entry, in the layout of SmaugLab 2.0.0.
-ANYWHERE = {"p": 0.5, "p_batch": 0.5, "same_on_batch": True, "keepdim": True}
-REGION = {"in_seg": 0.5, "out_seg": 0.25, "mix_in_out": True}
-VALUES = {**ANYWHERE, **REGION, "apply_to_channel": [0, 2], "retain_stats": True}
-MIXED = {**VALUES, "mix_prob": 0.25}
-SYNTHSEG = {
-    **ANYWHERE,
-    "apply_to_channel": [1],
-    "apply_bias_field": True,
-    "apply_intensity_augmentation": True,
-    "apply_resolution": True,
-    "atlas_res": 1.0,
-    "bias_field_std": 0.6,
-    "bias_scale": 0.05,
-    "blur_range": 1.05,
-    "clip": 200.0,
-    "data_res": [1.0, 1.0, 1.0],
-    "em_background_clusters_range": [2, 6],
-    "em_background_label": 0,
-    "em_label_completion": True,
-    "em_max_fit_voxels": 1000,
-    "em_merge_prob": 0.1,
-    "em_n_foreground_clusters": 2,
-    "em_n_iters": 10,
-    "em_same_on_batch": True,
-    "flip_axis": 1,
-    "gamma_std": 0.4,
-    "generation_classes": [0, 1],
-    "generation_labels": [0, 1],
-    "max_res_aniso": 6.0,
-    "max_res_iso": 3.0,
-    "n_channels": 1,
-    "n_neutral_labels": 1,
-    "nonlin_scale": 0.05,
-    "nonlin_std": 3.0,
-    "normalise": False,
-    "output_labels": [0, 1],
-    "prior_distributions": "normal",
-    "prior_means": [100, 40],
-    "prior_stds": 10,
-    "randomise_res": True,
-    "rotation_bounds": 10.0,
-    "scaling_bounds": 0.1,
-    "shearing_bounds": 0.01,
-    "svf_integration_steps": 5,
-    "thickness": [1.0, 1.0, 3.0],
-    "translation_bounds": 5,
-}
-PALETTE = {
-    **ANYWHERE,
-    "alpha_magnitude_range": [0.5, 1.5],
-    "blur_sigmas": [0.0, 0.5],
-    "c_choices": [3, 4],
-    "dark_threshold": 0.0,
-    "label_classes": [1],
-    "label_remap_prob": 0.5,
-    "min_label_voxels": 8,
-    "n_kmeans_subsample": 100,
-    "s_choices": [2, 3],
-    "skip_parcellation_prob": 0.2,
-    "skip_sub_parc_prob": 0.3,
-}
-COMPOSED = {
-    **ANYWHERE,
-    "alpha_magnitude_range": [0.5, 1.5],
-    "blur_sigmas_pre": [0.0],
-    "blur_sigmas_post": [0.0],
-    "dark_threshold": 0.02,
-    "initial_partitioner": {"type": "em_gmm", "n_foreground_clusters": 2, "n_iters": 9},
-    "refinement_partitioners": [{"type": "voronoi", "s_choices": [2, 4], "skip_prob": 0.2}, {"type": "em_gmm"}],
-    "overlay": {"enabled": False},
-}
-DOMAIN = {
-    **ANYWHERE,
-    "apply_to_channel": [0],
-    "any_source": True,
-    "bank_path": "bank.npz",
-    "bias_field_std": 0.3,
-    "bias_scale": 0.05,
-    "blend_concentration": 2.0,
-    "blend_targets": 2,
-    "include_self": False,
-    "p_class_mix": 0.1,
-    "p_spatial_mix": 0.1,
-    "pct": 0.9,
-    "sigma": 1.0,
-    "source_label": "t2",
-    "spatial_mix_gain": 2.0,
-    "spatial_mix_scale": 0.05,
-    "targets": ["t1"],
-    "zscore_io": True,
-}
-GPU: dict[str, dict[str, Any]] = {
-    "RandomFlipTransformGPU": {**ANYWHERE, "flip_axis": [0, 2]},
-    "RandomAffineGPU": {
-        **ANYWHERE,
-        "degrees": [5, 10, 15],
-        "translate": [0.05, 0.1, 0.1],
-        "scale": [0.8, 1.2],
-        "shears": [-5, 5, -5, 5, -5, 5],
-        "resample": "bilinear",
-        "align_corners": False,
-    },
-    "RandomSynthSegGPU": SYNTHSEG,
-    "RandomPaletteGPU": PALETTE,
-    "PaletteSynthesisGPU": COMPOSED,
-    "RandomDomainTransferGPU": DOMAIN,
-    "RandomInverseGPU": MIXED,
-    "RandomHistogramEqualizationGPU": MIXED,
-    "RandomRedistributeSegGPU": {
-        **ANYWHERE,
-        "in_seg": 0.5,
-        "apply_to_channel": [0],
-        "retain_stats": False,
-        "std_noise_range": [0.1, 0.2],
-        "dilation_iterations_range": [1, 2],
-    },
-    "RandomScharrGPU": {**MIXED, "absolute": False},
-    "RandomLaplaceGPU": {**MIXED, "absolute": True},
-    "RandomUnsharpMaskGPU": {**MIXED, "sigma": 0.8, "unsharp_amount": 1.0},
-    "RandomRandConvGPU": {**MIXED, "kernel_sizes": [1, 3]},
-    "RandomClampGPU": {**VALUES, "max_clamp_amount": 0.2},
-    "RandomGaussianNoiseGPU": {**ANYWHERE, **REGION, "apply_to_channel": [0], "mean": 0.1, "std": 0.5},
-    "RandomGaussianBlurGPU": {**MIXED, "sigma": 1.2},
-    "RandomBrightnessGPU": {**ANYWHERE, **REGION, "apply_to_channel": [0], "brightness_range": [0.8, 1.2]},
-    "RandomGammaGPU": {**VALUES, "gamma_range": [0.6, 1.4]},
-    "RandomInvGammaGPU": {**VALUES, "gamma_range": [0.6, 1.4]},
-    "RandomContrastGPU": {**VALUES, "contrast_range": [0.8, 1.2]},
-    "RandomLog1pGPU": VALUES,
-    "RandomSqrtGPU": VALUES,
-    "RandomSinGPU": VALUES,
-    "RandomExpGPU": VALUES,
-    "RandomSigmoidGPU": VALUES,
-    "RandomLowResTransformGPU": {**ANYWHERE, "scale": [0.4, 0.9]},
-    "RandomAcqTransformGPU": {**ANYWHERE, "apply_to_channel": [0], "scale": [0.4, 0.9]},
-    "RandomCropTransformGPU": {**ANYWHERE, "crop": [0.6, 0.9], "pos": [0.2, 0.8], "pad_value": "zero"},
-    "RandomBiasFieldGPU": {**VALUES, "coefficients": [-0.1, 0.3], "order": 2, "invert": True},
-    "ZscoreNormalizationGPU": {
-        "p": 0.5,
-        "p_batch": 0.5,
-        "keepdim": True,
-        "apply_to_channel": [0],
-        "in_seg": 0.1,
-        "out_seg": 0.1,
-    },
-}
-STATS = {"p": 0.5, "retain_stats": True}
-WISE = {"p": 0.5, "p_per_channel": 0.5, "synchronize_channels": False}
-CPU: dict[str, dict[str, Any]] = {
-    "LaplaceConvTransform": {**STATS, "absolute": True},
-    "ScharrConvTransform": {**STATS, "absolute": False},
-    "Log1pTransform": STATS,
-    "SqrtTransform": STATS,
-    "SinTransform": STATS,
-    "ExpTransform": STATS,
-    "SigmoidTransform": STATS,
-    "HistogramEqualTransform": STATS,
-    "RedistributeTransform": {**STATS, "classes": [1, 2], "in_seg": 0.5},
-    "ShapeTransform": {"p": 0.5, "shape_min": 3, "ignore_axes": [1, 2]},
-    "ArtifactTransform": {
-        "p": 0.5,
-        **dict.fromkeys(("motion", "ghosting", "spike", "bias_field", "blur", "noise", "swap"), True),
-        "random_pick": False,
-        "second_channel_is_labels": False,
-    },
-    "SpatialCustomTransform": {
-        "p": 0.5,
-        **dict.fromkeys(("flip", "affine", "elastic", "anisotropy"), True),
-        "random_pick": True,
-        "second_channel_is_labels": False,
-    },
-    "SpatialTransform": {
-        "patch_center_dist_from_border": 8,
-        "random_crop": False,
-        "p_elastic_deform": 0.125,
-        "elastic_deform_scale": [0, 0.1],
-        "elastic_deform_magnitude": [0, 0.1],
-        "p_synchronize_def_scale_across_axes": 1,
-        "p_rotation": 0.25,
-        "p_rot_per_axis": 0.5,
-        "p_scaling": 0.125,
-        "scaling": [0.5, 1.25],
-        "p_synchronize_scaling_across_axes": 0.75,
-        "bg_style_seg_sampling": False,
-        "mode_seg": "nearest",
-        "border_mode_seg": "border",
-        "center_deformation": False,
-        "mode_image": "bilinear",
-        "padding_mode_image": "border",
-        "padding_value_seg": -1,
-        "padding_value_image": 1,
-        "align_corners": True,
-    },
-    "GaussianNoiseTransform": {**WISE, "noise_variance": [0.05, 0.2]},
-    "GaussianBlurTransform": {**WISE, "blur_sigma": [0.5, 1], "synchronize_axes": True, "benchmark": True},
-    "MultiplicativeBrightnessTransform": {**WISE, "multiplier_range": [0.7, 1.5]},
-    "ContrastTransform": {**WISE, "contrast_range": [0.75, 1.25], "preserve_range": False},
-    "SimulateLowResolutionTransform": {
-        **WISE,
-        "scale": [0.3, 1],
-        "synchronize_axes": True,
-        "ignore_axes": [0],
-        "allowed_channels": [1],
-    },
-    "InvertedGammaTransform": {**WISE, "gamma": [0.7, 1.5], "p_retain_stats": 0.5},
-    "GammaTransform": {**WISE, "gamma": [0.7, 1.5], "p_retain_stats": 0.5, "p_invert_image": 0.25},
-    "MirrorTransform": {"allowed_axes": [0, 1]},
-    "ZscoreNormalization": {"p": 0.5},
-}
 
 
 def entry(section: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -473,17 +264,6 @@ def test_what_never_fires_is_listed() -> None:
         assert part in text
 
 
-FLAT_GPU = {
-    "ScharrTransform": {"kernel_type": "Scharr", "probability": 0.25, "mix_prob": 0.5},
-    "UnsharpMaskTransform": {"kernel_type": "Laplace", "probability": 0.1},
-    "FunctionTransform": {"probability": 0.1, "retain_stats": True},
-    "AffineTransform": {"degrees": 5, "shear": [-5, 5, -5, 5, -5, 5], "probability": 0.5},
-    "AcqTransform": {"scale": [0.2, 1.0], "crop": [1.0, 1.0], "probability": 0.4},
-    "GammaTransform": {"gamma_range": [0.7, 1.5]},
-    "nnUNetSpatialTransform": {"p_rotation": 0.2, "p_scaling": 0.2, "scaling": [0.7, 1.4]},
-}
-
-
 def test_the_flat_layout_of_auglab() -> None:
     result = import_config(FLAT_GPU)
     assert (result.layout, result.unmatched) == ("AugLab", ())
@@ -548,6 +328,10 @@ def test_every_entry_of_auglab_has_a_counterpart(section: str, name: str) -> Non
         ('{"GPU": {"RandomGammaGPU": {"gamma_range": [0.001, 0.7]}}}', "E-AUG-IMPORT-VALUE"),
         ('{"GPU": {"RandomFlipTransformGPU": {"flip_axis": [0.5]}}}', "E-AUG-IMPORT-VALUE"),
         ('{"GPU": {"RandomCropTransformGPU": {"crop": [0.5, 1.5]}}}', "E-AUG-IMPORT-VALUE"),
+        (
+            '{"GPU": {"PaletteSynthesisGPU": {"refinement_partitioners": [{"type": "voronoi", "s_choices": "a"}]}}}',
+            "E-AUG-IMPORT-VALUE",
+        ),
         ('{"GPU": {"PaletteSynthesisGPU": {"initial_partitioner": {"type": "x"}}}}', "E-AUG-IMPORT-VALUE"),
         ('{"GPU": {}, "pipeline": {"mode": "shuffled"}}', "E-AUG-IMPORT-VALUE"),
         ('{"GPU": {}, "pipeline": {"random_choose": {"ta_probability": 2}}}', "E-AUG-IMPORT-VALUE"),
@@ -566,6 +350,27 @@ def test_files_that_are_refused(tmp_path: Path, text: str | None, code: str) -> 
 def test_the_page_has_the_table_of_the_rules() -> None:
     script = _script("docs/generate_migration.py")
     assert script.render() in script.PAGE.read_text(encoding="utf-8"), "make docs"
+
+
+WRONG: tuple[Any, ...] = (None, "x", -1, 1e9, [], [3, 1], {"a": 1}, True, math.nan, [["a"]], [{"type": "voronoi"}])
+
+
+@pytest.mark.parametrize("section", ["GPU", "CPU"])
+def test_no_value_of_any_key_ends_in_another_error(section: str) -> None:
+    for name, given in {"GPU": GPU, "CPU": CPU}[section].items():
+        given = {key: value for key, value in given.items() if key != "bank_path"}
+        for key in given:
+            for value in WRONG:
+                error = _error({section: {name: {**given, key: value}}})
+                assert error is None or (error.code == "E-AUG-IMPORT-VALUE" and name in error.file)
+
+
+def _error(source: dict[str, Any]) -> UsageError | None:
+    try:
+        import_config(source)
+    except UsageError as error:
+        return error
+    return None
 
 
 def _script(name: str = "tests/oracles/make_peer_configs.py") -> Any:

@@ -258,7 +258,8 @@ def _comment(key: str, value: Any) -> bool:
 def _read(source: Mapping[str, Any] | str | Path) -> tuple[str, Mapping[str, Any]]:
     """Return what errors call the document, and its content."""
     if isinstance(source, Mapping):
-        return "configuration", source
+        # As JSON has it: keys are texts.
+        return "configuration", _texts(source)
     path = Path(source)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -273,6 +274,12 @@ def _read(source: Mapping[str, Any] | str | Path) -> tuple[str, Mapping[str, Any
     if not isinstance(content, dict):
         raise _layout(str(path), f"a {type(content).__name__}")
     return str(path), content
+
+
+def _texts(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _texts(item) for key, item in value.items()}
+    return [_texts(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _sections(document: Mapping[str, Any], where: str) -> Iterator[tuple[str, Layout, Mapping[str, Any]]]:

@@ -111,6 +111,13 @@ class Block:
             return [self._number(key, value)]
         return [self._number(key, item) for item in value]
 
+    def table(self, key: str) -> list[float]:
+        """Return all numbers of a list of lists."""
+        rows = self.value(key)
+        if not all(isinstance(row, list | tuple) and row for row in rows):
+            raise self.refuse(key, "lists of numbers")
+        return [self._number(key, item) for row in rows for item in row]
+
     def pair(self, key: str) -> list[float]:
         """Return [low, high]; a single number is both."""
         values = self.numbers(key)

@@ -112,7 +112,7 @@ def translate(section: str, name: str, given: Mapping[str, Any], whole: Mapping[
     values = {_RENAMED.get(key, key): value for key, value in given.items() if key not in unread}
     kernel = values.pop("kernel_type", None) if _has_kernel(section, name) else None
     if kernel is not None:
-        if kernel not in _KERNELS[section]:
+        if not isinstance(kernel, str) or kernel not in _KERNELS[section]:
             values["kernel_type"] = kernel
         else:
             rules = (_KERNELS[section][kernel],)

@@ -136,7 +136,7 @@ def _prior(block: Block, key: str) -> Any:
     centre, reach = _PRIOR[key]
     if isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple):
         block.remark(f"{key} is one range for all labels: that which holds all")
-        flat = [float(number) for row in value for number in row]
+        flat = block.table(key)
         return _scaled([min(flat), max(flat)])
     if value is None:
         numbers = [centre - reach, centre + reach] if kind == "uniform" else [centre, reach]
@@ -213,39 +213,40 @@ _VORONOI: Settings = {"type": "voronoi", "s_choices": [2, 3, 4, 5, 6, 7, 8, 9, 1
 
 @SYNTHESIS.add("PaletteSynthesisGPU", COMPOSED, "TA")
 def _composed(block: Block) -> list[Made]:
-    initial = _component(block, "initial_partitioner", block.value("initial_partitioner") or _INITIAL, _INITIAL)
+    kind, initial = _component(block, "initial_partitioner", block.value("initial_partitioner") or _INITIAL, _INITIAL)
     common = _repainted(block)
-    if initial["type"] == "em_gmm":
-        bounds = [float(initial["n_foreground_clusters"]) + n for n in initial["background_clusters_range"]]
+    if kind == "em_gmm":
+        count = initial.number("n_foreground_clusters", 1.0)
+        bounds = [count + number for number in initial.pair("background_clusters_range")]
         common |= {"clustering": "em", "classes": [min(_MOST_CLASSES, bound) for bound in bounds]}
     else:
-        common["classes"] = {"choice": list(initial["c_choices"])}
+        common["classes"] = {"choice": initial.numbers("c_choices")}
     given = block.value("refinement_partitioners")
     if given is None:
         given = [_VORONOI]
     if not isinstance(given, list | tuple):
         raise block.refuse("refinement_partitioners", "a list of partitioners")
     refined = [_component(block, "refinement_partitioners", item, _VORONOI) for item in given]
-    voronoi = [item for item in refined if item["type"] == "voronoi"]
-    if any(item["type"] == "em_gmm" for item in refined):
+    if any(kind == "em_gmm" for kind, _ in refined):
         block.remark("classes are not divided a second time by intensity")
     block.left_out("overlay", "blur_sigmas_pre", "blur_sigmas_post")
-    if not voronoi:
+    cells = next((part for kind, part in refined if kind == "voronoi"), None)
+    if cells is None:
         return [Made(block.p(), (Part("palette", common),))]
     if "clustering" in common:
         block.remark("in regions classes are found by k-means")
-    whole, numbers = float(voronoi[0]["skip_prob"]), [float(n) for n in voronoi[0]["s_choices"]]
-    return [Made(block.p(), _regions(common, whole, numbers))]
+    return [Made(block.p(), _regions(common, cells.chance("skip_prob"), cells.numbers("s_choices")))]
 
 
-def _component(block: Block, key: str, given: Any, defaults: Settings) -> Settings:
-    """Return the settings of a part, with their defaults."""
-    if not isinstance(given, dict) or given.get("type") not in ("em_gmm", "identity", "kmeans1d", "voronoi"):
+def _component(block: Block, key: str, given: Any, defaults: Settings) -> tuple[str, Block]:
+    """Return the kind of a part and its settings."""
+    kind = given.get("type") if isinstance(given, dict) else None
+    if kind not in ("em_gmm", "identity", "kmeans1d", "voronoi"):
         raise block.refuse(key, "type: kmeans1d, em_gmm, voronoi or identity, with its settings")
-    more = sorted(given.keys() - defaults.keys())
+    more = sorted(name for name in given if name not in defaults)
     if more:
         block.remark(f"no counterpart in {key}: {', '.join(more)}")
-    return {**defaults, **given}
+    return str(kind), Block(f"{block.place}: {key}", given, defaults)
 
 
 def _repainted(block: Block) -> Settings:
