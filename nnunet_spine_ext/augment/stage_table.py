@@ -63,9 +63,10 @@ def _tables(
 ) -> Result:
     """Return what the tables add to u, (G, N), and the noise levels (K, R, N) in units of the signal."""
     change = buffers.floats(program.change)
-    if not program.operations:
-        return change, None
     axis = axis_on(batch.device, program.nodes)
+    if not program.operations:
+        # To the last bit what it is where a neighbour in the batch needs operations.
+        return ((axis + change) - axis).clamp_(-LARGEST, LARGEST), None
     start = None if program.start is None else buffers.ints(program.start)
     values = _rows(axis + change, start, len(planes))
     counts = _count(batch, program, buffers, (planes, levels, rows))

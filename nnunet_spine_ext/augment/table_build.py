@@ -219,7 +219,8 @@ class Builder:
         row = np.stack([np.concatenate([inverse, inverse[:1]]) for _, inverse in alike])
         offsets = np.cumsum([0] + [len(track.values) for track in tracks])
         start = np.stack([t.group[f] + o for t, f, o in zip(tracks, first, offsets[:-1], strict=True)])
-        nodes = nodes_for(rows)
+        # By what labels there may be, not by what rows there are: else neighbours in the batch would matter.
+        nodes = nodes_for(len(self._context.labels))
         kept = slice(None, None, (NODES - 1) // (nodes - 1))
         operations = tuple(_operations(tracks, first, kept, packer))
         count = len(tracks)

@@ -36,9 +36,17 @@ def histogram(position: Tensor, rows: Tensor | None, count: int, nodes: int = NO
 def statistics(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation over rows and nodes, each (K, 1, 1); zero where there is no voxel."""
     weights = counts.to(values.dtype)
-    total = weights.sum((1, 2), keepdim=True).clamp_min(1)
-    mean = (values * weights).sum((1, 2), keepdim=True) / total
-    return mean, (values - mean).square_().mul_(weights).sum((1, 2), keepdim=True).div(total).sqrt()
+    total = _sum(weights).clamp_min(1)[:, None, None]
+    mean = _sum(values * weights)[:, None, None] / total
+    return mean, _sum((values - mean).square_().mul_(weights))[:, None, None].div(total).sqrt()
+
+
+def _sum(values: Tensor) -> Tensor:
+    """Sum (…, R, N) over nodes, then over rows in double precision.
+
+    A table has as many rows as the one with most of them in the batch, the others empty: the sum is to be the same.
+    """
+    return values.sum(-1).double().sum(-1).to(values.dtype)
 
 
 def row_statistics(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,11 +63,11 @@ def row_statistics(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 
 def keep_statistics(values: Tensor, before: Tensor, counts: Tensor) -> Tensor:
     """Scale and shift so that mean and standard deviation are those of `before`; counts are of the region meant."""
-    weights = counts.flatten(1).to(values.dtype)
-    both = torch.stack((values, before)).flatten(2)
-    total = weights.sum(1).clamp_min(1)
-    mean = (both * weights).sum(2) / total
-    variance = both.sub_(mean[..., None]).square_().mul_(weights).sum(2) / total
+    weights = counts.to(values.dtype)
+    both = torch.stack((values, before))
+    total = _sum(weights).clamp_min(1)
+    mean = _sum(both * weights) / total
+    variance = _sum(both.sub_(mean[..., None, None]).square_().mul_(weights)) / total
     gain = (variance[1] / variance[0].clamp_min(_TINY**2)).sqrt().clamp_max(_LARGEST_GAIN)
     # Where nothing is left of the contrast there is nothing to stretch.
     gain = torch.where(variance[0] > _TINY**2, gain, 1.0)
