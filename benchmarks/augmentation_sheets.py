@@ -1,8 +1,8 @@
 """Contact sheets of every transform of the augmentation, to look at: original, low, medium and high strength.
 
 Example: ``python benchmarks/augmentation_sheets.py -i phantom_0000.nii.gz --seg phantom.nii.gz -o sheets`` writes
-``sheets/<stage>_<number>.png``. Low, medium and high move every setting from where the transform does nothing to the
-far end of its default range; settings without such a value go from the lower to the upper end.
+``sheets/<stage>_<number>.png``. High is the far end of every default range, low and medium the same at a strength of
+0.25 and 0.6; settings that a strength does not scale go from the lower to the upper end.
 """
 
 from __future__ import annotations
@@ -34,24 +34,25 @@ from nnunet_spine_ext.training.targets import Targets
 
 LEVELS = {"low": 0.25, "medium": 0.6, "high": 1.0}
 # Drawn anew for every label or class: one number for all of them would show nothing.
-DRAWN = {"gaussian_mixture": {"mean", "sd"}, "palette": {"value"}, "redistribute": {"shift", "gain"}}
+DRAWN = {
+    "gaussian_mixture": {"mean", "sd"},
+    "palette": {"value"},
+    "redistribute": {"shift", "gain"},
+    "region_palette": {"value"},
+}
 SQUARE = ("rot90", "transpose")
 # Makes a transform of rare draws show itself.
 ALWAYS: dict[str, dict[str, Any]] = {"flip": {"axis_p": 1.0}}
 
 
 def at_level(cls: type[Transform], share: float) -> dict[str, Any]:
-    """Return settings of a transform that lie `share` of the way from no effect to the end of its default ranges."""
+    """Return settings: what a strength scales is at the far end of its range, the rest `share` of the way."""
     settings: dict[str, Any] = {"name": cls.name, "p": 1.0}
     default = cls()
     for item in dataclasses.fields(cls):
         value = getattr(default, item.name)
-        neutral = item.metadata.get("neutral")
-        if is_range(item) and value.kind not in ("constant", "normal"):
-            if item.name not in DRAWN.get(cls.name, ()):
-                settings[item.name] = _value(value, neutral, share)
-            elif neutral is not None:
-                settings[item.name] = _narrowed(value, neutral, share)
+        if is_range(item) and value.kind not in ("constant", "normal") and item.name not in DRAWN.get(cls.name, ()):
+            settings[item.name] = _value(value, item.metadata.get("neutral"), share)
     return settings | ALWAYS.get(cls.name, {})
 
 
@@ -60,26 +61,20 @@ def _value(given: Range, neutral: float | None, share: float) -> float:
         ordered = sorted(given.values)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
     low, high = given.values
-    log = given.kind == "log"
-    start = low if neutral is None else neutral
-    if log:
-        low, high, start = math.log(low), math.log(high), math.log(start)
-    end = high if neutral is None or abs(high - start) >= abs(low - start) else low
-    value = start + share * (end - start)
-    return math.exp(value) if log else value
+    if neutral is not None:
+        far = (lambda v: abs(math.log(v / neutral))) if given.kind == "log" else (lambda v: abs(v - neutral))
+        return max((high, low), key=far)
+    return low * (high / low) ** share if given.kind == "log" else low + share * (high - low)
 
 
-def _narrowed(given: Range, neutral: float, share: float) -> Any:
-    """Return a range about the neutral value that is `share` as wide."""
-    if given.kind == "log":
-        return {"log": [neutral * (value / neutral) ** share for value in given.values]}
-    return [neutral + share * (value - neutral) for value in given.values]
-
-
-def augmented(case: NetworkInput, settings: dict[str, Any], draw: int = 0) -> tuple[Array, Array, str]:
+def augmented(
+    case: NetworkInput, settings: dict[str, Any], strength: float = 1.0, draw: int = 0
+) -> tuple[Array, Array, str]:
     """Return images (C, …), labels and the caption of one sample."""
     config = AugmentConfig.from_dict({"transforms": [settings]})
-    pipeline = Pipeline(config, case.context)
+    # What has no weaker form would only be rarer.
+    graded = all(transform.graded for _, transform in config.flat())
+    pipeline = Pipeline(config, case.context.at_strength(strength if graded else 1.0))
     plan = pipeline.plan([SampleKey(0, case.name, 0, draw)])
     labels = np.zeros(case.images.shape[1:], np.int16) if case.labels is None else case.labels
     device = DeviceAugmentation(pipeline, Targets(), highest=max(case.context.labels))
@@ -112,7 +107,7 @@ def row(case: NetworkInput, cls: type[Transform], planes: Sequence[str], size: i
     limits = [window(channel) for channel in case.images]
     samples = [(case.images, case.labels, "original")]
     for level, share in LEVELS.items():
-        images, labels, caption = augmented(case, at_level(cls, share))
+        images, labels, caption = augmented(case, at_level(cls, share), share)
         samples.append((images, labels, f"{level}: {caption}"))
     cells = []
     for images, labels, caption in samples:

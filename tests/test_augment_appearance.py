@@ -51,3 +51,15 @@ def test_no_vertebra_gets_dots_of_its_border(domain: str) -> None:
     assert high - median < 8 * (three - quarter)
     assert median - low < 8 * (three - quarter)
     assert float(np.abs(inside - median).max()) < 0.35
+
+
+def test_half_a_strength_is_about_half_a_logarithm() -> None:
+    image = torch.linspace(0, 1, 48 * 64).view(1, 1, 48, 64)
+    settings = {"name": "log1p", "p": 1, "amount": 20, "retain_stats": False}
+    lifted = []
+    for strength in (0.25, 0.5, 1.0):
+        line = Pipeline({"transforms": [settings]}, CONTEXT.at_strength(strength))
+        lifted.append(float((line(image, None, [KEY])[0] - image).max()))
+    # Scaled in the logarithm of the amount, half a strength did a tenth of the whole.
+    assert 0.1 < lifted[0] / lifted[2] < 0.4
+    assert 0.35 < lifted[1] / lifted[2] < 0.65

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +24,10 @@ class Log1p(Selective, stage="table"):
     retain_stats: bool = True
 
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
-        """Draw the amount."""
-        return {**self.select(rng, context), "amount": self.draw(rng, "amount", context)}
+        """Draw the amount; what the strength scales is log(1 + a), in which the effect grows evenly."""
+        amount = math.expm1(context.strength * math.log1p(self.amount.sample(rng)))
+        low, high = self.amount.limits
+        return {**self.select(rng, context), "amount": min(max(amount, low), high)}
 
     def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
         """Add the curve."""
