@@ -88,10 +88,11 @@ def apply(
 
 
 def signed(labels: Tensor) -> Tensor:
-    """Return label maps in a type that knows -1, what lies outside of the image."""
+    """Return label maps as integers that know -1, what lies outside of the image."""
     if labels.dtype in (torch.bool, torch.uint8):
         return labels.to(torch.int16)
-    return labels.to(torch.int32) if labels.dtype == torch.uint16 else labels
+    # MONAI loads label maps as float32.
+    return labels.to(torch.int32) if labels.dtype.is_floating_point or not labels.dtype.is_signed else labels
 
 
 def narrowed(labels: Tensor, dtype: torch.dtype, outside: int) -> Tensor:

@@ -185,10 +185,15 @@ class SpineAugmentd(RandomizableTransform, MapTransform):  # type: ignore[misc]
                 expected=expected,
                 fix="give all records",
             )
+        plain = [json.loads(item) if isinstance(item, str) else item for item in records]
+        # Grouped as they were when they were recorded: matrix products of another size round otherwise.
+        groups: dict[str, list[int]] = {}
+        for index, item in enumerate(plain):
+            groups.setdefault(json.dumps([item.get("version"), item.get("context")]), []).append(index)
         plans = []
-        for index, item in enumerate(records):
-            plain = json.loads(item) if isinstance(item, str) else item
-            plans.append(([index], Plan.from_record(plain)))
+        for indices in groups.values():
+            samples = [sample for index in indices for sample in plain[index]["samples"]]
+            plans.append((indices, Plan.from_record({**plain[indices[0]], "samples": samples})))
         return self._finished(data, arrived, plans)
 
     def randomize(self, data: Mapping[Hashable, Any], count: int = 1) -> None:
