@@ -1,0 +1,127 @@
+"""The arms of a comparison, and a queue of trainings that can be interrupted: what is finished is not done again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from generalisation.domains import environment
+from nnunet_spine_ext.core.io import read_json, write_json
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+PEER_PYTHON = ROOT / ".oracles" / "smauglab" / "bin" / "python"
+_PEER = "smauglab.trainers.nnUNetTrainerDAExt:nnUNetTrainerDAExtGPU"
+_CONFIGS = "lib/python*/site-packages/smauglab/configs"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A trainer (`module:class`) with the interpreter that has it and variables of its environment."""
+
+    name: str
+    trainer: str
+    python: str
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+def arms(python: str, names: Sequence[str]) -> tuple[list[Arm], list[str]]:
+    """Return the arms asked for, and the names of those whose environment is not there."""
+    known = {
+        "nnunet": Arm("nnunet", "nnunetv2.training.nnUNetTrainer.nnUNetTrainer:nnUNetTrainer", python),
+        "ours": Arm("ours", "nnunet_spine_ext.training.shift:nnUNetTrainerSpineShift", python),
+        "mirror": Arm("mirror", "nnunet_spine_ext.training.base:nnUNetTrainerSpine", python),
+    }
+    for name, file in (
+        ("smauglab", "transform_params_gpu.json"),
+        ("smauglab-paper", "transform_params_one-sequence-to-segment-them-all.json"),
+    ):
+        found = sorted(PEER_PYTHON.parent.parent.glob(f"{_CONFIGS}/{file}"))
+        if found:
+            known[name] = Arm(name, _PEER, str(PEER_PYTHON), {"SMAUGLAB_PARAMS_JSON": str(found[0])})
+    return [known[n] for n in names if n in known], [n for n in names if n not in known]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What all arms share."""
+
+    epochs: int
+    iterations: int
+    learning_rate: float = 0.003
+    weight_decay: float = 0.01
+    optimizer: str = "adamw"
+    oversample_foreground: float = 0.5
+    threads: int = 1
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training."""
+
+    arm: Arm
+    dataset: str
+    plans: str
+    seed: int
+    schedule: Schedule
+
+    @property
+    def name(self) -> str:
+        """Unique name within a run."""
+        return f"{self.dataset}-{self.arm.name}-{self.seed}"
+
+
+def run_jobs(folder: Path, jobs: Sequence[Job], parallel: int) -> Iterator[tuple[Job, Path, dict[str, Any]]]:
+    """Train what has not been trained; yield each job with its weights and figures as it ends, in any order."""
+    pool = ThreadPoolExecutor(parallel)
+    try:
+        waiting = {pool.submit(_train, folder, job): job for job in jobs}
+        for future in as_completed(waiting):
+            weights, figures = future.result()
+            yield waiting[future], weights, figures
+    finally:
+        # After an error nothing new is begun; trainings under way come to their end.
+        pool.shutdown(cancel_futures=True)
+
+
+def _train(folder: Path, job: Job) -> tuple[Path, dict[str, Any]]:
+    out = folder / "trained" / job.name
+    weights, done = out / "weights.pt", out / "done.json"
+    spec = {
+        "name": f"Arm_{job.arm.name.replace('-', '_')}_{job.seed}", "trainer": job.arm.trainer, "dataset": job.dataset,
+        "plans": job.plans, "configuration": "3d_fullres", "seed": job.seed, "weights": str(weights),
+        **asdict(job.schedule),
+    }  # fmt: skip
+    plans = read_json(folder / "nnUNet_preprocessed" / job.dataset / f"{job.plans}.json")
+    if not job.arm.trainer.startswith("nnunet_spine_ext."):
+        # Others do not know these settings: a change of ours is no reason to train them again.
+        plans.pop("spine_ext", None)
+    identity = hashlib.sha256(json.dumps([spec, job.arm.variables, plans], sort_keys=True).encode()).hexdigest()
+    if done.exists() and read_json(done)["identity"] == identity:
+        return weights, read_json(done)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "spec.json", spec)
+    values = environment(folder) | job.arm.variables | {"nnUNet_n_proc_DA": "0", "OMP_NUM_THREADS": "1"}
+    # Settings of one arm must not refuse the folder that an earlier version of them left.
+    values["nnUNet_results"] = str(out / "nnUNet_results")
+    start = time.time()
+    with (out / "log.txt").open("w") as stream:
+        code = subprocess.run(
+            [job.arm.python, str(HERE / "train_arm.py"), str(out / "spec.json")],
+            stdout=stream, stderr=subprocess.STDOUT, env=values, check=False,
+        ).returncode  # fmt: skip
+    if code:
+        tail = "".join((out / "log.txt").read_text().splitlines(keepends=True)[-15:])
+        msg = f"{job.name} ended with {code}\n{tail}"
+        raise RuntimeError(msg)
+    figures = {"identity": identity, "process_s": round(time.time() - start, 1)}
+    write_json(done, figures)
+    return weights, figures

@@ -1,0 +1,98 @@
+"""Sizes of the runs: `cpu` ends within an hour on two cores, `gpu` within 40 minutes on one data-centre GPU."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import yaml
+
+from generalisation.arms import HERE, ROOT, Schedule
+from generalisation.domains import TISSUES, Size
+
+PLANS = "bench"
+_TISSUE_TRANSFORMS = ("signal_equations", "domain_transfer")
+
+
+@dataclass(frozen=True)
+class RunSize:
+    """Data, schedule, file of the network, and how many trainings run at once."""
+
+    size: Size
+    schedule: Schedule
+    network: Path
+    parallel: int
+
+
+def run_size(preset: str, *, quick: bool, test: int, region: str = "cervical") -> RunSize:
+    """Return the size of a run; `quick` shortens everything so that it ends within ten minutes and claims nothing."""
+    if preset == "gpu":
+        schedule = Schedule(epochs=40, iterations=50, threads=8, device="cuda")
+        return RunSize(Size(60, test, 1.25, 80.0, region), schedule, HERE / "gpu.yaml", 2)
+    epochs, iterations = (3, 10) if quick else (12, 50)
+    size = Size(6, 3, 2.0, 80.0, region) if quick else Size(18, test, 2.0, 80.0, region)
+    return RunSize(size, Schedule(epochs, iterations), HERE / "cpu.yaml", 2)
+
+
+def our_augmentation(
+    epochs: int, preset: str = "shift", classes: Mapping[str, str] = MappingProxyType(TISSUES)
+) -> dict[str, Any]:
+    """Return our preset for the labels of a run: what they are made of is said, and the ramp fits the schedule.
+
+    The preset counts on a thousand epochs; its twenty epochs of ramp are two in a hundred.
+    """
+    file = ROOT / "nnunet_spine_ext" / "augment" / "presets" / f"{preset}.yaml"
+    config: dict[str, Any] = deepcopy(yaml.safe_load(file.read_text()))
+    for entry in config["transforms"]:
+        for transform in entry.get("one_of", entry.get("some_of", [entry])):
+            if transform["name"] in _TISSUE_TRANSFORMS:
+                transform["classes"] = dict(classes)
+    schedule = config.setdefault("schedule", {})
+    schedule["ramp_epochs"] = round(schedule.get("ramp_epochs", 0) * epochs / 1000)
+    return config
+
+
+def parser(description: str | None, seeds: int) -> argparse.ArgumentParser:
+    """Return the options that all three scripts share."""
+    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--out", type=Path, required=True, help="folder for data, weights and scores; a rerun resumes")
+    result.add_argument("--preset", choices=("cpu", "gpu"), default="cpu")
+    result.add_argument("--quick", action="store_true", help="a few steps only, within ten minutes; no claim")
+    result.add_argument("--seeds", type=int, default=seeds)
+    result.add_argument("--parallel", type=int, help="trainings at the same time")
+    result.add_argument("--record", type=Path, help="also write the result to this JSON file")
+    return result
+
+
+def conditions(arguments: argparse.Namespace, start: float) -> dict[str, Any]:
+    """Return what a reader needs to repeat a run: versions, processor, options, time."""
+    packages = ("torch", "nnunetv2", "nnunet_spine_ext")
+    options: Mapping[str, Any] = {k: v for k, v in vars(arguments).items() if k not in ("out", "record")}
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "minutes": round((time.time() - start) / 60, 1),
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "options": {k: str(v) if isinstance(v, Path) else v for k, v in options.items()},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

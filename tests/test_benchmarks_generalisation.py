@@ -1,0 +1,158 @@
+"""The parts of the generalisation benchmarks that decide what a run says: statistics, verdicts, pairing, structures."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from scipy import stats
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch):
+    """Import a module of benchmarks/, as its scripts do."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def importing(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield importing
+    for name in [n for n in sys.modules if n == "generalisation" or n.startswith(("generalisation.", "in_domain"))]:
+        del sys.modules[name]
+
+
+def test_without_effects_the_interval_is_that_of_independent_values(load):
+    values = np.random.default_rng(3).normal(0.01, 0.02, (6, 20))
+    found = load("generalisation.crossed").crossed(values)
+    plain = stats.sem(values.ravel())
+    assert found.mean == pytest.approx(values.mean())
+    assert found.standard_error == pytest.approx(plain, rel=0.35)
+    assert found.lower < found.mean < found.upper
+
+
+def test_seeds_that_differ_widen_the_interval_however_many_cases_there_are(load):
+    crossed = load("generalisation.crossed").crossed
+    rng = np.random.default_rng(0)
+    seeds = rng.normal(0, 0.02, (5, 1))
+    values = seeds + rng.normal(0, 0.001, (5, 200))
+    found = crossed(values)
+    by_seed = values.mean(axis=1)
+    expected = stats.t.ppf(0.95, 4) * stats.sem(by_seed)
+    assert found.upper - found.mean == pytest.approx(expected, rel=0.02)
+
+
+def test_the_bounds_hold_as_often_as_they_say(load):
+    crossed = load("generalisation.crossed").crossed
+    rng = np.random.default_rng(1)
+    below = 0
+    for _ in range(600):
+        values = rng.normal(0, 0.01, (5, 1)) + rng.normal(0, 0.01, (1, 16)) + rng.normal(0, 0.02, (5, 16))
+        below += crossed(values).lower > 0
+    assert 0.02 < below / 600 < 0.08
+
+
+def test_more_seeds_decide_only_what_seeds_can_decide(load):
+    crossed = load("generalisation.crossed").crossed
+    rng = np.random.default_rng(2)
+    by_seed = crossed(rng.normal(0, 0.004, (5, 1)) + rng.normal(0, 0.0005, (5, 30)))
+    needed = by_seed.seeds_for(0.004)
+    assert needed is not None
+    assert needed > 5
+    by_case = crossed(rng.normal(0, 0.05, (1, 8)) + rng.normal(0, 0.0005, (5, 8)))
+    assert by_case.seeds_for(0.004) is None
+
+
+def test_one_seed_or_one_case_gives_no_interval(load):
+    compare = load("generalisation.compare")
+    assert compare.difference(np.zeros((1, 5)))["interval"] is None
+    with pytest.raises(ValueError, match="at least two"):
+        load("generalisation.crossed").crossed(np.zeros((5, 1)))
+
+
+def rows_of(values: dict[str, np.ndarray], name: str = "T2w") -> list[dict]:
+    return [
+        {"arm": arm, "seed": s, "set": name, "case": f"c{c}", "structure": structure, "dice": float(table[s, c])}
+        for arm, table in values.items()
+        for s in range(table.shape[0])
+        for c in range(table.shape[1])
+        for structure in ("cord", "canal")
+    ]
+
+
+def test_differences_are_paired_over_seeds_and_cases(load):
+    compare = load("generalisation.compare")
+    rng = np.random.default_rng(4)
+    stock = rng.uniform(0.8, 0.9, (5, 12))
+    rows = rows_of({"nnunet": stock, "ours": stock + 0.01})
+    rng.shuffle(rows)
+    (entry,) = compare.compare(rows, ["nnunet", "ours"], ["T2w"], "nnunet")
+    found = entry["differences"]["ours - nnunet"]
+    assert found["mean"] == pytest.approx(0.01)
+    assert found["interval"] == pytest.approx([0.01, 0.01], abs=1e-6)
+    assert found["verdict"] == "decided"
+
+
+@pytest.mark.parametrize(
+    ("shift", "noise", "reached"),
+    [(0.001, 0.0005, "met"), (-0.02, 0.0005, "missed"), (0.004, 0.01, "undecided")],
+)
+def test_the_claim_of_no_loss_is_met_missed_or_undecided(load, shift, noise, reached):
+    script, compare = load("in_domain"), load("generalisation.compare")
+    rng = np.random.default_rng(5)
+    stock = rng.uniform(0.85, 0.9, (5, 16))
+    ours = stock + shift + rng.normal(0, noise, (5, 1)) + rng.normal(0, noise, (5, 16))
+    other = rows_of({"nnunet": stock - 0.3, "ours": ours - 0.2, "smauglab": stock - 0.25}, "T1w")
+    rows = rows_of({"nnunet": stock, "ours": ours, "smauglab": stock}) + other
+    table = compare.compare(rows, ["nnunet", "smauglab", "ours"], ["T2w", "T1w"], "nnunet")
+    found = script.verdict(table, "T2w")
+    assert found["in_domain"]["reached"] == reached
+    assert not found["void"]
+    assert found["ours - smauglab"]["not_below"] == 1
+
+
+def test_a_run_whose_source_was_not_learned_is_void(load):
+    script, compare = load("in_domain"), load("generalisation.compare")
+    rows = rows_of({"nnunet": np.full((2, 3), 0.79), "ours": np.full((2, 3), 0.9)})
+    table = compare.compare(rows, ["nnunet", "ours"], ["T2w"], "nnunet")
+    assert script.verdict(table, "T2w")["void"]
+
+
+def test_relative_gain_leaves_out_domains_where_stock_finds_nothing(load):
+    gains = load("cross_domain").gains
+    table = [
+        {"set": "T1w", "dice": {"nnunet": 0.9, "ours": 0.89}},
+        {"set": "T2w", "dice": {"nnunet": 0.4, "ours": 0.6}},
+        {"set": "CT", "dice": {"nnunet": 0.001, "ours": 0.5}},
+    ]
+    found = gains(table, "T1w", ["nnunet", "ours"])["ours"]
+    assert found["relative_gain"] == pytest.approx(0.5)
+    assert found["domains_in_ratio"] == 1
+    assert found["absolute_gain"] == pytest.approx((0.2 + 0.499) / 2, abs=1e-4)
+    assert found["in_domain_change"] == pytest.approx(-0.01)
+
+
+def test_our_augmentation_is_the_preset_with_tissues_and_a_ramp_that_fits(load):
+    from nnunet_spine_ext.augment.config import AugmentConfig
+
+    presets = load("generalisation.presets")
+    config = AugmentConfig.from_dict(presets.our_augmentation(100))
+    plain = AugmentConfig.load("shift")
+    assert config.schedule.ramp_epochs == round(plain.schedule.ramp_epochs / 10)
+    names = [transform.name for _, transform in config.flat()]
+    assert names == [transform.name for _, transform in plain.flat()]
+    told = [t.classes for _, t in config.flat() if hasattr(t, "classes")]
+    assert told
+    assert all(told)
+
+
+def test_every_arm_learns_the_same_structures(load):
+    domains = load("generalisation.domains")
+    ids = [i for structure in domains.STRUCTURES.values() for i in structure]
+    assert len(ids) == len(set(ids))
+    assert set(domains.TISSUES) == {str(i) for i in domains.LABELS.values()}
