@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from nnunet_spine_ext.augment.config import AugmentConfig
+from nnunet_spine_ext.augment.pipeline import Applied
 from nnunet_spine_ext.cli.augment import main
 from nnunet_spine_ext.core.errors import SpineExtError
 from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.training.augment import augment
 from nnunet_spine_ext.training.augment_lists import Converted, Listing
-from nnunet_spine_ext.training.augment_sheet import best_plane
+from nnunet_spine_ext.training.augment_sheet import best_plane, best_position, describe
 from nnunet_spine_ext.training.network_input import network_input
 
 SHAPE = (40, 36, 8)
@@ -138,6 +139,34 @@ def test_network_sees_ras_with_left_and_right(case: tuple[Path, Path]) -> None:
     np.testing.assert_allclose([found.images.mean(), found.images.std()], [0, 1], atol=1e-4)
     ras = Volume(_image(), AFFINE).to("RAS").array.transpose(2, 1, 0)
     assert np.corrcoef(found.images[0].ravel(), ras.ravel())[0, 1] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "side", "middle"), [("nnunet14", 4, 11), ("totalsegmentator", 1, 79), ("verse", 99, 20)]
+)
+def test_the_slice_is_that_of_the_midline(scheme: str, side: int, middle: int) -> None:
+    labels = np.zeros((9, 40, 40), np.uint8)
+    labels[1] = side
+    labels[6, 18:22, 5:35] = middle
+    volume = Volume(labels, np.eye(4))
+    assert best_position(volume, volume, "sagittal", scheme) == 6
+    assert best_position(volume, volume, "sagittal") == 1
+
+
+def test_captions_say_what_was_done() -> None:
+    fired = [
+        Applied("gamma", {"labels": None, "mix": 1.0, "gamma": 1.234567, "channels": [0]}),
+        Applied("protocol_change", {"protocol": [1.5, 3140.2, 84.0], "ratios": {"1": 2.0}}),
+        Applied("signal_equations", {"protocol": {"sequence": "stir", "field_strength": 3.0}, "mix": 0.5}),
+        Applied("domain_transfer", {"domains": {"t1w": 0.2, "ct": 0.8}}),
+        Applied("flip", {"axes": [0, 2]}),
+    ]
+    said = describe(fired)
+    assert said == (
+        "gamma 1.23; protocol_change protocol 1.5 3140 84; signal_equations stir 3 T, mix 0.5; domain_transfer ct; "
+        "flip axes 0 2"
+    )
+    assert describe([]) == "unchanged"
 
 
 def test_normalised_inside_the_box_that_nnunet_crops_to(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from nnunet_spine_ext.augment.pipeline import Applied
+from nnunet_spine_ext.core.label_mappings import is_vertebra
+from nnunet_spine_ext.core.labels import SCHEMES
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.render.choose import choose_position
 from nnunet_spine_ext.render.colours import default_colours, present_ids
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 # Structures in the midline; where the labels have them, the sagittal slice is the one that shows most of them.
-_MIDLINE = {"nnunet14": (10, 11, 12, 14), "spineps": (49, 60, 61, 100)}
+_MIDLINE = ("canal", "cord", "corpus", "disc")
 # A sagittal or coronal picture of fewer slices than this shows little of the spine.
 _ENOUGH = 32
 _POINTS = 12
@@ -105,7 +107,14 @@ def best_position(grid: Volume, labels: Volume | None, plane: str, scheme: str =
     count = grid.to("RAS").shape[_NORMAL_AXIS[plane]]
     if labels is None:
         return count // 2
-    return choose_position(labels, plane, _MIDLINE.get(scheme))
+    return choose_position(labels, plane, _midline(scheme))
+
+
+def _midline(scheme: str) -> tuple[int, ...]:
+    """Return the ids of a scheme that lie in the midline, else those of vertebrae, else none: then all labels count."""
+    names = SCHEMES[scheme].labels if scheme in SCHEMES else {}
+    middle = tuple(n for n, name in names.items() if name.split(" ")[0] in _MIDLINE)
+    return middle or tuple(n for n, name in names.items() if is_vertebra(name))
 
 
 def cell(
@@ -160,12 +169,17 @@ def _short(name: str, value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, int | float):
-        return f"{name} {value:.3g}".strip()
+        return f"{name} {_number(value, 3)}".strip()
     if name == "labels":
         return "labels " + " ".join(map(str, value[:4])) + (" …" if len(value) > 4 else "")
     if isinstance(value, list) and value and all(isinstance(v, int | float) for v in value) and len(value) <= 3:
-        return f"{name} " + " ".join(f"{v:.2g}" for v in value)
+        return f"{name} " + " ".join(_number(v, 2) for v in value)
     return ""
+
+
+def _number(value: float, digits: int) -> str:
+    """Return a number without an exponent where it needs none."""
+    return f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:.{digits}g}"
 
 
 def _picture(laid_out: View, image: Volume, labels: Volume | None, limits: Window) -> Array:
