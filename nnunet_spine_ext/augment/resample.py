@@ -8,6 +8,7 @@ level of air and labels are -1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,19 +60,31 @@ class Motion:
         return self.affine[:, :, :1] * along[0], rest
 
 
-def by_grid(images: Tensor, labels: Tensor | None, motion: Motion, air: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Sample R images (R, C, *source) and labels (R, K, *source).
+Rows = Sequence[Tensor]
 
-    `air`: (R, C), needed if a position may lie outside; None spares two passes.
+
+def by_grid(
+    images: Tensor, labels: Tensor | None, motion: Motion, air: Tensor | None, out: Rows, out_labels: Rows | None
+) -> None:
+    """Sample R images (R, C, *source) and labels (R, K, *source) into R tensors (C, *shape) and (K, *shape).
+
+    `air`: (R, C), needed if a position may lie outside.
     """
     grid = motion.grid().movedim(1, -1)
     dim = len(motion.shape)
     source = images if air is None else images - spatial(air, dim)
     moved = functional.grid_sample(source, grid, padding_mode="zeros", align_corners=False)
-    moved = moved if air is None else moved + spatial(air, dim)
-    if labels is None:
-        return moved, None
-    # Shifted by one, so that the zeros of the padding become -1.
-    ids = (labels - float(OUTSIDE)).to(torch.float32)
-    ids = functional.grid_sample(ids, grid, mode="nearest", align_corners=False)
-    return moved, ids.to(labels.dtype).add_(OUTSIDE)
+    for row, place in enumerate(out):
+        if air is None:
+            place.copy_(moved[row])
+        elif moved.requires_grad:
+            place.copy_(moved[row] + spatial(air[row], dim))
+        else:
+            torch.add(moved[row], spatial(air[row], dim), out=place)
+    if labels is not None and out_labels is not None:
+        # Shifted by one, so that the zeros of the padding become -1.
+        ids = functional.grid_sample(
+            (labels - float(OUTSIDE)).to(torch.float32), grid, mode="nearest", align_corners=False
+        )
+        for row, place in enumerate(out_labels):
+            place.copy_(ids[row]).add_(OUTSIDE)

@@ -164,4 +164,5 @@ def _magnitude(image: Tensor, air: Tensor, *, in_place: bool) -> Tensor:
 
 
 def _mirror(image: Tensor, air: Tensor, out: Tensor | None = None) -> Tensor:
-    return torch.add((image - air).abs_(), air, out=out)
+    # What lies above air stays bit by bit what it is.
+    return torch.maximum(image, 2 * air - image, out=out)

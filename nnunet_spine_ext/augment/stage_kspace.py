@@ -28,7 +28,7 @@ from nnunet_spine_ext.augment.packing import Buffers, Packer, Slot
 # Voxels that a processor transforms at once: what is in work stays in its cache.
 _CHUNK = 1 << 18
 _NOTHING = 1e-9
-_SMALLEST, _ROUNDING = 1e-30, 1e-6
+_SMALLEST = 1e-30
 
 Filter = tuple[Slot, ...]
 """Packed halves of tables, (2, A, B // 2 + 1) each, real and imaginary part, that one real source is multiplied with.
@@ -200,8 +200,6 @@ def _scan(slices: Tensor, target: Tensor, scan: Scan, levels: tuple[Tensor, Tens
     """Write what the scanner makes of slices (S, A, B) into `target`."""
     air, span = levels
     recorded = slices.requires_grad and torch.is_grad_enabled()
-    unit = _unit(slices.detach(), air)
-    scale = 1 / unit
     objects = [slices] if scan.pose is None else [slices, _posed(slices, scan.pose, buffers)]
     filters = [[torch.complex(*buffers.floats(slot).unbind(0)) for slot in of_source] for of_source in scan.filters]
     phase = None if scan.phase is None else buffers.floats(scan.phase).unbind(0)
@@ -209,24 +207,16 @@ def _scan(slices: Tensor, target: Tensor, scan: Scan, levels: tuple[Tensor, Tens
     step = max(1, _CHUNK // (size[0] * size[1])) if in_pieces(slices.detach()) else count
     for start in range(0, count, step):
         part = slice(start, start + step)
-        sources = [(values[part] - air).mul_(scale) for values in objects]
+        sources = [values[part] - air for values in objects]
         if phase is not None:
             sources = [signal * factor for signal in sources for factor in phase]
         spectra = _spectra(sources, filters)
-        _add_spikes(spectra, scan.spikes, start, size, span * scale)
+        _add_spikes(spectra, scan.spikes, start, size, span)
         magnitude = _magnitude([torch.fft.irfft2(spectrum, s=size) for spectrum in spectra])
         if recorded:
-            target[part] = air + magnitude * unit
+            target[part] = air + magnitude
         else:
-            torch.addcmul(air, magnitude, unit, out=target[part])
-
-
-def _unit(slices: Tensor, air: Tensor) -> Tensor:
-    """Return about the largest signal: in units of it no square can overflow, whatever the image holds."""
-    low, high = torch.aminmax(slices)
-    # Of a constant image, rounding is all that is left above air.
-    rounding = torch.maximum(low.abs(), high.abs()) * _ROUNDING
-    return torch.maximum(torch.maximum(high - air, air - low), rounding).clamp_min(_SMALLEST)
+            torch.add(magnitude, air, out=target[part])
 
 
 def _spectra(sources: Sequence[Tensor], filters: Sequence[Sequence[Tensor]]) -> list[Tensor]:
@@ -234,21 +224,24 @@ def _spectra(sources: Sequence[Tensor], filters: Sequence[Sequence[Tensor]]) -> 
     totals: list[Tensor] = []
     for signal, tables in zip(sources, filters, strict=True):
         spectrum = torch.fft.rfft2(signal)
-        products = [spectrum * table for table in tables]
-        totals = [a + b for a, b in zip(totals, products, strict=True)] if totals else products
+        if totals:
+            totals = [torch.addcmul(total, spectrum, table) for total, table in zip(totals, tables, strict=True)]
+        else:
+            totals = [spectrum * table for table in tables]
     return totals
 
 
 def _magnitude(parts: Sequence[Tensor]) -> Tensor:
-    """Return the magnitude of real and imaginary part; of four, that of what has the phase of the last two."""
+    """Return the magnitude of real and imaginary part; of four, that of what has the phase of the last two.
+
+    Nothing is squared that could overflow, whatever the image holds.
+    """
     image, guide = parts[:2], parts[2:]
     if guide:
-        return (_dot(image, guide) / _dot(guide, guide).sqrt().clamp_min(_NOTHING)).abs_()
-    return image[0].abs_() if len(image) == 1 else _dot(image, image).sqrt_()
-
-
-def _dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-    return torch.addcmul(first[0] * second[0], first[1], second[1])
+        length = torch.hypot(*guide).clamp_min(_SMALLEST)
+        cosine, sine = (part / length for part in guide)
+        return torch.addcmul(image[0] * cosine, image[1], sine).abs_()
+    return image[0].abs_() if len(image) == 1 else torch.hypot(*image)
 
 
 def _add_spikes(spectra: list[Tensor], spikes: Sequence[Spike], start: int, size: Sequence[int], span: Tensor) -> None:

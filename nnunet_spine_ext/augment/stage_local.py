@@ -51,8 +51,8 @@ def _blend(batch: Batch, planes: Tensor, filtered: Tensor, step: Step, buffers: 
         numbers = tuple(torch.lerp(own, new, retain) for own, new in zip(plain, restoring, strict=True))
     blend = _weighted if step.retain else _mixed
     if inside is None:
-        return voxelwise(blend, (planes, filtered), numbers)
-    return voxelwise(partial(_only_inside, blend), (planes, filtered, inside), numbers)
+        return voxelwise(blend, (planes, filtered), numbers, batch.into(planes))
+    return voxelwise(partial(_only_inside, blend), (planes, filtered, inside), numbers, batch.into(planes))
 
 
 def _inside(batch: Batch, step: Step, weights: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nnunet_spine_ext.augment.batch import Batch, in_pieces, pick, spatial
+from nnunet_spine_ext.augment.batch import SAMPLE_VOXELS, Batch, in_pieces, pick, spatial, thin
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.gather import Footprint, Still, by_gather
 from nnunet_spine_ext.augment.lattice import node_positions, unfold
@@ -157,8 +157,6 @@ def _resampled(batch: Batch, program: Program, buffers: Buffers, source: Pair, a
     for moved in program.moved:
         positions = buffers.floats(moved.positions)
         motions.append(Motion(shape, *((None, positions) if moved.deformed else (positions, None))))
-    if not gathers and len(motions) == 1 and not program.copied:
-        return _together(program.moved[0], motions[0], source, air)
     images, labels = (None if x is None else x.new_empty((*x.shape[:2], *shape)) for x in source)
     target = cast("Pair", (images, labels))
     for copy in program.copied:
@@ -166,12 +164,7 @@ def _resampled(batch: Batch, program: Program, buffers: Buffers, source: Pair, a
             if values is not None and out is not None:
                 out[copy.index].copy_(copy.take(values[copy.index]))
     for moved, motion in zip(program.moved, motions, strict=True):
-        if gathers:
-            _one_by_one(moved, motion, source, target, air)
-            continue
-        for values, out in zip(_together(moved, motion, source, air), target, strict=True):
-            for row, index in enumerate(moved.indices if values is not None and out is not None else ()):
-                out[index].copy_(values[row])
+        (_one_by_one if gathers else _together)(moved, motion, source, target, air)
     return target
 
 
@@ -183,19 +176,20 @@ def _one_by_one(moved: Moved, motion: Motion, source: Pair, target: Pair, air: d
         by_gather(image, labels, motion.of(row), moved.footprints[row], level, out, out_labels)
 
 
-def _together(moved: Moved, motion: Motion, source: Pair, air: dict[int, Tensor]) -> Pair:
+def _together(moved: Moved, motion: Motion, source: Pair, target: Pair, air: dict[int, Tensor]) -> None:
     labels = None if source[1] is None else pick(source[1], moved.indices)
     levels = None if moved.inside else torch.stack([air[index] for index in moved.indices])
-    return by_grid(pick(source[0], moved.indices), labels, motion, levels)
+    out, ids = (None if x is None else [x[index] for index in moved.indices] for x in target)
+    by_grid(pick(source[0], moved.indices), labels, motion, levels, out or (), ids)
 
 
 def _air(images: Tensor, program: Program) -> dict[int, Tensor]:
-    """Return the lowest value (C,) of each sample that shows what lies outside of its source, in one pass."""
+    """Return the lowest value (C,) of each sample that shows what lies outside of its source, on the sample grid."""
     shown = {index for moved in program.moved if not moved.inside for index in moved.indices}
     indices = sorted(shown | {kept.index for kept in program.kept})
     if not indices:
         return {}
-    return dict(zip(indices, pick(images, indices).flatten(2).amin(dim=2), strict=True))
+    return dict(zip(indices, thin(pick(images.detach(), indices), SAMPLE_VOXELS).amin(dim=2), strict=True))
 
 
 def _restrict(kept: Kept, images: Tensor, labels: Tensor | None, air: Tensor) -> None:

@@ -4,7 +4,7 @@ Values are in units of the signal: u = (x - air) / span, so that air is 0 and th
 has `NODES` values at the positions `AXIS` and is linear between them and beyond them: as many linear pieces and one
 more, one below the axis, one between each two nodes, one above.
 
-A table with many rows has fewer nodes (`nodes_for`), so that 50 labels cost about what 8 cost.
+Where there may be many labels tables have fewer nodes (`nodes_for`), so that 50 labels cost about what 8 cost.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor
 NODES = 1025
 LOW, HIGH = -0.125, 1.875
 AXIS = np.linspace(LOW, HIGH, NODES)
-# Rows up to which a table has all nodes, or every second one; beyond, every fourth.
-_ALL_UP_TO, _HALF_UP_TO = 8, 16
+# Labels up to which tables have all nodes, or every second one; beyond, every fourth.
+_ALL_UP_TO, _HALF_UP_TO = 8, 32
 
 # Beyond the axis, and for tables that a chain of exponentials made steep: nothing grows without bound.
 _END_SLOPES = (-5.0, 3.0)
@@ -31,9 +31,9 @@ LARGEST = 8.0
 Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
-def nodes_for(rows: int) -> int:
-    """Return the number of nodes of a table with so many rows; all but every nth of `AXIS` are left out."""
-    return (NODES - 1) // (1 if rows <= _ALL_UP_TO else 2 if rows <= _HALF_UP_TO else 4) + 1
+def nodes_for(labels: int) -> int:
+    """Return the number of nodes of a table for so many labels; all but every nth of `AXIS` are left out."""
+    return (NODES - 1) // (1 if labels <= _ALL_UP_TO else 2 if labels <= _HALF_UP_TO else 4) + 1
 
 
 def per_unit(nodes: int) -> float:

@@ -78,7 +78,7 @@ def _sampled(images: Tensor, rows: Tensor | None, tables: Tables) -> Tensor:
     A table is taken for an image with a line per row and a pixel per segment, so that the sampling that accelerators
     have for images finds the segment, keeps to the ends of the axis and reads all numbers in one go.
     """
-    count, height, width = tables.pieces.shape
+    height, width = tables.pieces.shape[1:]
     channels = torch.view_as_real(tables.pieces).permute(0, 3, 1, 2)
     if tables.noise is not None:
         channels = torch.cat((channels, tables.noise[:, None]), dim=1)
@@ -89,7 +89,7 @@ def _sampled(images: Tensor, rows: Tensor | None, tables: Tables) -> Tensor:
     else:
         grid = images.new_empty((*images.shape, 2))
         torch.addcmul(offset, images, scale, out=grid[..., 0])
-        first = images.new_full((), 1 / height - 1)
+        first = torch.full((), 1 / height - 1, device=images.device)
         torch.add(first, rows, alpha=2 / height, out=grid[..., 1])
     found = functional.grid_sample(channels, grid[:, None], mode="nearest", padding_mode="border", align_corners=False)
     return found[:, :, 0]
