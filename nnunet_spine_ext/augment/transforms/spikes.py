@@ -23,7 +23,7 @@ class Spikes(Acquired, stage="kspace"):
     """
 
     p: float = 0.03
-    intensity: Range = spread({"log": [0.02, 0.15]}, limits=(0.0, 10.0))
+    intensity: Range = spread({"log": [0.02, 0.08]}, limits=(0.0, 10.0))
     number: Range = spread({"choice": [1, 2, 3]}, limits=(1, 100))
     radius: Range = spread([0.05, 0.4], limits=(0.0, 0.5))
 
