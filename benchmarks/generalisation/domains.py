@@ -126,7 +126,9 @@ def _sort(made: Path, protocol: str, target: Path, prefix: str = "") -> list[str
     table = np.zeros(15, dtype=np.uint8)
     for number, ids in enumerate(STRUCTURES.values(), start=1):
         table[list(ids)] = number
-    cases = sorted(p.name.removesuffix(".nii.gz") for p in (made / "labelsTr").glob(f"*_{protocol}.nii.gz"))
+    every = sorted(p.name.removesuffix(".nii.gz") for p in (made / "labelsTr").glob("*.nii.gz"))
+    # Of a single protocol the names do not say which it is.
+    cases = [name for name in every if name.endswith(f"_{protocol}")] or every
     for case in cases:
         shutil.move(made / "imagesTr" / f"{case}_0000.nii.gz", images / f"{prefix}{case}_0000.nii.gz")
         mask = read_volume(made / "labelsTr" / f"{case}.nii.gz")
