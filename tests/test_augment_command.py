@@ -14,12 +14,15 @@ import pytest
 import torch
 
 from nnunet_spine_ext.augment.config import AugmentConfig
+from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Applied
+from nnunet_spine_ext.augment.transform import registry
 from nnunet_spine_ext.cli.augment import main
 from nnunet_spine_ext.core.errors import SpineExtError
 from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.core.volume import Volume
-from nnunet_spine_ext.training.augment import augment
+from nnunet_spine_ext.training.augment import apply, augment
+from nnunet_spine_ext.training.augment_choice import choose
 from nnunet_spine_ext.training.augment_lists import Converted, Listing
 from nnunet_spine_ext.training.augment_sheet import best_plane, best_position, describe
 from nnunet_spine_ext.training.network_input import network_input
@@ -549,6 +552,20 @@ def test_command_ends_as_promised(
     assert "did you mean 'gamma'" in capsys.readouterr().err
     # An earlier sheet may be replaced.
     assert main([*common, "-q"]) == 0
+
+
+def test_every_transform_on_one_slice(case: tuple[Path, Path], tmp_path: Path) -> None:
+    image = _write(tmp_path / "a.nii.gz", _image((40, 36, 1)))
+    mask = _write(tmp_path / "m.nii.gz", _labels((40, 36, 1)))
+    found = network_input([image], mask, scheme="nnunet14")
+    for name in registry():
+        plan = choose(found.context, transform=name).plan(SampleKey(0, "a", 0, 0))
+        images, labels = apply(found, plan)
+        assert images.shape == found.images.shape, name
+        assert np.isfinite(images).all(), name
+        assert labels is not None
+        assert set(np.unique(labels)) <= set(range(15)), name
+        assert describe(plan.samples[0]).startswith(name)
 
 
 @pytest.mark.parametrize("seg", [True, False])
