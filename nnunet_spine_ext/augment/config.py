@@ -104,6 +104,8 @@ class AugmentConfig:
         """
         if isinstance(source, Mapping):
             return cls.from_dict(source)
+        if not isinstance(source, str | Path):
+            raise _refuse("augmentation", f"a {type(source).__name__}", "a mapping, a file or the name of a preset")
         if isinstance(source, str) and Path(source).suffix not in (".yaml", ".yml", ".json"):
             path = PRESETS / f"{source}.yaml"
             if not path.is_file():

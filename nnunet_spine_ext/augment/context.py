@@ -31,12 +31,20 @@ class Context:
 
     def __post_init__(self) -> None:
         """Bring everything to plain tuples and refuse what cannot be meant."""
-        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
-        object.__setattr__(self, "spacing", tuple(float(s) for s in self.spacing))
-        source = self.shape if self.source_shape is None else tuple(int(n) for n in self.source_shape)
-        object.__setattr__(self, "source_shape", source)
-        object.__setattr__(self, "labels", tuple(sorted({0, *map(int, self.labels)})))
-        object.__setattr__(self, "sided_pairs", tuple((int(a), int(b)) for a, b in self.sided_pairs))
+        shape = _whole(self.shape, "a shape")
+        source = shape if self.source_shape is None else _whole(self.source_shape, "a source shape")
+        pairs = _items(self.sided_pairs, "left and right labels")
+        for name, value in (
+            ("shape", shape),
+            ("spacing", _numbers(self.spacing, "a spacing")),
+            ("source_shape", source),
+            ("channels", _whole([self.channels], "channels")[0]),
+            ("labels", tuple(sorted({0, *_whole(self.labels, "labels")}))),
+            ("sided_pairs", tuple(_whole(pair, "a pair of left and right labels") for pair in pairs)),
+        ):
+            object.__setattr__(self, name, value)
+        if self.left_right_axis is not None:
+            object.__setattr__(self, "left_right_axis", _whole([self.left_right_axis], "a left-right axis")[0])
         self._check(source)
 
     def _check(self, source: tuple[int, ...]) -> None:
@@ -53,6 +61,10 @@ class Context:
             raise _refuse(f"label {self.labels[0]}", "labels from 0 (-1 is outside)")
         if self.left_right_axis is not None and not 0 <= self.left_right_axis < dim:
             raise _refuse(f"left-right axis {self.left_right_axis}", f"an array axis from 0 to {dim - 1}")
+        sides = [label for pair in self.sided_pairs for label in pair]
+        if any(len(pair) != 2 for pair in self.sided_pairs) or len(set(sides)) < len(sides):
+            found = f"left and right labels {list(self.sided_pairs)}"
+            raise _refuse(found, "pairs of two ids, each id in one of them")
         if not (math.isfinite(self.strength) and self.strength >= 0):
             raise _refuse(f"a strength of {self.strength}", "0 or more")
 
@@ -96,6 +108,29 @@ class Context:
             "sided_pairs": [list(pair) for pair in self.sided_pairs],
             "left_right_axis": self.left_right_axis,
         }
+
+
+def _items(values: Any, what: str) -> tuple[Any, ...]:
+    if isinstance(values, str):
+        raise _refuse(f"{what}: {values!r}", "a list")
+    try:
+        return tuple(values)
+    except TypeError as error:
+        raise _refuse(f"{what}: {values!r}", "a list") from error
+
+
+def _numbers(values: Any, what: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(value) for value in _items(values, what))
+    except (TypeError, ValueError) as error:
+        raise _refuse(f"{what}: {values!r}", "numbers") from error
+
+
+def _whole(values: Any, what: str) -> tuple[int, ...]:
+    numbers = _numbers(values, what)
+    if not all(number.is_integer() for number in numbers):
+        raise _refuse(f"{what}: {values!r}", "whole numbers")
+    return tuple(int(number) for number in numbers)
 
 
 def _refuse(found: str, expected: str) -> UsageError:

@@ -16,6 +16,7 @@ from torch import Tensor
 from nnunet_spine_ext.augment.batch import Batch
 from nnunet_spine_ext.augment.config import AugmentConfig, Entry, Group
 from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.fitting import check_config, check_tensors
 from nnunet_spine_ext.augment.keys import SampleKey, batch_coin, coin, generator
 from nnunet_spine_ext.augment.packing import Buffers, Packed, Packer
 from nnunet_spine_ext.augment.transform import STAGES, Params, Transform, registry
@@ -80,18 +81,27 @@ class Plan:
 
         Raises
         ------
-        UsageError: a record of another version, or one that names an unknown transform.
+        UsageError: a record of another version, an incomplete one, or one that names an unknown transform.
         """
         if record.get("version") != RECORD_VERSION:
             found, expected = f"version {record.get('version')!r}", f"version {RECORD_VERSION}"
             raise UsageError("E-AUG-RECORD", file="record", found=found, expected=expected, fix="record it again")
-        context = context or Context(**record["context"])
-        keys = tuple(SampleKey(**sample["key"]) for sample in record["samples"])
-        samples = tuple(
-            tuple(Applied(item["name"], item["params"]) for item in sample["transforms"])
-            for sample in record["samples"]
-        )
-        return assemble(context, keys, samples)
+        try:
+            context = context or Context(**record["context"])
+            keys = tuple(SampleKey(**sample["key"]) for sample in record["samples"])
+            samples = tuple(
+                tuple(Applied(item["name"], item["params"]) for item in sample["transforms"])
+                for sample in record["samples"]
+            )
+            return assemble(context, keys, samples)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise UsageError(
+                "E-AUG-RECORD",
+                file="record",
+                found=f"something missing or of another kind ({error!r})",
+                expected="what Plan.record returned",
+                fix="record it again",
+            ) from error
 
 
 class Pipeline:
@@ -104,22 +114,14 @@ class Pipeline:
 
     Raises
     ------
-    UsageError: the configuration is wrong, or names a channel that the context lacks.
+    UsageError: the configuration is wrong, or names a channel, axis or label that the context lacks.
     """
 
     def __init__(self, config: AugmentConfig | Mapping[str, Any] | str, context: Context) -> None:
         self.config = config if isinstance(config, AugmentConfig) else AugmentConfig.load(config)
         self.context = context
         self._entries = tuple(_named(self.config))
-        for _, transform in self.config.flat():
-            if transform.channels != "all" and any(not 0 <= c < context.channels for c in transform.channels):
-                raise UsageError(
-                    "E-AUG-CONTEXT",
-                    file=transform.name,
-                    found=f"channels {list(transform.channels)}",
-                    expected=f"channels from 0 to {context.channels - 1}",
-                    fix="correct channels",
-                )
+        check_config(self.config, context)
 
     def plan(self, keys: Sequence[SampleKey], epoch_fraction: float | None = None) -> Plan:
         """Draw what happens to a batch, one key per sample.
@@ -142,7 +144,7 @@ class Pipeline:
         ------
         UsageError: shapes that do not fit the context or the plan.
         """
-        _check(images, labels, plan)
+        check_tensors(images, labels, plan.context, len(plan.samples))
         dtype = images.dtype if images.dtype.is_floating_point else torch.float32
         with torch.autocast(images.device.type, enabled=False):
             batch = Batch(images.float(), labels, plan.context)
@@ -271,26 +273,6 @@ def _channels(stream: str, transform: Transform, context: Context) -> list[tuple
     if not transform.per_channel or len(channels) == 1:
         return [(stream, channels)]
     return [(f"{stream}@{channel}", [channel]) for channel in channels]
-
-
-def _check(images: Tensor, labels: Tensor | None, plan: Plan) -> None:
-    expected = (len(plan.samples), plan.context.channels, *plan.context.source)
-    if tuple(images.shape) != expected:
-        raise _shape_error("images", images, expected)
-    if images.is_complex():
-        raise _shape_error("complex images", images, expected)
-    if labels is not None and (labels.shape[0], *labels.shape[2:]) != (expected[0], *expected[2:]):
-        raise _shape_error("labels", labels, (expected[0], 1, *expected[2:]))
-
-
-def _shape_error(what: str, tensor: Tensor, expected: tuple[int, ...]) -> UsageError:
-    return UsageError(
-        "E-AUG-SHAPE",
-        file="augmentation",
-        found=f"{what} of shape {tuple(tensor.shape)}",
-        expected=f"shape {expected}",
-        fix="give the pipeline the context of these batches",
-    )
 
 
 def _narrow(images: Tensor, dtype: torch.dtype) -> Tensor:

@@ -38,6 +38,8 @@ class Selective(Transform):
                 raise _refuse(f"{self.name}: where", repr(name), nearest(str(name), get_args(Where)))
             if min(self.where.values(), default=0.0) < 0 or sum(self.where.values()) > 1 + 1e-9:
                 raise _refuse(f"{self.name}: where", repr(self.where), "shares from 0 to 1 that sum to at most 1")
+        elif not self.where:
+            raise _refuse(f"{self.name}: where", "no label", "labels, or one of " + ", ".join(get_args(Where)))
 
     def select(self, rng: np.random.Generator, context: Context) -> Params:
         """Draw `labels` (ids acted on, None: everywhere), `mix` and `retain_stats`."""

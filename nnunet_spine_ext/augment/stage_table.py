@@ -1,8 +1,8 @@
 """Second stage: every map from value (and label) to value, composed into one table per sample and channel.
 
 What does not depend on the image's own histogram is composed on the host, in units of the signal; the rest follows on
-the device, on tables of a few hundred nodes per label. The volume is read once, however many transforms fired and however many
-labels there are.
+the device, on tables of a few hundred nodes per label. The volume is read once, however many transforms fired and
+however many labels there are.
 """
 
 from __future__ import annotations

@@ -51,11 +51,11 @@ class Program:
     """What the device does.
 
     `tracks`: (sample, channel) of each of K tables. `rows`: R per table; labels that are treated alike share one.
-    `nodes`: N per row. `labelled`: whether any label matters. `change`: (G, N) what composed tables add. `owner`: (G',) the table that
-    each row belongs to when pieces are made. `start`: (K, R) composed row that each row starts from. `row`: (K, L + 1)
-    row of each label, the last entry for unknown ones. `index`: row of pieces that each label ends in, as `row`, or
-    (K, 1) when no label matters. `owner`, `start` and `index` are None when they select everything in order. `lookup`:
-    label id -> position. `seeds`: noise offset of each table.
+    `nodes`: N per row. `labelled`: whether any label matters. `change`: (G, N) what composed tables add. `owner`: (G',)
+    the table that each row belongs to when pieces are made. `start`: (K, R) composed row that each row starts from.
+    `row`: (K, L + 1) row of each label, the last entry for unknown ones. `index`: row of pieces that each label ends
+    in, as `row`, or (K, 1) when no label matters. `owner`, `start` and `index` are None when they select everything in
+    order. `lookup`: label id -> position. `seeds`: noise offset of each table.
     """
 
     tracks: tuple[tuple[int, int], ...]

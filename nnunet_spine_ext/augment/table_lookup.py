@@ -49,7 +49,8 @@ class Rows:
 
     def unbounded(self, labels: Tensor) -> Tensor:
         """Return the rows for a table that takes its first and last row for all that lie before and beyond them."""
-        return labels if self._lookup is None and labels.dtype != torch.bool else self(labels)
+        whole = not labels.is_floating_point() and labels.dtype != torch.bool
+        return labels if self._lookup is None and whole else self(labels)
 
 
 def apply_tables(

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.core.config import nearest
+from nnunet_spine_ext.core.errors import UsageError
 
 
 class Tissue(NamedTuple):
@@ -128,6 +130,24 @@ def class_of_label(context: Context, classes: Mapping[int, str] | None = None) -
     if context.labels == tuple(range(len(NNUNET14))):
         return {label: NNUNET14[label] for label in context.foreground}
     return {}
+
+
+def check_classes(where: str, classes: Mapping[str, str] | None) -> None:
+    """Refuse what is no label id, and tissues that are not known.
+
+    Raises
+    ------
+    UsageError: names the nearest tissue.
+    """
+    for label, name in (classes or {}).items():
+        if name not in TISSUES:
+            raise _refuse(f"{where}: classes", f"tissue {name!r}", nearest(name, TISSUES))
+        if not str(label).isdecimal():
+            raise _refuse(f"{where}: classes", f"label {label!r}", 'a label id, such as "1"')
+
+
+def _refuse(where: str, found: str, expected: str) -> UsageError:
+    return UsageError("E-CONFIG-VALUE", file=where, found=found, expected=expected, fix="correct the value")
 
 
 def _signal(name: str, protocol: Protocol, rng: np.random.Generator) -> float:

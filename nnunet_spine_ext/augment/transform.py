@@ -81,7 +81,19 @@ class Transform(ABC):
         for item in dataclasses.fields(self):
             if is_range(item):
                 object.__setattr__(self, item.name, parse_field(item, getattr(self, item.name), self.name))
-        for name in ("p", "p_batch"):
+        self.check_share("p", "p_batch")
+        if self.channels != "all" and (not self.channels or len(set(self.channels)) < len(self.channels)):
+            raise UsageError(
+                "E-CONFIG-VALUE",
+                file=f"{self.name}: channels",
+                found=str(list(self.channels)),
+                expected="all, or different channels",
+                fix="correct it",
+            )
+
+    def check_share(self, *fields: str) -> None:
+        """Refuse probabilities outside 0 to 1; for `__post_init__` of transforms that have some of their own."""
+        for name in fields:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise UsageError(

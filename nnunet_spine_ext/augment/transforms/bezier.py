@@ -27,6 +27,11 @@ class Bezier(Selective, stage="table"):
     amount: Range = spread([0.3, 1.0], limits=(0.0, 1.0), neutral=0.0)
     invert: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Check the probability."""
+        super().__post_init__()
+        self.check_share("invert")
+
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
         """Draw the control points, abscissae in order so that the curve is a function."""
         amount = self.draw(rng, "amount", context)

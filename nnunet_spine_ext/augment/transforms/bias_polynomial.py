@@ -11,6 +11,9 @@ from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.ranges import Range, spread
 from nnunet_spine_ext.augment.spline import knots
 from nnunet_spine_ext.augment.transform import Params, Transform
+from nnunet_spine_ext.core.errors import UsageError
+
+_HIGHEST = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,18 @@ class BiasPolynomial(Transform, stage="field"):
     p: float = 0.15
     order: int = 3
     coefficient: Range = spread([0.0, 0.3], limits=(0.0, 3.0), neutral=0.0)
+
+    def __post_init__(self) -> None:
+        """Refuse an order that is none, or finer than the knots of the field."""
+        super().__post_init__()
+        if not 1 <= self.order <= _HIGHEST:
+            raise UsageError(
+                "E-CONFIG-RANGE",
+                file=f"{self.name}: order",
+                found=str(self.order),
+                expected=f"1 to {_HIGHEST}",
+                fix="correct it",
+            )
 
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
         """Draw the coefficients of all monomials up to the order, one axis of the array per axis of the image."""

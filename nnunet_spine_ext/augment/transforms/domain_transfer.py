@@ -12,7 +12,7 @@ from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.domain_bank import load_bank
 from nnunet_spine_ext.augment.ranges import Range, spread
 from nnunet_spine_ext.augment.selective import Selective
-from nnunet_spine_ext.augment.tissues import class_of_label
+from nnunet_spine_ext.augment.tissues import check_classes, class_of_label
 from nnunet_spine_ext.augment.transform import Params
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import UsageError
@@ -44,6 +44,7 @@ class DomainTransfer(Selective, stage="table"):
     def __post_init__(self) -> None:
         """Check the names of the domains."""
         super().__post_init__()
+        check_classes(self.name, self.classes)
         known = load_bank(self.bank)
         for name in self.domains:
             if name not in known:

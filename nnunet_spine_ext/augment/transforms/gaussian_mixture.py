@@ -38,6 +38,11 @@ class GaussianMixture(Selective, stage="table"):
     air: float = 0.8
     clustering: Literal["em", "kmeans"] = "em"
 
+    def __post_init__(self) -> None:
+        """Check the probability."""
+        super().__post_init__()
+        self.check_share("air")
+
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
         """Draw means, spreads and textures of labels, or of their classes, and of background classes."""
         number, within = (round(self.draw(rng, name, context)) for name in ("background", "within"))

@@ -32,6 +32,11 @@ class Palette(Selective, stage="table"):
     air: float = 0.9
     clustering: Literal["kmeans", "em"] = "kmeans"
 
+    def __post_init__(self) -> None:
+        """Check the probability."""
+        super().__post_init__()
+        self.check_share("air")
+
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
         """Draw the grey values."""
         values = [self.draw(rng, "value", context) for _ in range(round(self.draw(rng, "classes", context)))]

@@ -12,7 +12,7 @@ from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.ranges import Range, spread
 from nnunet_spine_ext.augment.selective import Selective
 from nnunet_spine_ext.augment.table_axis import on_unit
-from nnunet_spine_ext.augment.tissues import TISSUES, class_of_label, per_label
+from nnunet_spine_ext.augment.tissues import TISSUES, check_classes, class_of_label, per_label
 from nnunet_spine_ext.augment.transform import Params
 from nnunet_spine_ext.core.errors import UsageError
 
@@ -48,9 +48,7 @@ class ProtocolChange(Selective, stage="table"):
         super().__post_init__()
         if min(self.reference) <= 0:
             raise _refuse(f"{self.name}: reference", str(self.reference), "positive numbers")
-        for tissue in (self.classes or {}).values():
-            if tissue not in TISSUES:
-                raise _refuse(f"{self.name}: classes", repr(tissue), f"one of {', '.join(TISSUES)}")
+        check_classes(self.name, self.classes)
 
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
         """Draw field and times, and evaluate the ratios of all tissues that occur."""

@@ -33,6 +33,11 @@ class RegionPalette(Selective, stage="local"):
     sharpness: Range = spread([1.0, 2.5], limits=(1.0, 10.0))
     air: float = 0.9
 
+    def __post_init__(self) -> None:
+        """Check the probability."""
+        super().__post_init__()
+        self.check_share("air")
+
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
         """Draw places in mm from the middle of the patch, and values and texture of each cell."""
         classes, regions = (round(self.draw(rng, name, context)) for name in ("classes", "regions"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_spine_ext.augment.acquiring import require_some
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.noise_pool import draw_offset
 from nnunet_spine_ext.augment.ranges import Range, spread
@@ -15,7 +16,7 @@ from nnunet_spine_ext.augment.tissues import (
     BACKGROUND,
     DIXON,
     SEQUENCES,
-    TISSUES,
+    check_classes,
     class_of_label,
     draw_protocol,
     draw_signals,
@@ -31,9 +32,9 @@ class SignalEquations(Selective, stage="table"):
     """Draw a sequence and its times, evaluate the signal equations, and give every label its tissue's signal.
 
     `sequences`: which may be drawn; those of the default, and dixon_water, dixon_fat, dixon_opposed. T1w, T2w, PDw and
-    DWI are with or without fat suppression. `classes`: tissue of each label id; without it the 14-class scheme is known, and
-    labels of other schemes keep their intensities. `texture`: part of the image's own texture that stays. Unlabelled
-    voxels are divided by intensity into air, muscle, organ and fat.
+    DWI are with or without fat suppression. `classes`: tissue of each label id; without it the 14-class scheme is
+    known, and labels of other schemes keep their intensities. `texture`: part of the image's own texture that stays.
+    Unlabelled voxels are divided by intensity into air, muscle, organ and fat.
     """
 
     p: float = 0.15
@@ -46,16 +47,17 @@ class SignalEquations(Selective, stage="table"):
     def __post_init__(self) -> None:
         """Check the names of sequences and tissues."""
         super().__post_init__()
-        for names, known in ((self.sequences, SEQUENCES + DIXON), ((self.classes or {}).values(), TISSUES)):
-            for name in names:
-                if name not in known:
-                    raise UsageError(
-                        "E-CONFIG-VALUE",
-                        file=self.name,
-                        found=repr(name),
-                        expected="a known name",
-                        fix=nearest(name, known),
-                    )
+        check_classes(self.name, self.classes)
+        require_some(self.name, "sequences", self.sequences)
+        for name in self.sequences:
+            if name not in SEQUENCES + DIXON:
+                raise UsageError(
+                    "E-CONFIG-VALUE",
+                    file=f"{self.name}: sequences",
+                    found=repr(name),
+                    expected="a known sequence",
+                    fix=nearest(name, SEQUENCES + DIXON),
+                )
 
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
         """Draw the protocol and evaluate it for all tissues."""

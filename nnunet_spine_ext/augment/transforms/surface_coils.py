@@ -11,6 +11,7 @@ from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.ranges import Range, spread
 from nnunet_spine_ext.augment.spline import knot_grid
 from nnunet_spine_ext.augment.transform import Params, Transform
+from nnunet_spine_ext.core.errors import UsageError
 
 _SCATTER = 0.15
 
@@ -33,9 +34,22 @@ class SurfaceCoils(Transform, stage="field"):
     distance: Range = spread([60.0, 150.0], limits=(1.0, 2000.0))
     residual: Range = spread([0.1, 0.6], limits=(0.0, 1.5), neutral=0.0)
 
+    def __post_init__(self) -> None:
+        """Refuse a side that is none."""
+        super().__post_init__()
+        if self.side not in (None, -1, 1):
+            raise self._refuse("E-CONFIG-VALUE", f"side {self.side}", "-1 or 1")
+
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
-        """Draw the places of the loops in mm about the centre of the patch, and their gains."""
-        axis = int(rng.integers(context.dim)) if self.axis is None else self.axis % context.dim
+        """Draw the places of the loops in mm about the centre of the patch, and their gains.
+
+        Raises
+        ------
+        UsageError: an axis that the patch does not have.
+        """
+        if self.axis is not None and not 0 <= self.axis < context.dim:
+            raise self._refuse("E-AUG-CONTEXT", f"axis {self.axis}", f"an array axis from 0 to {context.dim - 1}")
+        axis = int(rng.integers(context.dim)) if self.axis is None else self.axis
         side = int(rng.choice([-1, 1])) if self.side is None else self.side
         number, radius = round(self.draw(rng, "coils", context)), self.draw(rng, "radius", context)
         places = rng.uniform(-0.5, 0.5, (number, context.dim)) * (np.array(context.extent) + 2 * radius)
@@ -54,3 +68,6 @@ class SurfaceCoils(Transform, stage="field"):
         squared = params["radius"] ** 2
         loops = np.array(params["gains"]) * (squared / (squared + (offset**2).sum(axis=-1))) ** 1.5
         builder.multiply(index, params["channels"], params["residual"] * 0.5 * np.log((loops**2).sum(axis=-1)))
+
+    def _refuse(self, code: str, found: str, expected: str) -> UsageError:
+        return UsageError(code, file=self.name, found=found, expected=expected, fix="correct it")
