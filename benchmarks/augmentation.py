@@ -35,8 +35,9 @@ import augmentation_measure as measure
 import numpy as np
 import torch
 from augmentation_arms import Arm, Local, NnUNet, Ours, Peer, Remote, expected_ms
-from augmentation_data import Setting, initial, patches
+from augmentation_data import MAIN, SHAPES, Setting, initial, patches
 from augmentation_device import device_counts
+from augmentation_report import goals, table
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
 
@@ -49,19 +50,18 @@ NAMES = (
     "ours_shift", "ours_smauglab_default", "ours_smauglab_paper", "ours_nnunet", "nnunet_default", "nnunet_da5",
     "smauglab_default", "smauglab_paper", "batchaug",
 )  # fmt: skip
-SHAPES = ((64, 128, 128), (128, 128, 128))
 LABELS = (6, 26, 50)
-MAIN = Setting(SHAPES[0], 6)
 _DA5_SCALE = (0.7, 1.43)
 
 
-def seeds_for(setting: Setting, *, quick: bool) -> tuple[int, int]:
-    """Return the number of seeds as configured, and of those for each transform alone."""
+def seeds_for(setting: Setting, scale: float, *, quick: bool) -> tuple[int, int]:
+    """Return the number of seeds as configured, and of those for each transform alone (0: not measured)."""
+    full = (200, 6) if setting == MAIN else (30, 2) if setting.shape == MAIN.shape else (10, 0)
     if quick:
         return (16, 2) if setting == MAIN else (3, 0)
-    if setting == MAIN:
-        return 200, 6
-    return (40, 3) if setting.shape == MAIN.shape else (16, 0)
+    if scale < 1 and setting != MAIN:
+        return max(3, round(scale * full[0])), 0
+    return max(3, round(scale * full[0])), max(2, round(scale * full[1])) if full[1] else 0
 
 
 # --- the arms --------------------------------------------------------------------------------------------------------
@@ -152,9 +152,8 @@ def forced(arms: Mapping[str, Arm], count: int) -> dict[str, dict[str, float]]:
     return sums
 
 
-def measure_setting(arms: Mapping[str, Arm], setting: Setting, *, quick: bool) -> dict[str, dict[str, Any]]:
-    """Return the figures of every arm in one setting."""
-    count, alone = seeds_for(setting, quick=quick)
+def measure_setting(arms: Mapping[str, Arm], setting: Setting, count: int, alone: int) -> dict[str, dict[str, Any]]:
+    """Return the figures of every arm in one setting, with as many seeds as configured and for each transform alone."""
     times = interleaved(arms, count)
     each = forced(arms, alone) if alone else {}
     found: dict[str, dict[str, Any]] = {}
@@ -171,13 +170,13 @@ def measure_setting(arms: Mapping[str, Arm], setting: Setting, *, quick: bool) -
             row["expected_cpu_ms"] = round(expected_ms(base, each[name], chances), 2)
             row["always"] = round(base, 2)
             row["alone"] = {k: {"p": round(chances[k], 4), "cpu_ms": round(v - base, 2)} for k, v in each[name].items()}
-        seen = range(min(count, 24 if setting == MAIN else 8))
+        seen = range(max(3, count // 8))
         row["counts"] = averaged([arm.count(seed) for seed in seen])
-        row["everything"] = averaged([arm.count(seed, measure.EVERYTHING) for seed in range(2 if quick else 4)])
+        row["everything"] = averaged([arm.count(seed, measure.EVERYTHING) for seed in range(2)])
         if isinstance(arm, Local) and isinstance(arm.runner, Ours):
             patch = arm.runner.patch
-            row["on_device"] = device_counts(arm.runner, patch, seen)
-            row["on_device_everything"] = device_counts(arm.runner, patch, range(2 if quick else 4), measure.EVERYTHING)
+            row["on_device"] = device_counts(arm.runner, patch, range(min(count, 24)))
+            row["on_device_everything"] = device_counts(arm.runner, patch, range(2), measure.EVERYTHING)
         memory = [m for seed in seen if (m := arm.memory(seed)) is not None]
         row["peak_extra_batches"] = round(max(memory), 2) if memory else None
         found[name] = row
@@ -208,88 +207,7 @@ def everything_on(whole: measure.Patch) -> dict[str, Any]:
     return found
 
 
-# --- the report ------------------------------------------------------------------------------------------------------
-
-
-def table(setting: Setting, rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the figures of one setting as lines."""
-    lines = [f"\n{setting.name}: {max(r['seeds'] for r in rows.values())} seeds; * everything on"]
-    lines.append(
-        f"{'arm':24s}{'CPU ms':>9s}{'+-':>6s}{'expected':>10s}{'vol ops':>9s}{'passes':>8s}{'reads':>7s}"
-        f"{'vol ops*':>10s}{'passes*':>9s}{'reads*':>8s}{'memory':>8s}  parts"
-    )
-    for name, row in rows.items():
-        c, e = row["counts"], row["everything"]
-        expected = f"{row['expected_cpu_ms']:.1f}" if "expected_cpu_ms" in row else "-"
-        memory = "-" if row["peak_extra_batches"] is None else f"{row['peak_extra_batches']:.1f}"
-        parts = " + ".join(f"{k} {v:.1f}" for k, v in row["parts"].items())
-        lines.append(
-            f"{name:24s}{row['cpu_ms']:9.1f}{row['cpu_ms_standard_error']:6.1f}{expected:>10s}"
-            f"{c['volume_operations']:9.1f}{c['memory_passes']:8.1f}{c['host_reads']:7.1f}"
-            f"{e['volume_operations']:10.1f}{e['memory_passes']:9.1f}{e['host_reads']:8.1f}{memory:>8s}  {parts}"
-        )
-    for name, row in rows.items():
-        if "on_device" in row:
-            for what, c in (("", row["on_device"]), (", everything on", row["on_device_everything"])):
-                lines.append(
-                    f"{name} on a device{what}: {c['volume_operations']:.1f} volume operations, "
-                    f"{c['memory_passes']:.1f} passes, {c['host_reads']:.0f} reads"
-                )
-    for own, theirs in (
-        ("ours_smauglab_default", "smauglab_default"), ("ours_smauglab_paper", "smauglab_paper"),
-        ("ours_nnunet", "nnunet_default"),
-    ):  # fmt: skip
-        if own in rows and theirs in rows:
-            lines.append(f"{theirs} / {own}: {ratio(rows, theirs, own)}")
-    return "\n".join(lines)
-
-
-def ratio(rows: Mapping[str, Mapping[str, Any]], theirs: str, own: str) -> dict[str, float]:
-    """Return how many times more another arm costs."""
-    found = {"mean": round(rows[theirs]["cpu_ms"] / rows[own]["cpu_ms"], 2)}
-    if "expected_cpu_ms" in rows[own] and "expected_cpu_ms" in rows[theirs]:
-        found["expected"] = round(rows[theirs]["expected_cpu_ms"] / rows[own]["expected_cpu_ms"], 2)
-    return found
-
-
-def goals(results: Mapping[str, Mapping[str, Any]], whole: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return every goal with its figure; without a figure where an arm is missing."""
-    main = results.get(MAIN.name, {})
-    found = []
-
-    def add(goal: str, value: float | None, *, most: float | None = None, least: float | None = None) -> None:
-        reached = None
-        if value is not None:
-            reached = (most is None or value <= most) and (least is None or value >= least)
-        found.append({"goal": goal, "value": value, "reached": reached})
-
-    for own, theirs, least, most in (
-        ("ours_smauglab_default", "smauglab_default", 6.0, 44.0), ("ours_nnunet", "nnunet_default", 4.0, 27.0),
-    ):  # fmt: skip
-        both = own in main and theirs in main
-        add(f"{own}: CPU-ms <= {most:g}", main[own]["cpu_ms"] if own in main else None, most=most)
-        value = ratio(main, theirs, own) if both else {}
-        add(f"{theirs} / {own}, mean >= {least:g}", value.get("mean"), least=least)
-        add(f"{theirs} / {own}, expected >= {least:g}", value.get("expected"), least=least)
-    for where, key in (("a processor", "everything"), ("a device", "on_device_everything")):
-        shift = main.get("ours_shift", {}).get(key, {})
-        add(f"ours_shift, everything on, {where}: host reads 0", shift.get("host_reads"), most=0)
-        add(f"ours_shift, everything on, {where}: volume operations <= 25", shift.get("volume_operations"), most=25)
-        add(f"ours_shift, everything on, {where}: memory passes <= 45", shift.get("memory_passes"), most=45)
-    for name in ("ours_shift", "ours_smauglab_default"):
-        cost = whole.get("label_cost_cpu_ms", {}).get(name, {})
-        value = round(cost["50"] / cost["6"], 3) if {"6", "50"} <= cost.keys() else None
-        add(f"{name}: cost at 50 labels / at 6, same seeds <= 1.05", value, most=1.05)
-    physics = whole.get("checks", {}).get("ours")
-    if physics:
-        add("alias after 0.3 x resolution <= 0.01", max(physics["alias"].values()), most=0.01)
-        add("error of the delivered blur <= 2 %", round(100 * abs(physics["blur_sd_requested_1"] - 1), 3), most=2)
-        add("noisy air, mean / sd, 1.913 +- 0.01", physics["noisy_air"]["mean_over_sd"], least=1.903, most=1.923)
-        add("spread of air under bias 0.5 <= 1.02", physics["air_spread_under_bias"], most=1.02)
-        seeds = physics["reproducible"]
-        add("same seed bit-equal, of all", seeds["same_seed"], least=seeds["number"])
-        add("unchanged by the neighbour, of all", seeds["other_neighbour"], least=seeds["number"])
-    return found
+# --- the run ---------------------------------------------------------------------------------------------------------
 
 
 def hardware() -> dict[str, Any]:
@@ -318,23 +236,35 @@ def run(args: argparse.Namespace, peer: Peer | None) -> dict[str, Any]:
     if peer:
         whole["hardware"]["smauglab"] = {k: v for k, v in peer.ask("about").items() if k != "configs"}
     results: dict[str, Any] = {}
+    whole["checks"] = {"ours": check(args.seeds)}
+    if peer:
+        whole["checks"]["smauglab"] = peer.ask("checks", number=20, draws=200)
+    print(json.dumps(whole["checks"], indent=1), flush=True)
     with tempfile.TemporaryDirectory() as name:
         for shape in args.shapes:
             source = tuple(map(max, *(initial(shape, arm.scale) for arm in (*arms.values(), Remote))))
             made = patches(shape, tuple(args.labels), source)
             for setting, patch in made.items():
                 prepare(arms, peer, setting, patch, Path(name))
-                results[setting.name] = measure_setting(arms, setting, quick=args.quick)
+                results[setting.name] = measure_setting(
+                    arms, setting, *seeds_for(setting, args.scale, quick=args.quick)
+                )
                 print(table(setting, results[setting.name]), flush=True)
                 if setting == MAIN and "ours_shift" in arms:
                     whole["everything_by_stage"] = everything_on(patch)
-            if shape == MAIN.shape:
-                whole["label_cost_cpu_ms"] = label_cost(arms, made, 16 if args.quick else 100)
-    whole["checks"] = {"ours": check(args.seeds)}
-    if peer:
-        whole["checks"]["smauglab"] = peer.ask("checks", number=20, draws=200)
-    print(json.dumps(whole["checks"], indent=1))
-    return {"results": results, **whole, "goals": goals(results, whole)}
+                    count = 16 if args.quick else max(16, round(100 * args.scale))
+                    whole["label_cost_cpu_ms"] = label_cost(arms, made, count)
+                # Written as it grows: the largest settings take longest, and come last.
+                save(args, {"results": results, **whole, "goals": goals(results, whole), "complete": False})
+    return {"results": results, **whole, "goals": goals(results, whole), "complete": True}
+
+
+def save(args: argparse.Namespace, found: Mapping[str, Any]) -> None:
+    """Write what was found."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    for path in (args.out / "augmentation.json", args.record):
+        if path:
+            write_json(path, found)
 
 
 def label_cost(arms: Mapping[str, Arm], of: Mapping[Setting, measure.Patch], count: int) -> dict[str, Any]:
@@ -361,6 +291,9 @@ def main() -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--arms", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--labels", type=int, nargs="+", choices=LABELS, default=list(LABELS))
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="number of seeds, in parts of the usual 200, 30 and 10"
+    )
     parser.add_argument("--seeds", type=int, help="of the checks that a seed decides all")
     parser.add_argument("--smauglab", type=Path, default=ROOT / ".oracles" / "smauglab" / "bin" / "python")
     args = parser.parse_args()
@@ -382,10 +315,7 @@ def main() -> int:
     finally:
         if peer:
             peer.close()
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_json(args.out / "augmentation.json", found)
-    if args.record:
-        write_json(args.record, found)
+    save(args, found)
     summary = {"quick": args.quick, "device": args.device, "goals": found["goals"], "missing": found["missing"]}
     print(json.dumps(summary))
     return 0

@@ -14,6 +14,7 @@ from nnunet_spine_ext.phantom.protocols import protocol
 from nnunet_spine_ext.phantom.scan import ScanRequest, scan_subject
 
 ROTATION = (-30 / 360 * 2 * np.pi, 30 / 360 * 2 * np.pi)
+SHAPES = ((64, 128, 128), (128, 128, 128))
 SPACING = {(64, 128, 128): (2.0, 1.0, 1.0), (128, 128, 128): (1.0, 1.0, 1.0)}
 # Into how many groups of classes and how many slabs along the spine the structures are divided.
 _DIVISIONS = {6: (6, 1), 26: (2, 13), 50: (5, 10)}
@@ -30,6 +31,10 @@ class Setting:
     def name(self) -> str:
         """What it is called in the results."""
         return f"{'x'.join(map(str, self.shape))} {self.labels} labels"
+
+
+MAIN = Setting(SHAPES[0], 6)
+"""The setting that the goals are about."""
 
 
 def initial(shape: tuple[int, ...], scale: tuple[float, float]) -> tuple[int, ...]:

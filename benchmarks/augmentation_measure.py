@@ -162,7 +162,13 @@ def unsynchronised(runner: Runner, seed: int, part: str) -> str:
     return ""
 
 
-def train_step_ms(patch: Patch, augment: Callable[[int], Tensor] | None, classes: int, steps: int = 30) -> float:
+def train_step_ms(
+    patch: Patch,
+    augment: Callable[[int], Tensor] | None,
+    classes: int,
+    steps: int = 30,
+    features: tuple[int, ...] = (32, 64, 128, 256, 320, 320),
+) -> float:
     """Return the median milliseconds of a training step of nnU-Net's network on a device, augmentation included.
 
     `augment`: from the number of the step to images (B, 1, *shape); None: the same images every time.
@@ -170,8 +176,9 @@ def train_step_ms(patch: Patch, augment: Callable[[int], Tensor] | None, classes
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
     device = patch.image.device
+    stages = len(features)
     network = PlainConvUNet(
-        1, 6, (32, 64, 128, 256, 320, 320), torch.nn.Conv3d, 3, ((1,) * 3, *[(2,) * 3] * 5), 2, classes, 2,
+        1, stages, features, torch.nn.Conv3d, 3, ((1,) * 3, *[(2,) * 3] * (stages - 1)), 2, classes, 2,
         conv_bias=True, norm_op=torch.nn.InstanceNorm3d, norm_op_kwargs={"eps": 1e-5, "affine": True},
         nonlin=torch.nn.LeakyReLU, nonlin_kwargs={"inplace": True},
     ).to(device)  # fmt: skip

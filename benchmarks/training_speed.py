@@ -17,6 +17,7 @@ import datetime
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -146,8 +147,10 @@ def shrink(configuration: dict[str, Any]) -> None:
     network["n_conv_per_stage_decoder"] = network["n_conv_per_stage_decoder"][: stages - 1]
 
 
-def epoch_times(trainer: Trainer, workers: int, args: argparse.Namespace, environment: dict[str, str]) -> list[float]:
-    """Train, and return the seconds of every epoch but the first."""
+def epoch_times(
+    trainer: Trainer, workers: int, args: argparse.Namespace, environment: dict[str, str]
+) -> tuple[list[float], float]:
+    """Train, and return the seconds of every epoch but the first, and those of all processors for everything."""
     own = {**environment, "nnUNet_n_proc_DA": str(workers)}
     own |= {"SPEED_EPOCHS": str(args.epochs), "SPEED_STEPS": str(args.steps)}
     interpreter = Path(sys.executable)
@@ -155,11 +158,18 @@ def epoch_times(trainer: Trainer, workers: int, args: argparse.Namespace, enviro
         interpreter = args.smauglab
         own["nnUNet_extTrainer"] = str(args.out / "trainers_smauglab")
     command = [str(interpreter.parent / "nnUNetv2_train"), str(DATASET), CONFIGURATION, "0", "-tr", trainer.name]
+    before = processor_seconds()
     printed = run([*command, "-p", PLANS, "-device", args.device], args.out / "log.txt", own)
     found = [float(value) for value in re.findall(r"Epoch time: ([0-9.]+) s", printed)]
     if len(found) != args.epochs:
         sys.exit(f"{trainer.base}: {len(found)} epoch times in the log, {args.epochs} expected")
-    return found[1:]
+    return found[1:], processor_seconds() - before
+
+
+def processor_seconds() -> float:
+    """Return the seconds of all processors that the commands so far took."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> int:
@@ -187,8 +197,9 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     for number in workers:
         for trainer in trainers:
-            seconds = epoch_times(trainer, number, args, environment)
-            rows.append({"trainer": trainer.base, "workers": number, "epoch_s": round(statistics.median(seconds), 2)})
+            seconds, processor = epoch_times(trainer, number, args, environment)
+            row = {"trainer": trainer.base, "workers": number, "epoch_s": round(statistics.median(seconds), 2)}
+            rows.append({**row, "whole_run_cpu_s": round(processor, 1)})
             stock = next(r["epoch_s"] for r in rows if r["workers"] == number and r["trainer"] == STOCK)
             rows[-1]["over_stock"] = round(rows[-1]["epoch_s"] / stock, 3)
             print(json.dumps(rows[-1]), flush=True)
