@@ -153,7 +153,13 @@ class Server:
         return measure.cuda_ms(self.arms[arm], seed, only)
 
     def train(self, arm: str | None, classes: int) -> float:
-        return measure.train_step_ms(self.patch, None if arm is None else measure.augmenting(self.arms[arm]), classes)
+        augment = None
+        if arm is not None:
+            # What the loader does costs the step nothing: workers do it.
+            runner = SmaugLab({"GPU": self.arms[arm].config["GPU"]}, self._folder)
+            runner.load(self.patch.centre(self.patch.shape))
+            augment = measure.augmenting(runner)
+        return measure.train_step_ms(self.patch, augment, classes)
 
     def checks(self, number: int, draws: int) -> dict[str, Any]:
         everywhere = {"in_seg": 0.0, "out_seg": 0.0, "mix_in_out": False}

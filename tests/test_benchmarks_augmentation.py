@@ -18,11 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import augmentation
 import augmentation_checks as checks
+import augmentation_cuda
 import augmentation_measure as measure
 import augmentation_operators as operators
 import training_speed
 from augmentation_arms import Local, NnUNet, Ours, expected_ms
-from augmentation_data import divided
+from augmentation_data import Setting, divided
 from augmentation_device import device_counts
 
 BENCHMARKS = Path(augmentation.__file__).parent
@@ -182,6 +183,16 @@ def test_a_training_step_can_be_measured_with_and_without_augmentation() -> None
     runner.load(small)
     for augment in (None, measure.augmenting(runner)):
         assert measure.train_step_ms(small, augment, 3, steps=1, features=(2, 4)) > 0
+
+
+def test_goals_that_need_a_device_say_what_was_missed() -> None:
+    figures = {"ms_per_batch": 1.5, "waits": ["a read"], "peak_extra_batches": 3.0}
+    found = augmentation_cuda.cuda_goals(
+        {Setting((128, 128, 128), 6).name: {"ours_shift": figures}}, {"ours_shift": {"more_percent": 2.0}}
+    )
+    assert [goal["reached"] for goal in found] == [True, False, False, True]
+    batch = augmentation_cuda.batched(patch())
+    assert batch.image.shape[0] == batch.labels.shape[0] == augmentation_cuda.BATCH
 
 
 def test_short_trainers_are_subclasses_in_a_folder_per_environment(tmp_path: Path) -> None:
