@@ -153,6 +153,22 @@ def test_lines_acquired_in_the_second_pose_are_those_of_the_turned_image() -> No
     assert result.numpy() == pytest.approx(np.abs(np.fft.ifft2(spectrum)), abs=2e-3)
 
 
+def test_the_strongest_default_motion_leaves_the_cord_readable() -> None:
+    """At the far end of all defaults together, a 10 mm cord in fluid is told from it in every draw."""
+    image = torch.full((8, 160, 160), 0.05)
+    image[..., 20:140] = 0.4
+    image[..., 70:90] = 1.0
+    image[..., 75:85] = 0.5
+    facts = Context((8, 160, 160), (3.3, 1.0, 1.0))
+    motion = build("motion")
+    far = {name: getattr(motion, name).values[1] for name in ("translation", "rotation", "through_plane")}
+    line = pipeline({"name": "motion", **far}, facts=facts)
+    moved, _ = line(image[None, None].expand(6, 1, -1, -1, -1).clone(), None, keys(6))
+    cord, fluid = moved[..., 76:84].mean((1, 2, 3, 4)), torch.cat((moved[..., 71:74], moved[..., 86:89]), -1)
+    contrast = (fluid.mean((1, 2, 3, 4)) - cord) / 0.5
+    assert contrast.min() > 0.75
+
+
 def test_motion_through_the_plane_takes_lines_from_neighbouring_slices() -> None:
     facts = Context((9, 24, 32), (2.0, 1.0, 1.0))
     image = _signal((9, 24, 32)) * torch.arange(1.0, 10.0)[:, None, None]

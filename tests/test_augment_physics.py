@@ -167,6 +167,17 @@ def test_limited_resolution_has_the_edge_of_a_sinc() -> None:
     assert window.max().item() < 1.01
 
 
+@pytest.mark.parametrize("size", [20, 21])
+def test_limited_resolution_does_not_fold_over(size: int) -> None:
+    """Tissue up to one end of the axis, air at the other: no tissue arrives in the air, and none is lost."""
+    image = torch.zeros(size, 1, 1, dtype=torch.float64)
+    image[: size // 2] = 1
+    limited = acquisition.limit_resolution(image, (1, 1, 1), (1.3, 1, 1), window=0.5)[:, 0, 0]
+    assert limited[-1].abs() < 0.01
+    assert limited[0].item() == pytest.approx(1, abs=0.01)
+    assert limited.mean().item() == pytest.approx(image.mean().item(), abs=1e-9)
+
+
 def test_finer_acquisition_leaves_the_image_alone() -> None:
     image = torch.rand(1, 2, 5, 6, 7, generator=_generator())
     assert torch.equal(acquisition.limit_resolution(image, (1, 1, 1), (0.5, 1.0, 0.9)), image)

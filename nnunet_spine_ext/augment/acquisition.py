@@ -105,21 +105,22 @@ def limit_resolution(
 
     Returns
     -------
-    Real (..., X, Y, Z); edges overshoot by up to 9 % of their height when `window` is 0.
+    Real (..., X, Y, Z); edges overshoot by up to 9 % of their height when `window` is 0. Beyond its ends an axis goes
+    on as in a mirror: a field of view that cuts through the body does not fold over to the other side.
     """
     result = image
     for axis, old, new in zip((-3, -2, -1), spacing, acquired, strict=True):
         if new <= old * (1 + 1e-6):
             continue
-        spectrum = torch.fft.rfft(result, dim=axis)
         size = result.shape[axis]
-        frequency = torch.fft.rfftfreq(size, device=image.device)
+        spectrum = torch.fft.rfft(torch.cat((result, result.flip(axis)), dim=axis), dim=axis)
+        frequency = torch.fft.rfftfreq(2 * size, device=image.device)
         cutoff = 0.5 * old / new
         keep = (frequency <= cutoff).to(image.dtype)
         keep = keep * (1 - window * torch.sin(0.5 * math.pi * (frequency / cutoff).clamp(max=1)) ** 2)
         view = [1] * image.dim()
         view[axis] = -1
-        result = torch.fft.irfft(spectrum * keep.view(view), n=size, dim=axis)
+        result = torch.fft.irfft(spectrum * keep.view(view), n=2 * size, dim=axis).narrow(axis, 0, size)
     return result
 
 

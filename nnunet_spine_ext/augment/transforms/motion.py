@@ -23,13 +23,14 @@ class Motion(Acquired, stage="kspace"):
     `positions`: how many. `translation`: mm within the slice, in either direction along both axes; exact. `rotation`:
     degrees within the slice, and `through_plane`: mm across it, are those of one second pose, taken in about half of
     the positions: its k-space is that of the resampled image. `order`: "sequential" lines, or "interleaved" in shots.
-    The middle of k-space is acquired at the place where the labels are.
+    The middle of k-space is acquired at the place where the labels are. The patch is taken for periodic: what leaves it
+    at one end within the slice comes in, faintly, at the other.
     """
 
     p: float = 0.05
     positions: Range = spread([2.0, 6.0], limits=(2, 64))
-    translation: Range = spread([0.3, 3.0], limits=(0.0, 100.0), neutral=0.0)
-    rotation: Range = spread([0.0, 3.0], limits=(0.0, 90.0), neutral=0.0)
+    translation: Range = spread([0.3, 1.5], limits=(0.0, 100.0), neutral=0.0)
+    rotation: Range = spread([0.0, 1.5], limits=(0.0, 90.0), neutral=0.0)
     through_plane: Range = spread([0.0, 1.0], limits=(0.0, 100.0), neutral=0.0)
     order: tuple[Literal["sequential", "interleaved"], ...] = ("sequential", "interleaved")
 
