@@ -66,12 +66,25 @@ def smooth(planes: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
         if matrix is None:
             continue
         if axis == planes.dim() - 1:
-            folded = torch.matmul(result.flatten(1, -2), matrix.transpose(1, 2))
+            folded = torch.bmm(result.flatten(1, -2), matrix.transpose(1, 2))
         elif axis == 1:
-            folded = torch.matmul(matrix, result.flatten(2))
+            folded = torch.bmm(matrix, result.flatten(2))
         else:
-            folded = torch.matmul(matrix[:, None], result)
+            folded = _along_rows(matrix, result)
         result = folded.view(planes.shape)
+    return result
+
+
+def _along_rows(matrices: Tensor, planes: Tensor) -> Tensor:
+    """Multiply matrices (K, n, n) along the second axis of space of (K, Z, n, X)."""
+    slices = planes.shape[1]
+    pairs = list(zip(matrices, planes, strict=True))
+    # One plane after the other: all at once, a matrix would be copied for every slice.
+    if planes.requires_grad and torch.is_grad_enabled():
+        return torch.stack([torch.bmm(matrix.expand(slices, -1, -1), plane) for matrix, plane in pairs])
+    result = torch.empty_like(planes)
+    for (matrix, plane), out in zip(pairs, result, strict=True):
+        torch.bmm(matrix.expand(slices, -1, -1), plane, out=out)
     return result
 
 
@@ -113,7 +126,8 @@ class _Blocks:
     """Planes (K, Z, Y, X) with a repeated border: the channels of a depthwise convolution.
 
     On a processor they are cut along Y into overlapping blocks, each a channel: ten to forty times as fast as a
-    convolution of one channel. `values`: (1, K * blocks, Z', rows, X'). `shape`: of the planes.
+    convolution of one channel. Elsewhere only a single plane is cut: of one channel alone no convolution is depthwise,
+    and the others first write down all neighbourhoods. `values`: (1, K * blocks, Z', rows, X'). `shape`: of the planes.
     """
 
     values: Tensor
@@ -124,7 +138,7 @@ class _Blocks:
         """Cut planes for kernels (K, k…)."""
         deep, high, wide = (k // 2 for k in kernels.shape[1:])
         size = planes.shape[2]
-        blocks = min(BLOCKS, size) if in_pieces(planes.detach()) else 1
+        blocks = min(BLOCKS if in_pieces(planes.detach()) else 2 if len(planes) == 1 else 1, size)
         step = math.ceil(size / blocks)
         margins = (wide, wide, high, high + blocks * step - size, deep, deep)
         padded = functional.pad(planes[:, None], margins, mode="replicate")[:, 0]
@@ -209,13 +223,41 @@ def _length(planes: Tensor, kernels: Tensor, air: Tensor) -> Tensor:
 
 def _network(planes: Tensor, *arrays: Tensor) -> Tensor:
     """Send standardised planes through layers: kernels (K, out, in, k…), shifts (K, out), kernels, …"""
-    state = [planes]
     layers = list(zip(arrays[::2], arrays[1::2], strict=True))
+    fewest = min(len(planes) * max(kernels.shape[1:3]) for kernels, _ in layers)
+    if fewest > 1 and not in_pieces(planes.detach()):
+        return _network_at_once(planes, layers)
+    state = [planes]
     for number, (kernels, shifts) in enumerate(layers):
         state = _layer(state, kernels, shifts)
         if number < len(layers) - 1:
             state = [functional.leaky_relu_(channel, _LEAK) for channel in state]
     return state[0]
+
+
+def _network_at_once(planes: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Do the same with all planes and channels in one tensor: a few large operations instead of many."""
+    state = planes[:, None]
+    for number, (kernels, shifts) in enumerate(layers):
+        count, out, into, *size = kernels.shape
+        if math.prod(size) == 1:
+            flat = torch.baddbmm(shifts[..., None], kernels.view(count, out, into), state.flatten(2))
+            state = flat.view(count, out, *state.shape[2:])
+        else:
+            margins = [n // 2 for n in reversed(size) for _ in range(2)]
+            padded = functional.pad(state, margins, mode="replicate").flatten(0, 1)[None]
+            # A channel alone would not be depthwise (see `_Blocks`): then each channel out has its own copy.
+            groups = out if count * into == 1 else count * into
+            padded = padded.expand(-1, groups, -1, -1, -1) if count * into == 1 else padded
+            weights = kernels.transpose(1, 2).reshape(-1, 1, *size)
+            # The shift comes once, with the first channel.
+            bias = functional.pad(shifts[:, None], (0, 0, 0, into - 1)).flatten()
+            parts = functional.conv3d(padded, weights, bias, groups=groups)
+            parts = parts.view(count, into, out, *state.shape[2:])
+            state = parts[:, 0] if into == 1 else parts.sum(dim=1)
+        if number < len(layers) - 1:
+            state = functional.leaky_relu_(state, _LEAK)
+    return state[:, 0]
 
 
 def _layer(state: Sequence[Tensor], kernels: Tensor, shifts: Tensor) -> list[Tensor]:
