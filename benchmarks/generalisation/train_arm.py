@@ -82,7 +82,7 @@ def main() -> None:
             "network_weights": {k: v.cpu() for k, v in network.state_dict().items()},
             "cpu_s": time.process_time() - cpu,
             "wall_s": time.time() - wall,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
         },
         spec["weights"],
     )
