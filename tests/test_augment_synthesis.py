@@ -173,6 +173,24 @@ def test_domain_transfer_gives_labels_the_median_of_the_domain() -> None:
         assert result[labels == label].median().item() == pytest.approx(bank[name][QUANTILES // 2], abs=0.04)
 
 
+def test_tissues_may_come_from_domains_of_their_own() -> None:
+    settings = {"name": "domain_transfer", "domains": ["t1w", "t2w"], "classes": CLASSES, "blend": 0.0}
+    bank, mixed = load_bank(), 0
+    for seed in range(20):
+        alike, own = (
+            pipeline({**settings, "per_tissue": p}, facts=FACTS).plan(keys(1, seed)).samples[0][0].params
+            for p in (0.0, 1.0)
+        )
+        assert len(alike["domains"]) == 1
+        middles = [own["quantiles"][label][QUANTILES // 2] for label in CLASSES]
+        nearest = {
+            min(("t1w", "t2w"), key=lambda d: abs(bank[d][tissue][QUANTILES // 2] - middle))
+            for middle, tissue in zip(middles, CLASSES.values(), strict=True)
+        }
+        mixed += len(nearest) == 2
+    assert mixed > 5
+
+
 def test_the_shipped_bank_knows_every_class_of_the_scheme() -> None:
     bank = load_bank()
     assert len(bank) >= 6

@@ -29,8 +29,8 @@ class DomainTransfer(Selective, stage="table"):
     """Match the histogram of every label to that of its tissue in a random blend of domains.
 
     `bank`: a YAML file of domains (`learn_bank.learn_bank` makes one from images and masks), None: the shipped one.
-    `domains`: which of them; empty: all. `blend`: 0 takes one domain, 1 a random mean of all. `classes`: tissue of each
-    label id, as for the signal equations.
+    `domains`: which of them; empty: all. `blend`: 0 takes one domain, 1 a random mean of all. `per_tissue`: probability
+    that each tissue has domains of its own. `classes`: tissue of each label id, as for the signal equations.
     """
 
     p: float = 0.1
@@ -39,12 +39,14 @@ class DomainTransfer(Selective, stage="table"):
     domains: tuple[str, ...] = ()
     classes: dict[str, str] | None = None
     blend: Range = spread([0.0, 0.5], limits=(0.0, 1.0))
+    per_tissue: float = 0.0
     mix: Range = spread([0.5, 1.0], limits=(0.0, 1.0))
 
     def __post_init__(self) -> None:
         """Check the names of the domains."""
         super().__post_init__()
         check_classes(self.name, self.classes)
+        self.check_share("per_tissue")
         known = load_bank(self.bank)
         for name in self.domains:
             if name not in known:
@@ -61,15 +63,18 @@ class DomainTransfer(Selective, stage="table"):
         bank = load_bank(self.bank)
         names = self.domains or tuple(bank)
         blend = self.draw(rng, "blend", context)
-        weights = blend * rng.dirichlet(np.ones(len(names)))
-        weights[int(rng.integers(len(names)))] += 1 - blend
+        common = _weights(rng, blend, len(names))
+        own = rng.random() < self.per_tissue
         classes = {0: "background", **class_of_label(context, {int(k): v for k, v in (self.classes or {}).items()})}
+        tissues = sorted({*classes.values()})
+        blends = {tissue: _weights(rng, blend, len(names)) if own else common for tissue in tissues}
         quantiles = {}
         for label, tissue in classes.items():
             if all(tissue in bank[name] for name in names):
                 curves = np.array([bank[name][tissue] for name in names])
                 curves = curves if label == 0 else _without_border(curves)
-                quantiles[str(label)] = (weights @ curves).round(5).tolist()
+                quantiles[str(label)] = (blends[tissue] @ curves).round(5).tolist()
+        weights = np.mean(list(blends.values()), axis=0)
         return {
             **self.select(rng, context),
             "domains": {name: round(float(w), 4) for name, w in zip(names, weights, strict=True) if w > 0},
@@ -85,6 +90,13 @@ class DomainTransfer(Selective, stage="table"):
         empty = [0.0] * len(next(iter(table.values())))
         targets = np.array([table.get(label, empty) for label in context.labels])
         builder.match(index, {**params, "labels": [label for label in chosen if label in table]}, targets)
+
+
+def _weights(rng: np.random.Generator, blend: float, count: int) -> Array:
+    """Draw the shares of `count` domains: `blend` is shared among all at random, the rest is one's."""
+    weights = blend * rng.dirichlet(np.ones(count))
+    weights[int(rng.integers(count))] += 1 - blend
+    return weights
 
 
 def _without_border(curves: Array) -> Array:
