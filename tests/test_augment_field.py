@@ -77,6 +77,19 @@ def test_tissue_is_multiplied_by_a_smooth_positive_field(field: dict) -> None:
     assert steps < 0.15
 
 
+def test_what_lies_at_the_noise_floor_is_not_torn_apart() -> None:
+    """Dark tissue on both sides of the floor: where a coil is near, brightness changes evenly."""
+    image = _magnitude(0.02)
+    ramp = torch.linspace(0, 0.2, 24)
+    image[..., 8:10, :, 24:] = ramp
+    result, _ = pipeline({"name": "surface_coils", "residual": 1.0, "axis": 1, "side": -1, "distance": 5}, facts=FACTS)(
+        image, None, keys(1)
+    )
+    change = (result - image)[0, 0, 8, :, 24:]
+    bend = change.diff(n=2, dim=1).abs().amax(dim=1)
+    assert (bend < 0.06 * change.abs().amax(dim=1) + 1e-6).all()
+
+
 def test_fields_of_one_sample_multiply() -> None:
     image = _magnitude(0.0)
     one, other = ({**FIELDS[0]}, {**FIELDS[1]})

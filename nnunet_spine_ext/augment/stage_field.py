@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from nnunet_spine_ext.augment.batch import Batch, pick, voxelwise
 from nnunet_spine_ext.augment.context import Context
@@ -79,6 +78,11 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
 
 
 def _multiply(image: Tensor, excess: Tensor, scale: Tensor, offset: Tensor, *, out: Tensor | None) -> Tensor:
-    """Return image + excess * signal; excess is the field minus one, signal zero within the noise of air."""
-    signal = functional.hardshrink(torch.addcmul(offset, image, scale), _SIGNAL)
+    """Return image + excess * signal; excess is the field minus one, signal zero within the noise of air.
+
+    Beyond a threshold t the signal is s - t² / s: it begins at zero, so that noise about the threshold is not torn
+    apart, and soon is s.
+    """
+    level = torch.addcmul(offset, image, scale).clamp_min(_SIGNAL)
+    signal = torch.addcdiv(level, torch.full_like(level[..., :1], _SIGNAL**2), level, value=-1)
     return torch.addcmul(image, signal, excess, out=out)
