@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -117,3 +119,26 @@ def _scheduled(name: str) -> dict[str, Any]:
     config = AugmentConfig.load("shift") if name == "shift" else augmentation_draws.everything()
     schedule = {"ramp_epochs": 4, "start": 0.2, "clean_share": 0.2, "closing_clean_share": 0.2}
     return {**config.to_dict(), "schedule": schedule}
+
+
+def test_draws_do_not_depend_on_the_process() -> None:
+    """Python shuffles sets of texts anew in every process: no draw may follow their order."""
+    script = (
+        "import augmentation_draws as d, hashlib, json; "
+        "line = d.pipelines()['everything'](d.context((8, 16, 16))); "
+        "text = json.dumps([line.plan(d.keys(n)).record for n in range(12)]); "
+        "print(hashlib.sha256(text.encode()).hexdigest())"
+    )
+    folder = Path(augmentation_draws.__file__).parent
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=folder,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
