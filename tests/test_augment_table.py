@@ -235,6 +235,33 @@ def test_matching_gives_each_row_the_quantiles_of_its_target() -> None:
     torch.testing.assert_close(matched[..., [0, NODES // 2, -1]], targets, rtol=0, atol=0.01)
 
 
+def test_matching_is_no_steeper_than_texture_bears() -> None:
+    """Two bright tissues side by side, to be as far apart as air and fat: their difference grows by half."""
+    axis = torch.from_numpy(AXIS).float().view(1, 1, -1)
+    counts = ((axis > 0.8) & (axis < 1.0)).to(torch.int64) * 20
+    targets = torch.linspace(0, 1, 9).view(1, 1, -1)
+    matched = table_ops.match(axis, counts, targets)
+    slope = matched.diff(dim=2) / axis.diff(dim=2)
+    assert slope.max() < 1.6
+    assert slope.min() >= 0
+    inside = matched[counts > 0]
+    assert inside.median().item() == pytest.approx(0.5, abs=0.03)
+
+
+def test_matching_leaves_air_to_itself() -> None:
+    """A third of the voxels is air, in the target an eighth: those that are too many do not become tissue."""
+    axis = torch.from_numpy(AXIS).float().view(1, 1, -1)
+    counts = torch.zeros(1, 1, NODES, dtype=torch.int64)
+    counts[(axis >= 0) & (axis < 0.04)], counts[(axis > 0.3) & (axis < 0.9)] = 500, 67
+    targets = torch.linspace(0.4, 0.6, 9).view(1, 1, -1)
+    matched = table_ops.match(axis, counts, targets, torch.ones(1, 1), torch.tensor([0.05]))
+    assert torch.equal(matched[axis <= 0.05], axis[axis <= 0.05])
+    assert matched.diff(dim=2).max() < 4.5 * (AXIS[1] - AXIS[0])
+    assert matched[(axis > 0.3) & (axis < 0.9)].median().item() == pytest.approx(0.5, abs=0.03)
+    label = table_ops.match(axis, counts, targets, torch.zeros(1, 1), torch.tensor([0.05]))
+    assert label[axis == 0].item() > 0.3
+
+
 def test_classes_are_found_where_the_voxels_are() -> None:
     values = torch.from_numpy(AXIS).float().view(1, 1, -1)
     counts = torch.zeros(1, 1, NODES, dtype=torch.int64)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nnunet_spine_ext.augment import table_classes, table_mixture, table_ops
 from nnunet_spine_ext.augment.batch import SAMPLE_VOXELS, Batch, pick, thin
+from nnunet_spine_ext.augment.noise_floor import noise_floor
 from nnunet_spine_ext.augment.noise_pool import white_noise
 from nnunet_spine_ext.augment.packing import Buffers, Slot
 from nnunet_spine_ext.augment.table_axis import LARGEST, axis_on, pieces, positions
@@ -71,8 +72,9 @@ def _tables(
     values = _rows(axis + change, start, len(planes))
     counts = _count(batch, program, buffers, (planes, levels, rows))
     noise = torch.zeros_like(values) if program.noisy else None
+    floor = _floor(batch, planes) if any(operation.kind == "match" for operation in program.operations) else None
     for operation in program.operations:
-        values, noise = _operate(operation, buffers, values, counts, noise)
+        values, noise = _operate(operation, buffers, (values, counts, noise), floor)
     return (values - axis).flatten(0, 1).clamp_(-LARGEST, LARGEST), noise
 
 
@@ -92,10 +94,22 @@ def _count(
     return table_ops.histogram(position, chosen, program.rows, program.nodes)
 
 
-def _operate(operation: Operation, buffers: Buffers, values: Tensor, counts: Tensor, noise: Tensor | None) -> Result:
-    """Apply one operation to the tables that it is for."""
+def _floor(batch: Batch, planes: list[int]) -> Tensor:
+    """Return up to where the signal of each table is the noise of air, (K,)."""
+    levels = batch.levels()
+    floor = noise_floor(batch.images, levels) / levels.span
+    return pick(floor.flatten(), planes)
+
+
+def _operate(
+    operation: Operation, buffers: Buffers, tables: tuple[Tensor, Tensor, Tensor | None], floor: Tensor | None
+) -> Result:
+    """Apply one operation to the tables (values, counts, noise) that it is for."""
+    values, counts, noise = tables
     arrays = {name: buffers.floats(slot) for name, slot in operation.arrays.items()}
     chosen = None if operation.tracks is None else buffers.ints(operation.tracks)
+    if floor is not None:
+        arrays["floor"] = _chosen(floor, chosen)
     before, region = _chosen(values, chosen), _chosen(counts, chosen)
     weights = arrays["weights"][..., None]
     if not operation.whole:
@@ -169,7 +183,7 @@ def _within(values: Tensor, region: Tensor, arrays: Arrays) -> Result:
 
 
 def _match(values: Tensor, region: Tensor, arrays: Arrays) -> Result:
-    return table_ops.match(values, region, arrays["targets"]), None
+    return table_ops.match(values, region, arrays["targets"], arrays["air"], arrays["floor"]), None
 
 
 OPERATIONS: Mapping[str, Callable[[Tensor, Tensor, Arrays], Result]] = {

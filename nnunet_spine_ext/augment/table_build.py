@@ -23,7 +23,7 @@ _PER_LABEL = ("weights", "scale", "offset")
 # Operations that measure each label alone, and what else they hold per label.
 _OWN_STATISTICS: Mapping[str, tuple[str, ...]] = {
     "labelwise": ("carry", "gain", "noise"),
-    "match": ("targets",),
+    "match": ("targets", "air"),
     "within": ("own_means", "own_texture", "own_noise"),
 }
 _NOISE = ("noise", "own_noise")
@@ -202,9 +202,13 @@ class Builder:
             self._step(track, params, "within", count=float(np.shape(means)[1]), sharpness=sharpness, **padded)
 
     def match(self, index: int, params: Params, targets: ArrayLike) -> None:
-        """Give each label the distribution with these quantiles, (labels, Q) at equal steps from 0 to 1."""
+        """Give each label the distribution with these quantiles, (labels, Q) at equal steps from 0 to 1.
+
+        Those of label 0 are of what is brighter than air: how much of a patch is air is no property of a scanner.
+        """
+        air = [float(label == 0) for label in self._context.labels]
         for track in self._selected(index, params):
-            self._step(track, params, "match", targets=targets)
+            self._step(track, params, "match", targets=targets, air=air)
 
     def pack(self, packer: Packer) -> Program | None:
         """Pack all tables; None when no transform fired."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_spine_ext.augment.table_axis import LOW, NODES, per_unit
+from nnunet_spine_ext.augment import table_slopes
+from nnunet_spine_ext.augment.table_axis import LOW, NODES, axis_on, per_unit
 
 BINS = 256
 _TINY = 1e-6
@@ -162,13 +163,36 @@ def equalise(values: Tensor, counts: Tensor) -> Tensor:
     return distribution.low + distribution.width * distribution.share_below(values)
 
 
-def match(values: Tensor, counts: Tensor, targets: Tensor) -> Tensor:
-    """Give every row the distribution whose quantiles at equal steps from 0 to 1 are `targets` (K, R, Q)."""
+def match(
+    values: Tensor, counts: Tensor, targets: Tensor, air: Tensor | None = None, floor: Tensor | None = None
+) -> Tensor:
+    """Give every row the distribution whose quantiles at equal steps from 0 to 1 are `targets` (K, R, Q).
+
+    No steeper than `table_slopes` has it. `air`: (K, R) 1 for rows whose nodes up to `floor` (K,), the noise of air,
+    are not matched but stay as they are, and what is little brighter is changed little.
+    """
     shape = values.shape
+    empty = None
+    if air is not None and floor is not None:
+        empty = (axis_on(values.device, shape[2]) <= floor[:, None, None]) & (air > 0)[..., None]
+        counts = counts.masked_fill(empty, 0)
     rows, row_counts = values.reshape(-1, 1, shape[2]), counts.reshape(-1, 1, shape[2])
-    share = Distribution(rows, row_counts).share_below(rows)[:, 0]
-    goals = targets.reshape(-1, targets.shape[2])
-    position = share * (goals.shape[1] - 1)
-    index = position.to(torch.int64).clamp_max(goals.shape[1] - 2)
-    low, high = goals.gather(1, index), goals.gather(1, index + 1)
-    return torch.lerp(low, high, position - index).view(shape)
+    distribution = Distribution(rows, row_counts)
+    steps = torch.arange(BINS + 1, device=values.device, dtype=values.dtype) / BINS
+    edges = distribution.low + steps * distribution.width
+    goals = _between(targets.reshape(-1, targets.shape[2]), distribution.share_below(edges)[:, 0], 1)
+    goals = table_slopes.gentle(goals, table_slopes.reach(edges[:, 0]))
+    matched = _between(goals, distribution.position(rows)[:, 0].clamp(0, BINS), BINS).view(shape)
+    if empty is None or floor is None:
+        return matched
+    place = ((floor - LOW) * per_unit(shape[2])).clamp(0, shape[2] - 1).to(torch.int64)
+    last = values.gather(2, place[:, None, None].expand(-1, shape[1], 1))
+    kept = torch.where(empty, values, table_slopes.near(matched, last, last, values))
+    return torch.where((air > 0)[..., None], kept, matched) if air is not None else kept
+
+
+def _between(curves: Tensor, position: Tensor, length: float) -> Tensor:
+    """Return the values of curves (K, Q) over 0 to `length` at positions (K, N) within it."""
+    position = position * ((curves.shape[1] - 1) / length)
+    index = position.to(torch.int64).clamp_max(curves.shape[1] - 2)
+    return torch.lerp(curves.gather(1, index), curves.gather(1, index + 1), position - index)

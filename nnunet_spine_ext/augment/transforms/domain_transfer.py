@@ -20,6 +20,8 @@ from nnunet_spine_ext.core.volume import Array
 
 # Quantiles of a tissue lie at most so much farther from its median than those of a normal distribution about it.
 _TAILS = 1.5
+# What is darker, in units of the signal, is air in most scans of a bank.
+_AIR = 0.03
 # A quantile of 0 or 1 is meant to be one of 1 or 99 %.
 _END = 0.01
 
@@ -72,7 +74,7 @@ class DomainTransfer(Selective, stage="table"):
         for label, tissue in classes.items():
             if all(tissue in bank[name] for name in names):
                 curves = np.array([bank[name][tissue] for name in names])
-                curves = curves if label == 0 else _without_border(curves)
+                curves = _above_air(curves) if label == 0 else _without_border(curves)
                 quantiles[str(label)] = (blends[tissue] @ curves).round(5).tolist()
         weights = np.mean(list(blends.values()), axis=0)
         return {
@@ -97,6 +99,15 @@ def _weights(rng: np.random.Generator, blend: float, count: int) -> Array:
     weights = blend * rng.dirichlet(np.ones(count))
     weights[int(rng.integers(count))] += 1 - blend
     return weights
+
+
+def _above_air(curves: Array) -> Array:
+    """Return the quantiles (D, Q) of what is brighter than air: shares of air differ, and air stays as it is."""
+    steps = np.linspace(0.0, 1.0, curves.shape[1])
+    shares = [float(np.interp(_AIR, row, steps)) if row[-1] > _AIR else 0.0 for row in curves]
+    return np.array(
+        [np.interp(share + steps * (1 - share), steps, row) for share, row in zip(shares, curves, strict=True)]
+    )
 
 
 def _without_border(curves: Array) -> Array:
