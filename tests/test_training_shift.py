@@ -391,6 +391,15 @@ def test_settings_replace_the_schedule_and_mirroring_has_one_place() -> None:
         AugmentSettings(config={"transforms": [{"name": "gama"}]}).effective()
 
 
+@pytest.mark.parametrize(("epochs", "ramp"), [(1000, 20), (200, 20), (14, 1), (5, 0)])
+def test_a_ramp_takes_no_more_than_a_tenth_of_a_short_training(make: Maker, epochs: int, ramp: int) -> None:
+    trainer = started(make(config="shift", train={"num_epochs": epochs}))
+    assert trainer.augmentation.pipeline.config.schedule.ramp_epochs == ramp
+    # What is stored stays the preset: the rule is the trainer's.
+    stored = settings_from_plans(trainer.plans_manager.plans).augment
+    assert AugmentConfig.load(stored.config).schedule.ramp_epochs == 20
+
+
 def test_trainers_refuse_what_they_would_ignore(make: Maker, nnunet_folders: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match=r"train\.augmentation"):
         make(train={"augmentation": "mirror"})

@@ -65,7 +65,7 @@ class DeviceAugmentationMixin(_Trainer):
         """Return nnU-Net's augmentation geometry; patches are loaded larger only if something moves them."""
         rotation, dummy_2d, loaded, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         augment = settings_from_plans(self.plans_manager.plans).augment or AugmentSettings()
-        config = _with_mirroring(augment.effective(), axes)
+        config = _with_mirroring(_with_short_ramp(augment.effective(), self.num_epochs), axes)
         context = self._context(loaded, config)
         self.augmentation = self._augmentation(config, context)
         self.print_to_log_file(
@@ -171,6 +171,12 @@ class DeviceAugmentationMixin(_Trainer):
 
 class nnUNetTrainerSpineShift(DeviceAugmentationMixin, nnUNetTrainerSpine):
     """`nnUNetTrainerSpine` that simulates other scanners and contrasts on the device while it trains."""
+
+
+def _with_short_ramp(config: AugmentConfig, epochs: int) -> AugmentConfig:
+    """Return the configuration with a ramp of at most a tenth of the training: presets count on a thousand epochs."""
+    schedule = config.schedule
+    return replace(config, schedule=replace(schedule, ramp_epochs=min(schedule.ramp_epochs, epochs // 10)))
 
 
 def _with_mirroring(config: AugmentConfig, axes: Sequence[int] | None) -> AugmentConfig:
