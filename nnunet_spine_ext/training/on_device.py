@@ -91,7 +91,8 @@ class DeviceAugmentation:
 
     def _with_zeros(self, images: Tensor, own: Tensor) -> Tensor:
         """Set voxels beyond the images, and those outside of the mask in masked channels, back to zero."""
-        images = images.masked_fill(own < 0, 0)
+        # They are ours: `_with_air` made them, or a stage did.
+        images.masked_fill_(own < 0, 0)
         for channel in self._masked if self._mixed else ():
             images[:, channel : channel + 1].masked_fill_(own == self._unmasked_id, 0)
         return images
