@@ -152,6 +152,19 @@ def test_dixon_separates_water_and_fat() -> None:
     assert line(*_scene(), keys(1))[0].isfinite().all()
 
 
+@pytest.mark.parametrize("sequence", ["dwi", "stir", "t1w"])
+def test_what_muscle_and_fat_share_is_as_bright_as_one_of_them(sequence: str) -> None:
+    """Voxels between the two have the intensity of an organ: no bright rim round fat that is suppressed."""
+    image = torch.zeros(1, 1, *SHAPE)
+    image[..., 8:, :], image[..., 16:, :], image[..., 24:, :] = 0.3, 0.6, 1.0
+    image = image + 0.005 * torch.randn(image.shape, generator=torch.Generator().manual_seed(1))
+    settings = {"name": "signal_equations", "sequences": [sequence], "mix": 1.0, "texture": 0.0, "classes": CLASSES}
+    for seed in range(4):
+        result, _ = pipeline(settings, facts=FACTS)(image, torch.zeros_like(image).short(), keys(1, seed))
+        muscle, organ, fat = (result[..., rows : rows + 8, :].mean() for rows in (8, 16, 24))
+        assert torch.minimum(muscle, fat) - 0.02 < organ < torch.maximum(muscle, fat) + 0.02
+
+
 def test_only_the_14_classes_are_known_without_being_told() -> None:
     assert class_of_label(context(labels=range(4))) == {}
     known = class_of_label(context(labels=range(15)))

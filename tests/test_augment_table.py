@@ -236,13 +236,13 @@ def test_matching_gives_each_row_the_quantiles_of_its_target() -> None:
 
 
 def test_matching_is_no_steeper_than_texture_bears() -> None:
-    """Two bright tissues side by side, to be as far apart as air and fat: their difference grows by half."""
+    """Two bright tissues side by side, to be as far apart as air and fat: their difference is doubled."""
     axis = torch.from_numpy(AXIS).float().view(1, 1, -1)
     counts = ((axis > 0.8) & (axis < 1.0)).to(torch.int64) * 20
     targets = torch.linspace(0, 1, 9).view(1, 1, -1)
     matched = table_ops.match(axis, counts, targets)
     slope = matched.diff(dim=2) / axis.diff(dim=2)
-    assert slope.max() < 1.6
+    assert slope.max() < 2.1
     assert slope.min() >= 0
     inside = matched[counts > 0]
     assert inside.median().item() == pytest.approx(0.5, abs=0.03)
@@ -256,7 +256,7 @@ def test_matching_leaves_air_to_itself() -> None:
     targets = torch.linspace(0.4, 0.6, 9).view(1, 1, -1)
     matched = table_ops.match(axis, counts, targets, torch.ones(1, 1), torch.tensor([0.05]))
     assert torch.equal(matched[axis <= 0.05], axis[axis <= 0.05])
-    assert matched.diff(dim=2).max() < 4.5 * (AXIS[1] - AXIS[0])
+    assert matched.diff(dim=2).max() < 3.2 * (AXIS[1] - AXIS[0])
     assert matched[(axis > 0.3) & (axis < 0.9)].median().item() == pytest.approx(0.5, abs=0.03)
     label = table_ops.match(axis, counts, targets, torch.zeros(1, 1), torch.tensor([0.05]))
     assert label[axis == 0].item() > 0.3
@@ -287,3 +287,14 @@ def test_classes_that_lie_close_get_similar_means() -> None:
     means = torch.tensor([[0.0, 1.0]])
     painted, _ = repaint(values, counts, torch.tensor([2.0]), means, zeros, torch.ones(1), zeros)
     assert painted.diff(dim=2).abs().max() < 5.5 * (AXIS[1] - AXIS[0])
+
+
+def test_what_cuts_a_texture_in_two_is_no_steep_border() -> None:
+    """One tissue with much texture, divided into classes in its middle: its voxels are no salt and pepper."""
+    values = torch.from_numpy(AXIS).float().view(1, 1, -1)
+    counts = torch.zeros(1, 1, NODES, dtype=torch.int64)
+    counts[..., 450:600] = 50
+    zeros, sharpness = torch.zeros(1, 2), torch.full((1,), 2.0)
+    painted, _ = repaint(values, counts, torch.tensor([2.0]), torch.tensor([[0.0, 1.0]]), zeros, sharpness, zeros)
+    steps = painted.diff(dim=2).abs().max() / (AXIS[1] - AXIS[0])
+    assert 1 < steps < 3

@@ -10,8 +10,10 @@ from nnunet_spine_ext.augment.table_ops import BINS, Distribution
 _ROUNDS = 5
 # Centres of classes that a table does not have lie so far off that no value belongs to them.
 NOWHERE = 1e6
-# Steepest change from class to class: classes that noise mixes would else become salt and pepper.
-_STEEPEST = 5.0
+# A table is as steep, within limits, as brings the spread of a class to this: what noise mixes would else become salt
+# and pepper, and the texture of fat blobs.
+_TEXTURE = 0.06
+_SLOPES = (2.0, 5.0)
 
 
 def centres(distribution: Distribution, count: Tensor, most: int) -> Tensor:
@@ -51,7 +53,8 @@ def repaint(
     count: (K,) number of classes. means, texture, sds: (K, most) new mean of each class, how much of the distance from
         its centre stays, noise level.
     sharpness: (K,) 1 blends linearly from centre to centre, 4 nearly in steps; between classes lie partial volumes.
-        Classes whose centres are close get similar means, so that noise is not amplified more than fivefold.
+        Classes whose centres are close get similar means, so that noise is not amplified more than fivefold, and less
+        where a class is wide.
 
     Returns
     -------
@@ -75,7 +78,7 @@ def paint(
     """Repaint classes that were found: their centres in bins and the borders between them, None: half way."""
     centre, border = classes
     bin_width = distribution.width[:, 0] / BINS
-    means = _gentle(means, centre * bin_width, _STEEPEST / sharpness)
+    means = _gentle(means, _reach(distribution, centre, bin_width) / sharpness[:, None])
     position = distribution.position(values).flatten(1)
     upper = torch.searchsorted(centre, position).clamp(1, max(1, means.shape[1] - 1))
     upper = torch.minimum(upper, (count[:, None].to(torch.int64) - 1).clamp_min(1))
@@ -95,11 +98,30 @@ def paint(
     return torch.maximum(painted.view_as(values), values.clamp_max(0)), noise.view_as(values)
 
 
-def _gentle(means: Tensor, places: Tensor, slope: Tensor) -> Tensor:
-    """Return means (K, n) that differ by no more than slope (K,) times the distance of their places.
+def _reach(distribution: Distribution, centre: Tensor, bin_width: Tensor) -> Tensor:
+    """Return how far the mean of every class may be from that of the darkest, (K, n): steps as `_SLOPES` bear them.
+
+    The wider the classes on both sides of a border, the less steep: what is wide is noise, texture, or cut in two.
+    """
+    middle = torch.arange(BINS, device=centre.device) * 2 + 1
+    sums = (distribution.bins.to(torch.int64) * middle**power for power in range(3))
+    total, moment, square = (torch.nn.functional.pad(values.cumsum(1), (1, 0)) for values in sums)
+    edge = ((centre[:, 1:] + centre[:, :-1]) / 2).round().clamp(0, BINS).to(torch.int64)
+    edge = torch.nn.functional.pad(torch.nn.functional.pad(edge, (1, 0)), (0, 1), value=BINS)
+    number, first, second = (values.gather(1, edge).diff(dim=1) for values in (total, moment, square))
+    number = number.clamp_min(1)
+    spread = (second / number - (first / number).square()).clamp_min(0).sqrt() / 2 * bin_width
+    wider = torch.maximum(spread[:, 1:], spread[:, :-1]).clamp_min(_TEXTURE / _SLOPES[1])
+    steps = centre.diff(dim=1) * bin_width * (_TEXTURE / wider).clamp_min(_SLOPES[0])
+    return torch.nn.functional.pad(steps.cumsum(1), (1, 0))
+
+
+def _gentle(means: Tensor, reached: Tensor) -> Tensor:
+    """Return means (K, n) that differ by no more than what `_reach` has, (K, n).
 
     The mean of the largest such values below and the smallest above the given ones; means far enough apart stay.
+    Classes that noise mixes would else become salt and pepper.
     """
-    room = (places[:, :, None] - places[:, None, :]).abs() * slope[:, None, None]
+    room = (reached[:, :, None] - reached[:, None, :]).abs()
     below = (means[:, None, :] + room).amin(dim=2)
     return (below + (means[:, None, :] - room).amax(dim=2)) / 2

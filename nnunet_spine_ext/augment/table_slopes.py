@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-_STEEPEST, _GENTLEST = 4.0, 1.5
+_STEEPEST, _GENTLEST = 3.0, 2.0
 # Between, a part of the brightness may become at most half the span.
 _SPAN = 0.5
 _DARK, _BRIGHT = _SPAN / _STEEPEST, _SPAN / _GENTLEST
@@ -20,7 +20,7 @@ _DARK, _BRIGHT = _SPAN / _STEEPEST, _SPAN / _GENTLEST
 def reach(values: Tensor) -> Tensor:
     """Return how far a value, in units of the signal, may be brought from air: the allowed slope, summed up.
 
-    Two values may become as different as their reaches are. The slope is 4 up to 0.125, 1.5 from 0.33.
+    Two values may become as different as their reaches are. The slope is 3 up to 0.17, 2 from 0.25.
     """
     dark = values.clamp_max(_DARK) * _STEEPEST
     between = (values.clamp(_DARK, _BRIGHT).log() - math.log(_DARK)) * _SPAN

@@ -20,7 +20,8 @@ class Palette(Selective, stage="table"):
 
     `clustering`: by k-means, or by a Gaussian mixture ("em"), whose classes are as wide as those of the image.
     `texture`: part of the differences inside a class that stays. `sharpness`: 1 blends from class to class, 4 nearly
-    in steps. `air`: probability that the darkest class stays dark.
+    in steps. `air`: probability that the darkest class stays dark. A class that is wide, by noise or texture, differs
+    less from its neighbours. Where fat borders on air, what both share passes through all classes between: rims stay.
     """
 
     p: float = 0.15

@@ -34,7 +34,9 @@ class SignalEquations(Selective, stage="table"):
     `sequences`: which may be drawn; those of the default, and dixon_water, dixon_fat, dixon_opposed. T1w, T2w, PDw and
     DWI are with or without fat suppression. `classes`: tissue of each label id; without it the 14-class scheme is
     known, and labels of other schemes keep their intensities. `texture`: part of the image's own texture that stays.
-    Unlabelled voxels are divided by intensity into air, muscle, organ and fat.
+    Unlabelled voxels are divided by intensity into air, muscle, organ and fat; voxels that fat shares with air or
+    muscle are taken for what lies between these, so that fat that is suppressed keeps a rim as bright as muscle where
+    it borders on air.
     """
 
     p: float = 0.15
@@ -68,7 +70,7 @@ class SignalEquations(Selective, stage="table"):
             **self.select(rng, context),
             "protocol": asdict(protocol),
             "signals": {str(label): signals[name] for label, name in classes.items()},
-            "background": [signals[name] for name in BACKGROUND],
+            "background": _monotone([signals[name] for name in BACKGROUND]),
             "texture": self.draw(rng, "texture", context),
             "noise_offset": draw_offset(rng),
         }
@@ -85,3 +87,12 @@ class SignalEquations(Selective, stage="table"):
         zeros = np.zeros_like(offset)
         labels = {**params, "labels": [label for label in chosen if label in signals]}
         builder.labelwise(index, labels, carry=zeros, offset=offset, gain=zeros + texture, noise=zeros)
+
+
+def _monotone(signals: list[float]) -> list[float]:
+    """Return the signals of air, muscle, organ and fat with that of organ between those of muscle and fat.
+
+    A voxel that is half muscle, half fat has the intensity of an organ: it would show a bright rim round all fat.
+    """
+    air, muscle, organ, fat = signals
+    return [air, muscle, min(max(organ, min(muscle, fat)), max(muscle, fat)), fat]
