@@ -139,3 +139,17 @@ def test_what_accelerators_give_is_finite(name: str) -> None:
         assert line.apply(hard, labels, plan)[0].isfinite().all()
     assert line.apply(image.half(), labels, plan)[0].isfinite().all()
     assert line.apply(image, torch.full_like(labels, -1), plan)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["rician_noise", "chi_noise"])
+@pytest.mark.parametrize("pieces", [("cpu",), ()])
+def test_noise_of_an_image_without_span_is_finite(
+    name: str, pieces: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "PIECEWISE", pieces)
+    shape = (40, 64, 64)
+    image = torch.zeros(1, 1, *shape)
+    image[0, 0, 1, 1, 1] = 1e16  # between the voxels that levels are measured on
+    result, _ = Pipeline(_one_stage(name), context(shape))(image, None, keys(1))
+    assert result.isfinite().all()
+    assert result.max() == pytest.approx(1e16, rel=1e-4)
