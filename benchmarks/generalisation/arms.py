@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -110,7 +111,8 @@ def _train(folder: Path, job: Job) -> tuple[Path, dict[str, Any]]:
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "spec.json", spec)
     values = environment(folder) | job.arm.variables | {"nnUNet_n_proc_DA": "0", "OMP_NUM_THREADS": "1"}
-    # Settings of one arm must not refuse the folder that an earlier version of them left.
+    # Our trainers refuse a folder that a training with other settings left.
+    shutil.rmtree(out / "nnUNet_results", ignore_errors=True)
     values["nnUNet_results"] = str(out / "nnUNet_results")
     start = time.time()
     with (out / "log.txt").open("w") as stream:
