@@ -34,9 +34,10 @@ def test_every_voxel_belongs_to_the_nearest_place(facts: Context) -> None:
         assert (np.linalg.norm(grid - own, axis=-1).argmin(axis=1) == row.numpy()).mean() > 0.999
 
 
-def test_classes_of_a_region_get_the_values_drawn_for_it() -> None:
+@pytest.mark.parametrize("clustering", ["kmeans", "em"])
+def test_classes_of_a_region_get_the_values_drawn_for_it(clustering: str) -> None:
     settings = {"name": "region_palette", "classes": 3, "regions": 4, "texture": 0.0, "variation": 1.0, "air": 1.0}
-    line = pipeline(settings, facts=FACTS)
+    line = pipeline({**settings, "border": 0.0, "clustering": clustering}, facts=FACTS)
     # Values further apart than this are drawn nearer: noise is not to be amplified.
     plan = line.plan(keys(1, seed=2))
     result = line.apply(_scene(), None, plan)[0][0, 0]
@@ -51,6 +52,24 @@ def test_classes_of_a_region_get_the_values_drawn_for_it() -> None:
                 assert voxels.std(unbiased=False) < 1e-5
                 assert voxels.mean().item() == pytest.approx(value, abs=0.02)
     assert (result[scene == 0] == 0).all()
+
+
+@pytest.mark.parametrize("places", [2, 5])
+def test_cells_pass_into_each_other_over_the_border(places: int) -> None:
+    """Inside a cell nothing changes; between cells there is no seam, however many of them meet."""
+    settings = {"name": "region_palette", "classes": 2, "regions": places, "texture": 0.0, "variation": 1.0}
+    scene = _scene().clamp_max(0.5)
+    seams, steps = [], []
+    for seed in range(4):
+        sharp, narrow, smooth = (
+            pipeline({**settings, "border": border}, facts=FACTS)(scene, None, keys(1, seed))[0][0, 0, :, 12:]
+            for border in (0.0, 1.0, 8.0)
+        )
+        seams.append(max(sharp.diff(dim=axis).abs().max() for axis in range(3)))
+        steps.append(max(smooth.diff(dim=axis).abs().max() for axis in range(3)))
+        assert torch.isclose(narrow, sharp, atol=1e-5).float().mean() > 0.7
+        assert smooth.max() <= sharp.max() + 1e-5
+    assert max(steps) < 0.4 * max(seams)
 
 
 def test_without_variation_regions_do_not_show() -> None:

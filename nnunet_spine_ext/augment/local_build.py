@@ -139,11 +139,15 @@ class Builder:
         texture: Sequence[float],
         *,
         sharpness: float,
+        border: float = 0.0,
+        mixture: bool = False,
     ) -> None:
         """Repaint intensity classes in each of S cells around places in mm; see `region_tables.paint_regions`."""
         arrays = {"values": np.array(values), "texture": np.array(texture), "sharpness": np.array(sharpness)}
+        if border > 0:
+            arrays["border"] = np.array(border)
         lines = {f"axis{axis}": line for axis, line in enumerate(cell_lines(self._context, places))}
-        self._add(index, params, "regions", arrays=arrays | lines)
+        self._add(index, params, "regions", key=(int(mixture),), arrays=arrays | lines)
 
     def pack(self, packer: Packer) -> Program | None:
         """Line up the calls of all planes: at each position, one step for those that can be filtered together."""

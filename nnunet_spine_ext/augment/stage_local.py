@@ -196,8 +196,9 @@ def _swap(planes: Tensor, step: Step, program: Program, buffers: Buffers) -> Ten
 
 def _regions(planes: Tensor, step: Step, program: Program, buffers: Buffers) -> Tensor:
     lines = [buffers.floats(step.arrays[f"axis{axis}"]) for axis in range(planes.dim() - 1)]
-    numbers = (buffers.floats(step.arrays[name]) for name in ("values", "texture", "sharpness"))
-    return paint_regions(planes, lines, *numbers)
+    values, texture, sharpness = (buffers.floats(step.arrays[name]) for name in ("values", "texture", "sharpness"))
+    border = buffers.floats(step.arrays["border"]) if "border" in step.arrays else None
+    return paint_regions(planes, lines, values, texture, sharpness, border, mixture=bool(step.key[0]))
 
 
 FILTERS: Mapping[str, Callable[[Tensor, Step, Program, Buffers], Tensor]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,9 +17,10 @@ from nnunet_spine_ext.augment.transform import Params
 class RegionPalette(Selective, stage="local"):
     """Divide the patch into cells around random places, and give each class of each cell its own grey value.
 
-    `classes`: of the histogram, by k-means. `regions`: number of cells; 1 is `palette`. `value`: of a class in a cell,
-    in units of the signal. `variation`: 1 draws the values of every cell alone, 0 gives all cells the same.
-    `texture`: part of the differences inside a class that stays, drawn per cell. `sharpness`: as for `palette`. `air`:
+    `classes`: of the histogram; `clustering`: by k-means, or by a Gaussian mixture ("em"). `regions`: number of cells;
+    1 is `palette`. `value`: of a class in a cell, in units of the signal. `variation`: 1 draws the values of every cell
+    alone, 0 gives all cells the same. `texture`: part of the differences inside a class that stays, drawn per cell.
+    `sharpness`: as for `palette`. `border`: mm over which cells pass into each other; 0 makes sharp seams. `air`:
     probability that the darkest class stays dark in all cells.
     """
 
@@ -31,7 +32,9 @@ class RegionPalette(Selective, stage="local"):
     variation: Range = spread([0.2, 1.0], limits=(0.0, 1.0))
     texture: Range = spread({"log": [0.5, 2.0]}, limits=(0.0, 3.0))
     sharpness: Range = spread([1.0, 2.5], limits=(1.0, 10.0))
+    border: Range = spread([2.0, 8.0], limits=(0.0, 100.0))
     air: float = 0.9
+    clustering: Literal["kmeans", "em"] = "kmeans"
 
     def __post_init__(self) -> None:
         """Check the probability."""
@@ -54,10 +57,13 @@ class RegionPalette(Selective, stage="local"):
             "values": values,
             "texture": [self.draw(rng, "texture", context) for _ in range(regions)],
             "sharpness": self.draw(rng, "sharpness", context),
+            "border": self.draw(rng, "border", context),
+            "clustering": self.clustering,
         }
 
     def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
         """Add the repainting."""
-        builder.regions(
-            index, params, params["places"], params["values"], params["texture"], sharpness=params["sharpness"]
-        )
+        cells = (params["places"], params["values"], params["texture"])
+        # Records from before cells passed into each other have neither.
+        border, mixture = params.get("border", 0.0), params.get("clustering") == "em"
+        builder.regions(index, params, *cells, sharpness=params["sharpness"], border=border, mixture=mixture)
