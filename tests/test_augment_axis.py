@@ -121,6 +121,19 @@ def test_unfiltered_low_resolution_is_what_interpolation_to_and_from_a_coarse_gr
     assert matrix @ signal[0, 0].numpy() == pytest.approx(expected[0, 0].numpy(), abs=1e-9)
 
 
+def test_low_resolution_of_chosen_axes_leaves_the_others() -> None:
+    line = pipeline({"name": "low_resolution", "axes": [1, 2], "scale": 0.3})
+    assert line.plan(keys(1)).samples[0][0].params["sizes"][0] == line.context.shape[0]
+    along = torch.rand(line.context.shape[0], generator=torch.Generator().manual_seed(1)).view(1, 1, -1, 1, 1)
+    image = along.expand(1, 1, *line.context.shape).contiguous()
+    torch.testing.assert_close(line(image, None, keys(1))[0], image)
+    image = torch.rand(1, 1, *line.context.shape, generator=torch.Generator().manual_seed(2))
+    assert (line(image, None, keys(1))[0] - image).abs().max() > 0.1
+    for axes, words in (([0, 3], "0 to 2"), ([], "empty")):
+        with pytest.raises(UsageError, match=words):
+            pipeline({"name": "low_resolution", "axes": axes})
+
+
 def test_reconstruction_on_a_fine_grid_approaches_that_without_interpolation() -> None:
     sharp = axis_matrix(AxisWork(acquired=4.0), 80, 1.0)
     gridded = axis_matrix(AxisWork(acquired=4.0, recon=Recon(1.1, 0.3, "cubic")), 80, 1.0)

@@ -146,6 +146,7 @@ def test_blending_is_as_frequent_and_as_strong() -> None:
         ("CPU", "ShapeTransform", {"ignore_axes": [1, 2]}, {"name": "crop", "axes": [0], "cut": [0.0, 1.0]}),
         ("CPU", "SpatialTransform", {"p_scaling": 0.2, "scaling": [0.5, 1]}, {"factor": {"log": [1, 2]}, "p": 0.2}),
         ("CPU", "SimulateLowResolutionTransform", {"scale": [0.3, 1]}, {"anti_alias": False, "per_axis": True}),
+        ("CPU", "SimulateLowResolutionTransform", {"ignore_axes": [0]}, {"axes": [1, 2], "anti_alias": False}),
     ],
 )
 def test_settings(section: str, name: str, given: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -262,6 +263,21 @@ def test_what_never_fires_is_listed() -> None:
     text = "\n".join(result.ignored)
     for part in ("RandomSinGPU: p is 0", "are 0", "no axis", "1 comments", "keepdim", "random_crop", "Validation"):
         assert part in text
+
+
+def test_regions_have_the_classes_and_the_seams_that_they_have_there() -> None:
+    parts = {
+        "initial_partitioner": {"type": "em_gmm", "n_foreground_clusters": 2},
+        "refinement_partitioners": [{"type": "voronoi", "skip_prob": 0.0}],
+    }
+    found = entry("GPU", "PaletteSynthesisGPU", parts)
+    assert (found["name"], found["clustering"], found["border"]) == ("region_palette", "em", 0.0)
+
+
+def test_low_resolution_of_no_axis_is_nothing() -> None:
+    result = import_config({"CPU": {"SimulateLowResolutionTransform": {"p": 0.5, "ignore_axes": [0, 1, 2]}}})
+    assert result.config.transforms == ()
+    assert any("no axis is left" in line for line in result.ignored)
 
 
 def test_the_flat_layout_of_auglab() -> None:

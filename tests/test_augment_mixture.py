@@ -99,7 +99,7 @@ def test_histograms_without_a_mixture_stay_finite(kind: str) -> None:
     assert (borders.diff(dim=1) >= 0).all()
 
 
-@pytest.mark.parametrize("name", ["palette", "gaussian_mixture"])
+@pytest.mark.parametrize("name", ["palette", "gaussian_mixture", "region_palette"])
 def test_both_clusterings_are_settings(name: str) -> None:
     image, labels = images(2), label_map(2)
     results = [pipeline({"name": name, "clustering": c})(image, labels, keys(2))[0] for c in ("em", "kmeans")]

@@ -83,7 +83,7 @@ def pick_one(rng: np.random.Generator, options: Sequence[T]) -> T:
     return options[int(rng.integers(len(options)))]
 
 
-def require_some(name: str, field: str, options: Sequence[str]) -> None:
+def require_some(name: str, field: str, options: Sequence[object]) -> None:
     """Refuse an empty list of settings.
 
     Raises

@@ -262,8 +262,12 @@ LOW_RESOLUTION: Settings = {
 def _low_resolution(block: Block) -> list[Made]:
     settings: Settings = {"scale": block.pair("scale"), "per_axis": not block.flag("synchronize_axes")}
     settings["anti_alias"] = False
-    if block.integers("ignore_axes"):
-        block.remark("all axes lose resolution: ignore_axes is left out")
+    ignored = block.integers("ignore_axes")
+    if ignored:
+        settings["axes"] = [axis for axis in range(3) if axis not in ignored]
+        if not settings["axes"]:
+            block.nothing = "no axis is left"
+            return []
     if block.value("allowed_channels") is not None:
         settings["channels"] = block.integers("allowed_channels")
     return _nnunet(block, Part("low_resolution", settings))

@@ -182,9 +182,8 @@ def _palette(block: Block) -> list[Made]:
 
 def _regions(common: Settings, whole: float, numbers: list[float]) -> tuple[Part, ...]:
     """Return the repainting of classes in regions of space, and with probability `whole` everywhere alike."""
-    regions = {"regions": {"choice": numbers}, "variation": 1.0}
-    cells = {key: value for key, value in common.items() if key != "clustering"} | regions
-    parts = (Part("region_palette", cells, 1 - whole), Part("palette", common, whole))
+    regions = {"regions": {"choice": numbers}, "variation": 1.0, "border": 0.0}
+    parts = (Part("region_palette", common | regions, 1 - whole), Part("palette", common, whole))
     return tuple(part for part in parts if part.share > 0)
 
 
@@ -233,8 +232,6 @@ def _composed(block: Block) -> list[Made]:
     cells = next((part for kind, part in refined if kind == "voronoi"), None)
     if cells is None:
         return [Made(block.p(), (Part("palette", common),))]
-    if "clustering" in common:
-        block.remark("in regions classes are found by k-means")
     return [Made(block.p(), _regions(common, cells.chance("skip_prob"), cells.numbers("s_choices")))]
 
 
