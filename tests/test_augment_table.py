@@ -66,13 +66,19 @@ def test_batched_and_chunked_lookup_agree() -> None:
     air, span = torch.tensor([-2.0, -3.0, -1.0]), torch.tensor([4.0, 5.0, 3.0])
     change = torch.randn((3, 4, NODES), generator=generator).cumsum(-1) * 1e-3
     table = pieces(change.flatten(0, 1), air.repeat_interleave(4), span.repeat_interleave(4)).view(3, 4, -1)
-    # Steps of a random size would show where rounding puts a voxel that lies on a node.
+    # Values are continuous at the nodes: it does not show to which side rounding puts a voxel that lies on one.
+    quiet = Tables(table, *positions(air, span))
+    chunked = apply_tables(image, rows, quiet, None)
+    sampled = apply_tables(image.clone().requires_grad_(), rows, quiet, None).detach()
+    torch.testing.assert_close(chunked, sampled, rtol=0, atol=2e-6)
+    # Noise levels are not: there such a voxel, one in ten thousand at most, has the level of the next segment.
     levels = torch.rand((3, 4, 1), generator=generator) * torch.linspace(0.5, 1, NODES + 1)
     tables = Tables(table, *positions(air, span), levels)
     chunked = apply_tables(image, rows, tables, noise)
     sampled = apply_tables(image.clone().requires_grad_(), rows, tables, noise).detach()
-    torch.testing.assert_close(chunked, sampled, rtol=0, atol=2e-3)
-    assert (chunked - sampled).abs().mean() < 1e-5
+    apart = (chunked - sampled).abs()
+    assert (apart > 2e-6).float().mean() < 1e-4
+    assert (apart <= noise.abs() * 0.5 / NODES + 2e-6).all()
     # Ids beyond the rows, and those before the first, take the rows at the ends: in both.
     far = torch.where(rows == 3, 40, torch.where(rows == 0, -1, rows)).to(torch.int16)
     assert torch.equal(apply_tables(image, far, tables, noise), chunked)
