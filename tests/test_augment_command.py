@@ -492,7 +492,7 @@ def test_labels_of_no_known_scheme_are_said_to_be(case: tuple[Path, Path], tmp_p
 def test_outputs_that_cannot_be_written(case: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.png").mkdir()
-    (tmp_path / "dataset.json").exists()
+    (tmp_path / "photo.png").write_bytes(b"mine")
     for out, code in (
         (None, "E-CONFIG-VALUE"),
         (tmp_path / "a.jpg", "E-CONFIG-VALUE"),
@@ -500,8 +500,10 @@ def test_outputs_that_cannot_be_written(case: tuple[Path, Path], tmp_path: Path)
         (tmp_path / "folder.png", "E-OUT-FILE"),
         # Its record would replace a file that has nothing to do with it.
         (tmp_path / "dataset.png", "E-OUT-FILE"),
+        (tmp_path / "photo.png", "E-OUT-FILE"),
     ):
         assert _code(lambda out=out: augment([case[0]], o=out)) == code
+    assert (tmp_path / "photo.png").read_bytes() == b"mine"
     assert "spine_ext" in (tmp_path / "dataset.json").read_text()
     options: dict[str, Any] = {"n": 1, "o": tmp_path / "a.png", "size": 96}
     assert _code(lambda: augment([case[0]], volumes=tmp_path / "file", **options)) == "E-OUT-WRITE"

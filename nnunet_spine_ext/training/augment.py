@@ -249,11 +249,18 @@ def _output(o: str | Path | None, dry_run: bool) -> Path | None:
     if out.suffix.lower() != ".png":
         raise _refuse("-o", str(out), "a name ending in .png")
     beside = out.with_suffix(".json")
-    if out.is_dir() or (beside.exists() and not is_record(beside)):
+    found = None
+    if out.is_dir():
+        found = "a folder"
+    elif beside.exists() and not is_record(beside):
+        found = "a file that is no record of a contact sheet"
+    elif out.exists() and not beside.exists():
+        found = "a picture without the record of a contact sheet"
+    if found is not None:
         raise UsageError(
             "E-OUT-FILE",
-            file=out if out.is_dir() else beside,
-            found="a folder" if out.is_dir() else "a file that is no record of a contact sheet",
+            file=beside if beside.exists() and not out.is_dir() else out,
+            found=found,
             expected="a name that is free, or an earlier sheet",
             fix="choose another name",
         )
