@@ -117,7 +117,7 @@ class Augmenter:
         pipeline = self._pipelines.of(context)
         numbers = range(self._draw, self._draw + count) if draws is None else draws
         now = self._pipelines.epoch(self._epoch)
-        named = cases or [""] * count
+        named = [""] * count if cases is None else cases
         keys = [SampleKey(self.seed, str(c), now, int(n)) for c, n in zip(named, numbers, strict=True)]
         fraction = None if self._epochs is None or self._epoch is None else (self._epoch + 0.5) / self._epochs
         self._plan = pipeline.plan(keys, fraction)
