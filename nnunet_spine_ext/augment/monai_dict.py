@@ -29,7 +29,7 @@ from nnunet_spine_ext.augment.batch import pick
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.keys import SampleKey, coin
 from nnunet_spine_ext.augment.monai_grid import left_right_axis_of, same_grid, spacing_of
-from nnunet_spine_ext.augment.pipeline import RECORD_VERSION, Applied, Plan
+from nnunet_spine_ext.augment.pipeline import RECORD_VERSION, Applied, Plan, narrow
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import UsageError
 
@@ -267,7 +267,9 @@ class SpineAugmentd(RandomizableTransform, MapTransform):  # type: ignore[misc]
         images, labels = self._applied(arrived, plans)
         result = dict(data)
         for key, part in zip(arrived.keys, images.split(arrived.channels, dim=1), strict=True):
-            result[key] = _like(part if self.batched else part[0], data[key])
+            dtype = _tensor(data[key]).dtype
+            own = narrow(part, dtype) if dtype.is_floating_point else part
+            result[key] = _like(own if self.batched else own[0], data[key])
         if labels is not None and self.label_key is not None:
             result[self.label_key] = _like(labels if self.batched else labels[0], data[self.label_key])
         return result

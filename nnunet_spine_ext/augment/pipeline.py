@@ -155,7 +155,7 @@ class Pipeline:
                     batch.remember()
                 if name in plan.programs:
                     stage.apply(batch, plan.programs[name], buffers)
-            return _narrow(batch.images, dtype), batch.labels
+            return narrow(batch.images, dtype), batch.labels
 
     def __call__(
         self, images: Tensor, labels: Tensor | None, keys: Sequence[SampleKey], epoch_fraction: float | None = None
@@ -275,7 +275,7 @@ def _channels(stream: str, transform: Transform, context: Context) -> list[tuple
     return [(f"{stream}@{channel}", [channel]) for channel in channels]
 
 
-def _narrow(images: Tensor, dtype: torch.dtype) -> Tensor:
+def narrow(images: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the images in a type; what half precision cannot hold becomes its largest number, not infinity."""
     if images.dtype == dtype:
         return images
