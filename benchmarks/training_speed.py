@@ -5,9 +5,10 @@
 Real `nnUNetv2_train` runs of a few short epochs, one after another, with `nnUNet_n_proc_DA` workers: nnUNetTrainer,
 nnUNetTrainerDA5, nnUNetTrainerSpine, nnUNetTrainerSpineShift, and SmaugLab's trainer in its environment if that is
 there. All share plans, folds and preprocessed data. Each is subclassed only to make epochs short, to write no
-checkpoint and to skip the final validation; a sixth of the steps is validation, as in nnU-Net. Epoch times are from
-the training log, without the first epoch, in which workers start. On a CPU the network, patch and number of steps are
-tiny: the figures show that everything runs, and say nothing about a GPU. The last line is the summary.
+checkpoint and to skip the final validation; a sixth of the steps is validation, as in nnU-Net. Ours augments as in most
+epochs of a long training: at full strength, and not yet on clean samples alone. Epoch times are from the training log,
+without the first epoch, in which workers start. On a CPU the network, patch and number of steps are tiny: the figures
+show that everything runs, and say nothing about a GPU. The last line is the summary.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ STOCK = "nnUNetTrainer"
 _SUBCLASS = '''"""{base} with short epochs."""
 
 import os
+from dataclasses import replace
 
 from {module} import {base}
 
@@ -42,6 +44,11 @@ from {module} import {base}
 class {name}({base}):
     def initialize(self):
         super().initialize()
+        pipeline = getattr(getattr(self, "augmentation", None), "pipeline", None)
+        if pipeline is not None:
+            # What most epochs of a long training are: neither the ramp at its start nor the clean end.
+            schedule = replace(pipeline.config.schedule, ramp_epochs=0, closing_clean_share=0.0)
+            pipeline.config = replace(pipeline.config, schedule=schedule)
         self.num_epochs = int(os.environ["SPEED_EPOCHS"])
         self.num_iterations_per_epoch = int(os.environ["SPEED_STEPS"])
         self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // 5)

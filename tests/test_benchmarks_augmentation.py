@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
 
 from nnunet_spine_ext.augment.config import AugmentConfig
+from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.pipeline import Pipeline
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
@@ -204,3 +207,24 @@ def test_short_trainers_are_subclasses_in_a_folder_per_environment(tmp_path: Pat
     exec(compile(text, "trainer", "exec"), scope)  # noqa: S102
     assert issubclass(scope["nnUNetTrainer_Speed"], nnUNetTrainer)
     assert environment["nnUNet_extTrainer"] == str(tmp_path / "trainers")
+
+
+def test_short_trainings_augment_as_most_epochs_of_long_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Base:
+        def initialize(self) -> None:
+            self.augmentation = SimpleNamespace(pipeline=Pipeline("shift", Context((8, 8, 8), (1.0, 1.0, 1.0))))
+
+    module = ModuleType("short_trainings_base")
+    module.Base = Base  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setenv("SPEED_EPOCHS", "4")
+    monkeypatch.setenv("SPEED_STEPS", "5")
+    scope: dict[str, Any] = {}
+    text = training_speed._SUBCLASS.format(base="Base", module=module.__name__, name="Short")
+    exec(compile(text, "trainer", "exec"), scope)  # noqa: S102
+    trainer = scope["Short"]()
+    trainer.initialize()
+    schedule = trainer.augmentation.pipeline.config.schedule
+    assert schedule.strength(0) == 1
+    assert not schedule.closing(0.99)
+    assert schedule.clean_share == AugmentConfig.load("shift").schedule.clean_share > 0
