@@ -108,3 +108,11 @@ def test_swapped_blocks_change_places_and_nothing_is_lost() -> None:
     assert torch.equal(result[0, 0][other], image[0, 0][one])
     assert torch.equal(result.flatten().sort().values, image.flatten())
     assert (result != image).sum() == 2 * 2 * 6 * 6
+
+
+def test_blocks_that_change_places_never_overlap() -> None:
+    image = torch.arange(16 * 32 * 32, dtype=torch.float32).view(1, 1, *SHAPE)
+    line = pipeline({"name": "swap_patches", "number": 4, "size": 14}, facts=FACTS)
+    for seed in range(20):
+        result, _ = line(image, None, keys(1, seed))
+        assert torch.equal(result.flatten().sort().values, image.flatten())

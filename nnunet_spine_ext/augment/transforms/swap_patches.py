@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.ranges import Range, spread
 from nnunet_spine_ext.augment.selective import Selective
 from nnunet_spine_ext.augment.transform import Params
+
+_TRIES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +35,19 @@ class SwapPatches(Selective, stage="local"):
                 int(np.clip(round(self.draw(rng, "size", context) / spacing), 1, max(1, n // 2)))
                 for n, spacing in zip(context.shape, context.spacing, strict=True)
             ]
-            first, second = (
+            first, *others = (
                 [int(rng.integers(n - size + 1)) for n, size in zip(context.shape, sizes, strict=True)]
-                for _ in range(2)
+                for _ in range(1 + _TRIES)
             )
-            pairs.append([first, second, sizes])
+            # Blocks that overlap cannot change places: a part of one of them would be lost.
+            pairs += [[first, other, sizes] for other in others if _apart(first, other, sizes)][:1]
         return {**self.select(rng, context), "pairs": pairs}
 
     def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
         """Add the exchanges."""
         builder.swap(index, params, params["pairs"])
+
+
+def _apart(first: Sequence[int], second: Sequence[int], sizes: Sequence[int]) -> bool:
+    """Return whether two blocks of these sizes have no voxel in common."""
+    return any(abs(a - b) >= size for a, b, size in zip(first, second, sizes, strict=True))
