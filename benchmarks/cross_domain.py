@@ -34,7 +34,7 @@ def sources(folder: Path, arguments: Any) -> tuple[list[Source], RunSize]:
     """Make phantoms of all domains, plan and preprocess the three sources."""
     run = run_size(arguments.preset, quick=arguments.quick, test=6)
     make_phantoms(folder, run.size, SOURCES, list(DOMAINS), run.parallel)
-    preprocess(folder, SOURCES, run.network, PLANS, our_augmentation(run.schedule.epochs))
+    preprocess(folder, SOURCES, run.network, PLANS, our_augmentation())
     tests = {name: phantom_cases(folder, name) for name in DOMAINS}
     made = []
     for number, name in enumerate(SOURCES):

@@ -49,7 +49,7 @@ def phantom_sources(folder: Path, arguments: Any) -> tuple[list[Source], RunSize
     """Make the phantoms, plan and preprocess; return the source with all its test sets, the source's own first."""
     run = run_size(arguments.preset, quick=arguments.quick, test=16)
     make_phantoms(folder, run.size, ["T2w"], list(DOMAINS), run.parallel)
-    preprocess(folder, ["T2w"], run.network, PLANS, our_augmentation(run.schedule.epochs))
+    preprocess(folder, ["T2w"], run.network, PLANS, our_augmentation())
     sets = {"T2w": phantom_cases(folder, "T2w")}
     sets |= {name: phantom_cases(folder, name)[:OTHER_CASES] for name in DOMAINS if name != "T2w"}
     if PEER_PYTHON.exists():

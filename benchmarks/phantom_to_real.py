@@ -48,7 +48,7 @@ def main() -> None:
         schedule = Schedule(epochs=24, iterations=50)
     mixture = Mixture(NAME, count, spacing, 80.0, ("cervical", "thoracic"), PROTOCOLS, SCANNERS)
     make_mixture(folder, mixture, run.parallel)
-    preprocess(folder, [NAME], run.network, PLANS, our_augmentation(schedule.epochs))
+    preprocess(folder, [NAME], run.network, PLANS, our_augmentation())
     sets = real_cases(Path(data))
     source = Source(dataset([NAME], 0), PLANS, sets)
     seeds = range(1, arguments.seeds + 1)

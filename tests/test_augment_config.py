@@ -105,6 +105,10 @@ def test_strength_rises_over_the_ramp() -> None:
     assert schedule.strength(0) == pytest.approx(0.2)
     assert schedule.strength(5) == pytest.approx(0.6)
     assert schedule.strength(10) == schedule.strength(999) == 1
+    share = Schedule(ramp_share=0.2)
+    assert [share.strength(0, fraction) for fraction in (0, 0.1, 0.2, 1)] == pytest.approx([0, 0.5, 1, 1])
+    assert share.strength(0) == 1, "the length of the training is unknown"
+    assert Schedule(ramp_epochs=10, ramp_share=0.2).strength(2, 0.15) == pytest.approx(0.2), "the weaker counts"
 
 
 def test_the_closing_phase_is_the_last_part() -> None:

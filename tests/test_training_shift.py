@@ -393,11 +393,23 @@ def test_settings_replace_the_schedule_and_mirroring_has_one_place() -> None:
 
 @pytest.mark.parametrize(("epochs", "ramp"), [(1000, 20), (200, 20), (14, 1), (5, 0)])
 def test_a_ramp_takes_no_more_than_a_tenth_of_a_short_training(make: Maker, epochs: int, ramp: int) -> None:
-    trainer = started(make(config="shift", train={"num_epochs": epochs}))
+    config = {**GAMMA, "schedule": {"ramp_epochs": 20}}
+    trainer = started(make(config=config, train={"num_epochs": epochs}))
     assert trainer.augmentation.pipeline.config.schedule.ramp_epochs == ramp
-    # What is stored stays the preset: the rule is the trainer's.
+    # What is stored stays as it was given: the rule is the trainer's.
     stored = settings_from_plans(trainer.plans_manager.plans).augment
     assert AugmentConfig.load(stored.config).schedule.ramp_epochs == 20
+
+
+def test_shares_of_the_training_are_those_of_its_own_length(make: Maker) -> None:
+    trainer = started(make(config="shift", train={"num_epochs": 10}))
+    schedule = trainer.augmentation.pipeline.config.schedule
+    strengths = [schedule.strength(epoch, (epoch + 0.5) / 10) for epoch in range(10)]
+    assert strengths == sorted(strengths)
+    assert strengths[0] < 0.5
+    assert strengths[4] == 1
+    assert not schedule.closing(7.5 / 10)
+    assert schedule.closing(8.5 / 10)
 
 
 def test_trainers_refuse_what_they_would_ignore(make: Maker, nnunet_folders: dict[str, Path]) -> None:

@@ -31,7 +31,7 @@ def cord_sources(folder: Path, arguments: Any) -> tuple[list[Source], RunSize]:
         target = folder / "nnUNet_raw" / dataset(names, number)
         if not (target / "splits.json").exists():
             _write(target, {name: pair for name, pair in files.items() if name != f"errsm_{subject}"})
-    augment = our_augmentation(run.schedule.epochs, classes={"1": "cord"})
+    augment = our_augmentation(classes={"1": "cord"})
     preprocess(folder, names, run.network, PLANS, augment)
     others = {
         name: [(case, images, mask, _CORD) for case, images, mask, structures in cases if "errsm" not in case]

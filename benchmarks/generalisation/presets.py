@@ -44,21 +44,14 @@ def run_size(preset: str, *, quick: bool, test: int, region: str = "cervical") -
     return RunSize(size, Schedule(epochs, iterations), HERE / "cpu.yaml", 2)
 
 
-def our_augmentation(
-    epochs: int, preset: str = "shift", classes: Mapping[str, str] = MappingProxyType(TISSUES)
-) -> dict[str, Any]:
-    """Return our preset for the labels of a run: what they are made of is said, and the ramp fits the schedule.
-
-    The preset counts on a thousand epochs; its twenty epochs of ramp are two in a hundred.
-    """
+def our_augmentation(preset: str = "shift", classes: Mapping[str, str] = MappingProxyType(TISSUES)) -> dict[str, Any]:
+    """Return our preset for the labels of a run: what they are made of is said."""
     file = ROOT / "nnunet_spine_ext" / "augment" / "presets" / f"{preset}.yaml"
     config: dict[str, Any] = deepcopy(yaml.safe_load(file.read_text()))
     for entry in config["transforms"]:
         for transform in entry.get("one_of", entry.get("some_of", [entry])):
             if transform["name"] in _TISSUE_TRANSFORMS:
                 transform["classes"] = dict(classes)
-    schedule = config.setdefault("schedule", {})
-    schedule["ramp_epochs"] = round(schedule.get("ramp_epochs", 0) * epochs / 1000)
     return config
 
 

@@ -34,12 +34,14 @@ _GROUP_KEYS = ("count", "one_of", "p", "some_of")
 class Schedule:
     """How strong and how often, over the training.
 
-    `ramp_epochs`: epochs over which the strength rises from `start` to 1. `clean_share`: part of the samples that get
-    only the stages in `clean_stages`. `closing_clean_share`: last part of the training in which all samples do.
-    `clean_stages` have their full strength from the first epoch on.
+    `ramp_epochs`: epochs over which the strength rises from `start` to 1. `ramp_share`: the same as the first part of
+    the training; of both the weaker counts. `clean_share`: part of the samples that get only the stages in
+    `clean_stages`. `closing_clean_share`: last part of the training in which all samples do. `clean_stages` have their
+    full strength from the first epoch on. Where the length of the training is unknown, shares of it do not count.
     """
 
     ramp_epochs: int = 0
+    ramp_share: float = 0.0
     start: float = 0.0
     clean_share: float = 0.0
     closing_clean_share: float = 0.0
@@ -47,7 +49,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         """Refuse shares outside 0-1 and unknown stages."""
-        for name in ("start", "clean_share", "closing_clean_share"):
+        for name in ("ramp_share", "start", "clean_share", "closing_clean_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise _refuse(f"schedule: {name}", str(getattr(self, name)), "0 to 1")
         if self.ramp_epochs < 0:
@@ -56,11 +58,15 @@ class Schedule:
             if stage not in STAGES:
                 raise _refuse("schedule: clean_stages", repr(stage), nearest(stage, STAGES))
 
-    def strength(self, epoch: int) -> float:
-        """Return the strength in an epoch counted from 0: `start` in the first, 1 from `ramp_epochs` on."""
-        if epoch >= self.ramp_epochs:
-            return 1.0
-        return self.start + (1 - self.start) * max(0, epoch) / self.ramp_epochs
+    def strength(self, epoch: int, fraction: float | None = None) -> float:
+        """Return the strength in an epoch counted from 0: `start` in the first, 1 where the ramps have ended.
+
+        `fraction`: part of the training that is over, 0-1, None: unknown.
+        """
+        risen = 1.0 if epoch >= self.ramp_epochs else max(0, epoch) / self.ramp_epochs
+        if fraction is not None and fraction < self.ramp_share:
+            risen = min(risen, fraction / self.ramp_share)
+        return self.start + (1 - self.start) * risen
 
     def closing(self, fraction: float | None) -> bool:
         """Return whether a fraction of the training (None: unknown) lies in its clean end."""

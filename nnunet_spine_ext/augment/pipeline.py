@@ -126,7 +126,7 @@ class Pipeline:
     def plan(self, keys: Sequence[SampleKey], epoch_fraction: float | None = None) -> Plan:
         """Draw what happens to a batch, one key per sample.
 
-        `epoch_fraction`: part of the training that is over, 0-1; a clean closing phase needs it.
+        `epoch_fraction`: part of the training that is over, 0-1; shares of it in the schedule need it.
         """
         keys = tuple(keys)
         return assemble(self.context, keys, tuple(self._draw(key, epoch_fraction) for key in keys))
@@ -166,7 +166,7 @@ class Pipeline:
     def _draw(self, key: SampleKey, fraction: float | None) -> tuple[Applied, ...]:
         schedule = self.config.schedule
         steady = self.context
-        ramped = steady.at_strength(steady.strength * schedule.strength(key.epoch))
+        ramped = steady.at_strength(steady.strength * schedule.strength(key.epoch, fraction))
         clean = schedule.closing(fraction) or (schedule.clean_share > 0 and coin(key, "clean") < schedule.clean_share)
         drawn = []
         for position, (stream, transform) in enumerate(self._chosen(key, steady.strength, ramped.strength)):

@@ -79,12 +79,14 @@ class AugmentSettings:
         ``nnUNetv2_spine_plan`` writes files out, training writes presets out.
         Mirroring is not part of it: `train.mirror` and `train.mirror_axes` say what is mirrored, as test-time mirroring
         must know.
-    ramp_epochs, clean_share, closing_clean_share: in place of what the configuration's schedule says; None keeps that.
+    ramp_epochs, ramp_share, clean_share, closing_clean_share: in place of what the configuration's schedule says; None
+        keeps that.
     hash: names the configuration in force; filled in when training starts.
     """
 
     config: str | dict[str, Any] = "shift"
     ramp_epochs: int | None = None
+    ramp_share: float | None = None
     clean_share: float | None = None
     closing_clean_share: float | None = None
     hash: str | None = None
@@ -97,7 +99,8 @@ class AugmentSettings:
         UsageError: an unknown preset, transform or key, or an impossible value.
         """
         config = AugmentConfig.load(self.config)
-        own = {name: getattr(self, name) for name in ("ramp_epochs", "clean_share", "closing_clean_share")}
+        names = ("ramp_epochs", "ramp_share", "clean_share", "closing_clean_share")
+        own = {name: getattr(self, name) for name in names}
         schedule = replace(config.schedule, **{name: value for name, value in own.items() if value is not None})
         return _without_flips(replace(config, schedule=schedule))
 
