@@ -95,13 +95,29 @@ def test_each_stage_alone(names: tuple[str, ...], operations: float, passes: flo
     assert counts["memory_passes"] < passes
 
 
+def _with_tissues(names: tuple[str, ...], labels: int) -> dict[str, Any]:
+    """Return transforms that know what every label is made of: else some leave all labels alone."""
+    tissues = ("marrow", "cord", "csf", "disc")
+    classes = {str(label): tissues[label % len(tissues)] for label in range(1, labels)}
+    known = {name: {"classes": classes} for name in ("signal_equations", "domain_transfer")}
+    return {"transforms": [{"name": name, "p": 1, **known.get(name, {})} for name in names]}
+
+
 @pytest.mark.usefixtures("accelerator")
-@pytest.mark.parametrize("names", [("redistribute", "gamma"), ("signal_equations", "domain_transfer", "equalise")])
-def test_fifty_labels_cost_what_six_cost(names: tuple[str, ...]) -> None:
-    few, many = (_counted(_one_stage(*names), plans=2, labels=number) for number in (6, 50))
+@pytest.mark.parametrize(
+    ("names", "most"),
+    [
+        (("redistribute", "gamma"), 1.1),
+        (("signal_equations", "equalise"), 1.1),
+        # Matches each label to a distribution of its own: the tables are larger, not the work on the volume.
+        (("domain_transfer",), 1.2),
+    ],
+)
+def test_fifty_labels_cost_what_six_cost(names: tuple[str, ...], most: float) -> None:
+    few, many = (_counted(_with_tissues(names, number), plans=2, labels=number) for number in (6, 50))
     assert many["operations"] == few["operations"]
-    assert many["volume_operations"] < 1.1 * few["volume_operations"]
-    assert many["memory_passes"] < 1.1 * few["memory_passes"]
+    assert many["volume_operations"] < most * few["volume_operations"]
+    assert many["memory_passes"] < most * few["memory_passes"]
 
 
 # Transforms of all stages: what is known on the host, on tables, on neighbours, in the plane and in k-space.
