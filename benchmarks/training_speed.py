@@ -47,7 +47,8 @@ class {name}({base}):
         pipeline = getattr(getattr(self, "augmentation", None), "pipeline", None)
         if pipeline is not None:
             # What most epochs of a long training are: neither the ramp at its start nor the clean end.
-            schedule = replace(pipeline.config.schedule, ramp_epochs=0, closing_clean_share=0.0)
+            flat = {{"ramp_epochs": 0, "ramp_share": 0.0, "closing_clean_share": 0.0}}
+            schedule = replace(pipeline.config.schedule, **flat)
             pipeline.config = replace(pipeline.config, schedule=schedule)
         self.num_epochs = int(os.environ["SPEED_EPOCHS"])
         self.num_iterations_per_epoch = int(os.environ["SPEED_STEPS"])

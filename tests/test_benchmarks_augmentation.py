@@ -225,6 +225,6 @@ def test_short_trainings_augment_as_most_epochs_of_long_ones(monkeypatch: pytest
     trainer = scope["Short"]()
     trainer.initialize()
     schedule = trainer.augmentation.pipeline.config.schedule
-    assert schedule.strength(0) == 1
+    assert schedule.strength(0, 0.01) == 1
     assert not schedule.closing(0.99)
     assert schedule.clean_share == AugmentConfig.load("shift").schedule.clean_share > 0
