@@ -38,7 +38,7 @@ class Augmenter:
     labels: ids that occur in label maps; needed as soon as label maps are given.
     sided_pairs: left and right ids that exchange their sides in a mirrored image; needs `left_right_axis`.
     left_right_axis: array axis, without batch and channels, that runs from left to right or back.
-    epochs: length of the training; without it there is no clean closing phase.
+    epochs: length of the training; without it, what a schedule says in shares of it does not count.
     outside: label of voxels that lie beyond the image: of those a warp brings in, and of those that are -1 already.
     check: whether NaN, infinity and fractions of labels are looked for; None: on processors only.
 

@@ -68,7 +68,7 @@ class SpineAugmentd(RandomizableTransform, MapTransform):  # type: ignore[misc]
     labels: ids that occur in label maps.
     sided_pairs: left and right ids that exchange their sides in an image that is mirrored from left to right.
     left_right_axis: array axis that runs from left to right or back; None: from the affine, if `sided_pairs` need it.
-    seed, case_key, draw_key: see above. epochs: length of the training, for a clean closing phase.
+    seed, case_key, draw_key: see above. epochs: length of the training, for schedules that speak of shares of it.
     record_key: where to put what fired, as JSON text: `replay` does it again.
     outside: label of voxels that lie beyond the image: of those a warp brings in, and of those that are -1 already.
     check: whether NaN, infinity and fractions of labels are looked for; None: on processors only.
