@@ -9,8 +9,11 @@ on the same scans corrupted by torchio (`generalisation/corruptions.yaml`, fixed
 
 Differences are paired over seeds and cases; the interval is between the two one-sided 95 % bounds (`crossed.py`). One
 that is wider than 0.004 is called undecided. A run whose source Dice under nnU-Net's default is below 0.80 is void.
-Phantoms are made with the signal equations that our augmentation uses: what speaks for us there has to be confirmed by
-the corruptions and the real volumes. The last line is the summary.
+Phantoms are made with the signal equations that our augmentation uses, and ours is told what tissue each label is, as
+its users would tell it: what speaks for us on phantoms has to be confirmed by the corruptions and the real volumes. A
+peer that has not learned its own source domain (below 0.80) says nothing about others, so comparisons with it are void
+too. What was chosen by looking at one run has to be confirmed with another --first-seed and --test-seed. The last line
+is the summary.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ OTHER_CASES = 3
 
 def phantom_sources(folder: Path, arguments: Any) -> tuple[list[Source], RunSize]:
     """Make the phantoms, plan and preprocess; return the source with all its test sets, the source's own first."""
-    run = run_size(arguments.preset, quick=arguments.quick, test=16)
+    run = run_size(arguments.preset, quick=arguments.quick, test=16, test_seed=arguments.test_seed)
     make_phantoms(folder, run.size, ["T2w"], list(DOMAINS), run.parallel)
     preprocess(folder, ["T2w"], run.network, PLANS, our_augmentation())
     sets = {"T2w": phantom_cases(folder, "T2w")}
@@ -64,17 +67,16 @@ def phantom_sources(folder: Path, arguments: Any) -> tuple[list[Source], RunSize
 def verdict(table: list[dict[str, Any]], source: str) -> dict[str, Any]:
     """Return what the run says about the two claims: no loss in the source domain, no less than the peer elsewhere."""
     own = next(entry for entry in table if entry["set"] == source)
-    result: dict[str, Any] = {"source_dice": own["dice"], "void": own["dice"][BASELINE] < LEAST_SOURCE_DICE}
+    dice = own["dice"]
+    result: dict[str, Any] = {"source_dice": dice, "void": dice[BASELINE] < LEAST_SOURCE_DICE}
     found = own["differences"].get(f"ours - {BASELINE}")
     if found:
-        result["in_domain"] = {**found, "goal": f"lower bound >= {NON_INFERIORITY}"}
-        low, high = found["interval"] or (float("-inf"), float("inf"))
-        met = "met" if low >= NON_INFERIORITY else "missed" if high < NON_INFERIORITY else "undecided"
-        result["in_domain"]["reached"] = met
-    peers = [key for key in own["differences"] if key.startswith("ours - smauglab")]
-    for key in peers:
+        reached = "void" if result["void"] else _reached(found)
+        result["in_domain"] = {**found, "goal": f"lower bound >= {NON_INFERIORITY}", "reached": reached}
+    for key in [key for key in own["differences"] if key.startswith("ours - smauglab")]:
         others = [(entry["set"], entry["differences"][key]["mean"]) for entry in table if entry["set"] != source]
         result[key] = {
+            "void": dice[key.removeprefix("ours - ")] < LEAST_SOURCE_DICE,
             "sets": len(others),
             "not_below": sum(mean >= 0 for _, mean in others),
             "mean": round(sum(mean for _, mean in others) / len(others), 4),
@@ -83,11 +85,21 @@ def verdict(table: list[dict[str, Any]], source: str) -> dict[str, Any]:
     return result
 
 
+def _reached(found: dict[str, Any]) -> str:
+    """Return whether a difference keeps above the margin; one that is known too badly is undecided."""
+    low, high = found["interval"] or (float("-inf"), float("inf"))
+    if high < NON_INFERIORITY:
+        return "missed"
+    return "met" if low >= NON_INFERIORITY and found["verdict"] == "decided" else "undecided"
+
+
 def main() -> None:
     options = parser(__doc__, seeds=5)
     options.add_argument("--data", choices=("phantom", "cord"), default="phantom")
     options.add_argument("--arms", nargs="+", default=[BASELINE, "smauglab", "ours"])
     arguments = options.parse_args()
+    if BASELINE not in arguments.arms:
+        options.error(f"--arms must hold {BASELINE}: differences are from it")
     start = time.time()
     folder = (arguments.out / arguments.data).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +107,8 @@ def main() -> None:
     for name in missing:
         print(f"{name} is left out: its environment is not there (make peers)", flush=True)
     sources, run = (phantom_sources if arguments.data == "phantom" else cord_sources)(folder, arguments)
-    seeds = range(1, (2 if arguments.quick else arguments.seeds) + 1)
+    first = arguments.first_seed
+    seeds = range(first, first + (2 if arguments.quick else arguments.seeds))
     parallel = arguments.parallel or run.parallel
     rows = [row for source in sources for row in collect(folder, source, chosen, seeds, run.schedule, parallel)]
     names = [arm.name for arm in chosen]

@@ -37,6 +37,8 @@ def main() -> None:
     data = os.environ.get("NNUNET_SPINE_TEST_DATA")
     if not data:
         sys.exit("set NNUNET_SPINE_TEST_DATA to the folder of real images")
+    if GOAL_SET not in real_cases(Path(data)):
+        sys.exit(f"{data} lacks the volumes of {GOAL_SET!r}")
     start = time.time()
     folder = arguments.out.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +53,7 @@ def main() -> None:
     preprocess(folder, [NAME], run.network, PLANS, our_augmentation())
     sets = real_cases(Path(data))
     source = Source(dataset([NAME], 0), PLANS, sets)
-    seeds = range(1, arguments.seeds + 1)
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     rows = collect(folder, source, chosen, seeds, schedule, arguments.parallel or run.parallel)
     names = [arm.name for arm in chosen]
     table = compare(rows, names, list(sets), names[0])

@@ -100,7 +100,7 @@ def test_differences_are_paired_over_seeds_and_cases(load):
 
 @pytest.mark.parametrize(
     ("shift", "noise", "reached"),
-    [(0.001, 0.0005, "met"), (-0.02, 0.0005, "missed"), (0.004, 0.01, "undecided")],
+    [(0.001, 0.0005, "met"), (-0.02, 0.0005, "missed"), (0.004, 0.01, "undecided"), (0.1, 0.01, "undecided")],
 )
 def test_the_claim_of_no_loss_is_met_missed_or_undecided(load, shift, noise, reached):
     script, compare = load("in_domain"), load("generalisation.compare")
@@ -114,13 +114,40 @@ def test_the_claim_of_no_loss_is_met_missed_or_undecided(load, shift, noise, rea
     assert found["in_domain"]["reached"] == reached
     assert not found["void"]
     assert found["ours - smauglab"]["not_below"] == 1
+    assert not found["ours - smauglab"]["void"]
 
 
 def test_a_run_whose_source_was_not_learned_is_void(load):
     script, compare = load("in_domain"), load("generalisation.compare")
     rows = rows_of({"nnunet": np.full((2, 3), 0.79), "ours": np.full((2, 3), 0.9)})
-    table = compare.compare(rows, ["nnunet", "ours"], ["T2w"], "nnunet")
-    assert script.verdict(table, "T2w")["void"]
+    found = script.verdict(compare.compare(rows, ["nnunet", "ours"], ["T2w"], "nnunet"), "T2w")
+    assert found["void"]
+    assert found["in_domain"]["reached"] == "void"
+
+
+def test_a_peer_that_did_not_learn_its_source_says_nothing_elsewhere(load):
+    script, compare = load("in_domain"), load("generalisation.compare")
+    values = {"nnunet": np.full((2, 3), 0.9), "smauglab": np.full((2, 3), 0.6), "ours": np.full((2, 3), 0.9)}
+    rows = rows_of(values) + rows_of(values, "T1w")
+    found = script.verdict(compare.compare(rows, list(values), ["T2w", "T1w"], "nnunet"), "T2w")
+    assert found["ours - smauglab"]["void"]
+    assert not found["void"]
+
+
+def test_networks_of_several_sources_count_once_per_volume(load):
+    compare = load("generalisation.compare")
+    rows = rows_of({"nnunet": np.full((2, 1), 0.4)}) + rows_of({"nnunet": np.full((2, 1), 0.6)})
+    assert compare.per_case(rows, "nnunet", "T2w") == pytest.approx(np.full((2, 1), 0.5))
+
+
+def test_a_folder_that_no_run_made_is_refused_and_left_alone(load, tmp_path):
+    domains = load("generalisation.domains")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "precious.txt").write_text("kept")
+    size = domains.Size(2, 1, 4.0, 40.0)
+    with pytest.raises(SystemExit, match="choose another --out"):
+        domains.make_phantoms(tmp_path, size, ["T2w"], ["T2w"], 1)
+    assert (tmp_path / "tests" / "precious.txt").read_text() == "kept"
 
 
 def test_relative_gain_leaves_out_domains_where_stock_finds_nothing(load):

@@ -102,10 +102,15 @@ def _train(folder: Path, job: Job) -> tuple[Path, dict[str, Any]]:
         **asdict(job.schedule),
     }  # fmt: skip
     plans = read_json(folder / "nnUNet_preprocessed" / job.dataset / f"{job.plans}.json")
-    if not job.arm.trainer.startswith("nnunet_spine_ext."):
+    code = [HERE / "train_arm.py"]
+    if job.arm.trainer.startswith("nnunet_spine_ext."):
+        code += [p for room in ("augment", "training") for p in (ROOT / "nnunet_spine_ext" / room).rglob("*.*")]
+    else:
         # Others do not know these settings: a change of ours is no reason to train them again.
         plans.pop("spine_ext", None)
-    identity = hashlib.sha256(json.dumps([spec, job.arm.variables, plans], sort_keys=True).encode()).hexdigest()
+    digests = [hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(code) if p.suffix in (".py", ".yaml")]
+    known = [spec, job.arm.variables, plans, digests]
+    identity = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
     if done.exists() and read_json(done)["identity"] == identity:
         return weights, read_json(done)
     out.mkdir(parents=True, exist_ok=True)

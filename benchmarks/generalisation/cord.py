@@ -46,8 +46,8 @@ def cord_sources(folder: Path, arguments: Any) -> tuple[list[Source], RunSize]:
         if PEER_PYTHON.exists():
             images = corrupted_images(folder, case, image, PEER_PYTHON, HERE / "corruptions.yaml")
             sets |= {f"cord {kind}": [(case, [str(path)], str(mask), _CORD)] for kind, path in images.items()}
-        # A network of one fold is one more draw of the same test image.
-        sets |= {name: [(f"{c}@{subject}", *rest) for c, *rest in cases] for name, cases in others.items() if cases}
+        # The networks of the three sources see the same volumes: their scores are averaged per volume.
+        sets |= {name: cases for name, cases in others.items() if cases}
         sources.append(Source(dataset(names, number), PLANS, sets))
     return sources, run
 

@@ -35,6 +35,7 @@ TISSUES = {"1": "marrow", "2": "cord", "3": "csf"}
 
 LABELS = {name: number for number, name in enumerate(STRUCTURES, start=1)}
 _MARKER = "made.json"
+_OWN = ("nnUNet_raw", "tests", "corrupted", "cache", "trained")
 Case = tuple[str, list[str], str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]]
 
 
@@ -47,6 +48,7 @@ class Size:
     spacing: float
     width: float
     region: str = "cervical"
+    test_seed: int = 100_000
 
 
 def command(name: str) -> str:
@@ -60,9 +62,8 @@ def make_phantoms(folder: Path, size: Size, sources: Sequence[str], tests: Seque
     marker = folder / _MARKER
     if marker.exists() and read_json(marker) == wanted:
         return
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "nnUNet_raw").mkdir(parents=True)
-    for kind, domains, count, seed in (("train", sources, size.train, 0), ("test", tests, size.test, 100_000)):
+    _empty(folder)
+    for kind, domains, count, seed in (("train", sources, size.train, 0), ("test", tests, size.test, size.test_seed)):
         options = ["--n", str(count), "--seed", str(seed), "--region", size.region, "--width", str(size.width)]
         made = _phantoms(folder, kind, [DOMAINS[d] for d in domains], size.spacing, [*options, "--jobs", str(jobs)])
         for number, domain in enumerate(domains):
@@ -72,6 +73,16 @@ def make_phantoms(folder: Path, size: Size, sources: Sequence[str], tests: Seque
                 _describe(target, cases)
         shutil.rmtree(made)
     write_json(marker, wanted)
+
+
+def _empty(folder: Path) -> None:
+    """Remove what a run of other data left; refuse a folder that no run made."""
+    own = [folder / name for name in (*_OWN, "nnUNet_preprocessed", "nnUNet_results")]
+    if any(path.exists() for path in own) and not (folder / _MARKER).exists():
+        sys.exit(f"{folder} holds data that no finished run of these benchmarks made; choose another --out")
+    for path in own:
+        shutil.rmtree(path, ignore_errors=True)
+    (folder / "nnUNet_raw").mkdir(parents=True, exist_ok=True)
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,7 @@ def make_mixture(folder: Path, mixture: Mixture, jobs: int) -> None:
     marker, wanted = folder / _MARKER, {"mixture": asdict(mixture)}
     if marker.exists() and read_json(marker) == json.loads(json.dumps(wanted)):
         return
-    shutil.rmtree(folder, ignore_errors=True)
+    _empty(folder)
     target = folder / "nnUNet_raw" / dataset([mixture.name], 0)
     cases: list[str] = []
     for number, region in enumerate(mixture.regions):
@@ -243,7 +254,8 @@ def preprocess(folder: Path, sources: Sequence[str], preset: Path, plans: str, a
         name = dataset(sources, number)
         target = folder / "nnUNet_preprocessed" / name
         identifier = str(921 + number)
-        if not (target / "nnUNetPlans_3d_fullres").exists():
+        # Written last: without it an earlier run was interrupted.
+        if not (target / "splits_final.json").exists():
             words = ["-d", identifier, "-c", "3d_fullres", "-np", "1", "-npfp", "1"]
             subprocess.run([command("nnUNetv2_plan_and_preprocess"), *words], check=True, env=values,
                            stdout=subprocess.DEVNULL)  # fmt: skip

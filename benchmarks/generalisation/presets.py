@@ -34,13 +34,13 @@ class RunSize:
     parallel: int
 
 
-def run_size(preset: str, *, quick: bool, test: int, region: str = "cervical") -> RunSize:
+def run_size(preset: str, *, quick: bool, test: int, test_seed: int = 100_000) -> RunSize:
     """Return the size of a run; `quick` shortens everything so that it ends within ten minutes and claims nothing."""
     if preset == "gpu":
         schedule = Schedule(epochs=40, iterations=50, threads=8, device="cuda")
-        return RunSize(Size(60, test, 1.25, 80.0, region), schedule, HERE / "gpu.yaml", 2)
+        return RunSize(Size(60, test, 1.25, 80.0, test_seed=test_seed), schedule, HERE / "gpu.yaml", 2)
     epochs, iterations = (3, 10) if quick else (12, 50)
-    size = Size(6, 3, 2.0, 80.0, region) if quick else Size(18, test, 2.0, 80.0, region)
+    size = Size(6, 3, 2.0, 80.0) if quick else Size(18, test, 2.0, 80.0, test_seed=test_seed)
     return RunSize(size, Schedule(epochs, iterations), HERE / "cpu.yaml", 2)
 
 
@@ -61,7 +61,9 @@ def parser(description: str | None, seeds: int) -> argparse.ArgumentParser:
     result.add_argument("--out", type=Path, required=True, help="folder for data, weights and scores; a rerun resumes")
     result.add_argument("--preset", choices=("cpu", "gpu"), default="cpu")
     result.add_argument("--quick", action="store_true", help="a few steps only, within ten minutes; no claim")
-    result.add_argument("--seeds", type=int, default=seeds)
+    result.add_argument("--seeds", type=int, default=seeds, help="trainings per arm (default: %(default)s)")
+    result.add_argument("--first-seed", type=int, default=1, help="others, to confirm what was chosen on these")
+    result.add_argument("--test-seed", type=int, default=100_000, help="of the phantoms to test on")
     result.add_argument("--parallel", type=int, help="trainings at the same time")
     result.add_argument("--record", type=Path, help="also write the result to this JSON file")
     return result

@@ -5,6 +5,7 @@ The network is nnU-Net's, without test-time augmentation; masks are compared on 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ class Scorer:
         return rows
 
     def _case(self, group: str, case: str, images: list[str], mask: str) -> tuple[np.ndarray, dict, np.ndarray]:
-        file = self.cache / group / f"{case}.npz"
+        content = hashlib.sha256(b"".join(Path(path).read_bytes() for path in (*images, mask))).hexdigest()
+        file = self.cache / group / f"{case}-{content[:12]}.npz"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             preprocessor = self.configuration.preprocessor_class(verbose=False)
