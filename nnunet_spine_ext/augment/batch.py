@@ -227,6 +227,11 @@ def voxelwise(
     return result.view(first.shape)
 
 
+def widened(values: Tensor) -> Tensor:
+    """Return values in double precision where the device has it: Apple's has not."""
+    return values.float() if values.device.type == "mps" else values.double()
+
+
 def moments(sample: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of (B, C, M), each (B, C)."""
     mean = sample.mean(dim=-1)

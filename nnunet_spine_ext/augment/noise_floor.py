@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_spine_ext.augment.batch import Levels, strides_for
+from nnunet_spine_ext.augment.batch import Levels, strides_for, widened
 
 PAIR_VOXELS = 2048
 
@@ -49,8 +49,8 @@ def _split(cumulated: Tensor, count: Tensor) -> Tensor:
     size = cumulated.shape[-1]
     number = torch.arange(1, size + 1, device=cumulated.device)
     share = number / count.clamp_min(1)
-    below = cumulated.double()
-    excess = torch.addcmul(below, share.double(), below.gather(-1, (count - 1).clamp_min(0)), value=-1)
+    below = widened(cumulated)
+    excess = torch.addcmul(below, widened(share), below.gather(-1, (count - 1).clamp_min(0)), value=-1)
     separation = excess.square() / (share - share.square()).clamp_min(0.5 / size)
     # At least three voxels, so that there is something left to split and a median.
     split = torch.where(number < count, separation, -1.0).argmax(dim=-1, keepdim=True)

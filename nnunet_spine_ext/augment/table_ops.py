@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nnunet_spine_ext.augment import table_slopes
+from nnunet_spine_ext.augment.batch import widened
 from nnunet_spine_ext.augment.table_axis import LOW, NODES, axis_on, per_unit
 
 BINS = 256
@@ -47,7 +48,7 @@ def _sum(values: Tensor) -> Tensor:
 
     A table has as many rows as the one with most of them in the batch, the others empty: the sum is to be the same.
     """
-    return values.sum(-1).double().sum(-1).to(values.dtype)
+    return widened(values.sum(-1)).sum(-1).to(values.dtype)
 
 
 def row_statistics(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
