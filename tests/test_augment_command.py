@@ -489,6 +489,30 @@ def test_labels_of_no_known_scheme_are_said_to_be(case: tuple[Path, Path], tmp_p
     assert "--scheme" not in augment([case[0]], mask, scheme="nnunet14", n=1, dry_run=True).render()
 
 
+def test_tissues_of_other_schemes(case: tuple[Path, Path], tmp_path: Path) -> None:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[10:20, 10:20], labels[24:30, 10:20] = 49, 100
+    mask = _write(tmp_path / "elsewhere" / "deep" / "m.nii.gz", labels)
+    options: dict[str, Any] = {"n": 1, "dry_run": True, "scheme": "spineps"}
+    sheet = augment([case[0]], mask, transform="signal_equations", **options)
+    assert {"49", "60", "100"} <= set(sheet.record["record"]["samples"][0]["transforms"][0]["params"]["signals"])
+    assert "spineps by its translation" in sheet.render()
+    config = tmp_path / "own.json"
+    entry = {"name": "signal_equations", "p": 1, "classes": {"49": "fat"}}
+    config.write_text(json.dumps({"transforms": [entry, {"one_of": [{"name": "domain_transfer"}]}]}))
+    written = augment([case[0]], mask, config=config, **options).record["augmentation"]["config"]["transforms"]
+    assert written[0]["classes"] == {"49": "fat"}
+    assert written[1]["one_of"][0]["classes"]["49"] == "marrow"
+    sheet = augment([case[0]], mask, profile=["ge-1.5t"], **options)
+    assert sheet.record["augmentation"]["classes"]["100"] == "disc"
+    # A scheme of which no label has a tissue: the names of vertebrae alone.
+    (mask.parent / "dataset.json").write_text(
+        json.dumps({"labels": {"background": 0, "L5": 1}, "spine_ext": {"scheme": "instances"}})
+    )
+    said = augment([case[0]], mask, n=1, dry_run=True).render()
+    assert "of the scheme instances, so nothing is known of tissues" in said
+
+
 def test_outputs_that_cannot_be_written(case: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.png").mkdir()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.label_mappings import MAPPINGS
 
 
 class Tissue(NamedTuple):
@@ -130,6 +131,17 @@ def class_of_label(context: Context, classes: Mapping[int, str] | None = None) -
     if context.labels == tuple(range(len(NNUNET14))):
         return {label: NNUNET14[label] for label in context.foreground}
     return {}
+
+
+def classes_of_scheme(name: str) -> dict[int, str]:
+    """Return the tissue of every label of a known scheme, by its translation into the 14-class scheme.
+
+    Labels that have no counterpart there, such as whole vertebrae, have no tissue.
+    """
+    if name == "nnunet14":
+        return {label: NNUNET14[label] for label in range(1, len(NNUNET14))}
+    row = MAPPINGS.get((name, "nnunet14"))
+    return {} if row is None else {label: NNUNET14[to] for label, to in row.table.items() if to}
 
 
 def check_classes(where: str, classes: Mapping[str, str] | None) -> None:

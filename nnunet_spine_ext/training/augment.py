@@ -66,8 +66,8 @@ class Sheet:
         ]
         fired = Counter(item["name"] for s in self.record["record"]["samples"] for item in s["transforms"])
         lines.append("fired: " + (", ".join(f"{name} {n}" for name, n in sorted(fired.items())) or "nothing"))
-        if source["labels"] and source["scheme"] in ("", "custom"):
-            lines.append("labels: of no known scheme, so nothing is known of tissues (--scheme NAME)")
+        if source["labels"]:
+            lines += _tissues(source["scheme"], source.get("tissues", "own"))
         if self.png is None:
             lines += [f"  {number:3} {caption}" for number, caption in enumerate(self.captions, start=1)]
         lines += [f"{name:8}{value}" for name, value in self._files() if value is not None]
@@ -75,6 +75,19 @@ class Sheet:
 
     def _files(self) -> tuple[tuple[str, Path | None], ...]:
         return ("png", self.png), ("json", self.json), ("volumes", self.volumes)
+
+
+def _tissues(scheme: str, known: str) -> list[str]:
+    """Return the line that says why labels have no tissues, or where these come from; none where all is as usual."""
+    if known == "translated":
+        return [
+            f"labels: tissues of {scheme} by its translation into nnunet14; a training knows them if its configuration "
+            "says them (classes)"
+        ]
+    if known == "own":
+        return []
+    of = "no known scheme" if scheme in ("", "custom") else f"the scheme {scheme}"
+    return [f"labels: of {of}, so nothing is known of tissues (--scheme NAME)"]
 
 
 def augment(
@@ -145,6 +158,7 @@ def augment(
         assignments=assignments,
         strength=strength,
         epoch=epoch,
+        tissues=case.tissues,
     )
     shown = plane or best_plane(case.grid)
     labels = None if case.labels is None else case.volume(case.labels)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_spine_ext.augment.config import AugmentConfig
+from nnunet_spine_ext.augment.config import AugmentConfig, Group
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Pipeline, Plan
 from nnunet_spine_ext.augment.profiles import parse_scanner
 from nnunet_spine_ext.augment.scanners import Mixture, ScannerPipeline
-from nnunet_spine_ext.augment.transform import build
+from nnunet_spine_ext.augment.transform import Transform, build
 from nnunet_spine_ext.core.config import nearest, set_by_path
 from nnunet_spine_ext.core.errors import UsageError
 
@@ -44,6 +44,7 @@ def choose(
     assignments: Sequence[str] = (),
     strength: float = 1.0,
     epoch: int | None = None,
+    tissues: Mapping[int, str] | None = None,
 ) -> Choice:
     """Return what the options ask for; without any, the preset that the trainers use.
 
@@ -54,6 +55,7 @@ def choose(
     assignments: ``key=value``: settings of the transform, of the configuration (``order``, ``schedule.…``), or of the
         scanners (``jitter``, ``blend``, ``weighting``).
     strength: of everything but profiles, which have severities. epoch: of the training; None: the first in full.
+    tissues: class of each label id for transforms whose own `classes` say nothing.
 
     Raises
     ------
@@ -69,12 +71,14 @@ def choose(
     for assignment in assignments:
         set_by_path(settings, assignment)
     if profiles:
-        return _scanners(context, profiles, settings, strength, epoch or 0)
+        return _scanners(context, profiles, settings, strength, epoch or 0, tissues)
     if transform is not None:
         chosen, title = _single(transform, settings), transform
     else:
         source = config or DEFAULT_PRESET
         chosen, title = _configured(source, settings), Path(source).name
+    if tissues:
+        chosen = _with_tissues(chosen, tissues)
     pipeline = Pipeline(chosen, context.at_strength(strength))
     shown = chosen.schedule.ramp_epochs if epoch is None else epoch
     facts = {"source": title, "hash": chosen.hash, "strength": strength, "config": chosen.to_dict()}
@@ -98,8 +102,27 @@ def _configured(source: str | Path, settings: dict[str, Any]) -> AugmentConfig:
     return AugmentConfig.from_dict(merged, where="--set")
 
 
+def _with_tissues(config: AugmentConfig, tissues: Mapping[int, str]) -> AugmentConfig:
+    """Return a configuration whose transforms know tissues, where they did not say which labels have them."""
+    classes = {str(label): name for label, name in tissues.items()}
+
+    def told(entry: Transform) -> Transform:
+        return replace(entry, classes=classes) if getattr(entry, "classes", "") is None else entry  # type: ignore[call-arg]
+
+    entries = [
+        replace(entry, members=tuple(map(told, entry.members))) if isinstance(entry, Group) else told(entry)
+        for entry in config.transforms
+    ]
+    return replace(config, transforms=tuple(entries))
+
+
 def _scanners(
-    context: Context, profiles: Sequence[str], settings: dict[str, Any], strength: float, epoch: int
+    context: Context,
+    profiles: Sequence[str],
+    settings: dict[str, Any],
+    strength: float,
+    epoch: int,
+    tissues: Mapping[int, str] | None,
 ) -> Choice:
     if strength != 1:
         raise _refuse("--strength", f"{strength:g} with --profile", "severities, such as ge-1.5t:all=0.5")
@@ -118,13 +141,14 @@ def _scanners(
             raise _refuse(f"--set {key}", repr(value), "true or false" if kind is bool else "a number")
     scanners = tuple(parse_scanner(text) for text in profiles)
     mixture = Mixture(scanners, (1.0,) * len(scanners), float(settings.pop("blend", 0.0)))
-    pipeline = ScannerPipeline(mixture, context, **settings)
+    pipeline = ScannerPipeline(mixture, context, **settings, classes=tissues or None)
     names = [scanner.text for scanner in scanners]
     facts = {
         "source": ", ".join(names),
         "profiles": [scanner.shifted.to_dict() for scanner in scanners],
         "blend": mixture.blend,
         "options": dict(settings),
+        **({"classes": {str(label): name for label, name in tissues.items()}} if tissues else {}),
     }
     return Choice(", ".join(names), facts, epoch, lambda key: pipeline.plan([key]))
 

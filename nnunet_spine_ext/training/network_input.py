@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import gzip
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.tissues import class_of_label, classes_of_scheme
 from nnunet_spine_ext.check.facts import Role
 from nnunet_spine_ext.check.itk_header import MAX_TEXT
 from nnunet_spine_ext.check.nifti_header import parse_nifti
@@ -42,6 +43,7 @@ class NetworkInput:
     name: of the case. grid: the stored grid (resampled if that was asked for), its voxels are those of channel 1.
     images: (C, Z, Y, X) of the RAS order, or (C, Y, X) for one slice; float32, normalised. labels: (Z, Y, X) int16.
     context: what transforms may know. facts: plain JSON about the files, how they were normalised, the scheme.
+    tissues: classes (`augment.tissues`) that the scheme asked for gives to labels and transforms do not know themselves.
     """
 
     name: str
@@ -50,6 +52,7 @@ class NetworkInput:
     labels: Array | None
     context: Context
     facts: dict[str, Any]
+    tissues: Mapping[int, str] = field(default_factory=dict)
 
     def volume(self, array: Array) -> Volume:
         """Return an array (Z, Y, X) or (Y, X) as a volume in RAS order."""
@@ -108,11 +111,15 @@ def network_input(
     ids, pairs, known = _meaning(labels, scheme)
     if mask is not None and not ids:
         ids = tuple(int(n) for n in np.unique(mask.array))
+    context = _context(channels[0], len(channels), ids, pairs)
+    # A data set may number the structures of a scheme anew, so its name alone says nothing of tissues.
+    tissues = classes_of_scheme(scheme) if scheme is not None and not class_of_label(context) else {}
     facts = {
         "images": [{"name": Path(path).name, "sha256": sha256(path)} for path in images],
         "labels": None if labels is None else {"name": Path(labels).name, "sha256": sha256(labels)},
         "spacing": None if spacing is None else [float(s) for s in spacing],
         "scheme": known,
+        "tissues": "own" if class_of_label(context) else "translated" if tissues else "unknown",
         "normalization": how,
     }
     return NetworkInput(
@@ -120,8 +127,9 @@ def network_input(
         grid=channels[0],
         images=np.stack([_as_network(channel) for channel in channels]),
         labels=None if mask is None else _as_network(mask).astype(np.int16),
-        context=_context(channels[0], len(channels), ids, pairs),
+        context=context,
         facts=facts,
+        tissues=tissues,
     )
 
 
