@@ -432,12 +432,12 @@ def _missing(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "code", "exit_code"),
     [
-        (_four_dimensions, "E-IN-DIM", 3),
-        (_colour, "E-IN-DTYPE", 3),
-        (_zero_spacing, "E-GEOM", 3),
-        (_constant, "E-INT-CONSTANT", 3),
-        (_one_row, "E-IN-2D", 3),
-        (_empty, "E-IN-", 3),
+        (_four_dimensions, "E-IN-DIM", 4),
+        (_colour, "E-IN-DTYPE", 4),
+        (_zero_spacing, "E-GEOM", 4),
+        (_constant, "E-INT-CONSTANT", 4),
+        (_one_row, "E-IN-2D", 4),
+        (_empty, "E-IN-", 4),
         (_missing, "E-IN-MISSING", 4),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
@@ -474,10 +474,15 @@ def test_masks_that_do_not_fit(case: tuple[Path, Path], tmp_path: Path) -> None:
     ):
         mask = _write(tmp_path / "bad.nii.gz", array, affine)
         assert _code(lambda mask=mask: augment([case[0]], mask, o=tmp_path / "a.png")) == code
+        assert main(["-i", str(case[0]), "-seg", str(mask), "-o", str(tmp_path / "a.png")]) == 4
     whole = _write(tmp_path / "whole.nii.gz", _labels().astype(np.float32))
     assert network_input([case[0]], whole).labels.max() == 10
     other = _write(tmp_path / "c_0001.nii.gz", _image((40, 36, 9)))
     assert _code(lambda: augment([case[0], other], o=tmp_path / "a.png")) == "E-GEOM-GRID"
+    assert main(["-i", str(case[0]), str(other), "-o", str(tmp_path / "a.png")]) == 4
+    image = _write(tmp_path / "image.nii.gz", (np.arange(np.prod(SHAPE)).reshape(SHAPE) % 1000).astype(np.int16))
+    with pytest.raises(SpineExtError, match=r"1000 different values.*looks like an image"):
+        augment([case[0]], image, o=tmp_path / "a.png")
     assert _code(lambda: augment(o=tmp_path / "a.png")) == "E-CONFIG-VALUE"
 
 
@@ -487,6 +492,19 @@ def test_labels_of_no_known_scheme_are_said_to_be(case: tuple[Path, Path], tmp_p
     assert "--scheme" in sheet.render()
     assert sheet.record["record"]["context"]["labels"] == [0, 4, 5, 10]
     assert "--scheme" not in augment([case[0]], mask, scheme="nnunet14", n=1, dry_run=True).render()
+
+
+def test_ids_that_the_scheme_does_not_know(
+    case: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("nnunet_spine_ext"), "propagate", True)
+    augment([case[0]], case[1], scheme="nnunet14", n=1, dry_run=True)
+    assert "unknown to the scheme" not in caplog.text
+    labels = _labels()
+    labels[30:32], labels[33] = 60, 200
+    mask = _write(tmp_path / "strange.nii.gz", labels)
+    augment([case[0]], mask, scheme="nnunet14", config="synthseg", n=2, o=tmp_path / "a.png", size=96)
+    assert "strange.nii.gz: ids 60, 200 are unknown to the scheme nnunet14" in caplog.text
 
 
 def test_tissues_of_other_schemes(case: tuple[Path, Path], tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def augment(
     Raises
     ------
     UsageError: options that do not go together, unknown names, impossible values, a record that does not fit.
-    CaseError: an image or a mask that cannot be used. SetupError: a place that cannot be written.
+    NoInputError: an image or a mask that cannot be used. SetupError: a place that cannot be written.
     """
     if listing:
         return listing_of_all()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,14 @@ from nnunet_spine_ext.check.rules import finding
 from nnunet_spine_ext.core.cases import check_same_grid
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, UsageError
 from nnunet_spine_ext.core.io import NIFTI_SUFFIXES, read_json, read_volume, sha256, stored_volume, strip_suffix
+from nnunet_spine_ext.core.labels import id_ranges
 from nnunet_spine_ext.core.labels import scheme as scheme_named
 from nnunet_spine_ext.core.volume import Array, Volume
 
 logger = logging.getLogger(__name__)
 
+# The largest scheme has 99 ids; data sets number instances too.
+_MOST_IDS = 512
 _FLAT = "E-IN-2D"
 # nnU-Net divides by at least this.
 _SMALLEST_SD = 1e-8
@@ -43,7 +47,7 @@ class NetworkInput:
     name: of the case. grid: the stored grid (resampled if that was asked for), its voxels are those of channel 1.
     images: (C, Z, Y, X) of the RAS order, or (C, Y, X) for one slice; float32, normalised. labels: (Z, Y, X) int16.
     context: what transforms may know. facts: plain JSON about the files, how they were normalised, the scheme.
-    tissues: classes (`augment.tissues`) that the scheme asked for gives to labels and transforms do not know themselves.
+    tissues: classes (`augment.tissues`) that the scheme asked for gives to labels where transforms do not know them.
     """
 
     name: str
@@ -64,6 +68,18 @@ class NetworkInput:
         return self.volume(array).to_grid_of(self.grid)
 
 
+@contextmanager
+def _all_there_is() -> Iterator[None]:
+    """With one case, a case that cannot be used is no usable input at all."""
+    try:
+        yield
+    except CaseError as error:
+        raise NoInputError(
+            error.code, file=error.file or None, found=error.found, expected=error.expected, fix=error.fix
+        ) from error
+
+
+@_all_there_is()
 def network_input(
     images: Sequence[str | Path],
     labels: str | Path | None = None,
@@ -82,7 +98,7 @@ def network_input(
 
     Raises
     ------
-    CaseError: a file the gatekeeper refuses, several slices in two axes, grids that differ.
+    NoInputError: a file the gatekeeper refuses, several slices in two axes, grids that differ, an image for a mask.
     UsageError: no image, an unknown scheme, a spacing that is not three positive numbers.
     """
     if not images:
@@ -109,8 +125,11 @@ def network_input(
         channels = [_resampled(channel, spacing, 3) for channel in channels]
         mask = None if mask is None else _resampled(mask, spacing, 0)
     ids, pairs, known = _meaning(labels, scheme)
-    if mask is not None and not ids:
-        ids = tuple(int(n) for n in np.unique(mask.array))
+    if mask is not None and labels is not None:
+        there = _ids_of(mask, labels)
+        ids = ids or tuple(there)
+        if scheme is not None and (strange := set(there) - set(ids)):
+            logger.warning("%s: %s unknown to the scheme %s (--scheme)", labels, _said(strange), scheme)
     context = _context(channels[0], len(channels), ids, pairs)
     # A data set may number the structures of a scheme anew, so its name alone says nothing of tissues.
     tissues = classes_of_scheme(scheme) if scheme is not None and not class_of_label(context) else {}
@@ -236,6 +255,24 @@ def _resampled(volume: Volume, spacing: Sequence[float], order: int) -> Volume:
     # One slice has no neighbours to interpolate to.
     wanted = [old if n == 1 else new for n, old, new in zip(ras.shape, ras.spacing, spacing, strict=True)]
     return ras.resample(wanted, order=order).to(volume.orientation)
+
+
+def _ids_of(mask: Volume, path: str | Path) -> list[int]:
+    """Return the ids in a mask; refuse what has more of them than any mask of a spine."""
+    ids = [int(n) for n in np.unique(mask.array)]
+    if len(ids) > _MOST_IDS:
+        raise CaseError(
+            "E-LABEL-VALUE",
+            file=path,
+            found=f"{len(ids)} different values",
+            expected=f"label ids, at most {_MOST_IDS} different ones",
+            fix="give the mask: this looks like an image",
+        )
+    return ids
+
+
+def _said(ids: Collection[int]) -> str:
+    return f"{'id' if len(ids) == 1 else 'ids'} {id_ranges(ids)} {'is' if len(ids) == 1 else 'are'}"
 
 
 def _as_network(volume: Volume) -> Array:
