@@ -292,6 +292,9 @@ def test_scanner_profiles_are_drawn_and_named(case: tuple[Path, Path], tmp_path:
     sheet = augment([case[0]], case[1], profile=["ge-1.5t:all=0:noise=1", str(own)], assignments=["jitter=0.2"], **out)
     assert all("noise" in caption for caption in sheet.captions)
     assert "ours" in sheet.render()
+    several = augment([case[0]], profile=["ge-1.5t", str(own)], n=8, dry_run=True)
+    assert {caption.partition(": ")[0] for caption in several.captions} == {"ge-1.5t", "ours"}
+    assert not augment([case[0]], profile=["ge-1.5t"], n=1, dry_run=True).captions[0].startswith("ge")
     first = (tmp_path / "a.png").read_bytes()
     augment([case[0]], case[1], replay=tmp_path / "a.json", o=tmp_path / "b.png")
     assert (tmp_path / "b.png").read_bytes() == first
@@ -300,7 +303,8 @@ def test_scanner_profiles_are_drawn_and_named(case: tuple[Path, Path], tmp_path:
 def test_strength_and_epoch(case: tuple[Path, Path], tmp_path: Path) -> None:
     weak = augment([case[0]], transform="gamma", assignments=["gamma=2"], strength=0.5, n=1, dry_run=True)
     assert weak.captions == ("gamma 1.5",)
-    assert augment([case[0]], n=8, epoch=0, dry_run=True).captions != augment([case[0]], n=8, dry_run=True).captions
+    ramp: dict[str, Any] = {"n": 4, "assignments": ["schedule.ramp_epochs=20"], "dry_run": True}
+    assert augment([case[0]], epoch=0, **ramp).captions != augment([case[0]], **ramp).captions
     none = augment([case[0]], strength=0.0, assignments=["schedule.clean_share=0"], n=4, dry_run=True)
     assert none.captions == ("unchanged",) * 4
 
@@ -372,7 +376,9 @@ def _code(call: Callable[[], Any]) -> str:
         ({"transform": "gamma", "config": "shift"}, "E-CONFIG-VALUE", "one of --config"),
         ({"assignments": ["schedule.clean_shar=0"]}, "E-CONFIG-KEY", "did you mean 'clean_share'"),
         ({"assignments": ["transforms=[]"]}, "E-CONFIG-VALUE", "configuration file"),
-        ({"strength": -1.0}, "E-AUG-CONTEXT", "0 or more"),
+        ({"strength": -1.0}, "E-CONFIG-VALUE", "--strength: -1; expected 0 to 5"),
+        ({"strength": 50.0}, "E-CONFIG-VALUE", "--strength: 50; expected 0 to 5"),
+        ({"strength": float("nan")}, "E-CONFIG-VALUE", "0 to 5"),
         ({"epoch": -1}, "E-CONFIG-VALUE", "0 or more"),
         ({"n": 0}, "E-CONFIG-VALUE", "1 to"),
         ({"size": 5}, "E-CONFIG-VALUE", "pixels"),
@@ -574,7 +580,12 @@ def test_records_that_do_not_fit(case: tuple[Path, Path], tmp_path: Path) -> Non
         broken = {**good, "record": {**good["record"], "samples": samples}}
         assert _code(lambda broken=broken: replay([image], mask, broken)) == "E-AUG-RECORD"
     assert _code(lambda: replay([image], mask, transform="gamma")) == "E-CONFIG-VALUE"
-    assert _code(lambda: augment([image], replay=tmp_path / "no.json", o=tmp_path / "b.png")) == "E-IN-JSON"
+    assert _code(lambda: augment([image], replay=tmp_path / "no.json", o=tmp_path / "b.png")) == "E-AUG-RECORD"
+    assert main(["-i", str(image), "--replay", str(image), "-o", str(tmp_path / "b.png")]) == 2
+    for name, value in {"seed": 1, "n": 3, "strength": 2, "epoch": 0, "plane": "axial", "size": 64}.items():
+        with pytest.raises(SpineExtError, match=rf"--{name}: --replay beside it") as caught:
+            replay([image], mask, **{name: value})
+        assert caught.value.exit_code == 2
     assert not (tmp_path / "b.png").exists()
     told = replay([other], mask, other_image=True)
     assert told.record["input"]["images"][0]["name"] == "other_0000.nii.gz"

@@ -81,7 +81,7 @@ def _add_augmentation(parser: argparse.ArgumentParser) -> None:
         "weighting; repeatable",
     )
     group.add_argument(
-        "--strength", type=float, default=1.0, metavar="S", help="0 nothing, 1 as configured (default: 1)"
+        "--strength", type=float, default=1.0, metavar="S", help="0 nothing, 1 as configured, at most 5 (default: 1)"
     )
     group.add_argument(
         "--epoch", type=int, metavar="N", help="of the training, whose schedule applies (default: the first in full)"

@@ -37,6 +37,8 @@ from nnunet_spine_ext.training.on_device import DeviceAugmentation
 from nnunet_spine_ext.training.targets import Targets
 
 MOST = 400
+SAMPLES = 16
+_SIZE = 320
 _PIXELS = (64, 2048)
 
 
@@ -100,12 +102,12 @@ def augment(
     assignments: Sequence[str] = (),
     strength: float = 1.0,
     epoch: int | None = None,
-    n: int = 16,
+    n: int = SAMPLES,
     seed: int = 0,
     spacing: Sequence[float] | None = None,
     scheme: str | None = None,
     plane: str | None = None,
-    size: int = 320,
+    size: int = _SIZE,
     columns: int = 0,
     contours: bool = True,
     own_window: bool = False,
@@ -129,7 +131,8 @@ def augment(
         picture's longer side. columns: of the page; 0: as fits. contours: draw labels. own_window: grey levels of each
         picture for itself; without, all have those of the original.
     o: the .png; a .json of the same name gets the record. volumes: folder for images and masks as NIfTI.
-    replay: a record: the same samples again. other_image: do so to files that it was not made of.
+    replay: a record: the same samples again, and no option beside it that it has. other_image: do so to files that it
+        was not made of.
     import_file: a JSON configuration of SmaugLab or AugLab to convert; `o` is then the .yaml, None only reports.
     listing: list transforms, presets and scanners. dry_run: check everything, draw, and write nothing.
 
@@ -144,8 +147,13 @@ def augment(
         return converted(import_file, o, spacing, dry_run=dry_run)
     out = _output(o, dry_run)
     if replay is not None:
-        changed = {"--config": config, "--profile": profile, "--transform": transform, "--set": assignments}
-        if given := [name for name, value in changed.items() if value]:
+        said = {
+            **{"--config": config, "--profile": profile, "--transform": transform, "--set": assignments},
+            **{"--strength": strength != 1, "--epoch": epoch is not None, "--n": n != SAMPLES, "--seed": seed != 0},
+            **{"--spacing": spacing, "--scheme": scheme, "--plane": plane, "--size": size != _SIZE},
+            **{"--columns": columns, "--no-contours": not contours, "--own-window": own_window},
+        }
+        if given := [name for name, value in said.items() if value]:
             raise _refuse(" ".join(given), "--replay beside it", "either of the two: a record says all of it")
         return _replayed(read_record(replay), i, seg, out, volumes, other_image=other_image, dry_run=dry_run)
     _check(n, size, columns, plane)
@@ -167,6 +175,8 @@ def augment(
     with _one_thread():
         plans = [choice.plan(SampleKey(seed, case.name, choice.epoch, draw)) for draw in range(n)]
     record = make_record(case, choice, look, plans, seed)
+    if choice.scanner is not None:
+        record["scanners"] = [choice.scanner(plan.keys[0]) for plan in plans]
     return _sheet(case, plans, look, record, out, volumes, dry_run=dry_run)
 
 
@@ -209,7 +219,9 @@ def _sheet(
     dry_run: bool,
 ) -> Sheet:
     """Make the pictures, sample by sample, and write everything."""
-    captions = tuple(describe(plan.samples[0]) for plan in plans)
+    said = [describe(plan.samples[0]) for plan in plans]
+    scanners = record.get("scanners")
+    captions = tuple(map("{}: {}".format, scanners, said) if scanners else said)
     if dry_run or out is None:
         return Sheet(record, captions)
     limits = [window(channel) for channel in case.images]

@@ -18,6 +18,7 @@ from nnunet_spine_ext.core.config import nearest, set_by_path
 from nnunet_spine_ext.core.errors import UsageError
 
 DEFAULT_PRESET = "shift"
+STRONGEST = 5
 _SCANNER_KEYS = ("blend", "jitter", "weighting")
 
 
@@ -26,13 +27,14 @@ class Choice:
     """An augmentation for one context.
 
     `title`: for people. `facts`: plain JSON, with the hash of a configuration. `epoch`: the epoch that is shown.
-    `plan`: returns what happens to one sample.
+    `plan`: returns what happens to one sample. `scanner`: which of several takes it; None where there are no several.
     """
 
     title: str
     facts: dict[str, Any]
     epoch: int
     plan: Callable[[SampleKey], Plan]
+    scanner: Callable[[SampleKey], str] | None = None
 
 
 def choose(
@@ -65,6 +67,8 @@ def choose(
     given = [name for name, value in asked.items() if value]
     if len(given) > 1:
         raise _refuse(" and ".join(given), "more than one augmentation", "one of --config, --profile, --transform")
+    if not 0 <= strength <= STRONGEST:
+        raise _refuse("--strength", f"{strength:g}", f"0 to {STRONGEST}")
     if epoch is not None and epoch < 0:
         raise _refuse("--epoch", str(epoch), "0 or more")
     settings: dict[str, Any] = {}
@@ -150,7 +154,8 @@ def _scanners(
         "options": dict(settings),
         **({"classes": {str(label): name for label, name in tissues.items()}} if tissues else {}),
     }
-    return Choice(", ".join(names), facts, epoch, lambda key: pipeline.plan([key]))
+    drawn = (lambda key: mixture.draw(key).text) if len(scanners) > 1 else None
+    return Choice(", ".join(names), facts, epoch, lambda key: pipeline.plan([key]), drawn)
 
 
 def _refuse(where: str, found: str, expected: str) -> UsageError:

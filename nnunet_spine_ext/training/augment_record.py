@@ -87,10 +87,13 @@ def read_record(path: str | Path) -> Record:
 
     Raises
     ------
-    CaseError: no such file, no JSON. UsageError: no record, a record of another version, one without samples.
+    UsageError: no such file, no JSON, no record, a record of another version, one without samples.
     """
     path = Path(path)
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except CaseError as error:
+        raise _unusable(path, error.found) from error
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise _unusable(path, "no record of a contact sheet")
     if content.get("version") != VERSION:
@@ -98,7 +101,9 @@ def read_record(path: str | Path) -> Record:
     try:
         known = set(content["look"]) == {item.name for item in fields(Look)}
         files = [content["input"][key] for key in ("images", "labels", "spacing")]
-        usable = known and isinstance(files[0], list) and bool(content["record"]["samples"])
+        samples = content["record"]["samples"]
+        scanners = content.get("scanners", samples)
+        usable = known and isinstance(files[0], list) and bool(samples) and len(scanners) == len(samples)
     except (KeyError, TypeError):
         usable = False
     if not usable:
