@@ -551,6 +551,7 @@ def test_outputs_that_cannot_be_written(case: tuple[Path, Path], tmp_path: Path)
         (tmp_path / "photo.png", "E-OUT-FILE"),
     ):
         assert _code(lambda out=out: augment([case[0]], o=out)) == code
+    assert main(["-i", str(case[0]), "-o", str(tmp_path / "file" / "a.png")]) == 5
     assert (tmp_path / "photo.png").read_bytes() == b"mine"
     assert "spine_ext" in (tmp_path / "dataset.json").read_text()
     options: dict[str, Any] = {"n": 1, "o": tmp_path / "a.png", "size": 96}

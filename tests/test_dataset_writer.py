@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_nothing_and_names_the_file(tmp_path: Path, monkeypat
     monkeypatch.setattr(dataset_module, "write_volume", full)
     with pytest.raises(SpineExtError, match=r"imagesTr.case_0_0000.nii.gz: cannot be written \(No space") as caught:
         write_raw_dataset(tmp_path, _spec(), _cases())
-    assert (caught.value.code, caught.value.exit_code) == ("E-OUT-WRITE", 1)
+    assert (caught.value.code, caught.value.exit_code) == ("E-OUT-WRITE", 5)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -364,7 +364,7 @@ def test_a_journal_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
     (tmp_path / "cases.jsonl").mkdir()
     with pytest.raises(SpineExtError, match=r"cases\.jsonl") as caught:
         Journal(tmp_path).append({"case": "a", "status": "done"})
-    assert (caught.value.code, caught.value.exit_code) == ("E-OUT-WRITE", 1)
+    assert (caught.value.code, caught.value.exit_code) == ("E-OUT-WRITE", 5)
 
 
 def test_journal_survives_a_cut_off_line(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def test_the_third_case_without_room_ends_the_run(
         make_image(tmp_path / "in" / f"{name}.nii.gz")
     monkeypatch.setattr(module, "write_volume", full_for("acd", module.write_volume))
     words = ["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-m", str(model), "-device", "cpu", "--report"]
-    assert command.main(words) == 1
+    assert command.main(words) == 5
     printed = capsys.readouterr().out
     assert "STOPPED" in printed
     assert "2 further cases" in printed
@@ -212,7 +212,7 @@ def test_a_disk_that_is_full_at_the_start_is_named(
     make_image(tmp_path / "in" / "a.nii.gz")
     monkeypatch.setattr(module, "write_run", full)
     words = ["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-m", str(model), "-device", "cpu"]
-    assert command.main(words) == 1
+    assert command.main(words) == 5
     message = capsys.readouterr().err
     assert "E-OUT-WRITE" in message
     assert "quota" in message

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from nnunet_spine_ext.core.errors import SpineExtError, UsageError
+from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.io import FileStamp, json_text, write_text
 from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.core.splits import shorten
@@ -42,7 +42,7 @@ class Journal:
             raise unwritable(self.path, error, "free space or change the permissions") from error
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Add a line; raises SpineExtError when it cannot be written, for without it nothing can be resumed."""
+        """Add a line; raises SetupError when it cannot be written, for without it nothing can be resumed."""
         try:
             with self.path.open("ab") as stream:
                 stream.write(f"{json_text(entry)}\n".encode())
@@ -204,9 +204,9 @@ def case_entry(
     }
 
 
-def unwritable(path: Path, error: OSError, fix: str) -> SpineExtError:
+def unwritable(path: Path, error: OSError, fix: str) -> SetupError:
     """Return the error for a file that cannot be written."""
-    return SpineExtError(
+    return SetupError(
         "E-OUT-WRITE",
         file=path,
         found=f"cannot be written ({error.strerror or error})",

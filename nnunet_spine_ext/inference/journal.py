@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nnunet_spine_ext.core.errors import CaseError, SetupError, SpineExtError
+from nnunet_spine_ext.core.errors import CaseError, SetupError
 from nnunet_spine_ext.core.io import read_volume, sha256
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Journal:
         return entries
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Add the entry of a case; raises SpineExtError when it cannot be written: without it a run must not go on."""
+        """Add the entry of a case; raises SetupError when it cannot be written: without it a run must not go on."""
         try:
             # A line cut off by a crash must not swallow the next one.
             cut = self.path.is_file() and self.path.stat().st_size and not self.path.read_bytes().endswith(b"\n")
@@ -53,7 +53,7 @@ class Journal:
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
-            raise SpineExtError(
+            raise SetupError(
                 "E-OUT-WRITE",
                 file=self.path,
                 found=f"cannot be written ({error.strerror or error})",

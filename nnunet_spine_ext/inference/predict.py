@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nnunet_spine_ext import __version__
-from nnunet_spine_ext.core.errors import EXIT_INTERNAL, EXIT_OK, EXIT_SOME_FAILED, Problem, SpineExtError
+from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SETUP, EXIT_SOME_FAILED, Problem, SetupError, SpineExtError
 from nnunet_spine_ext.core.io import sha256, write_volume
 from nnunet_spine_ext.core.summary import RunSummary
 from nnunet_spine_ext.inference.cases import InputCase, find_cases
@@ -69,9 +69,9 @@ class PredictResult(RunSummary):
 
     @property
     def exit_code(self) -> int:
-        """As for every run; 1 when it was stopped; of a dry run, what the run would end with."""
+        """As for every run; 5 when it was stopped; of a dry run, what the run would end with."""
         if self.stopped is not None:
-            return EXIT_INTERNAL
+            return EXIT_SETUP
         if self.planned:
             return EXIT_SOME_FAILED if self.failed else EXIT_OK
         return super().exit_code
@@ -330,7 +330,7 @@ def _fail(result: PredictResult, journal: Journal, entry: dict[str, Any], proble
 
 
 def _stopped(output: Path, full: int, left: int) -> Problem:
-    return SpineExtError(
+    return SetupError(
         "E-OUT-FULL",
         file=output,
         found=f"no space left, {full} times; the run was ended before {left} further cases",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from nnunet_spine_ext.core.errors import Problem, SpineExtError
+from nnunet_spine_ext.core.errors import Problem, SetupError
 from nnunet_spine_ext.inference.cases import InputCase
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -57,13 +57,13 @@ def unwritable(output: Path, error: BaseException) -> Problem | None:
 
 @contextmanager
 def writing(output: Path) -> Iterator[None]:
-    """Turn an error of the disk inside the block into a SpineExtError that ends the run and names the folder."""
+    """Turn an error of the disk inside the block into a SetupError that ends the run and names the folder."""
     try:
         yield
     except OSError as error:
         problem = unwritable(output, error)
         if problem is None:
             raise
-        raise SpineExtError(
+        raise SetupError(
             problem.code, file=problem.file, found=problem.found, expected=problem.expected, fix=problem.fix
         ) from error
