@@ -85,7 +85,8 @@ def displacement(
 
 def upsample(values: Array, weights: Sequence[Array]) -> Array:
     """Apply one matrix per axis to (D, *lattice)."""
-    for axis, matrix in enumerate(weights, start=1):
+    # What only repeats comes last: equal rows of a product may differ in their last bit.
+    for axis, matrix in sorted(enumerate(weights, start=1), key=lambda item: item[1].shape[1] == 1):
         values = np.moveaxis(np.tensordot(values, matrix, axes=(axis, 1)), -1, axis)
     return values
 
