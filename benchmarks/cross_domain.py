@@ -22,7 +22,7 @@ from typing import Any
 from generalisation.arms import arms
 from generalisation.compare import Source, collect, compare, markdown
 from generalisation.domains import DOMAINS, dataset, make_phantoms, phantom_cases, preprocess
-from generalisation.presets import PLANS, RunSize, conditions, our_augmentation, parser, run_size
+from generalisation.presets import ARMS_HELP, PLANS, RunSize, conditions, our_augmentation, parser, run_size
 
 from nnunet_spine_ext.core.io import write_json
 
@@ -69,7 +69,7 @@ def gains(table: list[dict[str, Any]], source: str, names: list[str]) -> dict[st
 
 def main() -> None:
     options = parser(__doc__, seeds=1)
-    options.add_argument("--arms", nargs="+", default=[BASELINE, "smauglab", "ours"])
+    options.add_argument("--arms", nargs="+", default=[BASELINE, "smauglab", "ours"], help=ARMS_HELP)
     arguments = options.parse_args()
     if BASELINE not in arguments.arms:
         options.error(f"--arms must hold {BASELINE}: gains are over it")

@@ -37,7 +37,7 @@ from generalisation.domains import (
     preprocess,
     real_cases,
 )
-from generalisation.presets import PLANS, RunSize, conditions, our_augmentation, parser, run_size
+from generalisation.presets import ARMS_HELP, PLANS, RunSize, conditions, our_augmentation, parser, run_size
 
 from nnunet_spine_ext.core.io import write_json
 
@@ -95,8 +95,10 @@ def _reached(found: dict[str, Any]) -> str:
 
 def main() -> None:
     options = parser(__doc__, seeds=5)
-    options.add_argument("--data", choices=("phantom", "cord"), default="phantom")
-    options.add_argument("--arms", nargs="+", default=[BASELINE, "smauglab", "ours"])
+    options.add_argument(
+        "--data", choices=("phantom", "cord"), default="phantom", help="phantoms, or real T2w with cord masks"
+    )
+    options.add_argument("--arms", nargs="+", default=[BASELINE, "smauglab", "ours"], help=ARMS_HELP)
     arguments = options.parse_args()
     if BASELINE not in arguments.arms:
         options.error(f"--arms must hold {BASELINE}: differences are from it")

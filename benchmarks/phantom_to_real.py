@@ -19,7 +19,7 @@ from typing import Any
 from generalisation.arms import Schedule, arms
 from generalisation.compare import Source, collect, compare
 from generalisation.domains import Mixture, dataset, make_mixture, preprocess, real_cases
-from generalisation.presets import PLANS, conditions, our_augmentation, parser, run_size
+from generalisation.presets import ARMS_HELP, PLANS, conditions, our_augmentation, parser, run_size
 
 from nnunet_spine_ext.core.io import write_json
 
@@ -32,7 +32,7 @@ GOAL_SET = "real T2w"
 
 def main() -> None:
     options = parser(__doc__, seeds=1)
-    options.add_argument("--arms", nargs="+", default=["nnunet", "ours"])
+    options.add_argument("--arms", nargs="+", default=["nnunet", "ours"], help=ARMS_HELP)
     arguments = options.parse_args()
     data = os.environ.get("NNUNET_SPINE_TEST_DATA")
     if not data:

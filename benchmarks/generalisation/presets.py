@@ -55,16 +55,24 @@ def our_augmentation(preset: str = "shift", classes: Mapping[str, str] = Mapping
     return config
 
 
+ARMS_HELP = "some of: nnunet, smauglab, smauglab-paper, ours, mirror (default: %(default)s)"
+
+
 def parser(description: str | None, seeds: int) -> argparse.ArgumentParser:
     """Return the options that all three scripts share."""
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--out", type=Path, required=True, help="folder for data, weights and scores; a rerun resumes")
-    result.add_argument("--preset", choices=("cpu", "gpu"), default="cpu")
+    result.add_argument(
+        "--preset",
+        choices=("cpu", "gpu"),
+        default="cpu",
+        help="sizes and settings: those of generalisation/cpu.yaml or gpu.yaml (default: %(default)s)",
+    )
     result.add_argument("--quick", action="store_true", help="a few steps only, within ten minutes; no claim")
     result.add_argument("--seeds", type=int, default=seeds, help="trainings per arm (default: %(default)s)")
     result.add_argument("--first-seed", type=int, default=1, help="others, to confirm what was chosen on these")
     result.add_argument("--test-seed", type=int, default=100_000, help="of the phantoms to test on")
-    result.add_argument("--parallel", type=int, help="trainings at the same time")
+    result.add_argument("--parallel", type=int, help="trainings at the same time (default: 2)")
     result.add_argument("--record", type=Path, help="also write the result to this JSON file")
     return result
 
