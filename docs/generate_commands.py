@@ -87,7 +87,7 @@ def _default(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     if action.required and action.nargs not in ("?", "*"):
         return "required"
     default = parser.get_default(action.dest)
-    if default is None or default is False or default == argparse.SUPPRESS or action.dest.startswith("shell_"):
+    if default is None or isinstance(default, bool) or default == argparse.SUPPRESS or action.dest.startswith("shell_"):
         return ""
     values = default if isinstance(default, tuple | list) else [default]
     return _cell(" ".join(f"`{value}`" for value in values))

@@ -322,6 +322,7 @@ def test_lists_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(found, Listing)
     assert {"shift", "none"} <= set(found.presets)
     assert "ge-1.5t" in found.scanners
+    assert all(text.endswith(".") for text in found.presets.values())
     assert sum(map(len, found.transforms.values())) > 50
     assert main(["--list"]) == 0
     assert "gibbs" in capsys.readouterr().out
@@ -339,6 +340,8 @@ def test_import_writes_our_yaml_and_names_what_has_no_counterpart(tmp_path: Path
     assert "NoSuchThing" in found.render().partition("WITHOUT COUNTERPART")[2]
     assert AugmentConfig.load(tmp_path / "ours.yaml").hash == found.imported.config.hash
     source.write_text(json.dumps({"GPU": {"RandomInverseGPU": {"p": 0.2}}}))
+    planned = augment(import_file=source, o=tmp_path / "later.yaml", dry_run=True).render()
+    assert f"would be written: {tmp_path / 'later.yaml'}" in planned
     clean = augment(import_file=source)
     assert clean.exit_code == 0
     assert "nothing is without" in clean.render()
@@ -362,7 +365,9 @@ def _code(call: Callable[[], Any]) -> str:
     [
         ({"transform": "gama"}, "E-AUG-NAME", "did you mean 'gamma'"),
         ({"config": "shiift"}, "E-CONFIG-VALUE", "did you mean 'shift'"),
-        ({"config": "nowhere.yaml"}, "E-CONFIG-READ", "nowhere.yaml"),
+        ({"config": "nowhere.yaml"}, "E-CONFIG-READ", "nowhere.yaml: no such file"),
+        ({"profile": ["nowhere.yaml"]}, "E-CONFIG-READ", "nowhere.yaml: no such file"),
+        ({"profile": ["ge-1.5t"], "assignments": ["jitter=5"]}, "E-CONFIG-VALUE", "jitter 5; expected 0 to 0.9;"),
         ({"profile": ["ge1.5t"]}, "E-AUG-PROFILE", "did you mean 'ge-1.5t'"),
         ({"profile": ["ge-1.5t:nois=1"]}, "E-CONFIG-KEY", "did you mean 'noise'"),
         ({"profile": ["ge-1.5t:noise=9"]}, "E-CONFIG-VALUE", "0 to 4"),
@@ -397,6 +402,20 @@ def test_wrong_options(case: tuple[Path, Path], tmp_path: Path, options: Any, co
     assert hint in str(caught.value)
     assert caught.value.exit_code == 2
     assert not (tmp_path / "a.png").exists()
+
+
+def test_a_bad_value_names_its_file(case: tuple[Path, Path], tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    numbers = {"coils": 16, "in_plane": 0.7, "slice": 4.0, "noise": 0.035, "tr": 3200, "te": 95}
+    profile = {"name": "ours", "manufacturer": "Canon", "field_strength": 1500, **numbers}
+    for option, content in (
+        ({"config": own}, {"transforms": [{"name": "gamma", "p": 2}]}),
+        ({"config": own}, {"schedule": {"clean_share": 3}}),
+        ({"profile": [str(own)]}, profile),
+    ):
+        own.write_text(json.dumps(content))
+        with pytest.raises(SpineExtError, match=r"own\.yaml"):
+            augment([case[0]], dry_run=True, **option)
 
 
 def _four_dimensions(folder: Path) -> Path:
@@ -541,6 +560,8 @@ def test_outputs_that_cannot_be_written(case: tuple[Path, Path], tmp_path: Path)
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "photo.png").write_bytes(b"mine")
+    with pytest.raises(SpineExtError, match=r"give -o grid\.png"):
+        augment([case[0]])
     for out, code in (
         (None, "E-CONFIG-VALUE"),
         (tmp_path / "a.jpg", "E-CONFIG-VALUE"),

@@ -25,7 +25,7 @@ from nnunet_spine_ext.augment.pipeline import Pipeline
 from nnunet_spine_ext.augment.transform import registry
 from nnunet_spine_ext.core.errors import UsageError
 
-pytest.importorskip("monai", reason="MONAI is not installed: pip install nnunet-spine-ext[monai]")
+pytest.importorskip("monai", reason="MONAI is not installed: pip install 'nnunet-spine-ext[monai]'")
 
 from monai.data import DataLoader, Dataset, MetaTensor, list_data_collate
 from monai.transforms import (

@@ -293,7 +293,7 @@ def test_mixtures_keep_their_weights() -> None:
 
 @pytest.mark.parametrize("wrong", [{"jitter": 2.0}, {"spacing": (1.0, 0.0, 1.0)}])
 def test_impossible_options_of_a_configuration(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="jitter"):
+    with pytest.raises(UsageError, match=next(iter(wrong))):
         scanner_config(parse_scanner("ge-3t"), **wrong)
 
 

@@ -147,6 +147,17 @@ def test_a_dry_run_writes_nothing(folder: Path) -> None:
     assert sorted(folder.rglob("*")) == before
 
 
+def test_without_any_plans_the_remedy_ends_with_the_command(folder: Path) -> None:
+    with pytest.raises(SpineExtError) as caught:
+        plan(d="901", name="mine", p="nnUNetPlan")
+    assert "did you mean" in caught.value.fix
+    for path in folder.glob("*lans*.json"):
+        path.unlink()
+    with pytest.raises(SpineExtError) as caught:
+        plan(d="901", name="mine")
+    assert caught.value.fix == "run nnUNetv2_plan_and_preprocess first"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "hint"),
     [

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from nnunet_spine_ext.augment.ranges import Range
 from nnunet_spine_ext.augment.transform import STAGES, Transform, build
-from nnunet_spine_ext.core.config import load_config, nearest, read_mapping, to_dict
+from nnunet_spine_ext.core.config import load_config, naming_file, nearest, read_mapping, to_dict
 from nnunet_spine_ext.core.errors import UsageError
 
 VERSION = 1
@@ -117,7 +117,8 @@ class AugmentConfig:
             if not path.is_file():
                 raise _refuse("augmentation", f"no preset {source!r}", nearest(source, preset_names()))
             return cls.from_dict(read_mapping(path), where=f"preset {source}")
-        return cls.from_dict(read_mapping(source), where=str(source))
+        with naming_file(source):
+            return cls.from_dict(read_mapping(source), where=str(source))
 
     @classmethod
     def from_dict(cls, source: Mapping[str, Any], *, where: str = "augmentation") -> AugmentConfig:

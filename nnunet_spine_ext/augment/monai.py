@@ -94,7 +94,7 @@ def _monai_dict() -> Any:
             file="nnunet_spine_ext.augment.monai",
             found="MONAI is not installed",
             expected="MONAI 1.3 or newer",
-            fix="pip install nnunet-spine-ext[monai]",
+            fix="pip install 'nnunet-spine-ext[monai]'",
         )
     from nnunet_spine_ext.augment import monai_dict
 

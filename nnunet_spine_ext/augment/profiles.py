@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from nnunet_spine_ext.core.config import load_config, nearest, read_mapping
+from nnunet_spine_ext.core.config import load_config, naming_file, nearest, read_mapping
 from nnunet_spine_ext.core.errors import UsageError
 
 VERSION = 1
@@ -195,7 +195,8 @@ def load_profile(source: str | Path | Mapping[str, Any]) -> Profile:
     if isinstance(source, Mapping):
         return load_config(Profile, source, where="profile")
     if Path(source).suffix in (".yaml", ".yml", ".json"):
-        return load_config(Profile, read_mapping(source), where=str(source))
+        with naming_file(source):
+            return load_config(Profile, read_mapping(source), where=str(source))
     path = PROFILES / f"{source}.yaml"
     if str(source) not in profile_names():
         raise UsageError(

@@ -45,8 +45,10 @@ def scanner_config(
     ------
     UsageError: a jitter outside 0-0.9, or spacings that are not positive.
     """
-    if not 0 <= jitter <= 0.9 or (spacing is not None and not all(s > 0 for s in spacing)):
-        raise _refuse(f"jitter {jitter}, spacing {spacing}", "a jitter of 0 to 0.9, positive spacings")
+    if not 0 <= jitter <= 0.9:
+        raise _refuse(f"jitter {jitter:g}", "0 to 0.9")
+    if spacing is not None and not all(s > 0 for s in spacing):
+        raise _refuse(f"spacing {spacing}", "positive lengths in mm")
     new, old = scanner.shifted, scanner.reference
     entries = [
         *(_weighting(new, old, classes) if weighting else ()),

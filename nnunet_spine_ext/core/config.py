@@ -7,7 +7,8 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,10 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     import yaml
 
     path = Path(path)
+    if not path.exists():
+        raise UsageError(
+            "E-CONFIG-READ", file=path, found="no such file", expected="YAML or JSON", fix="correct the name"
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -50,6 +55,19 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
             fix="write `name: value` lines",
         )
     return content
+
+
+@contextmanager
+def naming_file(path: str | Path) -> Iterator[None]:
+    """Let errors about what is in a file name the file."""
+    try:
+        yield
+    except UsageError as error:
+        if str(path) in error.file:
+            raise
+        raise UsageError(
+            error.code, file=f"{path}: {error.file}", found=error.found, expected=error.expected, fix=error.fix
+        ) from error
 
 
 def load_config(cls: type[T], source: Mapping[str, Any], *, where: str = "settings") -> T:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,8 +153,7 @@ def augment(
             **{"--spacing": spacing, "--scheme": scheme, "--plane": plane, "--size": size != _SIZE},
             **{"--columns": columns, "--no-contours": not contours, "--own-window": own_window},
         }
-        if given := [name for name, value in said.items() if value]:
-            raise _refuse(" ".join(given), "--replay beside it", "either of the two: a record says all of it")
+        _refuse_beside_replay(said)
         return _replayed(read_record(replay), i, seg, out, volumes, other_image=other_image, dry_run=dry_run)
     _check(n, size, columns, plane)
     case = network_input(i, seg, spacing=spacing, scheme=scheme)
@@ -168,16 +167,18 @@ def augment(
         epoch=epoch,
         tissues=case.tissues,
     )
-    shown = plane or best_plane(case.grid)
-    labels = None if case.labels is None else case.volume(case.labels)
-    position = best_position(case.grid, labels, shown, case.facts["scheme"])
-    look = Look(shown, position, size, contours, columns, own_window)
+    look = _look(case, plane, size, contours, columns, own_window)
     with _one_thread():
         plans = [choice.plan(SampleKey(seed, case.name, choice.epoch, draw)) for draw in range(n)]
     record = make_record(case, choice, look, plans, seed)
-    if choice.scanner is not None:
-        record["scanners"] = [choice.scanner(plan.keys[0]) for plan in plans]
     return _sheet(case, plans, look, record, out, volumes, dry_run=dry_run)
+
+
+def _look(case: NetworkInput, plane: str | None, size: int, contours: bool, columns: int, own_window: bool) -> Look:
+    shown = plane or best_plane(case.grid)
+    labels = None if case.labels is None else case.volume(case.labels)
+    position = best_position(case.grid, labels, shown, case.facts["scheme"])
+    return Look(shown, position, size, contours, columns, own_window)
 
 
 def _replayed(
@@ -270,7 +271,13 @@ def _output(o: str | Path | None, dry_run: bool) -> Path | None:
     if dry_run:
         return None
     if o is None:
-        raise _refuse("-o", "no output", "a .png for the pictures (or --dry-run, --list, --import)")
+        raise UsageError(
+            "E-CONFIG-VALUE",
+            file="-o",
+            found="no output",
+            expected="a .png for the pictures (or --dry-run, --list, --import)",
+            fix="give -o grid.png",
+        )
     out = Path(o)
     if out.suffix.lower() != ".png":
         raise _refuse("-o", str(out), "a name ending in .png")
@@ -297,6 +304,11 @@ def _output(o: str | Path | None, dry_run: bool) -> Path | None:
     except OSError as error:
         raise unwritable(out.parent, error, "name a place that can be written") from error
     return out
+
+
+def _refuse_beside_replay(said: Mapping[str, Any]) -> None:
+    if given := [name for name, value in said.items() if value]:
+        raise _refuse(" ".join(given), "--replay beside it", "either of the two: a record says all of it")
 
 
 def _check(n: int, size: int, columns: int, plane: str | None) -> None:

@@ -49,10 +49,14 @@ class Listing:
 
 @dataclass(frozen=True)
 class Converted:
-    """A configuration of another tool: what became of it, and the file it was written to, if any."""
+    """A configuration of another tool: what became of it, and the file it was written to, if any.
+
+    `planned`: where a dry run would have written.
+    """
 
     imported: Imported
     path: Path | None
+    planned: Path | None = None
 
     @property
     def exit_code(self) -> int:
@@ -79,6 +83,8 @@ class Converted:
             lines.append("nothing is without a counterpart")
         if self.path is not None:
             lines.append(f"written: {self.path} (look at it with --config {self.path})")
+        if self.planned is not None:
+            lines.append(f"would be written: {self.planned}")
         return "\n".join(lines)
 
 
@@ -87,7 +93,7 @@ def listing_of_all() -> Listing:
     transforms: dict[str, dict[str, str]] = {stage: {} for stage in STAGES}
     for name, cls in registry().items():
         transforms[cls.stage][name] = (cls.__doc__ or "").strip().splitlines()[0]
-    presets = {name: _first_comment(PRESETS / f"{name}.yaml") for name in preset_names()}
+    presets = {name: _first_sentence(PRESETS / f"{name}.yaml") for name in preset_names()}
     scanners = {name: load_profile(name).description for name in profile_names()}
     return Listing({stage: rows for stage, rows in transforms.items() if rows}, presets, scanners)
 
@@ -120,7 +126,7 @@ def converted(
         )
     imported = import_config(source) if spacing is None else import_config(source, voxel=min(spacing))
     if o is None or dry_run:
-        return Converted(imported, None)
+        return Converted(imported, None, None if o is None else Path(o))
     path = Path(o)
     try:
         write_text(path, _as_yaml(imported, Path(source).name))
@@ -144,6 +150,8 @@ def _rows(rows: dict[str, str]) -> list[str]:
     return [f"  {name:{width}}{text}" for name, text in rows.items()]
 
 
-def _first_comment(path: Path) -> str:
-    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
-    return first.lstrip("# ") if first.startswith("#") else ""
+def _first_sentence(path: Path) -> str:
+    """Return the first sentence of the comment that a file begins with."""
+    comment = [line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines()]
+    first, stop, _ = " ".join(comment).partition(". ")
+    return first + stop.strip()

@@ -60,6 +60,7 @@ def make_record(case: NetworkInput, choice: Choice, look: Look, plans: Sequence[
     # A configuration has a hash of its own; that of scanners is made of their numbers.
     facts.setdefault("hash", hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16])
     first = plans[0].record
+    scanners = {} if choice.scanner is None else {"scanners": [choice.scanner(plan.keys[0]) for plan in plans]}
     return {
         "kind": KIND,
         "version": VERSION,
@@ -69,6 +70,7 @@ def make_record(case: NetworkInput, choice: Choice, look: Look, plans: Sequence[
         "seed": seed,
         "epoch": choice.epoch,
         "look": asdict(look),
+        **scanners,
         "record": {**first, "samples": [sample for plan in plans for sample in plan.record["samples"]]},
     }
 

@@ -380,7 +380,7 @@ def _read_plans(folder: Path, name: str) -> dict[str, Any]:
             file=path,
             found="no such plans",
             expected="nnU-Net's plans",
-            fix=f"run nnUNetv2_plan_and_preprocess; {nearest(name, others)}",
+            fix="run nnUNetv2_plan_and_preprocess" + (f"; {nearest(name, others)}" if others else " first"),
         )
     plans: dict[str, Any] = read_json(path)
     return plans
