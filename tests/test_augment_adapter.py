@@ -233,7 +233,7 @@ def test_without_monai_the_line_to_install_it_is_said(monkeypatch: pytest.Monkey
     monkeypatch.setattr(facade, "_single", facade._single.__wrapped__)
     facade._monai_dict.cache_clear()
     for call in (lambda: facade.SpineAugmentd, lambda: facade.RandSpineScharrBatchd):
-        with pytest.raises(SetupError, match=r"; pip install nnunet-spine-ext\[monai\] \[E-ENV-MONAI\]$"):
+        with pytest.raises(SetupError, match=r"; pip install 'nnunet-spine-ext\[monai\]' \[E-ENV-MONAI\]$"):
             call()
     facade._monai_dict.cache_clear()
 
