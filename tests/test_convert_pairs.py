@@ -417,7 +417,7 @@ def test_label_maps(tmp_path: Path) -> None:
         (["cord=0"], "the background"),
         (["background=3"], "no class"),
         (["ignore=3"], "called ignore"),
-        (["/no/such.yaml"], "cannot be read"),
+        (["/no/such.yaml"], "no such file"),
     ],
 )
 def test_wrong_label_maps_are_usage_errors(words: list[str], message: str) -> None:
