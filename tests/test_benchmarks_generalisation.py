@@ -23,7 +23,11 @@ def load(monkeypatch: pytest.MonkeyPatch):
         return importlib.import_module(name)
 
     yield importing
-    for name in [n for n in sys.modules if n == "generalisation" or n.startswith(("generalisation.", "in_domain"))]:
+    for name in [
+        n
+        for n in sys.modules
+        if n == "generalisation" or n.startswith(("generalisation.", "in_domain", "cross_domain", "mirroring"))
+    ]:
         del sys.modules[name]
 
 
@@ -183,3 +187,12 @@ def test_every_arm_learns_the_same_structures(load):
     ids = [i for structure in domains.STRUCTURES.values() for i in structure]
     assert len(ids) == len(set(ids))
     assert set(domains.TISSUES) == {str(i) for i in domains.LABELS.values()}
+
+
+@pytest.mark.parametrize(("shift", "reached"), [(0.001, True), (0.01, False), (-0.01, False)])
+def test_a_difference_by_mirroring_counts_either_way(load, shift, reached):
+    plain = {(f"c{c}", label): 0.7 for c in range(3) for label in ("left", "right")}
+    found = load("mirroring").summarise({key: value + shift for key, value in plain.items()}, plain)
+    assert found["reached"] is reached
+    assert found["difference"] == pytest.approx(shift)
+    assert found["by_label_mirrored_plain"]["left"] == pytest.approx([0.7 + shift, 0.7])
