@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         EXAMPLES,
     )
     parser.add_argument("-o", default="demo", metavar="FOLDER", help="where everything goes (default: %(default)s)")
-    parser.add_argument("--n", type=int, default=22, help="spines to train on (default: %(default)s)")
+    parser.add_argument("--n", type=int, default=24, help="spines to train on (default: %(default)s)")
     parser.add_argument("--n-test", type=int, default=3, help="spines to test on (default: %(default)s)")
     parser.add_argument("--epochs", type=int, help="length of the training (default: the demo preset's)")
     parser.add_argument("-device", "--device", default="cpu", help="where to train and predict (default: %(default)s)")

@@ -58,7 +58,7 @@ class DemoResult:
 def demo(
     o: str | Path = "demo",
     *,
-    n: int = 22,
+    n: int = 24,
     n_test: int = 3,
     epochs: int | None = None,
     device: str = "cpu",
