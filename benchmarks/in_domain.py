@@ -61,6 +61,9 @@ def phantom_sources(folder: Path, arguments: Any) -> tuple[list[Source], RunSize
     data = os.environ.get("NNUNET_SPINE_TEST_DATA")
     if data:
         sets |= real_cases(Path(data))
+    if arguments.quick:
+        # Scoring would take longer than training; two cases of the source, for an interval.
+        sets = {name: cases[: 2 if name == "T2w" else 1] for name, cases in sets.items()}
     return [Source(dataset(["T2w"], 0), PLANS, sets)], run
 
 
