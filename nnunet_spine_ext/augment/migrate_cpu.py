@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from nnunet_spine_ext.augment.migrate_block import (
@@ -43,29 +44,8 @@ def _function(block: Block, kind: str) -> list[Made]:
     return _own(block, name, **settings)
 
 
-@CPU.add("Log1pTransform", STATS, "TA")
-def _log1p(block: Block) -> list[Made]:
-    return _function(block, "Log1p")
-
-
-@CPU.add("SqrtTransform", STATS, "TA")
-def _sqrt(block: Block) -> list[Made]:
-    return _function(block, "Sqrt")
-
-
-@CPU.add("SinTransform", STATS, "TA")
-def _sin(block: Block) -> list[Made]:
-    return _function(block, "Sin")
-
-
-@CPU.add("ExpTransform", STATS, "TA")
-def _exp(block: Block) -> list[Made]:
-    return _function(block, "Exp")
-
-
-@CPU.add("SigmoidTransform", STATS, "TA")
-def _sigmoid(block: Block) -> list[Made]:
-    return _function(block, "Sigmoid")
+for _kind in FUNCTIONS:
+    CPU.add(f"{_kind}Transform", STATS, "TA")(partial(_function, kind=_kind))
 
 
 @CPU.add("HistogramEqualTransform", STATS, "TA")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from nnunet_spine_ext.augment.migrate_block import SD_IN_SPAN, Block, Made, Part, Rules, Settings, once
 from nnunet_spine_ext.augment.migrate_select import (
     CHANNEL,
@@ -194,35 +196,14 @@ FUNCTIONS: dict[str, tuple[str, Settings]] = {
 }
 
 
-@GPU.add("RandomLog1pGPU", VALUES, "TA")
-def _log1p(block: Block) -> list[Made]:
-    return _function(block, "Log1p")
-
-
-@GPU.add("RandomSqrtGPU", VALUES, "TA")
-def _sqrt(block: Block) -> list[Made]:
-    return _function(block, "Sqrt")
-
-
-@GPU.add("RandomSinGPU", VALUES, "TA")
-def _sin(block: Block) -> list[Made]:
-    return _function(block, "Sin")
-
-
-@GPU.add("RandomExpGPU", VALUES, "TA")
-def _exp(block: Block) -> list[Made]:
-    return _function(block, "Exp")
-
-
-@GPU.add("RandomSigmoidGPU", VALUES, "TA")
-def _sigmoid(block: Block) -> list[Made]:
-    return _function(block, "Sigmoid")
-
-
 def _function(block: Block, kind: str) -> list[Made]:
     name, settings = FUNCTIONS[kind]
     function_range(block)
     return on_values(block, name, **settings)
+
+
+for _kind in FUNCTIONS:
+    GPU.add(f"Random{_kind}GPU", VALUES, "TA")(partial(_function, kind=_kind))
 
 
 def function_range(block: Block) -> None:
