@@ -196,3 +196,11 @@ def test_a_difference_by_mirroring_counts_either_way(load, shift, reached):
     assert found["reached"] is reached
     assert found["difference"] == pytest.approx(shift)
     assert found["by_label_mirrored_plain"]["left"] == pytest.approx([0.7 + shift, 0.7])
+
+
+def test_what_an_interrupted_run_left_is_made_anew(load, tmp_path):
+    domains = load("generalisation.domains")
+    domains._empty(tmp_path)
+    (tmp_path / "nnUNet_raw" / "half.txt").write_text("half")
+    domains._empty(tmp_path)
+    assert not list((tmp_path / "nnUNet_raw").iterdir())

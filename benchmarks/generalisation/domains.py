@@ -83,6 +83,8 @@ def _empty(folder: Path) -> None:
     for path in own:
         shutil.rmtree(path, ignore_errors=True)
     (folder / "nnUNet_raw").mkdir(parents=True, exist_ok=True)
+    # Ours from now on, also when the run is interrupted before its data are complete.
+    write_json(folder / _MARKER, {})
 
 
 @dataclass(frozen=True)
