@@ -1,0 +1,58 @@
+"""Adaptive wing and soft Dice together: the wing for every voxel, Dice for the structure as a whole."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.losses.adaptive_wing import AdaptiveWing
+from nnunet_spine_ext.losses.soft_dice import DiceForm
+from nnunet_spine_ext.losses.soft_dice_bce import SoftDiceBCE
+
+
+class WingDice(nn.Module):
+    """Weighted sum of an adaptive wing loss and one minus the soft Dice, for linear output or its sigmoid.
+
+    Parameters
+    ----------
+    wing: the wing with its parameters; its activation is that of both.
+    wing_weight, dice_weight: of the two parts, both above 0.
+    batch_dice, smooth, dice_form: see `soft_dice.soft_dice`.
+
+    Raises
+    ------
+    UsageError: a weight that is not above 0, or smooth out of range.
+    """
+
+    def __init__(
+        self,
+        wing: AdaptiveWing | None = None,
+        *,
+        wing_weight: float = 1.0,
+        dice_weight: float = 1.0,
+        batch_dice: bool = False,
+        smooth: float = 1.0,
+        dice_form: DiceForm = "l1",
+    ) -> None:
+        super().__init__()
+        if not (wing_weight > 0 and dice_weight > 0):
+            raise UsageError(
+                "E-LOSS-RANGE",
+                found=f"wing_weight={wing_weight}, dice_weight={dice_weight}",
+                expected="both above 0",
+                fix="take the loss adaptive_wing or soft_dice_bce for one part alone",
+            )
+        self.wing = AdaptiveWing() if wing is None else wing
+        self.dice = SoftDiceBCE(
+            dice_weight=dice_weight,
+            bce_weight=0,
+            batch_dice=batch_dice,
+            smooth=smooth,
+            dice_form=dice_form,
+            activation=self.wing.activation,
+        )
+        self.wing_weight = wing_weight
+
+    def forward(self, output: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """Return the loss, a float32 scalar; arguments as `adaptive_wing.AdaptiveWing.forward`."""
+        return self.wing_weight * self.wing(output, target, valid) + self.dice(output, target, valid)
