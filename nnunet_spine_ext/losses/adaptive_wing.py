@@ -12,13 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnunet_spine_ext.core.errors import UsageError
-from nnunet_spine_ext.losses.supervised import Activation, full_precision, supervised
+from nnunet_spine_ext.losses.supervised import (
+    Activation,
+    check_choice,
+    check_numbers,
+    full_precision,
+    supervised,
+    where_supervised,
+)
 
 Weighting = Literal["off", "dilation", "paper"]
 Reduction = Literal["mean", "sum"]
 
-# Wang 2019, section 4.3: the target is dilated by 3 voxels in each direction and cut at 0.2.
+# Wang 2019, section 4.3: grey dilation of the target over 3 voxels along each axis, cut at 0.2.
 DILATION = 3
 DILATED_ABOVE = 0.2
 
@@ -30,8 +36,8 @@ class AdaptiveWing(nn.Module):
     ----------
     omega, epsilon, theta, alpha: ω, ε, θ and α of the paper; α above 2, so that every exponent is above 1 and the
         gradient at d = 0 is 0.
-    weighting: ``off``: all voxels count the same. ``dilation``: voxels where the target, dilated by 3 voxels, reaches
-        0.2 count 1 + `weight` times (Wang 2019). ``paper``: what the code of the contrast-agnostic paper does: its
+    weighting: ``off``: all voxels count the same. ``dilation``: voxels count 1 + `weight` times where the target, or
+        that of a neighbour, reaches 0.2 (Wang 2019). ``paper``: what the code of the contrast-agnostic paper does: its
         mask thresholds a boolean at 51 and so is 1 everywhere, whatever the weight; kept under a name of its own for
         comparisons.
     weight: W of ``dilation``.
@@ -41,7 +47,7 @@ class AdaptiveWing(nn.Module):
 
     Raises
     ------
-    UsageError: a parameter out of range.
+    UsageError: a parameter out of range, or an unknown choice.
     """
 
     def __init__(
@@ -57,13 +63,18 @@ class AdaptiveWing(nn.Module):
         activation: Activation = "linear",
     ) -> None:
         super().__init__()
-        if not (omega > 0 and epsilon > 0 and theta > 0 and alpha > 2 and weight >= 0):
-            raise UsageError(
-                "E-LOSS-RANGE",
-                found=f"omega={omega}, epsilon={epsilon}, theta={theta}, alpha={alpha}, weight={weight}",
-                expected="omega, epsilon and theta above 0, alpha above 2, weight from 0",
-                fix="correct the value",
-            )
+        check_numbers(
+            "omega, epsilon and theta above 0, alpha above 2, weight from 0",
+            omega > 0 and epsilon > 0 and theta > 0 and alpha > 2 and weight >= 0,
+            omega=omega,
+            epsilon=epsilon,
+            theta=theta,
+            alpha=alpha,
+            weight=weight,
+        )
+        check_choice("weighting", weighting, Weighting)
+        check_choice("reduction", reduction, Reduction)
+        check_choice("activation", activation, Activation)
         self.omega, self.epsilon, self.theta, self.alpha = omega, epsilon, theta, alpha
         self.weighting: Weighting = weighting
         self.weight = weight
@@ -85,8 +96,9 @@ class AdaptiveWing(nn.Module):
             loss = self.wing(p, y)
             if self.weighting == "dilation":
                 loss = loss * weight_map(y, self.weight)
-            # Also where the sigmoid of nothing is not nothing.
-            loss = torch.where(mask, loss, torch.zeros((), dtype=loss.dtype, device=loss.device))
+            if self.activation == "sigmoid":
+                # The sigmoid of the 0 in an ignored voxel is 0.5, no longer its target.
+                loss = where_supervised(mask, loss)
             if self.reduction == "sum":
                 return loss.sum()
             return loss.sum() / (mask.sum() * y.shape[1]).clamp_min(1)

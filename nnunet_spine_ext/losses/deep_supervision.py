@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_spine_ext.core.errors import UsageError
-from nnunet_spine_ext.losses.supervised import VALID_ABOVE, is_valid
+from nnunet_spine_ext.losses.supervised import VALID_ABOVE, check_choice, is_valid
 
 LevelScheme = Literal["nnunet", "paper"]
 
@@ -106,6 +106,7 @@ class SoftDeepSupervision(nn.Module):
 
     def __init__(self, loss: nn.Module, *, scheme: LevelScheme = "nnunet", last: float = 0.0) -> None:
         super().__init__()
+        check_choice("scheme", scheme, LevelScheme)
         self.loss = loss
         self.scheme: LevelScheme = scheme
         self.last = last

@@ -14,7 +14,7 @@ from nnunet_spine_ext.losses.adaptive_wing import AdaptiveWing, Reduction, Weigh
 from nnunet_spine_ext.losses.deep_supervision import LevelScheme, SoftDeepSupervision
 from nnunet_spine_ext.losses.soft_dice import DiceForm
 from nnunet_spine_ext.losses.soft_dice_bce import SoftDiceBCE
-from nnunet_spine_ext.losses.supervised import Activation
+from nnunet_spine_ext.losses.supervised import Activation, check_choice
 from nnunet_spine_ext.losses.wing_dice import WingDice
 
 LossName = Literal["adaptive_wing", "soft_dice_bce", "wing_dice"]
@@ -67,6 +67,8 @@ class LossSettings:
     levels: LevelScheme = "nnunet"
 
     def __post_init__(self) -> None:
+        check_choice("name", self.name, LossName)
+        check_choice("levels", self.levels, LevelScheme)
         used = (*_ALWAYS, *_READ[self.name])
         idle = [f.name for f in fields(self) if f.name not in used and getattr(self, f.name) != f.default]
         if idle:

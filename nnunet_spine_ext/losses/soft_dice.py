@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 DiceForm = Literal["l1", "squared"]
@@ -45,8 +44,3 @@ def soft_dice(
     # A sample that is ignored as a whole is no perfect one: it does not count.
     present = mask.flatten(1).any(1).to(ratio.dtype)[:, None].expand_as(ratio)
     return (ratio * present).sum() / present.sum().clamp_min(1)
-
-
-def where_supervised(mask: Tensor, values: Tensor) -> Tensor:
-    """Return values (B, K, *spatial), 0 where mask (B, 1, *spatial) is False."""
-    return torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))

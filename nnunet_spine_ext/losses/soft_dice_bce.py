@@ -7,8 +7,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_spine_ext.core.errors import UsageError
-from nnunet_spine_ext.losses.soft_dice import DiceForm, soft_dice, where_supervised
-from nnunet_spine_ext.losses.supervised import Activation, full_precision, supervised
+from nnunet_spine_ext.losses.soft_dice import DiceForm, soft_dice
+from nnunet_spine_ext.losses.supervised import (
+    Activation,
+    check_choice,
+    check_numbers,
+    full_precision,
+    supervised,
+    where_supervised,
+)
 
 
 class SoftDiceBCE(nn.Module):
@@ -36,13 +43,15 @@ class SoftDiceBCE(nn.Module):
         activation: Activation = "sigmoid",
     ) -> None:
         super().__init__()
-        if not (dice_weight >= 0 and bce_weight >= 0 and dice_weight + bce_weight > 0 and smooth > 0):
-            raise UsageError(
-                "E-LOSS-RANGE",
-                found=f"dice_weight={dice_weight}, bce_weight={bce_weight}, smooth={smooth}",
-                expected="weights from 0, one of them above 0, and smooth above 0",
-                fix="correct the value",
-            )
+        check_numbers(
+            "weights from 0, one of them above 0, and smooth above 0",
+            dice_weight >= 0 and bce_weight >= 0 and dice_weight + bce_weight > 0 and smooth > 0,
+            dice_weight=dice_weight,
+            bce_weight=bce_weight,
+            smooth=smooth,
+        )
+        check_choice("dice_form", dice_form, DiceForm)
+        check_choice("activation", activation, Activation)
         if activation == "linear" and bce_weight > 0:
             raise UsageError(
                 "E-LOSS-ACTIVATION",

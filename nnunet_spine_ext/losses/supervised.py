@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import math
+import typing
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import UsageError
 
 Activation = Literal["linear", "sigmoid"]
@@ -63,9 +66,33 @@ def supervised(output: Tensor, target: Tensor, valid: Tensor) -> Supervised:
     return Supervised(torch.where(mask, output.to(dtype), zero), torch.where(mask, values, zero), mask)
 
 
+def where_supervised(mask: Tensor, values: Tensor) -> Tensor:
+    """Return values (B, K, *spatial), 0 where mask (B, 1, *spatial) is False."""
+    return torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))
+
+
 def full_precision(tensor: Tensor) -> torch.autocast:
     """Return the context in which a loss is computed: no autocast, whatever surrounds it.
 
     The wing's powers lose all digits in half precision, and sums over a patch exceed what it can hold.
     """
     return torch.autocast(device_type=tensor.device.type, enabled=False)
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Raise UsageError, with the nearest name, for a value that is none of a Literal's."""
+    known = typing.get_args(choices)
+    if value not in known:
+        raise UsageError(
+            "E-LOSS-CHOICE",
+            found=f"{name}={value!r}",
+            expected=f"a known {name}",
+            fix=nearest(str(value), known),
+        )
+
+
+def check_numbers(expected: str, correct: bool, **values: float) -> None:
+    """Raise UsageError unless numbers, named in the message, are correct and finite."""
+    if not (correct and all(math.isfinite(value) for value in values.values())):
+        found = ", ".join(f"{name}={value}" for name, value in values.items())
+        raise UsageError("E-LOSS-RANGE", found=found, expected=expected, fix="correct the value")

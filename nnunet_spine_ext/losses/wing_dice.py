@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.losses.adaptive_wing import AdaptiveWing
 from nnunet_spine_ext.losses.soft_dice import DiceForm
 from nnunet_spine_ext.losses.soft_dice_bce import SoftDiceBCE
+from nnunet_spine_ext.losses.supervised import check_numbers
 
 
 class WingDice(nn.Module):
@@ -35,13 +35,12 @@ class WingDice(nn.Module):
         dice_form: DiceForm = "l1",
     ) -> None:
         super().__init__()
-        if not (wing_weight > 0 and dice_weight > 0):
-            raise UsageError(
-                "E-LOSS-RANGE",
-                found=f"wing_weight={wing_weight}, dice_weight={dice_weight}",
-                expected="both above 0",
-                fix="take the loss adaptive_wing or soft_dice_bce for one part alone",
-            )
+        check_numbers(
+            "both weights above 0; for one part alone take the loss adaptive_wing or soft_dice_bce",
+            wing_weight > 0 and dice_weight > 0,
+            wing_weight=wing_weight,
+            dice_weight=dice_weight,
+        )
         self.wing = AdaptiveWing() if wing is None else wing
         self.dice = SoftDiceBCE(
             dice_weight=dice_weight,
