@@ -40,7 +40,7 @@ def gradient(loss: nn.Module, output: Tensor, target: Tensor, valid: Tensor) -> 
 def check_loss(make: Callable[[], nn.Module]) -> None:
     """Check everything that holds for any loss of (output, target, valid), in 2-D and 3-D."""
     for shape in SHAPES:
-        for check in (_ignored, _all_ignored, _clamped, _order, _half, _empty):
+        for check in (_ignored, _types_of_validity, _all_ignored, _clamped, _order, _half, _empty):
             check(make(), shape)
         _no_host_sync(make(), shape)
     _differentiable(make())
@@ -62,6 +62,13 @@ def _ignored(loss: nn.Module, shape: tuple[int, ...]) -> None:
             )
             assert torch.equal(value, expected)
             assert torch.equal(found, expected_gradient)
+
+
+def _types_of_validity(loss: nn.Module, shape: tuple[int, ...]) -> None:
+    output, target, valid = batch(shape)
+    expected = loss(output, target, valid)
+    for dtype in (torch.bool, torch.uint8, torch.float16, torch.bfloat16, torch.float64):
+        assert torch.equal(loss(output, target, valid.to(dtype)), expected)
 
 
 def _all_ignored(loss: nn.Module, shape: tuple[int, ...]) -> None:

@@ -32,7 +32,8 @@ class Supervised(NamedTuple):
 
 def is_valid(valid: Tensor) -> Tensor:
     """Return which voxels are supervised, as bool; NaN is not."""
-    return valid > VALID_ABOVE
+    # In bfloat16 the bound itself would round to 1, and nothing be above it.
+    return valid.to(torch.promote_types(valid.dtype, torch.float32)) > VALID_ABOVE
 
 
 def supervised(output: Tensor, target: Tensor, valid: Tensor) -> Supervised:
