@@ -116,14 +116,7 @@ def cross_sectional_area(
     UsageError: unknown mode, negative smoothing.
     CaseError: several labels and none chosen, values on another scale, a centreline or levels that do not fit.
     """
-    if mode not in MODES:
-        raise UsageError(
-            "E-CSA-MODE", found=f"the mode {mode!r}", expected=" or ".join(MODES), fix="choose one of these"
-        )
-    if not smoothing >= 0:
-        raise UsageError(
-            "E-CSA-SMOOTHING", found=f"a smoothing of {smoothing}", expected="0 or more", fix="30 is the usual value"
-        )
+    check_options(mode, smoothing)
     cord = cord_map(volume, label)
     used = np.flatnonzero((cord.array > NEAR_ZERO).any(axis=(0, 1)))
     if not len(used):
@@ -137,6 +130,18 @@ def cross_sectional_area(
     chosen = levels_from_labels(levels) if isinstance(levels, Volume) else levels
     level = chosen.of_slices(cord, line_of(cord, centreline, PROJECTION_SMOOTHING), slices)
     return replace(found, level=level, notes=(*found.notes, *chosen.notes))
+
+
+def check_options(mode: str, smoothing: float) -> None:
+    """Raise UsageError for an unknown mode or a smoothing that is no number from 0 up."""
+    if mode not in MODES:
+        raise UsageError(
+            "E-CSA-MODE", found=f"the mode {mode!r}", expected=" or ".join(MODES), fix="choose one of these"
+        )
+    if not 0 <= smoothing < float("inf"):
+        raise UsageError(
+            "E-CSA-SMOOTHING", found=f"a smoothing of {smoothing}", expected="0 or more", fix="30 is the usual value"
+        )
 
 
 def _measured(cord: CordMap, slices: Array, slopes: Array, mode: str, *, form: bool) -> CrossSection:
