@@ -50,13 +50,15 @@ class Batch:
     """Images (B, C, Z, Y, X) or (B, C, Y, X) in float32 and labels (B, ≥1, …) or None, on one device.
 
     A stage replaces what it changes through `write`; it never writes into tensors of the caller. `reference`: mean
-    and standard deviation (B, C) before any intensity stage.
+    and standard deviation (B, C) before any intensity stage. `companions`: (B, E, …) float32 that only geometry
+    changes, linearly, with 0 around them.
     """
 
     images: Tensor
     labels: Tensor | None
     context: Context
     reference: tuple[Tensor, Tensor] | None = None
+    companions: Tensor | None = None
     _owned: bool = False
     _levels: Levels | None = field(default=None, repr=False)
     _sample: Tensor | None = field(default=None, repr=False)
@@ -132,9 +134,9 @@ class Batch:
             values = torch.stack([values[place[p]] if p in place else self.images[p] for p in every])
         self.write(indices, values.view(len(indices), channels, *values.shape[1:]))
 
-    def replace(self, images: Tensor, labels: Tensor | None) -> None:
-        """Put new tensors in place of both (warp)."""
-        self.images, self.labels, self._owned = images, labels, True
+    def replace(self, images: Tensor, labels: Tensor | None, companions: Tensor | None = None) -> None:
+        """Put new tensors in place of all (warp)."""
+        self.images, self.labels, self.companions, self._owned = images, labels, companions, True
         self.changed()
 
     def changed(self) -> None:

@@ -61,6 +61,16 @@ def check_tensors(images: Tensor, labels: Tensor | None, context: Context, count
         raise _error("E-AUG-SHAPE", "augmentation", f"labels on {labels.device}", f"on {images.device}", "move them")
 
 
+def check_companions(companions: Tensor, images: Tensor) -> None:
+    """Refuse companions that are not of these images; raises UsageError."""
+    wanted = (images.shape[0], *images.shape[2:])
+    if companions.dim() != images.dim() or (companions.shape[0], *companions.shape[2:]) != wanted:
+        raise _shape_error("companions", companions, (images.shape[0], 1, *images.shape[2:]))
+    if companions.device != images.device:
+        found, expected = f"companions on {companions.device}", f"on {images.device}"
+        raise _error("E-AUG-SHAPE", "augmentation", found, expected, "move them")
+
+
 def _check_channels(transform: Transform, context: Context) -> None:
     if transform.channels != "all" and any(not 0 <= c < context.channels for c in transform.channels):
         expected = f"channels from 0 to {context.channels - 1}"

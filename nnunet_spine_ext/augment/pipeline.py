@@ -16,7 +16,7 @@ from torch import Tensor
 from nnunet_spine_ext.augment.batch import Batch
 from nnunet_spine_ext.augment.config import AugmentConfig, Entry, Group
 from nnunet_spine_ext.augment.context import Context
-from nnunet_spine_ext.augment.fitting import check_config, check_tensors
+from nnunet_spine_ext.augment.fitting import check_companions, check_config, check_tensors
 from nnunet_spine_ext.augment.keys import SampleKey, batch_coin, coin, generator
 from nnunet_spine_ext.augment.packing import Buffers, Packed, Packer
 from nnunet_spine_ext.augment.transform import STAGES, Params, Transform, registry
@@ -65,6 +65,11 @@ class Plan:
     samples: tuple[tuple[Applied, ...], ...]
     programs: Mapping[str, Any]
     packed: Packed
+
+    @property
+    def swapped(self) -> tuple[int, ...]:
+        """Which samples were mirrored left to right, their sided labels exchanged; none without sided labels."""
+        return cast("tuple[int, ...]", self.programs["warp"].swapped) if "warp" in self.programs else ()
 
     @property
     def record(self) -> dict[str, Any]:
@@ -144,10 +149,30 @@ class Pipeline:
         ------
         UsageError: shapes that do not fit the context or the plan.
         """
+        images, labels, _ = self.apply_with(images, labels, None, plan)
+        return images, labels
+
+    def apply_with(
+        self, images: Tensor, labels: Tensor | None, companions: Tensor | None, plan: Plan
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Apply a plan, and its geometry alone to further channels.
+
+        Parameters
+        ----------
+        images, labels: see `apply`.
+        companions: (B, E, *source_shape) or None; interpolated linearly in float32, with 0 around them: soft labels.
+
+        Raises
+        ------
+        UsageError: shapes that do not fit the context or the plan.
+        """
         check_tensors(images, labels, plan.context, len(plan.samples))
+        if companions is not None:
+            check_companions(companions, images)
         dtype = images.dtype if images.dtype.is_floating_point else torch.float32
         with torch.autocast(images.device.type, enabled=False):
             batch = Batch(images.float(), labels, plan.context)
+            batch.companions = None if companions is None else companions.float()
             buffers = plan.packed.to(images.device)
             for name, stage in _stages():
                 # What the last stage restores is how the image was when only its geometry had changed.
@@ -155,7 +180,7 @@ class Pipeline:
                     batch.remember()
                 if name in plan.programs:
                     stage.apply(batch, plan.programs[name], buffers)
-            return narrow(batch.images, dtype), batch.labels
+            return narrow(batch.images, dtype), batch.labels, batch.companions
 
     def __call__(
         self, images: Tensor, labels: Tensor | None, keys: Sequence[SampleKey], epoch_fraction: float | None = None

@@ -138,15 +138,25 @@ class Builder:
 
 def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
     """Warp the batch: every sample is read once and written once."""
-    source = batch.images, None if batch.labels is None else _signed(batch.labels)
     air = _air(batch.images, program)
+    images = batch.images
+    if batch.companions is not None:
+        # They go the same way as further channels, with nothing instead of air around them.
+        images = torch.cat((images, batch.companions), dim=1)
+        nothing = images.new_zeros(batch.companions.shape[1])
+        air = {index: torch.cat((level, nothing)) for index, level in air.items()}
+    source = images, None if batch.labels is None else _signed(batch.labels)
     target = _resampled(batch, program, buffers, source, air)
     for kept in program.kept:
         _restrict(kept, *target, air[kept.index])
     if program.swap is not None and target[1] is not None:
         for index in program.swapped:
             _swap(target[1][index], buffers.ints(program.swap))
-    batch.replace(*target)
+    if batch.companions is None:
+        batch.replace(*target)
+        return
+    channels = batch.images.shape[1]
+    batch.replace(target[0][:, :channels].contiguous(), target[1], target[0][:, channels:])
 
 
 def _resampled(batch: Batch, program: Program, buffers: Buffers, source: Pair, air: dict[int, Tensor]) -> Pair:

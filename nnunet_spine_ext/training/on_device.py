@@ -62,17 +62,24 @@ class DeviceAugmentation:
         ----------
         images: (B, C, *source) on the device. labels: (B, 1, *source), for a cascade (B, 2, *source). Not changed.
         """
+        images, labels, _ = self.augmented(images, labels, None, plan)
+        if self._previous:
+            images = torch.cat((images, one_hot(labels[:, 1:2], self._previous, images.dtype)), dim=1)
+        return images.contiguous(), self._targets(labels[:, :1].contiguous())
+
+    def augmented(
+        self, images: Tensor, labels: Tensor, companions: Tensor | None, plan: Plan
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return images (B, C, *patch), label maps without negative ids, and what follows the geometry alone."""
         images, labels = self._with_air(images, labels)
-        images, moved = self.pipeline.apply(images, labels, plan)
+        images, moved, companions = self.pipeline.apply_with(images, labels, companions, plan)
         labels = labels if moved is None else moved
         images = self._with_zeros(images, labels[:, :1])
         labels = labels.clamp_min(0)
-        own = labels[:, :1]
         if self._mixed:
-            own = own.masked_fill(own == self._unmasked_id, 0)
-        if self._previous:
-            images = torch.cat((images, one_hot(labels[:, 1:2], self._previous, images.dtype)), dim=1)
-        return images.contiguous(), self._targets(own.contiguous())
+            own = labels[:, :1].masked_fill(labels[:, :1] == self._unmasked_id, 0)
+            labels = own if labels.shape[1] == 1 else torch.cat((own, labels[:, 1:]), dim=1)
+        return images, labels, companions
 
     def _with_air(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images with air beyond them, and the labels with -1 beyond the images only."""
