@@ -17,13 +17,14 @@ from nnunet_spine_ext.core.io import read_json, write_json
 from nnunet_spine_ext.harmonize.reference import CURVES_FILE, curves_of_files, read_curves, write_curves
 from nnunet_spine_ext.inference.model import SETTINGS_KEY, label_scheme
 from nnunet_spine_ext.inference.preflight import check_scheme
+from nnunet_spine_ext.training.planned import are_plans, dataset_folder, read_plans
 from nnunet_spine_ext.training.presets import Preset, apply_to_configuration, read_preset
 from nnunet_spine_ext.training.settings import SpineSettings, data_facts, settings_from_plans
 
 logger = logging.getLogger(__name__)
 _PRESET_KEYS = ("network", "patch", "batch_size", "batch_dice", "spacing", "spacing_pir")
 # The other parts of the settings are facts that training fills in.
-_SETTINGS_KEYS = ("train", "augment", "predict")
+_SETTINGS_KEYS = ("train", "augment", "soft", "predict")
 
 
 @dataclass
@@ -92,7 +93,7 @@ def plan(
                 fix="leave them out, or make new plans for the dataset with -d",
             )
         return _edit_model(Path(m), assignments or [], dry_run=dry_run)
-    folder = _dataset_folder(str(d))
+    folder = dataset_folder(str(d))
     return _new_plans(folder, p, c, name, preset, assignments or [], overwrite=overwrite, dry_run=dry_run)
 
 
@@ -107,7 +108,7 @@ def _new_plans(
     overwrite: bool,
     dry_run: bool,
 ) -> PlanResult:
-    plans = _read_plans(folder, base)
+    plans = read_plans(folder, base)
     target = folder / f"{name}.json"
     _refuse_unknown_keys(assignments)
     _check_name(name, base, target, overwrite=overwrite)
@@ -323,7 +324,7 @@ def _check_name(name: str | None, base: str, target: Path, *, overwrite: bool) -
         )
     if not target.exists():
         return
-    if not _are_plans(target):
+    if not are_plans(target):
         raise UsageError(
             "E-PLAN-NAME",
             file=target,
@@ -339,48 +340,3 @@ def _check_name(name: str | None, base: str, target: Path, *, overwrite: bool) -
             expected="a new name",
             fix="choose another --name or add --overwrite",
         )
-
-
-def _are_plans(path: Path) -> bool:
-    content = read_json(path)
-    return isinstance(content, dict) and "configurations" in content
-
-
-def _dataset_folder(dataset: str) -> Path:
-    """Return `nnUNet_preprocessed/DatasetXXX_Name` for an id or a name."""
-    root = os.environ.get("nnUNet_preprocessed")
-    if not root:
-        raise SetupError(
-            "E-ENV-PATH",
-            file="nnUNet_preprocessed",
-            found="not set",
-            expected="nnU-Net's folder of preprocessed data",
-            fix="export nnUNet_preprocessed=… (nnUNetv2_spine_env prints the lines)",
-        )
-    pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
-    found = [f for f in sorted(Path(root).glob(pattern)) if f.is_dir()]
-    if len(found) != 1:
-        known = ", ".join(f.name for f in sorted(Path(root).glob("Dataset*"))) or "none"
-        raise SetupError(
-            "E-PLAN-DATASET",
-            file=root,
-            found=f"{len(found)} folders {pattern}",
-            expected=f"one dataset (there: {known})",
-            fix="run nnUNetv2_plan_and_preprocess first",
-        )
-    return found[0]
-
-
-def _read_plans(folder: Path, name: str) -> dict[str, Any]:
-    path = folder / f"{name}.json"
-    if not path.is_file() or not _are_plans(path):
-        others = [f.stem for f in folder.glob("*.json") if _are_plans(f)]
-        raise SetupError(
-            "E-PLAN-BASE",
-            file=path,
-            found="no such plans",
-            expected="nnU-Net's plans",
-            fix="run nnUNetv2_plan_and_preprocess" + (f"; {nearest(name, others)}" if others else " first"),
-        )
-    plans: dict[str, Any] = read_json(path)
-    return plans

@@ -1,0 +1,160 @@
+"""One soft label from the raw dataset to the grid of a preprocessed case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_spine_ext.core.errors import CaseError
+from nnunet_spine_ext.core.volume import GRID_TOLERANCE_MM, Array, Volume
+from nnunet_spine_ext.soft.values import SoftRangeError, one_hot, overshoot, resampled, split
+
+FOLDER = "softLabelsTr"
+# Affines of an image and its mask differ by this much in files of the field, by rounding of quaternions.
+_TOLERANCE_MM = 0.05
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What nnU-Net did with the image of a case.
+
+    `affine`: of the image file. `reorient`: whether its reader turned it to RAS. `transpose`: `transpose_forward` of
+    the plans. `box`: (3, 2) the crop, in that order of axes. `shape`: of the preprocessed image.
+    """
+
+    affine: Array | None
+    reorient: bool
+    transpose: tuple[int, ...]
+    box: tuple[tuple[int, int], ...]
+    before: tuple[int, ...]
+    shape: tuple[int, ...]
+
+
+def grid_of(properties: Mapping[str, Any], plans: Mapping[str, Any], shape: Sequence[int], *, reorient: bool) -> Grid:
+    """Return the grid of a preprocessed case from nnU-Net's properties; `shape` is that of its image."""
+    stuff = properties.get("nibabel_stuff")
+    return Grid(
+        affine=None if stuff is None else np.asarray(stuff["original_affine"], dtype=np.float64),
+        reorient=reorient,
+        transpose=tuple(int(a) for a in plans["transpose_forward"]),
+        box=tuple((int(low), int(high)) for low, high in properties["bbox_used_for_cropping"]),
+        before=tuple(int(n) for n in properties["shape_before_cropping"]),
+        shape=tuple(int(n) for n in shape),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class SoftLabel:
+    """Values (K, *spatial) and validity (*spatial) on the grid of a preprocessed case.
+
+    `between`: share of the supervised foreground that is neither 0 nor 1 in the file. `overshoot`: by how much its
+    largest value exceeded 1.
+    """
+
+    values: Array
+    valid: Array
+    between: float
+    overshoot: float
+
+
+def from_file(path: Path, classes: int, grid: Grid) -> SoftLabel:
+    """Read a soft label and bring it to the grid of its case.
+
+    Parameters
+    ----------
+    path: 3-D for one class, 4-D (i, j, k, class) for several; on the grid of the image.
+    classes: number of classes K.
+
+    Raises
+    ------
+    CaseError: another number of classes, another grid, values that no soft label has, a file that cannot be read.
+    """
+    stored, affine = _read(path)
+    if stored.shape[0] != classes:
+        raise CaseError(
+            "E-SOFT-CLASSES",
+            file=path,
+            found=f"{stored.shape[0]} classes",
+            expected=f"{classes}, one per foreground label of dataset.json, in ascending order of their ids",
+            fix="write one volume per class along the fourth axis, or take the surplus labels out of dataset.json",
+        )
+    try:
+        values, valid = split(stored)
+    except SoftRangeError as error:
+        raise CaseError(
+            "E-SOFT-RANGE",
+            file=path,
+            found=str(error),
+            expected="values from 0 to 1, and -1 where the label is not known",
+            fix="resample value and validity on their own (nnunet_spine_ext.soft.values), not a label that holds -1",
+        ) from error
+    foreground = valid.astype(bool) & (values > 0).any(axis=0)
+    between = ((values > 0) & (values < 1)).any(axis=0) & foreground
+    share = float(between.sum() / max(1, foreground.sum()))
+    over = overshoot(stored)
+    moved = np.stack([_as_network_sees(v, affine, grid, path) for v in (*values, valid)])
+    return SoftLabel(*resampled(moved[:-1], moved[-1], grid.shape), between=share, overshoot=over)
+
+
+def from_hard(labels: Array, ids: Sequence[int], ignore: int | None) -> SoftLabel:
+    """Return the soft label of a preprocessed hard label map (*spatial): 0 and 1, ignored voxels not valid."""
+    values, valid = one_hot(labels, ids, ignore)
+    return SoftLabel(values, valid, between=0.0, overshoot=0.0)
+
+
+def _read(path: Path) -> tuple[Array, Array]:
+    """Return (K, i, j, k) float32 and the affine."""
+    import nibabel
+
+    try:
+        image = nibabel.load(path)
+        array = np.asarray(image.dataobj, dtype=np.float32)  # type: ignore[attr-defined]
+        affine = np.asarray(image.affine, dtype=np.float64)  # type: ignore[attr-defined]
+    # Damaged files raise anything: EOFError, zlib.error, ImageFileError, …
+    except Exception as error:
+        raise CaseError(
+            "E-SOFT-READ",
+            file=path,
+            found=f"a file that cannot be read ({type(error).__name__}: {error})",
+            expected="a NIfTI file",
+            fix="make it again with nnUNetv2_spine_soft_gt, or copy it again",
+        ) from error
+    if array.ndim not in (3, 4):
+        raise CaseError(
+            "E-SOFT-CLASSES",
+            file=path,
+            found=f"{array.ndim} dimensions",
+            expected="3, or 4 with the classes last",
+            fix="store one volume, or one per class along the fourth axis",
+        )
+    return (array[None] if array.ndim == 3 else np.moveaxis(array, 3, 0)), affine
+
+
+def _as_network_sees(array: Array, affine: Array, grid: Grid, path: Path) -> Array:
+    """Return one volume in the order of the preprocessed axes, cropped as the image was."""
+    volume = Volume(array, affine)
+    reference = volume if grid.affine is None else Volume(array, grid.affine)
+    error = volume.corner_error(reference)
+    if error > max(_TOLERANCE_MM, GRID_TOLERANCE_MM):
+        raise _other_grid(path, f"a grid that is up to {error:.2f} mm away from the image's")
+    # The image's affine decides, to the last digit: so both are turned the same way.
+    turned = reference.to("RAS") if grid.reorient else reference
+    ordered = turned.array.transpose(2, 1, 0).transpose(grid.transpose)
+    if ordered.shape != grid.before:
+        before = [grid.before[grid.transpose.index(2 - axis)] for axis in range(3)]
+        raise _other_grid(path, f"{list(turned.shape)} voxels where the image has {before}")
+    return np.ascontiguousarray(ordered[tuple(slice(low, high) for low, high in grid.box)])
+
+
+def _other_grid(path: Path, found: str) -> CaseError:
+    return CaseError(
+        "E-SOFT-GRID",
+        file=path,
+        found=found,
+        expected="the grid of the case's image",
+        fix="resample it to the image (value and validity on their own), or make it with nnUNetv2_spine_soft_gt",
+    )

@@ -1,0 +1,90 @@
+"""Soft labels as values and validity, so that "unknown" never meets an interpolator as a number.
+
+On disk a voxel that nobody has labelled is -1. Interpolated, that would become a value like any other: half way to a
+cord voxel it is background. So it is split off at once: K channels of values and one of validity, and what is
+interpolated is value times validity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nnunet_spine_ext.core.volume import Array
+
+IGNORE = -1.0
+"""What a soft label holds on disk where it is not known."""
+SUPERVISED = 0.999
+"""Validity above which a voxel is supervised: below, part of its value comes from beyond what is known."""
+_ROUNDING = 1e-3
+
+
+class SoftRangeError(ValueError):
+    """Values that no soft label has; the message says which and how many."""
+
+
+def split(soft: Array) -> tuple[Array, Array]:
+    """Return the values (K, …) in [0, 1] and the validity (…), 0 or 1, of a soft label (K, …); both float32.
+
+    A voxel that is -1 in one class is not known in any. Values above 1 become 1: masks that were resampled with
+    splines overshoot, and a target above 1 explodes the adaptive wing loss.
+
+    Raises
+    ------
+    SoftRangeError: values that are not finite, or between -1 and 0: a -1 that was interpolated.
+    """
+    if not np.isfinite(soft).all():
+        msg = f"{int((~np.isfinite(soft)).sum())} values that are not finite"
+        raise SoftRangeError(msg)
+    unknown = np.abs(soft - IGNORE) <= _ROUNDING
+    between = (soft < -_ROUNDING) & ~unknown
+    if between.any():
+        msg = f"{int(between.sum())} values below 0 that are not -1, from {soft[between].min():.3g}"
+        raise SoftRangeError(msg)
+    valid = np.asarray(~unknown.any(axis=0), dtype=np.float32)
+    values = np.clip(soft, 0.0, 1.0).astype(np.float32) * valid
+    return values, valid
+
+
+def overshoot(soft: Array) -> float:
+    """Return by how much the largest value exceeds 1; 0 if none does."""
+    return max(0.0, float(soft.max(initial=0.0)) - 1.0)
+
+
+def one_hot(labels: Array, ids: Sequence[int], ignore: int | None) -> tuple[Array, Array]:
+    """Return values (K, …) and validity (…) of a hard label map (…); negative ids are background."""
+    values = np.stack([labels == number for number in ids]).astype(np.float32)
+    valid = np.ones(labels.shape, np.float32) if ignore is None else (labels != ignore).astype(np.float32)
+    return values, valid
+
+
+def resampled(values: Array, valid: Array, shape: Sequence[int]) -> tuple[Array, Array]:
+    """Return values (K, …) and validity (…) on a grid of another size over the same extent.
+
+    Linear between voxel centres, as nnU-Net resamples; value = resampled(value · valid) / resampled(valid), so voxels
+    that are not known contribute nothing. The result is in [0, 1].
+    """
+    if tuple(valid.shape) == tuple(shape):
+        return values, valid
+    stacked = torch.from_numpy(np.concatenate([values * valid, valid[None]])).float()
+    mode = "bilinear" if valid.ndim == 2 else "trilinear"
+    moved = functional.interpolate(stacked[None], size=[int(n) for n in shape], mode=mode, align_corners=False)[0]
+    joined = divided(moved[None])[0].numpy()
+    return joined[:-1], joined[-1]
+
+
+def divided(joined: Tensor) -> Tensor:
+    """Return (B, K+1, …) of values and validity for one of (value · validity) and validity, after interpolation."""
+    valid = joined[:, -1:].clamp(0, 1)
+    # Where nothing is known there is nothing to divide: the value is 0 and not supervised.
+    values = joined[:, :-1] / valid.clamp_min(torch.finfo(valid.dtype).tiny)
+    return torch.cat((values.clamp(0, 1) * (valid > 0), valid), dim=1)
+
+
+def weighted(joined: Tensor) -> Tensor:
+    """Return (value · validity) and validity (B, K+1, …), which may be interpolated, for values and validity."""
+    return torch.cat((joined[:, :-1] * joined[:, -1:], joined[:, -1:]), dim=1)

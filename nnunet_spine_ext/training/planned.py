@@ -1,0 +1,58 @@
+"""Where nnU-Net keeps what it has planned for a dataset."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from nnunet_spine_ext.core.config import nearest
+from nnunet_spine_ext.core.errors import SetupError
+from nnunet_spine_ext.core.io import read_json
+
+
+def are_plans(path: Path) -> bool:
+    """Whether a JSON file holds plans."""
+    content = read_json(path)
+    return isinstance(content, dict) and "configurations" in content
+
+
+def dataset_folder(dataset: str) -> Path:
+    """Return `nnUNet_preprocessed/DatasetXXX_Name` for an id or a name."""
+    root = os.environ.get("nnUNet_preprocessed")
+    if not root:
+        raise SetupError(
+            "E-ENV-PATH",
+            file="nnUNet_preprocessed",
+            found="not set",
+            expected="nnU-Net's folder of preprocessed data",
+            fix="export nnUNet_preprocessed=… (nnUNetv2_spine_env prints the lines)",
+        )
+    pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
+    found = [f for f in sorted(Path(root).glob(pattern)) if f.is_dir()]
+    if len(found) != 1:
+        known = ", ".join(f.name for f in sorted(Path(root).glob("Dataset*"))) or "none"
+        raise SetupError(
+            "E-PLAN-DATASET",
+            file=root,
+            found=f"{len(found)} folders {pattern}",
+            expected=f"one dataset (there: {known})",
+            fix="run nnUNetv2_plan_and_preprocess first",
+        )
+    return found[0]
+
+
+def read_plans(folder: Path, name: str) -> dict[str, Any]:
+    """Return the plans of that name of a dataset; raises SetupError naming the nearest when there are none."""
+    path = folder / f"{name}.json"
+    if not path.is_file() or not are_plans(path):
+        others = [f.stem for f in folder.glob("*.json") if are_plans(f)]
+        raise SetupError(
+            "E-PLAN-BASE",
+            file=path,
+            found="no such plans",
+            expected="nnU-Net's plans",
+            fix="run nnUNetv2_plan_and_preprocess" + (f"; {nearest(name, others)}" if others else " first"),
+        )
+    plans: dict[str, Any] = read_json(path)
+    return plans
