@@ -14,9 +14,11 @@ from nnunet_spine_ext.augment.config import AugmentConfig
 from nnunet_spine_ext.core.config import set_by_path, to_dict
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.inference.settings import PredictSettings
+from nnunet_spine_ext.losses.registry import LossSettings
 from nnunet_spine_ext.training.presets import NetworkPreset, PatchPreset, preset_names
 from nnunet_spine_ext.training.settings import (
     AugmentSettings,
+    SoftSettings,
     SpineSettings,
     TrainSettings,
     settings_from_plans,
@@ -48,7 +50,7 @@ def test_stored_settings_come_back(recwarn: pytest.WarningsRecorder) -> None:
         ({"train": {"num_epoch": 3}}, "did you mean 'num_epochs'?"),
         ({"trian": {}}, "did you mean 'train'?"),
         ({"predict": {"instance": True}}, "did you mean 'instances'?"),
-        ({"train": {"optimizer": "adam"}}, "did you mean 'adamw'?"),
+        ({"train": {"optimizer": "admw"}}, "did you mean 'adamw'?"),
         ({"augment": {"clean_shar": 0.5}}, "did you mean 'clean_share'?"),
     ],
 )
@@ -108,16 +110,23 @@ def test_the_reference_page_lists_every_setting_with_its_default() -> None:
         if line.startswith("| `"):
             key, *rest = (cell.strip() for cell in line.strip("|").split(" | "))
             rows[key.strip("`")] = rest
-    for prefix, kind in (("train", TrainSettings), ("augment", AugmentSettings), ("predict", PredictSettings)):
+    parts = {
+        "train": TrainSettings, "augment": AugmentSettings, "soft": SoftSettings, "soft.loss": LossSettings,
+        "predict": PredictSettings,
+    }  # fmt: skip
+    for prefix, kind in parts.items():
         for item in fields(kind):
-            stated = yaml.safe_load(rows[f"{prefix}.{item.name}"][0])
-            default = item.default
+            if item.name == "loss":
+                continue
+            default, cell = item.default, rows[f"{prefix}.{item.name}"][0]
+            # As YAML, `off` would be False.
+            stated = cell if isinstance(default, str) else yaml.safe_load(cell)
             assert (float(stated) if isinstance(default, float) else stated) == default, item.name
     wanted = {f"network.{f.name}" for f in fields(NetworkPreset)} | {f"patch.{f.name}" for f in fields(PatchPreset)}
     missing = (
         wanted | {"batch_size", "spacing"} | {f.name for f in fields(SpineSettings)} | set(preset_names())
     ) - set(rows)
-    assert missing <= {"version", "train", "augment", "predict"}, missing
+    assert missing <= {"version", "train", "augment", "soft", "predict"}, missing
     kinds = {"train": TrainSettings, "augment": AugmentSettings, "predict": PredictSettings}
     known = {f"{prefix}.{f.name}" for prefix, kind in kinds.items() for f in fields(kind)}
     assert {key for key in rows if key.startswith(("train.", "augment.", "predict."))} == known

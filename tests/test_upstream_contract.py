@@ -67,6 +67,12 @@ CALLS = (
         "self optimizer initial_lr max_steps exponent current_step",
         "training/base.py",
     ),
+    Call("nnunetv2.training.loss.dice:get_tp_fp_fn_tn", "net_output gt axes mask square", "training/soft.py"),
+    Call(
+        "nnunetv2.training.dataloading.nnunet_dataset:nnUNetDatasetBlosc2.load_case",
+        "self identifier",
+        "training/soft_dataset.py",
+    ),
     Call("nnunetv2.training.dataloading.nnunet_dataset:infer_dataset_class", "folder", "training/base.py"),
     Call(
         "nnunetv2.training.dataloading.nnunet_dataset:nnUNetDatasetBlosc2.get_identifiers", "folder", "training/base.py"

@@ -22,6 +22,7 @@ from nnunet_spine_ext.inference.adopt import adopt_for_prediction
 from nnunet_spine_ext.inference.model import SETTINGS_KEY, sided_axis
 from nnunet_spine_ext.training.mirroring import only_mirroring, replace_mirroring, sided_labels
 from nnunet_spine_ext.training.plan import store_curves
+from nnunet_spine_ext.training.schedule import CosineSchedule
 from nnunet_spine_ext.training.settings import (
     SpineSettings,
     TrainSettings,
@@ -56,6 +57,7 @@ class SettingsMixin(_Trainer):
                 expected="a trainer that augments on the device",
                 fix="train with -tr nnUNetTrainerSpineShift, or with plans without augment",
             )
+        refuse_soft_settings(settings, cls.__name__)
         return settings
 
     def _apply_settings(self) -> None:
@@ -87,16 +89,13 @@ class SettingsMixin(_Trainer):
             self.network.to(memory_format=torch.channels_last_3d)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """Return nnU-Net's optimizer and schedule, with AdamW in place of SGD when the settings say so."""
+        """Return nnU-Net's optimizer and schedule, or those that the settings name."""
         optimizer, scheduler = super().configure_optimizers()
-        if self.settings.optimizer == "sgd":
-            return optimizer, scheduler
-        adamw = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=self.initial_lr,
-            weight_decay=self.weight_decay,
-        )
-        return adamw, type(scheduler)(adamw, self.initial_lr, self.num_epochs)
+        if self.settings.optimizer != "sgd":
+            kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.settings.optimizer]
+            optimizer = kind(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
+        schedule = CosineSchedule if self.settings.schedule == "cosine" else type(scheduler)
+        return optimizer, schedule(optimizer, self.initial_lr, self.num_epochs)
 
     def on_epoch_end(self) -> None:
         """Close the epoch as nnU-Net does, but draw progress.png only every `plot_every` epochs."""
@@ -250,6 +249,18 @@ class nnUNetTrainerSpine(SettingsMixin, SidedMirroringMixin, GroupedSplitsMixin,
         if _training.get():
             return network
         return adopt_for_prediction(network, plans_manager, configuration_manager)
+
+
+def refuse_soft_settings(settings: SpineSettings, trainer: str) -> None:
+    """Raise SetupError when plans ask for soft labels and the trainer does not know them."""
+    if settings.soft is not None:
+        raise SetupError(
+            "E-TRAINER-SOFT",
+            file="plans spine_ext.soft",
+            found=f"settings of soft labels, which {trainer} does not train",
+            expected="a trainer of soft labels",
+            fix="train with -tr nnUNetTrainerSpineSoft or another …Soft…, or with plans without soft",
+        )
 
 
 def keep_what_the_model_has(folder: str, plans: dict[str, Any]) -> None:

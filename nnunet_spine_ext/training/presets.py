@@ -43,7 +43,7 @@ class PatchPreset:
 
 @dataclass(frozen=True)
 class Preset:
-    """A recipe: settings of training, augmentation and prediction, and changes to one configuration of the plans.
+    """A recipe: settings, and changes to one configuration of the plans.
 
     `batch_dice`: compute the Dice loss over the batch instead of per sample. With small patches and many classes most
     samples lack some class, and a loss per sample then answers every voxel of it with the full penalty.
@@ -54,6 +54,7 @@ class Preset:
     description: str = ""
     train: dict[str, Any] = field(default_factory=dict)
     augment: dict[str, Any] = field(default_factory=dict)
+    soft: dict[str, Any] = field(default_factory=dict)
     predict: dict[str, Any] = field(default_factory=dict)
     network: NetworkPreset = field(default_factory=NetworkPreset)
     patch: PatchPreset = field(default_factory=PatchPreset)

@@ -14,6 +14,7 @@ from nnunet_spine_ext.core.config import load_config, to_dict
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.inference.model import SETTINGS_KEY
 from nnunet_spine_ext.inference.settings import PredictSettings
+from nnunet_spine_ext.losses.registry import LossSettings
 
 SETTINGS_VERSION = 1
 
@@ -25,7 +26,8 @@ class TrainSettings:
     Parameters
     ----------
     num_epochs, num_iterations_per_epoch, num_val_iterations_per_epoch, initial_lr, weight_decay: as in nnU-Net.
-    optimizer: ``sgd`` (Nesterov momentum .99) or ``adamw``.
+    optimizer: ``sgd`` (Nesterov momentum .99), ``adam`` or ``adamw``.
+    schedule: of the learning rate: ``poly`` (nnU-Net's) or ``cosine``, to zero at the end.
     oversample_foreground: share of the patches in a batch that must contain foreground.
     mirror: mirror patches in training (and at test time); sided classes are exchanged on the left-right axis.
     mirror_axes: ``all`` axes as nnU-Net does, or ``left-right`` only: bodies are nearly symmetric that way and no
@@ -43,7 +45,8 @@ class TrainSettings:
     num_val_iterations_per_epoch: int = 50
     initial_lr: float = 1e-2
     weight_decay: float = 3e-5
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    schedule: Literal["poly", "cosine"] = "poly"
     oversample_foreground: float = 0.33
     mirror: bool = True
     mirror_axes: Literal["all", "left-right"] = "all"
@@ -77,14 +80,15 @@ class AugmentSettings:
     ----------
     config: name of a preset in `augment/presets`, or a whole `AugmentConfig` as a mapping or in a file;
         ``nnUNetv2_spine_plan`` writes files out, training writes presets out.
-        Mirroring is not part of it: `train.mirror` and `train.mirror_axes` say what is mirrored, as test-time mirroring
-        must know.
+    flips: ``mirroring``: what `train.mirror` and `train.mirror_axes` say, in place of the flips of the configuration.
+        ``config``: the configuration's own; only with `train.mirror` off, for test-time mirroring must not rely on it.
     ramp_epochs, ramp_share, clean_share, closing_clean_share: in place of what the configuration's schedule says; None
         keeps that.
     hash: names the configuration in force; filled in when training starts.
     """
 
     config: str | dict[str, Any] = "shift"
+    flips: Literal["mirroring", "config"] = "mirroring"
     ramp_epochs: int | None = None
     ramp_share: float | None = None
     clean_share: float | None = None
@@ -102,7 +106,8 @@ class AugmentSettings:
         names = ("ramp_epochs", "ramp_share", "clean_share", "closing_clean_share")
         own = {name: getattr(self, name) for name in names}
         schedule = replace(config.schedule, **{name: value for name, value in own.items() if value is not None})
-        return _without_flips(replace(config, schedule=schedule))
+        config = replace(config, schedule=schedule)
+        return config if self.flips == "config" else _without_flips(config)
 
     def without_files(self) -> AugmentSettings:
         """Return the same, with a configuration that is a file put in place of its name; raises as `effective`."""
@@ -114,7 +119,7 @@ class AugmentSettings:
     def written_out(self) -> AugmentSettings:
         """Return settings of the same effect that need no preset."""
         config = self.effective()
-        return AugmentSettings(config=config.to_dict(), hash=config.hash)
+        return AugmentSettings(config=config.to_dict(), flips=self.flips, hash=config.hash)
 
 
 def _without_flips(config: AugmentConfig) -> AugmentConfig:
@@ -133,6 +138,33 @@ def _without_flips(config: AugmentConfig) -> AugmentConfig:
 
 
 @dataclass(frozen=True)
+class SoftSettings:
+    """Soft labels, by the trainers called …Soft….
+
+    Parameters
+    ----------
+    loss: name and parameters of the loss; see `losses.registry.LossSettings`.
+    output: what the network's outputs are, as the loss takes them: ``linear`` values or logits of a ``sigmoid``; filled
+        in when training starts, and read by prediction.
+    """
+
+    loss: LossSettings = field(default_factory=LossSettings)
+    output: Literal["linear", "sigmoid"] | None = None
+
+    def completed(self) -> SoftSettings:
+        """Return the same with the output that the loss takes; raises UsageError for another one."""
+        if self.output not in (None, self.loss.output):
+            raise UsageError(
+                "E-CONFIG-VALUE",
+                file="soft.output",
+                found=f"{self.output!r} with the loss {self.loss.name}, activation {self.loss.activation!r}",
+                expected=repr(self.loss.output),
+                fix="leave soft.output out; soft.loss.activation decides",
+            )
+        return replace(self, output=self.loss.output)
+
+
+@dataclass(frozen=True)
 class DataFacts:
     """What prediction must know about the labels; copied from ``dataset.json["spine_ext"]`` when training starts.
 
@@ -147,7 +179,8 @@ class DataFacts:
 class SpineSettings:
     """Everything under ``plans["spine_ext"]``.
 
-    `preset` names the recipe the values came from. `augment` is None where nothing is augmented on the device.
+    `preset` names the recipe the values came from. `augment` is None where nothing is augmented on the device,
+    `soft` where labels are hard.
     `reference` holds, per fold, the intensity reference of its training cases (`harmonize.reference`), `data` the facts
     about the labels; both are filled in when training starts.
     """
@@ -156,6 +189,7 @@ class SpineSettings:
     preset: str | None = None
     train: TrainSettings = field(default_factory=TrainSettings)
     augment: AugmentSettings | None = None
+    soft: SoftSettings | None = None
     predict: PredictSettings = field(default_factory=PredictSettings)
     data: DataFacts = field(default_factory=DataFacts)
     reference: dict[str, Any] | None = None
@@ -192,5 +226,7 @@ def settings_hash(plans: Mapping[str, Any]) -> str:
     for key in ("predict", "data", "reference"):
         content.pop(key)
     # A preset and the same configuration written out have the same effect.
-    content["augment"] = None if settings.augment is None else settings.augment.effective().hash
+    augment = settings.augment
+    content["augment"] = None if augment is None else f"{augment.flips} {augment.effective().hash}"
+    content["soft"] = None if settings.soft is None else to_dict(settings.soft.completed())
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -22,7 +22,7 @@ from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Pipeline
 from nnunet_spine_ext.augment.transform import build
 from nnunet_spine_ext.core.errors import UsageError
-from nnunet_spine_ext.training.base import nnUNetTrainerSpine
+from nnunet_spine_ext.training.base import nnUNetTrainerSpine, refuse_soft_settings
 from nnunet_spine_ext.training.cascade import ChangePreviousStage, changes_of
 from nnunet_spine_ext.training.feeding import Ahead, Sender
 from nnunet_spine_ext.training.mirroring import sided_labels
@@ -44,6 +44,7 @@ class DeviceAugmentationMixin(_Trainer):
 
     settings: TrainSettings
     augmentation: DeviceAugmentation
+    default_augmentation = "shift"
     dataloader_train: Any
     _step = 0
     _send: Sender | None = None
@@ -59,7 +60,16 @@ class DeviceAugmentationMixin(_Trainer):
                 expected="the augmentation that augment.config says",
                 fix="set augment.config=none and train.augmentation=stock to mirror and do nothing else",
             )
-        return replace(settings, augment=(settings.augment or AugmentSettings()).written_out())
+        augment = settings.augment or AugmentSettings(config=cls.default_augmentation)
+        if augment.flips == "config" and settings.train.mirror:
+            raise UsageError(
+                "E-CONFIG-VALUE",
+                file="augment.flips",
+                found="'config' while train.mirror is on",
+                expected="one of the two to mirror",
+                fix="set train.mirror=false, or augment.flips=mirroring",
+            )
+        return replace(settings, augment=augment.written_out())
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802
         """Return nnU-Net's augmentation geometry; patches are loaded larger only if something moves them."""
@@ -153,6 +163,7 @@ class DeviceAugmentationMixin(_Trainer):
         return replace(context, source_shape=source)
 
     def _augmentation(self, config: AugmentConfig, context: Context) -> DeviceAugmentation:
+        """Return what augments a batch on the device."""
         labels = self.label_manager
         ignore = () if labels.ignore_label is None else (int(labels.ignore_label),)
         regions = None
@@ -171,6 +182,12 @@ class DeviceAugmentationMixin(_Trainer):
 
 class nnUNetTrainerSpineShift(DeviceAugmentationMixin, nnUNetTrainerSpine):
     """`nnUNetTrainerSpine` that simulates other scanners and contrasts on the device while it trains."""
+
+    @classmethod
+    def completed(cls, settings: SpineSettings) -> SpineSettings:
+        """Write the augmentation out; raises SetupError for settings of soft labels."""
+        refuse_soft_settings(settings, cls.__name__)
+        return super().completed(settings)
 
 
 def _with_short_ramp(config: AugmentConfig, epochs: int) -> AugmentConfig:

@@ -1,0 +1,208 @@
+"""Trainers of soft labels: the loss compares values with values, the network stays nnU-Net's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import Tensor, distributed, nn
+
+from nnunet_spine_ext.augment.config import AugmentConfig
+from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.pipeline import Pipeline
+from nnunet_spine_ext.core.errors import Problem, SetupError
+from nnunet_spine_ext.losses.registry import LossName, LossSettings, build_deep_supervision
+from nnunet_spine_ext.training.background import set_background
+from nnunet_spine_ext.training.base import nnUNetTrainerSpine
+from nnunet_spine_ext.training.mirroring import sided_labels
+from nnunet_spine_ext.training.settings import SoftSettings, SpineSettings, settings_from_plans
+from nnunet_spine_ext.training.shift import DeviceAugmentationMixin
+from nnunet_spine_ext.training.soft_augmentation import SoftDeviceAugmentation, SoftTargets
+from nnunet_spine_ext.training.soft_dataset import SoftDataset
+from nnunet_spine_ext.training.soft_files import Classes, SoftSummary, prepare, soft_folder
+from nnunet_spine_ext.training.targets import Targets
+
+_Trainer: Any = nnUNetTrainer if TYPE_CHECKING else object
+_LISTED = 5
+# nnU-Net's weight of the coarsest output where every parameter must take part in every step.
+_LAST_IN_PARALLEL = 1e-6
+
+
+class SoftLabelsMixin(_Trainer):
+    """Train on `softLabelsTr`; stands before `DeviceAugmentationMixin`, which moves soft labels with the images.
+
+    `losses`: those that a trainer stands for, its default first.
+    """
+
+    losses: tuple[LossName, ...] = ("adaptive_wing", "wing_dice")
+    soft: SoftSettings
+    augmentation: Any
+
+    @classmethod
+    def completed(cls, settings: SpineSettings) -> SpineSettings:
+        """Write the soft settings out; raises SetupError for a loss that the trainer does not stand for."""
+        soft = settings.soft or SoftSettings(loss=LossSettings(name=cls.losses[0]))
+        if soft.loss.name not in cls.losses:
+            raise SetupError(
+                "E-TRAINER-SOFT",
+                file="plans spine_ext.soft.loss.name",
+                found=f"{soft.loss.name!r} for {cls.__name__}",
+                expected=" or ".join(cls.losses),
+                fix="set soft.loss.name, or train with the trainer of that loss",
+            )
+        return super().completed(replace(settings, soft=soft.completed()))  # type: ignore[no-any-return]
+
+    def initialize(self) -> None:
+        """Refuse what has no soft labels, then initialize as nnU-Net does."""
+        self._classes()
+        self.soft = settings_from_plans(self.plans_manager.plans).soft or SoftSettings().completed()
+        if self.is_cascaded:
+            raise SetupError(
+                "E-SOFT-CASCADE",
+                file=f"configuration {self.configuration_name}",
+                found="a stage that reads the masks of another",
+                expected="a configuration that needs the image alone",
+                fix="train 3d_fullres, 3d_lowres or 2d",
+            )
+        super().initialize()
+
+    def _build_loss(self) -> nn.Module:
+        last = _LAST_IN_PARALLEL if self.is_ddp and not self._do_i_compile() else 0.0
+        return build_deep_supervision(self.soft.loss, last=last)
+
+    def get_tr_and_val_datasets(self) -> tuple[SoftDataset, SoftDataset]:
+        """Prepare soft labels that are missing or out of date, and return datasets that hold them."""
+        train, validation = self.do_split()
+        cases = sorted({*train, *validation})
+        if self.local_rank == 0:
+            self._report(self._prepare(cases))
+        if self.is_ddp:
+            distributed.barrier()
+        folder = self.preprocessed_dataset_folder
+        return SoftDataset(folder, train), SoftDataset(folder, validation)
+
+    def on_validation_epoch_start(self) -> None:
+        """Set the background, so that argmax is the hard label."""
+        self._set_background()
+        super().on_validation_epoch_start()
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return the soft loss, and the counts of nnU-Net's pseudo Dice for the hard label of the soft target."""
+        channels = self.augmentation.pipeline.context.channels
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = self.augmentation.soft_targets(data[:, channels:])
+        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+            output = self.network(data[:, :channels].contiguous())
+            loss = self.loss(output, target)
+        if self.enable_deep_supervision:
+            output, target = output[0], target[0]
+        counts = get_tp_fp_fn_tn(
+            _one_hot(output), _one_hot(_with_background(target)), axes=[0, *range(2, output.ndim)], mask=target[:, -1:]
+        )
+        names = ("tp_hard", "fp_hard", "fn_hard")
+        return {"loss": loss.detach().cpu().numpy()} | {
+            name: count.detach().cpu().numpy()[1:] for name, count in zip(names, counts, strict=False)
+        }
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Set the background, then write the checkpoint."""
+        self._set_background()
+        super().save_checkpoint(filename)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Set the background, then validate as nnU-Net does."""
+        self._set_background()
+        super().perform_actual_validation(save_probabilities)
+
+    def _set_background(self) -> None:
+        set_background(self.network, self.soft.output or "linear")
+
+    def _classes(self) -> Classes:
+        return Classes.of(self.dataset_json)
+
+    def _prepare(self, cases: list[str]) -> SoftSummary:
+        dataset = Path(self.preprocessed_dataset_folder_base).name
+        return prepare(
+            Path(self.preprocessed_dataset_folder),
+            cases,
+            soft_folder(dataset),
+            self.dataset_json,
+            self.plans_manager.plans,
+            wait=True,
+        )
+
+    def _report(self, summary: SoftSummary) -> None:
+        """Tell what is trained on; raises SetupError when a soft label cannot be used: hard ones never stand in."""
+        if summary.failed:
+            case, problem = next(iter(summary.failed.items()))
+            raise SetupError(
+                "E-SOFT-FAILED",
+                file=problem.file or case,
+                found=f"{len(summary.failed)} soft labels that cannot be used; the first: {problem.found}",
+                expected=problem.expected,
+                fix=f"{problem.fix}; nnUNetv2_spine_preprocess_soft lists all of them",
+            )
+        listed = ", ".join(summary.hard[:_LISTED]) + (", …" if len(summary.hard) > _LISTED else "")
+        self.print_to_log_file(
+            f"Soft labels: {len(summary.soft)} cases, {len(summary.done)} of them prepared now; "
+            f"{len(summary.hard)} cases with their hard label{f' ({listed})' if summary.hard else ''}."
+        )
+        for name, found in summary.warnings.items():
+            for problem in found:
+                self.print_to_log_file(_line(name, problem))
+
+    def _augmentation(self, config: AugmentConfig, context: Context) -> SoftDeviceAugmentation:
+        classes = self._classes()
+        place = {number: position for position, number in enumerate(classes.ids)}
+        ignore = () if classes.ignore is None else (classes.ignore,)
+        return SoftDeviceAugmentation(
+            Pipeline(config, context),
+            Targets(),
+            highest=max((*context.labels, *ignore)),
+            masked=self.configuration_manager.use_mask_for_norm,
+            soft_targets=SoftTargets(self._get_deep_supervision_scales()),
+            pairs=[(place[left], place[right]) for left, right in sided_labels(self.dataset_json)],
+        )
+
+
+def _line(name: str, problem: Problem) -> str:
+    return f"WARNING {name}: {problem}"
+
+
+def _with_background(target: Tensor) -> Tensor:
+    """Return (B, K+1, …) with the background first for values and validity (B, K+1, …)."""
+    values = target[:, :-1]
+    return torch.cat((1 - values.sum(dim=1, keepdim=True), values), dim=1)
+
+
+def _one_hot(scores: Tensor) -> Tensor:
+    """Return which class has the highest score: (B, K+1, …) of 0 and 1."""
+    winner = scores.argmax(dim=1, keepdim=True)
+    return torch.zeros_like(scores, dtype=torch.float32).scatter_(1, winner, 1.0)
+
+
+class nnUNetTrainerSpineSoft(SoftLabelsMixin, DeviceAugmentationMixin, nnUNetTrainerSpine):
+    """Soft labels with the adaptive wing loss; nnU-Net's list of augmentations, on the device."""
+
+    default_augmentation = "nnunet"
+
+
+class nnUNetTrainerSpineSoftDiceBCE(SoftLabelsMixin, DeviceAugmentationMixin, nnUNetTrainerSpine):
+    """Soft labels with soft Dice and binary cross entropy; nnU-Net's list of augmentations, on the device."""
+
+    default_augmentation = "nnunet"
+    losses = ("soft_dice_bce",)
+
+
+class nnUNetTrainerSpineShiftSoft(SoftLabelsMixin, DeviceAugmentationMixin, nnUNetTrainerSpine):
+    """Soft labels with the adaptive wing loss, and simulated scanners and contrasts."""
+
+
+class nnUNetTrainerSpineContrastAgnostic(SoftLabelsMixin, DeviceAugmentationMixin, nnUNetTrainerSpine):
+    """The recipe of Bédard et al. 2023, its augmentation as the paper means it."""
+
+    default_augmentation = "contrast-agnostic"
