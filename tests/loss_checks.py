@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
@@ -37,10 +39,23 @@ def gradient(loss: nn.Module, output: Tensor, target: Tensor, valid: Tensor) -> 
     return value.detach(), by_output
 
 
+class AutocastSeen(TorchFunctionMode):
+    """Keep whether autocast was on in any sum, which every loss ends with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: set[bool] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.sum:
+            self.states.add(torch.is_autocast_enabled("cpu"))
+        return func(*args, **(kwargs or {}))
+
+
 def check_loss(make: Callable[[], nn.Module]) -> None:
     """Check everything that holds for any loss of (output, target, valid), in 2-D and 3-D."""
     for shape in SHAPES:
-        for check in (_ignored, _types_of_validity, _all_ignored, _clamped, _order, _half, _empty):
+        for check in (_mean_over_classes, _ignored, _types_of_validity, _all_ignored, _clamped, _order, _half, _empty):
             check(make(), shape)
         _no_host_sync(make(), shape)
     _differentiable(make())
@@ -62,6 +77,13 @@ def _ignored(loss: nn.Module, shape: tuple[int, ...]) -> None:
             )
             assert torch.equal(value, expected)
             assert torch.equal(found, expected_gradient)
+
+
+def _mean_over_classes(loss: nn.Module, shape: tuple[int, ...]) -> None:
+    output, target, valid = batch(shape)
+    each = [loss(output[:, k : k + 1], target[:, k : k + 1], valid) for k in range(output.shape[1])]
+    total = torch.stack(each).sum() if getattr(loss, "reduction", "mean") == "sum" else torch.stack(each).mean()
+    torch.testing.assert_close(loss(output, target, valid), total)
 
 
 def _types_of_validity(loss: nn.Module, shape: tuple[int, ...]) -> None:
@@ -103,7 +125,9 @@ def _half(loss: nn.Module, shape: tuple[int, ...]) -> None:
         expected = loss(low.float(), target, valid)
         with torch.autocast("cpu", dtype=dtype):
             value, found = gradient(loss, low, target, valid)
-            assert torch.is_autocast_enabled("cpu")
+            with AutocastSeen() as seen:
+                loss(low, target, valid)
+            assert seen.states == {False}
         assert value.dtype == torch.float32
         assert found.dtype == dtype
         assert torch.equal(value, expected)

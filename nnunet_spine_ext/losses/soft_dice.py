@@ -41,6 +41,6 @@ def soft_dice(
     ratio = apart.sum(axes) / (size.sum(axes) + smooth)
     if batch_dice:
         return ratio.mean()
-    # A sample that is ignored as a whole is no perfect one: it does not count.
-    present = mask.flatten(1).any(1).to(ratio.dtype)[:, None].expand_as(ratio)
-    return (ratio * present).sum() / present.sum().clamp_min(1)
+    # A sample that is ignored as a whole is no perfect one: it does not count. Its ratio is 0.
+    present = mask.flatten(1).any(1).sum()
+    return ratio.sum() / (present * ratio.shape[1]).clamp_min(1)
