@@ -1,0 +1,287 @@
+"""Soft labels beside preprocessed cases: right place, right values, up to date, every fault named."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from model_builder import CORD, LABELS14, SIDED14, make_dataset_json, make_plans
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetDatasetBlosc2
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from preprocessed_builder import CONFIGURATION, DATASET, SUBJECTS, write_dataset
+
+from nnunet_spine_ext.core.errors import SetupError
+from nnunet_spine_ext.core.io import write_volume
+from nnunet_spine_ext.core.lock import file_lock
+from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.soft.store import open_soft, read_facts, soft_file
+from nnunet_spine_ext.training.soft_files import HARD, Classes, preprocess_soft
+
+SHAPE = (18, 20, 22)
+
+
+class Cohort:
+    """A small preprocessed dataset with raw soft labels; array order of a soft label is the file's (i, j, k)."""
+
+    def __init__(self, folders: dict[str, Path], labels: dict[str, Any], **dataset: Any) -> None:
+        self.plans = make_plans()
+        self.json = make_dataset_json(labels, SIDED14 if labels is LABELS14 else []) | dataset
+        base = write_dataset(folders["nnUNet_preprocessed"], self.plans, self.json, shape=SHAPE)
+        self.base = base
+        self.data = base / self.plans["configurations"][CONFIGURATION]["data_identifier"]
+        self.raw = folders["nnUNet_raw"] / DATASET / "softLabelsTr"
+        self.raw.mkdir(parents=True)
+
+    def give(self, case: str, array: np.ndarray, affine: np.ndarray | None = None) -> Path:
+        path = self.raw / f"{case}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+        return path
+
+    def give_all(self) -> None:
+        for number, case in enumerate(SUBJECTS):
+            rng = np.random.default_rng(number)
+            self.give(case, rng.random(SHAPE[::-1]).astype(np.float32))
+
+    def stored(self, case: str) -> np.ndarray:
+        return np.asarray(open_soft(soft_file(self.data, case))[:], dtype=np.float32)
+
+
+@pytest.fixture
+def cohort(nnunet_folders: dict[str, Path]) -> Cohort:
+    return Cohort(nnunet_folders, CORD)
+
+
+@pytest.fixture
+def make(nnunet_folders: dict[str, Path]) -> Callable[..., Cohort]:
+    return lambda *args, **kwargs: Cohort(nnunet_folders, *args, **kwargs)
+
+
+def test_values_arrive_where_the_image_has_them(cohort: Cohort) -> None:
+    cohort.give_all()
+    summary = preprocess_soft("901")
+    assert summary.exit_code == 0
+    assert (summary.done, summary.hard) == (sorted(SUBJECTS), [])
+    rng = np.random.default_rng(0)
+    expected = rng.random(SHAPE[::-1]).astype(np.float32).transpose(2, 1, 0)
+    found = cohort.stored("a_1")
+    np.testing.assert_allclose(found[0], expected, atol=2.5e-4)
+    assert (found[1] == 1).all()
+    between = (found[0] > 0.01) & (found[0] < 0.99)
+    assert between.mean() > 0.9, "nothing on the way may turn soft labels into hard ones"
+    assert summary.softness is not None
+    assert summary.softness > 0.9
+
+
+def test_nnunet_does_not_take_the_files_for_cases(cohort: Cohort) -> None:
+    cohort.give_all()
+    preprocess_soft("901")
+    assert infer_dataset_class(str(cohort.data)) is nnUNetDatasetBlosc2
+    assert sorted(nnUNetDatasetBlosc2.get_identifiers(str(cohort.data))) == sorted(SUBJECTS)
+    assert sorted(f.name for f in cohort.base.iterdir() if f.name.endswith(".tmp")) == []
+
+
+@pytest.mark.parametrize("turn", ["RAS", "LPI", "PIR", "SAL"])
+def test_what_nnunet_preprocesses_and_what_we_prepare_lie_on_each_other(
+    turn: str, nnunet_folders: dict[str, Path], make: Callable[..., Cohort]
+) -> None:
+    """An image that is its own soft label, through nnU-Net's preprocessor and through ours: oblique, anisotropic."""
+    cohort = make(CORD)
+    rng = np.random.default_rng(3)
+    coarse = rng.random((8, 7, 6))
+    array = np.kron(coarse, np.ones((2, 3, 4))).astype(np.float32)
+    angle = np.deg2rad(12)
+    rotation = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+    affine = np.eye(4)
+    affine[:3, :3] = rotation * [0.8, 1.3, 2.0]
+    affine[:3, 3] = [-30, 12, 5]
+    volume = Volume(array, affine).to(turn)
+    image = nnunet_folders["nnUNet_raw"] / DATASET / "imagesTr" / "a_1_0000.nii.gz"
+    write_volume(volume, image)
+    write_volume(volume, cohort.raw / "a_1.nii.gz")
+    plans = cohort.plans | {"transpose_forward": [1, 0, 2], "transpose_backward": [1, 0, 2]}
+    content = plans["configurations"][CONFIGURATION]
+    content["spacing"] = [1.1, 1.6, 0.9]
+    content["resampling_fn_data_kwargs"] = content["resampling_fn_data_kwargs"] | {"order": 1, "force_separate_z": False}
+    content["normalization_schemes"] = ["NoNormalization"]
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration(CONFIGURATION)
+    data, seg, properties = configuration.preprocessor_class(verbose=False).run_case(
+        [str(image)], None, manager, configuration, cohort.json
+    )
+    assert seg is not None
+    for file in cohort.data.glob("*"):
+        file.unlink()
+    properties["class_locations"] = {}
+    grid = {"chunks": data.shape, "blocks": data.shape}
+    nnUNetDatasetBlosc2.save_case(data, seg.astype(np.int16), properties, str(cohort.data / "a_1"), **grid)
+    (cohort.base / "nnUNetPlans.json").write_text(json.dumps(plans))
+    assert preprocess_soft("901").exit_code == 0
+    found = cohort.stored("a_1")
+    assert found.shape == (2, *data.shape[1:])
+    np.testing.assert_allclose(found[0], data[0], atol=2e-3)
+
+
+def test_several_classes_are_the_volumes_of_one_file(make: Callable[..., Cohort]) -> None:
+    cohort = make({"background": 0, "cord": 1, "canal": 5, "ignore": 9})
+    rng = np.random.default_rng(0)
+    soft = rng.random((*SHAPE[::-1], 2)).astype(np.float32) / 2
+    soft[:5, ..., 1] = -1
+    cohort.give("a_1", soft)
+    summary = preprocess_soft("901")
+    assert summary.soft == ["a_1"]
+    assert summary.hard == ["b_1", "c_1"]
+    found = cohort.stored("a_1")
+    assert found.shape[0] == 3
+    known = found[2] > 0.5
+    assert (found[2] == 0).mean() == pytest.approx(5 / SHAPE[2])
+    np.testing.assert_allclose(found[:2, known], np.moveaxis(soft, 3, 0).transpose(0, 3, 2, 1)[:, known], atol=2.5e-4)
+    labels = nnUNetDatasetBlosc2(str(cohort.data), ["b_1"]).load_case("b_1")[1][:][0]
+    hard = cohort.stored("b_1")
+    np.testing.assert_array_equal(hard[0], labels == 1)
+    np.testing.assert_array_equal(hard[1], labels == 5)
+    np.testing.assert_array_equal(hard[2], labels != 9)
+
+
+def test_only_what_has_changed_is_prepared_again(cohort: Cohort) -> None:
+    cohort.give_all()
+    preprocess_soft("901")
+    again = preprocess_soft("901")
+    assert (again.done, again.skipped) == ([], sorted(SUBJECTS))
+    assert (again.soft, again.softness) == (sorted(SUBJECTS), pytest.approx(1, abs=0.01))
+    cohort.give("b_1", np.full(SHAPE[::-1], 0.25, np.float32))
+    assert preprocess_soft("901").done == ["b_1"]
+    assert cohort.stored("b_1")[0].max() == 0.25
+    (cohort.raw / "c_1.nii.gz").unlink()
+    assert preprocess_soft("901").done == ["c_1"]
+    assert (read_facts(soft_file(cohort.data, "c_1")) or {})["source"] == HARD
+    soft_file(cohort.data, "a_1").write_bytes(b"not blosc")
+    assert preprocess_soft("901").done == ["a_1"]
+    path = cohort.data / "a_1.pkl"
+    properties = pickle.loads(path.read_bytes())
+    box = [[0, SHAPE[0]], [0, SHAPE[1]], [2, SHAPE[2]]]
+    path.write_bytes(pickle.dumps(properties | {"bbox_used_for_cropping": box}))
+    assert preprocess_soft("901").done == ["a_1"], "another crop makes another file"
+    assert preprocess_soft("901", overwrite=True).done == sorted(SUBJECTS)
+
+
+def test_several_processes_write_the_same(cohort: Cohort) -> None:
+    cohort.give_all()
+    preprocess_soft("901")
+    alone = {case: soft_file(cohort.data, case).read_bytes() for case in SUBJECTS}
+    assert preprocess_soft("901", num_processes=2, overwrite=True).done == sorted(SUBJECTS)
+    assert {case: soft_file(cohort.data, case).read_bytes() for case in SUBJECTS} == alone
+
+
+def test_soft_labels_of_zeros_and_ones_are_reported(cohort: Cohort) -> None:
+    for case in SUBJECTS:
+        cohort.give(case, (np.random.default_rng(0).random(SHAPE[::-1]) > 0.5).astype(np.float32))
+    summary = preprocess_soft("901")
+    assert summary.softness == 0
+    assert [p.code for p in summary.warnings["softLabelsTr"]] == ["W-SOFT-BINARY"]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        (lambda a: a[:-1], "E-SOFT-GRID", "21, 20, 18"),
+        (lambda a: np.stack([a, a], axis=-1), "E-SOFT-CLASSES", "2 classes"),
+        (lambda a: a[0], "E-SOFT-CLASSES", "2 dimensions"),
+        (lambda a: a - 0.5, "E-SOFT-RANGE", "below 0"),
+        (lambda a: np.where(a > 0.9, np.nan, a), "E-SOFT-RANGE", "not finite"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_and_the_others_go_on(
+    cohort: Cohort, change: Callable[[np.ndarray], np.ndarray], code: str, said: str
+) -> None:
+    cohort.give_all()
+    rng = np.random.default_rng(0)
+    cohort.give("b_1", change(rng.random(SHAPE[::-1])).astype(np.float32))
+    summary = preprocess_soft("901")
+    assert summary.exit_code == 3
+    assert summary.done == ["a_1", "c_1"]
+    problem = summary.failed["b_1"]
+    assert problem.code == code
+    assert said in problem.found
+    assert problem.file.endswith("b_1.nii.gz")
+    assert not soft_file(cohort.data, "b_1").exists()
+
+
+def test_another_place_in_space_is_another_grid(cohort: Cohort) -> None:
+    cohort.give_all()
+    moved = np.eye(4)
+    moved[0, 3] = 3.0
+    cohort.give("c_1", np.zeros(SHAPE[::-1], np.float32), moved)
+    problem = preprocess_soft("901").failed["c_1"]
+    assert (problem.code, "3.00 mm" in problem.found) == ("E-SOFT-GRID", True)
+    # Rounding of headers is no other grid.
+    moved[0, 3] = 2e-4
+    cohort.give("c_1", np.zeros(SHAPE[::-1], np.float32), moved)
+    assert preprocess_soft("901").failed == {}
+
+
+def test_a_damaged_file_is_named(cohort: Cohort) -> None:
+    cohort.give_all()
+    path = cohort.raw / "b_1.nii.gz"
+    path.write_bytes(path.read_bytes()[:500])
+    problem = preprocess_soft("901").failed["b_1"]
+    assert problem.code == "E-SOFT-READ"
+
+
+def test_values_above_one_are_set_to_one_and_told(cohort: Cohort) -> None:
+    cohort.give_all()
+    cohort.give("a_1", np.full(SHAPE[::-1], 1.06, np.float32))
+    summary = preprocess_soft("901")
+    assert [p.code for p in summary.warnings["a_1"]] == ["W-SOFT-OVERSHOOT"]
+    assert cohort.stored("a_1").max() == 1
+
+
+def test_a_dataset_without_soft_labels_is_refused(cohort: Cohort) -> None:
+    with pytest.raises(SetupError) as caught:
+        preprocess_soft("901")
+    assert caught.value.code == "E-SOFT-NONE"
+    cohort.give("unknown_case", np.zeros(SHAPE[::-1], np.float32))
+    with pytest.raises(SetupError, match="any of the 3 cases"):
+        preprocess_soft("901")
+
+
+def test_missing_folders_plans_and_configurations_are_named(
+    cohort: Cohort, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cohort.give_all()
+    with pytest.raises(SetupError, match="3d_fullres") as caught:
+        preprocess_soft("901", c=["3d_fulres"])
+    assert caught.value.code == "E-PLANS-CONFIGURATION"
+    with pytest.raises(SetupError, match="nnUNetPlans"):
+        preprocess_soft("901", p="nnUNetPlan")
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "elsewhere"))
+    with pytest.raises(SetupError, match="no such folder") as caught:
+        preprocess_soft("901")
+    assert caught.value.code == "E-SOFT-NONE"
+    for file in cohort.data.iterdir():
+        file.unlink()
+    with pytest.raises(SetupError, match="nnUNetv2_preprocess") as caught:
+        preprocess_soft("901")
+    assert caught.value.code == "E-SOFT-UNPREPROCESSED"
+
+
+def test_two_at_the_same_time_are_refused(cohort: Cohort) -> None:
+    cohort.give_all()
+    with (
+        file_lock(cohort.base / f".{cohort.data.name}.soft.lock", what="preparing soft labels"),
+        pytest.raises(SetupError) as caught,
+    ):
+        preprocess_soft("901")
+    assert caught.value.code == "E-OUT-LOCKED"
+
+
+def test_regions_have_no_soft_classes() -> None:
+    with pytest.raises(SetupError, match="whole") as caught:
+        Classes.of({"labels": {"background": 0, "whole": [1, 2], "core": 2}})
+    assert caught.value.code == "E-SOFT-REGIONS"
+    assert Classes.of({"labels": {"background": 0, "b": 7, "a": [3], "ignore": 9}}) == Classes((3, 7), 9)
