@@ -58,6 +58,7 @@ GROUPS = {
     "MODEL": "Models",
     "ENV": "Environment",
     "TRAIN": "Training",
+    "LOSS": "Losses",
     "USE": "Options of prediction",
     "OUT": "Outputs",
     "INST": "Instances",
