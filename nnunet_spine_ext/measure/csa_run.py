@@ -203,6 +203,9 @@ def _levels(one: CaseFiles, cord: Volume, read: Any) -> Levels | Volume | None:
 
 def _volume(path: Path, options: dict[str, Any], problems: list[Problem]) -> Volume:
     opened = open_image(path, role="label", prefer=options["prefer"])
+    if any(problem.code == "E-INT-NONFINITE" for problem in opened.facts.problems):
+        # A soft map may have NaN outside its field of view; for a mask the gatekeeper refuses it.
+        opened = open_image(path, role="image", prefer=options["prefer"])
     # A soft map has values that no label has; `cord_map` judges them.
     found = [problem for problem in opened.facts.problems if problem.code != "E-LABEL-VALUE"]
     for problem in found:

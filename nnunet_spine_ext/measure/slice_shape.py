@@ -178,19 +178,25 @@ def pv_shapes(cord: CordMap, slices: Array, slopes: Array, *, form: bool) -> dic
         spread[:, 0, 0] = x**2 @ by_x / total - mean_x**2
         spread[:, 1, 1] = y**2 @ by_y / total - mean_y**2
         spread[:, 0, 1] = spread[:, 1, 0] = np.einsum("x,xyz,y->z", x, share, y) / total - mean_x * mean_y
-        result |= _ellipses(spread, along, step)
+        partial = np.any((share > NEAR_ZERO) & (share < 1.0 - NEAR_ZERO), axis=(0, 1))
+        result |= _ellipses(spread, along, step, partial)
     return result
 
 
-def _ellipses(spread: Array, along: Array, step: Array) -> dict[str, Array]:
-    """Axes of the ellipses with second moments `spread` (n, 2, 2) in voxels, projected along the cord."""
+def _ellipses(spread: Array, along: Array, step: Array, partial: Array) -> dict[str, Array]:
+    """Axes of the ellipses with second moments `spread` (n, 2, 2) in voxels, projected along the cord.
+
+    Shares are the cord blurred by the box of a voxel: where a slice has any (`partial`), the box' own second moments
+    are taken off again (Sheppard's correction; without it diameters are 1 to 2 % too large at 1.5 mm).
+    """
     # Right-left and front-to-back directions that are perpendicular to the cord.
     left = step[:, 0] - along * (along @ step[:, 0])[:, None]
     left /= np.linalg.norm(left, axis=1, keepdims=True)
     front = np.cross(along, left)
     front *= np.sign(front @ step[:, 1])[:, None]
-    frame = np.stack([left, front], axis=1) @ step[:, :2]
-    moments = frame @ spread @ frame.transpose(0, 2, 1)
+    frame = np.stack([left, front], axis=1) @ step
+    moments = frame[:, :, :2] @ spread @ frame[:, :, :2].transpose(0, 2, 1)
+    moments -= partial[:, None, None] * (frame @ frame.transpose(0, 2, 1)) / 12.0
     known = np.isfinite(moments).all(axis=(1, 2))
     values, vectors = np.linalg.eigh(np.where(known[:, None, None], moments, np.eye(2)))
     values = np.where(known[:, None], np.maximum(values, 0.0), np.nan)
@@ -224,6 +230,4 @@ def count_objects(cord: CordMap, slices: Array) -> Array:
     joined = np.zeros((3, 3, 3), dtype=bool)
     joined[:, :, 1] = True
     numbers, _ = label(inside, structure=joined)
-    top = numbers.max(axis=(0, 1))
-    # Numbers are given in the order of x, so the objects of one slice are not consecutive.
-    return np.array([len(np.unique(numbers[:, :, k])) - 1 if top[k] else 0 for k in range(len(slices))], dtype=int)
+    return np.array([np.count_nonzero(np.unique(numbers[:, :, k])) for k in range(len(slices))], dtype=int)
