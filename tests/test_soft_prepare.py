@@ -170,7 +170,7 @@ def test_only_what_has_changed_is_prepared_again(cohort: Cohort) -> None:
     assert preprocess_soft("901", overwrite=True).done == sorted(SUBJECTS)
 
 
-def test_several_processes_write_the_same(cohort: Cohort) -> None:
+def test_several_at_the_same_time_write_the_same(cohort: Cohort) -> None:
     cohort.give_all()
     preprocess_soft("901")
     alone = {case: soft_file(cohort.data, case).read_bytes() for case in SUBJECTS}

@@ -8,9 +8,8 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +97,7 @@ def preprocess_soft(
     Parameters
     ----------
     d: dataset id or name, planned and preprocessed by nnU-Net. p: plans. c: configurations.
-    num_processes: cases at the same time. overwrite: also those whose files are up to date.
+    num_processes: cases at the same time, one thread each. overwrite: also those whose files are up to date.
 
     Raises
     ------
@@ -210,7 +209,8 @@ def _outcomes(jobs: Sequence[_Job], num_processes: int) -> Iterator[tuple[str, P
     if num_processes <= 1 or len(jobs) == 1:
         yield from map(_prepare_case, jobs)
         return
-    with ProcessPoolExecutor(min(num_processes, len(jobs)), mp_context=get_context("spawn")) as pool:
+    # Reading, interpolating and compressing leave Python's lock to others; a process takes seconds to start.
+    with ThreadPoolExecutor(min(num_processes, len(jobs))) as pool:
         yield from pool.map(_prepare_case, jobs)
 
 
