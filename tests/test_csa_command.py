@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cord_builder import straight_cord
 from PIL import Image
+from section_builder import straight_cord
 
 from nnunet_spine_ext.cli.csa import main
 from nnunet_spine_ext.core.errors import NoInputError, SetupError, UsageError

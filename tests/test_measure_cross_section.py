@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cord_builder import block, disc, exact_cord, straight_cord, turned_cord
+from section_builder import ORACLE_CORDS, block, disc, exact_cord, straight_cord, turned_cord
 
 from nnunet_spine_ext.core.errors import CaseError, UsageError
 from nnunet_spine_ext.core.io import read_volume
@@ -55,6 +56,8 @@ SYNTHETIC = {
     ),
     "large": ({"shape": (128, 128, 5), "section": disc(50, 30)}, False, 4841.0, None),
 }
+# The toolbox' own code on cords of `section_builder` (tests/oracles/make_cord_area.py).
+FIXTURE = Path(__file__).parent / "fixtures" / "sct_cord_area.json"
 RADII = (6.5, 4.5)
 TRUTH = np.pi * RADII[0] * RADII[1]
 
@@ -84,6 +87,16 @@ def test_sct_mode_gives_the_synthetic_values(case: str) -> None:
     assert found.area.mean() == pytest.approx(area, abs=1e-4)
     if angles is not None:
         assert (found.angle_ap.mean(), found.angle_rl.mean()) == pytest.approx(angles, abs=0.5)
+
+
+@pytest.mark.parametrize("name", ORACLE_CORDS)
+def test_sct_mode_gives_what_the_toolbox_computes(name: str) -> None:
+    oracle = json.loads(FIXTURE.read_text())
+    found = cross_sectional_area(ORACLE_CORDS[name](), smoothing=oracle["smoothing"])
+    for column, values in oracle["cords"][name].items():
+        expected = [np.nan if value is None else value for value in values]
+        # Voxel sizes of a file are stored in single precision; area and form hardly notice.
+        assert getattr(found, column) == pytest.approx(expected, rel=1e-6, abs=1e-6, nan_ok=True), column
 
 
 def test_an_empty_slice_of_the_synthetic_block_is_nan() -> None:

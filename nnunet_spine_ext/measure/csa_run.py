@@ -99,19 +99,28 @@ def csa(
     options = {key: value for key, value in locals().items() if key not in ("i", "o", "dry_run")}
     check_options(mode, smoothing)
     _check_grouping(options)
-    wanted = parse_levels(level_range) if level_range else None
+    if level_range:
+        parse_levels(level_range)
     out, cases = (
         Path(o),
         find_cases(Path(i), Path(o), levels=levels, discs=discs, instances=instances, centreline=centreline),
     )
-    grouped = perlevel or wanted is not None
-    kind = "per level" if perlevel else f"over {level_range}" if wanted else "per slice"
+    kind = "per level" if perlevel else f"over {level_range}" if level_range else "per slice"
     title = f"{out}: {'would measure' if dry_run else 'cord area'} {kind}, mode {mode}, {len(cases)} cases"
     written = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
     run = CsaRun(title=title, facts={"software": __version__, "input": str(i), "options": written})
     if dry_run:
         run.skipped = [one.case for one in cases]
         return run
+    _measure_all(run, cases, options, out)
+    _write(run, out)
+    return run
+
+
+def _measure_all(run: CsaRun, cases: list[CaseFiles], options: dict[str, Any], out: Path) -> None:
+    wanted = parse_levels(options["level_range"]) if options["level_range"] else None
+    grouped = options["perlevel"] or wanted is not None
+    qc = options["qc"]
     for one in _progress(cases):
         try:
             section, problems = _measure(one, options)
@@ -120,7 +129,9 @@ def csa(
                 run.notes[one.case] = list(section.notes)
                 run.warn(one.case, *(_note(one.files["i"], text) for text in section.notes))
             run.tables[one.case] = (
-                average_levels(section, wanted, pooled=not perlevel, ddof=ddof) if grouped else section
+                average_levels(section, wanted, pooled=not options["perlevel"], ddof=options["ddof"])
+                if grouped
+                else section
             )
             if qc is not None:
                 write_bytes(Path(qc) / f"{one.case}.png", section_picture(section, one.case))
@@ -130,8 +141,6 @@ def csa(
             run.fail(one.case, error.problem())
         except OSError as error:
             raise _unwritable(Path(qc or out), error) from error
-    _write(run, out)
-    return run
 
 
 def _progress(cases: list[CaseFiles]) -> Iterator[CaseFiles]:
