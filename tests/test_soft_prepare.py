@@ -107,7 +107,10 @@ def test_what_nnunet_preprocesses_and_what_we_prepare_lie_on_each_other(
     plans = cohort.plans | {"transpose_forward": [1, 0, 2], "transpose_backward": [1, 0, 2]}
     content = plans["configurations"][CONFIGURATION]
     content["spacing"] = [1.1, 1.6, 0.9]
-    content["resampling_fn_data_kwargs"] = content["resampling_fn_data_kwargs"] | {"order": 1, "force_separate_z": False}
+    content["resampling_fn_data_kwargs"] = content["resampling_fn_data_kwargs"] | {
+        "order": 1,
+        "force_separate_z": False,
+    }
     content["normalization_schemes"] = ["NoNormalization"]
     manager = PlansManager(plans)
     configuration = manager.get_configuration(CONFIGURATION)

@@ -87,6 +87,8 @@ def test_weighting_and_dividing_undo_each_other_where_something_is_known() -> No
     joined[:, -1, :, :2] = 0
     back = divided(weighted(joined))
     known = joined[:, -1:] > 0
-    torch.testing.assert_close(back[:, :-1][known.expand(-1, 3, -1, -1, -1)], joined[:, :-1][known.expand(-1, 3, -1, -1, -1)])
+    torch.testing.assert_close(
+        back[:, :-1][known.expand(-1, 3, -1, -1, -1)], joined[:, :-1][known.expand(-1, 3, -1, -1, -1)]
+    )
     assert (back[:, :-1][~known.expand(-1, 3, -1, -1, -1)] == 0).all()
     torch.testing.assert_close(back[:, -1:], joined[:, -1:])
