@@ -14,11 +14,16 @@ FUNCTION = "nnunet_spine_ext.evaluate.run:evaluate"
 _DESCRIPTION = """Compare predicted masks with reference masks of the same case names.
 
 Writes metrics.csv (one value per line), summary.json and summary.md. A missing prediction is scored as an empty one
-and makes the exit code 3."""
+and makes the exit code 3.
+
+With --csa it is the cross-sectional area of the cord that is compared, with references and between the contrasts of
+each subject: soft maps or masks in, csa.csv, csa.md, csa.json and plots out."""
 _EXAMPLES = """  nnUNetv2_spine_evaluate -ref nnUNet_raw/Dataset501_SPIDER/labelsTs -pred out -o out/evaluation
   nnUNetv2_spine_evaluate -ref labels -pred out -o scores --metrics dice assd --scheme nnunet14
   nnUNetv2_spine_evaluate -ref labelsTs -pred out -o scores --regions --by manufacturer --latex --jobs 4
-  nnUNetv2_spine_evaluate -ref truth.nii.gz -pred mine.nii.gz -o scores --resample nearest"""
+  nnUNetv2_spine_evaluate -ref truth.nii.gz -pred mine.nii.gz -o scores --resample nearest
+  nnUNetv2_spine_evaluate --csa -ref softLabelsTs -pred out -o area --discs discs --level-range C2:C3
+  nnUNetv2_spine_evaluate --csa -ref areas.csv -pred out -o area --mode pv --cases subjects.csv"""
 
 
 def _metric_line(row: Metric) -> str:
@@ -33,11 +38,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(PROG, f"{_DESCRIPTION}\n\nmetrics:\n{listing}", _EXAMPLES)
     add_json_option(parser)
     files = parser.add_argument_group("what is compared")
-    files.add_argument("-ref", required=True, metavar="DIR", help="folder of reference masks, or one file")
+    files.add_argument(
+        "-ref", required=True, metavar="DIR", help="folder of reference masks, or one file; with --csa also a table"
+    )
     files.add_argument("-pred", required=True, metavar="DIR", help="folder of predicted masks, or one file")
     files.add_argument("-o", required=True, metavar="OUT", help="folder for the tables")
     files.add_argument(
-        "-ref-instances", "--ref-instances", metavar="DIR", help="default: instancesTr beside labelsTr, where it exists"
+        "-ref-instances",
+        "--ref-instances",
+        metavar="DIR",
+        help="default: instancesTr beside labelsTr, where it exists; with --csa: where levels come from (no default)",
     )
     files.add_argument(
         "-pred-instances", "--pred-instances", metavar="DIR", help="default: instances/ inside -pred, where it exists"
@@ -53,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_scoring(parser)
     _add_cohort(parser)
+    _add_areas(parser)
     parser.add_argument_group("speed").add_argument(
         "--jobs", type=int, default=1, metavar="N", help="processes; each holds one case in memory (default: 1)"
     )
@@ -96,7 +107,9 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
 def _add_cohort(parser: argparse.ArgumentParser) -> None:
     cohort = parser.add_argument_group("statistics and tables")
     cohort.add_argument(
-        "--cases", metavar="FILE", help="cases.json with subjects and facts; default: the one beside the references"
+        "--cases",
+        metavar="FILE",
+        help="cases.json, or a table with case, subject, contrast, …; default: the cases.json beside the references",
     )
     cohort.add_argument(
         "--by", nargs="+", default=(), metavar="KEY", help="means per value of a fact in cases.json, e.g. manufacturer"
@@ -115,6 +128,57 @@ def _add_cohort(parser: argparse.ArgumentParser) -> None:
         const="mean",
         choices=("mean", "median"),
         help="write summary.tex too: mean and sd, or median and quartiles (default without a word: mean)",
+    )
+
+
+def _add_areas(parser: argparse.ArgumentParser) -> None:
+    areas = parser.add_argument_group("cross-sectional area")
+    areas.add_argument("--csa", action="store_true", help="compare areas of the cord instead of masks")
+    add_area_options(areas)
+
+
+def add_area_options(areas: argparse._ArgumentGroup) -> None:
+    """Add the options of everything that compares areas."""
+    areas.add_argument("--cord", metavar="NAME", help="label of the cord in label maps, name or id (default: cord)")
+    areas.add_argument(
+        "--maps",
+        choices=("auto", "soft", "hard"),
+        default="auto",
+        help="soft: the folder soft inside the predictions; auto: where there is one (default: auto)",
+    )
+    areas.add_argument(
+        "--mode",
+        choices=("sct", "pv"),
+        default="sct",
+        help="sct: as the Spinal Cord Toolbox; pv: sum of partial volumes (default: sct)",
+    )
+    areas.add_argument(
+        "--level-range",
+        nargs="+",
+        default=(),
+        metavar="LEVELS",
+        help="average these levels (C2:C3 or 2:3), several ranges one by one (default: all slices)",
+    )
+    areas.add_argument("--levels", metavar="DIR", help="labelled cords: their values are levels")
+    areas.add_argument("--discs", metavar="DIR", help="discs as single voxels (3 is C2/C3)")
+    areas.add_argument(
+        "--contrast", default="contrast", metavar="KEY", help="fact in cases.json: the contrast (default: contrast)"
+    )
+    areas.add_argument(
+        "--ddof",
+        type=int,
+        choices=(0, 1),
+        default=1,
+        help="STD over contrasts of a sample (1) or of the population (0) (default: 1)",
+    )
+    areas.add_argument(
+        "--margin", type=float, default=2.0, metavar="MM2", help="of the equivalence tests (default: 2.0 mm²)"
+    )
+    areas.add_argument(
+        "--correction",
+        choices=("holm", "bonferroni", "none"),
+        default="holm",
+        help="over all tests between contrasts (default: holm)",
     )
 
 

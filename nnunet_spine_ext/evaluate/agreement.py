@@ -157,14 +157,14 @@ def _repeated_limits(values: Array, names: Sequence[str], resamples: int, seed: 
     _, index = np.unique(np.asarray(names, dtype=object).astype(str), return_inverse=True)
     counts = np.bincount(index).astype(np.float64)
     sums, squares = np.bincount(index, weights=values), np.bincount(index, weights=values**2)
-    bias, low, high = _components(sums, squares, counts)
+    bias, low, high = (float(side) for side in _components(sums, squares, counts))
     intervals = [(NAN, NAN)] * 3
     if resamples > 0:
         drawn = np.random.default_rng(seed).integers(0, len(counts), (resamples, len(counts)))
-        found = np.array([_components(sums[k], squares[k], counts[k]) for k in drawn])
+        found = _components(sums[drawn], squares[drawn], counts[drawn])
         tail = 50 * (1 - CONFIDENCE)
-        edges = np.nanpercentile(found, [tail, 100 - tail], axis=0)
-        intervals = [(float(edges[0, k]), float(edges[1, k])) for k in range(3)]
+        edges = [np.percentile(side, [tail, 100 - tail]) for side in found]
+        intervals = [(float(low), float(high)) for low, high in edges]
     sd = (high - low) / (2 * _z())
     return Limits(
         len(values),
@@ -186,18 +186,22 @@ def _z() -> float:
     return float(norm.ppf((1 + _COVERED) / 2))
 
 
-def _components(sums: Array, squares: Array, counts: Array) -> tuple[float, float, float]:
-    """Bias and limits from sums, sums of squares and counts per subject (one-way variance components)."""
-    n, total = len(counts), counts.sum()
-    bias = sums.sum() / total
-    within_squares = (squares - sums**2 / counts).sum()
-    between_squares = (counts * (sums / counts - bias) ** 2).sum()
-    within = within_squares / (total - n) if total > n else 0.0
-    mean_count = (total**2 - (counts**2).sum()) / ((n - 1) * total)
+def _components(sums: Array, squares: Array, counts: Array) -> tuple[Array, Array, Array]:
+    """Bias and limits from sums, sums of squares and counts per subject, shape (..., subjects).
+
+    One-way variance components, estimated by the mean squares between and within subjects.
+    """
+    n, total = counts.shape[-1], counts.sum(axis=-1)
+    bias = sums.sum(axis=-1) / total
+    within_squares = (squares - sums**2 / counts).sum(axis=-1)
+    between_squares = (counts * (sums / counts - bias[..., None]) ** 2).sum(axis=-1)
+    # A resampled cohort may hold no subject with several images.
+    within = within_squares / np.maximum(total - n, 1)
+    mean_count = (total**2 - (counts**2).sum(axis=-1)) / ((n - 1) * total)
     # An estimate below zero means that subjects differ no more than chance makes them.
-    between = max(0.0, (between_squares / (n - 1) - within) / mean_count)
-    half = _z() * math.sqrt(max(0.0, between + within))
-    return float(bias), float(bias - half), float(bias + half)
+    between = np.maximum(0.0, (between_squares / (n - 1) - within) / mean_count)
+    half = _z() * np.sqrt(np.maximum(0.0, between + within))
+    return bias, bias - half, bias + half
 
 
 def equivalence(differences: Sequence[float], margin: float) -> Equivalence:

@@ -195,8 +195,12 @@ def _unknown_ids(path: Path, ids: Array, counts: Array, known: LabelSet) -> Case
     )
 
 
-def on_grid_of(ref: Volume, other: Volume, path: Path, resample: Resample) -> tuple[Array, list[Problem]]:
+def on_grid_of(
+    ref: Volume, other: Volume, path: Path, resample: Resample, *, soft: bool = False
+) -> tuple[Array, list[Problem]]:
     """Return the other mask's voxels on the reference's grid, with what had to be tolerated.
+
+    Maps of fractions (`soft`) are interpolated linearly where masks take the nearest neighbour.
 
     Raises
     ------
@@ -212,8 +216,9 @@ def on_grid_of(ref: Volume, other: Volume, path: Path, resample: Resample) -> tu
         ]
     if resample == "nearest":
         found = f"another grid ({_grid(other)})"
-        problem = _warning("W-EVAL-RESAMPLED", path, found, _grid(ref), "resampled by nearest neighbour, as asked")
-        return other.resample_like(ref, order=0).array, [problem]
+        how = "linearly" if soft else "by nearest neighbour"
+        problem = _warning("W-EVAL-RESAMPLED", path, found, _grid(ref), f"resampled {how}, as asked")
+        return other.resample_like(ref, order=int(soft)).array, [problem]
     apart = "" if not np.isfinite(error) else f", corners up to {error:.3g} mm apart"
     raise CaseError(
         "E-GEOM-GRID",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from nnunet_spine_ext.core.io import read_json
 FILE = "cases.json"
 UNKNOWN = "unknown"
 _NO_FACTS = ("sources",)
+_TABLES = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Cohort:
 def read_cohort(cases: Sequence[str], given: str | Path | None, folders: Sequence[Path]) -> Cohort:
     """Read cases.json: the `given` file, else the first in `folders`, else nothing.
 
+    The `given` file may be a table (.csv or .tsv) with the columns case and subject, and facts as further columns.
+
     Raises
     ------
     UsageError: the file cannot be read, or is none that names subjects.
@@ -52,19 +56,31 @@ def read_cohort(cases: Sequence[str], given: str | Path | None, folders: Sequenc
     if path is None:
         return Cohort()
     try:
-        content = read_json(path)
-        entries: dict[str, dict[str, Any]] = content["cases"]
+        entries = _table(path) if path.suffix.lower() in _TABLES else read_json(path)["cases"]
         subject_of = {case: str(entries[case]["subject"]) for case in cases if case in entries}
         facts = {case: _facts(entries[case]) for case in cases if case in entries}
-    except (CaseError, KeyError, TypeError, AttributeError) as error:
+    except (CaseError, KeyError, TypeError, AttributeError, OSError, ValueError) as error:
         raise UsageError(
             "E-EVAL-CASES",
             file=path,
             found=f"cannot be used ({type(error).__name__}: {error})",
-            expected='{"version": 1, "cases": {"<case>": {"subject": "<who>", …}}}',
+            expected='{"version": 1, "cases": {"<case>": {"subject": "<who>", …}}}, or a table with case and subject',
             fix="restore the file, or name another one by --cases",
         ) from error
     return Cohort(subject_of, facts, str(path), tuple(case for case in cases if case not in subject_of))
+
+
+def _table(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows of a table by case; raises KeyError without the columns, ValueError for a case twice."""
+    found: dict[str, dict[str, Any]] = {}
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        for row in csv.DictReader(stream, delimiter=_TABLES[path.suffix.lower()]):
+            if not row["case"] or not row["subject"] or row["case"] in found:
+                msg = f"case {row['case']!r}: {'twice' if row['case'] in found else 'without a name or a subject'}"
+                raise ValueError(msg)
+            # Cells beyond the header come under the name None.
+            found[row["case"]] = {key: value for key, value in row.items() if key and key != "case"}
+    return found
 
 
 def check_keys(cohort: Cohort, keys: Sequence[str]) -> None:

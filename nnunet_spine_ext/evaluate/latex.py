@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from nnunet_spine_ext.evaluate.cord.metrics import EVERY_METRIC
 from nnunet_spine_ext.evaluate.markdown import TITLES
-from nnunet_spine_ext.evaluate.registry import METRICS
 from nnunet_spine_ext.evaluate.scoring import Score
 from nnunet_spine_ext.evaluate.statistic import Statistic
 from nnunet_spine_ext.evaluate.tables import Line, overall, summarise
@@ -28,13 +28,13 @@ def escape(text: str) -> str:
 
 def digits(name: str) -> int:
     """Return how many decimals a metric deserves."""
-    unit = METRICS[name].unit if name in METRICS else ""
+    unit = EVERY_METRIC[name].unit if name in EVERY_METRIC else ""
     return 1 if unit == "%" else 2 if unit else 3
 
 
 def head(name: str) -> str:
     """Return a column head: long name, unit, which way is better."""
-    row = METRICS.get(name)
+    row = EVERY_METRIC.get(name)
     if row is None:
         return escape(name)
     unit = f" [{escape(row.unit)}]" if row.unit else ""
@@ -58,9 +58,9 @@ def cell(name: str, found: Statistic | None, spread: Spread, *, bold: bool = Fal
 def best(name: str, values: Mapping[str, float | None]) -> set[str]:
     """Return the keys of the best values of a metric (several when they are equal); nothing for a single value."""
     known = {key: value for key, value in values.items() if value is not None}
-    if len(known) < 2 or name not in METRICS:
+    if len(known) < 2 or name not in EVERY_METRIC:
         return set()
-    direction = METRICS[name].direction
+    direction = EVERY_METRIC[name].direction
     goodness = {k: v if direction == "higher" else -v if direction == "lower" else -abs(v) for k, v in known.items()}
     top = max(goodness.values())
     return {key for key, value in goodness.items() if value == top}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from nnunet_spine_ext.evaluate.cord.metrics import EVERY_METRIC
 from nnunet_spine_ext.evaluate.metric import Scope
-from nnunet_spine_ext.evaluate.registry import METRICS
 from nnunet_spine_ext.evaluate.scoring import Score
 from nnunet_spine_ext.evaluate.statistic import Resampling, Statistic
 from nnunet_spine_ext.evaluate.tables import Line, case_means, overall, pooled_identification, summarise
@@ -88,7 +88,7 @@ def table(corner: str, lines: Sequence[Line]) -> str:
 
 def head(name: str) -> str:
     """Return a metric's name with its unit."""
-    return f"{name} [{METRICS[name].unit}]" if METRICS[name].unit else name
+    return f"{name} [{EVERY_METRIC[name].unit}]" if EVERY_METRIC[name].unit else name
 
 
 def cell(found: Statistic) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Scope = Literal["class", "group", "level", "region"]
+Scope = Literal["class", "group", "level", "region", "cord"]
 Direction = Literal["higher", "lower", "zero"]
 
 NAN = math.nan

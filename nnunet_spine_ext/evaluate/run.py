@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.evaluate.cases import Resample
 from nnunet_spine_ext.evaluate.cohort import Cohort, check_keys, read_cohort, subject_warnings
+from nnunet_spine_ext.evaluate.cord.analysis import DEFAULT_DDOF, DEFAULT_MARGIN_MM2
+from nnunet_spine_ext.evaluate.cord.evaluation import CordEvaluation, evaluate_areas
+from nnunet_spine_ext.evaluate.cord.options import AreaOptions, Maps, refuse_mixture
 from nnunet_spine_ext.evaluate.latex import Spread
 from nnunet_spine_ext.evaluate.matching import DEFAULT_IOU_THRESHOLD
+from nnunet_spine_ext.evaluate.paired import Correction
 from nnunet_spine_ext.evaluate.pairs import DEFAULT_TOLERANCE_MM
 from nnunet_spine_ext.evaluate.prepare import Job, Options, find_files, make_settings, prepare_output, writing
 from nnunet_spine_ext.evaluate.registry import DEFAULT_METRICS
@@ -18,7 +25,7 @@ from nnunet_spine_ext.evaluate.scoring import InstanceIds, Rule
 from nnunet_spine_ext.evaluate.statistic import DEFAULT_RESAMPLES, DEFAULT_SEED, Resampling
 from nnunet_spine_ext.evaluate.work import outcomes
 
-__all__ = ["EvaluationResult", "evaluate"]
+__all__ = ["CordEvaluation", "EvaluationResult", "evaluate"]
 
 
 def evaluate(
@@ -44,10 +51,23 @@ def evaluate(
     seed: int = DEFAULT_SEED,
     latex: Spread | None = None,
     jobs: int = 1,
-) -> EvaluationResult:
+    csa: bool = False,
+    cord: str | None = None,
+    maps: Maps = "auto",
+    mode: str = "sct",
+    level_range: Sequence[str] = (),
+    levels: str | Path | None = None,
+    discs: str | Path | None = None,
+    contrast: str = "contrast",
+    ddof: int = DEFAULT_DDOF,
+    margin: float = DEFAULT_MARGIN_MM2,
+    correction: Correction = "holm",
+) -> EvaluationResult | CordEvaluation:
     """Compare every reference with the prediction of the same case name; write metrics.csv, summary.json, summary.md.
 
-    Tables of an earlier run in `o` are removed first; summary.json is written last, so it is there when all is.
+    Tables of an earlier run in `o` are removed first; summary.json is written last, so it is there when all is. With
+    `csa` it is the cord's area that is compared, csa.csv, csa.json and others are written (see `AreaOptions`), and what
+    is about masks only (metrics, instances, regions, `by`) may not be asked for.
 
     Parameters
     ----------
@@ -67,6 +87,14 @@ def evaluate(
     bootstrap: resamples of the subjects for the intervals; 0: none. seed: of the resampling.
     latex: ``mean`` or ``median``: write summary.tex too.
     jobs: processes.
+    csa: compare cross-sectional areas; `ref` may then be soft maps, or a table of areas (.csv, .tsv).
+    cord: name or id of the cord in label maps. maps: ``soft`` (the folder of that name in `pred`), ``hard``, ``auto``.
+    mode: ``sct`` or ``pv`` (see `cross_sectional_area`).
+    level_range: levels to average over (``C2:C3``), each a range of its own; none: all slices.
+    levels, discs, ref_instances: where levels come from (labelled cords, disc points, numbered instances).
+    contrast: fact in cases.json that says which contrast an image has.
+    ddof: 1 or 0, of the standard deviation over contrasts. margin: of the equivalence tests, mm².
+    correction: of the tests between contrasts: ``holm``, ``bonferroni`` or ``none``.
 
     Raises
     ------
@@ -76,7 +104,14 @@ def evaluate(
     """
     given = dict(locals())
     ref, pred, o = (Path(given.pop(name)) for name in ("ref", "pred", "o"))
-    return _run(ref, pred, o, Options(**given))
+    refuse_mixture(given, {name: row.default for name, row in inspect.signature(evaluate).parameters.items()})
+    if given.pop("csa"):
+        shared = {name: given[name] for name in ("labels", "scheme", "latex")}
+        areas: dict[str, Any] = {one.name: given.get(one.name) for one in fields(AreaOptions)} | {
+            "instances": ref_instances
+        }
+        return evaluate_areas(ref, pred, o, AreaOptions(**areas), **shared)
+    return _run(ref, pred, o, Options(**{one.name: given[one.name] for one in fields(Options)}))
 
 
 def _run(ref: Path, pred: Path, out: Path, options: Options) -> EvaluationResult:

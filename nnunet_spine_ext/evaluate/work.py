@@ -1,24 +1,20 @@
-"""One case from its files to its rows, and many cases in several processes."""
+"""One case from its files to its rows."""
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import signal
 import traceback
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from nnunet_spine_ext.core.errors import CaseError, Problem, SetupError
+from nnunet_spine_ext.core.errors import CaseError, Problem
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.evaluate.cases import LabelSet, Resample, on_grid_of, read_labels
 from nnunet_spine_ext.evaluate.matching import Matching
+from nnunet_spine_ext.evaluate.parallel import each_case
 from nnunet_spine_ext.evaluate.prepare import Job
 from nnunet_spine_ext.evaluate.result import MISSING
 from nnunet_spine_ext.evaluate.scoring import Score, Status, score_classes, score_instances
@@ -48,58 +44,10 @@ def outcomes(cases: Sequence[str], job: Job, jobs: int) -> Iterator[tuple[str, O
     ------
     SetupError: a process died, probably for want of memory.
     """
-    found = _parallel(cases, job, min(jobs, len(cases))) if jobs > 1 and len(cases) > 1 else _serial(cases, job)
-    for case, outcome in found:
+    for case, outcome in each_case(cases, _guarded, job, jobs):
         if outcome.details:
             logger.error("%s: unexpected error\n%s", case, outcome.details)
         yield case, outcome
-
-
-def _serial(cases: Sequence[str], job: Job) -> Iterator[tuple[str, Outcome]]:
-    for case in cases:
-        yield case, _guarded(case, job)
-
-
-# What the processes of a pool work on; sent once to each, not with every case.
-_shared: list[Job] = []
-
-
-def _start_worker(job: Job) -> None:
-    # Ctrl-C reaches the whole process group; only the parent answers, and ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _shared[:] = [job]
-
-
-def _work(case: str) -> Outcome:
-    return _guarded(case, _shared[0])
-
-
-def _parallel(cases: Sequence[str], job: Job, jobs: int) -> Iterator[tuple[str, Outcome]]:
-    """Work ahead by at most one case per process."""
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_worker, (job,))
-    try:
-        waiting: deque[tuple[str, Future[Outcome]]] = deque()
-        for case in cases:
-            waiting.append((case, pool.submit(_work, case)))
-            if len(waiting) > jobs:
-                name, future = waiting.popleft()
-                yield name, future.result()
-        for name, future in waiting:
-            yield name, future.result()
-    except BrokenProcessPool as error:
-        raise SetupError(
-            "E-EVAL-WORKER",
-            found="a process ended without a result, perhaps for want of memory",
-            expected="enough memory for --jobs cases at once",
-            fix="use fewer --jobs; nothing was written",
-        ) from error
-    except BaseException:
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _guarded(case: str, job: Job) -> Outcome:

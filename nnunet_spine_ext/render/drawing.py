@@ -49,6 +49,13 @@ STYLES: Mapping[str, Style] = {
     "grid": Style(stroke=_LINE),
     "whisker": Style(stroke=_ACCENT),
     "box": Style(fill=_ACCENT, opacity=0.28),
+    "violin": Style(fill=_ACCENT, opacity=0.22),
+    "frame": Style(stroke=_SOFT),
+    "fit": Style(stroke=_ACCENT, width=1.6),
+    "limit": Style(stroke=_BAD, width=1.2),
+    "band": Style(fill=_BAD, opacity=0.1),
+    "bias": Style(stroke=_ACCENT, width=1.6),
+    "bias-band": Style(fill=_ACCENT, opacity=0.14),
     "median": Style(stroke=_ACCENT, width=2.0),
     "dots": Style(fill=_ACCENT, opacity=0.55),
     "beyond": Style(fill=_BAD, opacity=0.9),
@@ -93,6 +100,14 @@ class Dots:
 
 
 @dataclass(frozen=True)
+class Outline:
+    """A closed shape through its corners."""
+
+    style: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
 class Text:
     """One line of text, centred at `y`."""
 
@@ -103,7 +118,7 @@ class Text:
     anchor: Anchor = "start"
 
 
-Shape = Line | Box | Dots | Text
+Shape = Line | Box | Dots | Outline | Text
 
 
 @dataclass(frozen=True)
@@ -136,6 +151,9 @@ def _element(shape: Shape) -> str:
     if isinstance(shape, Text):
         anchor = "" if shape.anchor == "start" else f' text-anchor="{shape.anchor}"'
         return f'<text {kind} x="{_n(shape.x)}" y="{_n(shape.y)}" dy=".35em"{anchor}>{escape(shape.text)}</text>'
+    if isinstance(shape, Outline):
+        path = "L".join(f"{_n(x)} {_n(y)}" for x, y in shape.points)
+        return f'<path {kind} d="M{path}Z"/>'
     if isinstance(shape, Box):
         size = f'x="{_n(shape.x)}" y="{_n(shape.y)}" width="{_n(shape.width)}" height="{_n(shape.height)}"'
         tip = f"<title>{escape(shape.tip)}</title>" if shape.tip else ""
@@ -193,6 +211,8 @@ def _draw(pen: ImageDraw, shape: Shape, zoom: float) -> None:
     elif isinstance(shape, Box):
         x, y = shape.x * zoom, shape.y * zoom
         pen.rectangle([x, y, x + shape.width * zoom, y + shape.height * zoom], fill=fill, outline=stroke)
+    elif isinstance(shape, Outline):
+        pen.polygon([(x * zoom, y * zoom) for x, y in shape.points], fill=fill, outline=stroke)
     elif isinstance(shape, Dots):
         for x, y in shape.points:
             edges = (x - shape.radius, y - shape.radius, x + shape.radius, y + shape.radius)

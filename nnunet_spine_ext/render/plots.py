@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nnunet_spine_ext.render.drawing import Box, Dots, Drawing, Line, Shape, Text
+from nnunet_spine_ext.render.scales import Axis, Scale, figure, quantile, scale_of
+
+__all__ = ["Axis", "Group", "histogram", "strips", "swarm"]
 
 WIDTH = 420.0
 _ROW = 19.0
@@ -16,8 +19,6 @@ _LETTER = 6.4
 _LABELS_LOW, _LABELS_HIGH = 30.0, 160.0
 # Fewer values make no quartiles worth a box.
 _FEWEST_FOR_BOX = 5
-# A value beyond a quartile by this many times the distance of the quartiles would squeeze all others together.
-_FAR = 3.0
 # Dots of one row leave its middle by at most this much.
 _SPREAD = 7.0
 _BINS = 20
@@ -29,35 +30,6 @@ class Group:
 
     label: str
     values: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True)
-class Axis:
-    """The axis of values: what is measured, in which unit, and bounds that a value cannot pass (None: none)."""
-
-    title: str
-    unit: str = ""
-    lowest: float | None = None
-    highest: float | None = None
-
-
-@dataclass(frozen=True)
-class _Scale:
-    low: float
-    high: float
-    left: float
-    right: float
-
-    def x(self, value: float) -> float:
-        return self.left + (value - self.low) / (self.high - self.low) * (self.right - self.left)
-
-    def outside(self, value: float) -> bool:
-        return value > self.high + 1e-9 or value < self.low - 1e-9
-
-    def ticks(self) -> list[float]:
-        step = _nice((self.high - self.low) / 5)
-        first = math.ceil(self.low / step - 1e-9)
-        return [n * step for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
 def strips(groups: Sequence[Group], axis: Axis, *, titled: bool = False) -> Drawing:
@@ -76,7 +48,7 @@ def strips(groups: Sequence[Group], axis: Axis, *, titled: bool = False) -> Draw
     bottom = top + _ROW * len(clean)
     longest = max((len(g.label) for g in clean), default=0)
     left = 8.0 + min(max(longest * _LETTER, _LABELS_LOW), _LABELS_HIGH)
-    scale = _scale([v for g in clean for _, v in g.values], axis, left, WIDTH - _RIGHT)
+    scale = scale_of([v for g in clean for _, v in g.values], axis, left, WIDTH - _RIGHT)
     shapes = _frame(scale, axis, top, bottom)
     if titled:
         shapes.append(Text("title", 8.0, 11.0, axis.title))
@@ -94,7 +66,7 @@ def histogram(values: Sequence[float], axis: Axis, *, titled: bool = False) -> D
     finite = sorted(v for v in values if math.isfinite(v))
     top = _TITLE if titled else _TOP
     left, height = 38.0, 110.0
-    scale = _scale(finite, axis, left, WIDTH - _RIGHT, keep_all=True)
+    scale = scale_of(finite, axis, left, WIDTH - _RIGHT, keep_all=True)
     width = (scale.high - scale.low) / min(_BINS, max(5, 2 * math.isqrt(max(1, len(finite)))))
     bins: dict[int, int] = {}
     for value in finite:
@@ -112,46 +84,23 @@ def histogram(values: Sequence[float], axis: Axis, *, titled: bool = False) -> D
     for number, count in sorted(bins.items()):
         low = scale.low + number * width
         x, tall = scale.x(low), height * count / most
-        tip = f"{_figure(low)} to {_figure(low + width)}: {count} case{'' if count == 1 else 's'}"
+        tip = f"{figure(low)} to {figure(low + width)}: {count} case{'' if count == 1 else 's'}"
         shapes.append(Box("column", x + 0.5, bottom - tall, scale.x(low + width) - x - 1.0, tall, tip))
     return Drawing(WIDTH, bottom + _AXIS, tuple(shapes), f"{axis.title}: distribution over {len(finite)} cases")
 
 
-def _scale(values: Sequence[float], axis: Axis, left: float, right: float, *, keep_all: bool = False) -> _Scale:
-    finite = sorted(v for v in values if math.isfinite(v))
-    low, high = (finite[0], finite[-1]) if finite else (axis.lowest or 0.0, axis.highest or 1.0)
-    if axis.highest is not None:
-        # Good scores crowd at the upper end: it always shows.
-        high = axis.highest
-    if finite and not keep_all:
-        quarter, three = _quantile(finite, 0.25), _quantile(finite, 0.75)
-        reach = _FAR * max(three - quarter, 0.01 * abs(three))
-        low, high = max(low, quarter - reach), high if axis.highest is not None else min(high, three + reach)
-    if axis.lowest == 0.0 and axis.highest is None:
-        low = 0.0
-    step = _nice(((high - low) or abs(high) or 1.0) / 5)
-    low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
-    low = low if axis.lowest is None else max(low, axis.lowest)
-    return _Scale(low, high if high > low else low + step, left, right)
-
-
-def _nice(rough: float) -> float:
-    power = 10.0 ** math.floor(math.log10(rough)) if rough > 0 else 1.0
-    return next(step * power for step in (1.0, 2.0, 2.5, 5.0, 10.0) if step * power >= rough * (1 - 1e-9))
-
-
-def _frame(scale: _Scale, axis: Axis, top: float, bottom: float) -> list[Shape]:
+def _frame(scale: Scale, axis: Axis, top: float, bottom: float) -> list[Shape]:
     shapes: list[Shape] = []
     for tick in scale.ticks():
         x = scale.x(tick)
         shapes.append(Line("grid", x, top, x, bottom))
-        shapes.append(Text("tick", x, bottom + 9.0, _figure(tick), "middle"))
+        shapes.append(Text("tick", x, bottom + 9.0, figure(tick), "middle"))
     unit = f" ({axis.unit})" if axis.unit else ""
     shapes.append(Text("tick", (scale.left + scale.right) / 2, bottom + 24.0, f"{axis.title}{unit}", "middle"))
     return shapes
 
 
-def _row(group: Group, scale: _Scale, middle: float) -> list[Shape]:
+def _row(group: Group, scale: Scale, middle: float) -> list[Shape]:
     inside = sorted(((v, c) for c, v in group.values if math.isfinite(v) and not scale.outside(v)))
     beyond = sorted(((c, v) for c, v in group.values if math.isinf(v) or scale.outside(v)), key=lambda one: one[1])
     shapes: list[Shape] = []
@@ -159,26 +108,26 @@ def _row(group: Group, scale: _Scale, middle: float) -> list[Shape]:
     finite = sorted(v for _, v in group.values if math.isfinite(v))
     if len(finite) >= _FEWEST_FOR_BOX:
         places = [scale.x(min(max(v, scale.low), scale.high)) for v in finite]
-        low, half, high = (_quantile(places, q) for q in (0.25, 0.5, 0.75))
+        low, half, high = (quantile(places, q) for q in (0.25, 0.5, 0.75))
         if inside:
             shapes.append(Line("whisker", scale.x(values[0]), middle, scale.x(values[-1]), middle))
         shapes.append(Box("box", low, middle - 6.0, max(high - low, 0.5), 12.0))
         shapes.append(Line("median", half, middle - 6.5, half, middle + 6.5))
     radius = 2.2 if len(values) <= 60 else 1.5
     if inside:
-        points = _swarm([scale.x(v) for v in values], middle, radius)
+        points = swarm([scale.x(v) for v in values], middle, radius)
         shapes.append(Dots("dots", points, radius, _tags([(c, v) for v, c in inside])))
     if beyond:
         edges = [scale.right if v > scale.low else scale.left for _, v in beyond]
-        shapes.append(Dots("beyond", _swarm(edges, middle, 2.6), 2.6, _tags(beyond)))
+        shapes.append(Dots("beyond", swarm(edges, middle, 2.6), 2.6, _tags(beyond)))
     return shapes
 
 
 def _tags(values: Sequence[tuple[int, float]]) -> dict[str, str]:
-    return {"cases": " ".join(str(c) for c, _ in values), "values": " ".join(_figure(v) for _, v in values)}
+    return {"cases": " ".join(str(c) for c, _ in values), "values": " ".join(figure(v) for _, v in values)}
 
 
-def _swarm(places: Sequence[float], middle: float, radius: float) -> tuple[tuple[float, float], ...]:
+def swarm(places: Sequence[float], middle: float, radius: float) -> tuple[tuple[float, float], ...]:
     """Move dots that would cover each other up and down in turn, never out of the row; places are sorted."""
     points: list[tuple[float, float]] = []
     steps = 3 if radius > 2 else 4
@@ -191,18 +140,6 @@ def _swarm(places: Sequence[float], middle: float, radius: float) -> tuple[tuple
         shift = ((depth + 1) // 2) % (steps + 1) * (1 if depth % 2 else -1)
         points.append((x, middle + _SPREAD / steps * shift))
     return tuple(points)
-
-
-def _quantile(values: Sequence[float], share: float) -> float:
-    """Return a quantile of sorted values, interpolated linearly."""
-    place = share * (len(values) - 1)
-    low = int(place)
-    high = min(low + 1, len(values) - 1)
-    return values[low] + (place - low) * (values[high] - values[low])
-
-
-def _figure(value: float) -> str:
-    return "infinite" if math.isinf(value) else f"{value:.3g}"
 
 
 def _short(label: str) -> str:

@@ -1,0 +1,486 @@
+"""nnUNetv2_spine_evaluate --csa: areas of known cords, spread over contrasts, levels, tables of areas, bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from area_cohort import AFFINE, SHAPE, Cohort, hard_cord, levels_map, save, soft_cord, write_cases
+
+from nnunet_spine_ext.cli.evaluate import main
+from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.io import write_json
+from nnunet_spine_ext.evaluate.cord.areas import parse_ranges, read_areas
+from nnunet_spine_ext.evaluate.cord.evaluation import CordEvaluation
+from nnunet_spine_ext.evaluate.run import evaluate
+from nnunet_spine_ext.render.agreement import density, violins
+from nnunet_spine_ext.render.drawing import Dots, Outline
+from nnunet_spine_ext.render.plots import Group
+from nnunet_spine_ext.render.scales import Axis
+
+AREAS = {"a": (70.0, 71.0, 69.0), "b": (76.0, 77.5, 76.5), "c": (82.0, 80.0, 83.0)}
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Cohort:
+    """Three subjects in two contrasts with soft maps; true area, area in T1w, area in T2w."""
+    made = Cohort(tmp_path)
+    for subject, (true, first, second) in AREAS.items():
+        made.add(subject, true, {"T1w": first, "T2w": second})
+    return made
+
+
+def run(cohort: Cohort, **options: Any) -> CordEvaluation:
+    result = evaluate(cohort.ref, cohort.pred, cohort.out, csa=True, **({"mode": "pv"} | options))
+    assert isinstance(result, CordEvaluation)
+    return result
+
+
+def content(cohort: Cohort) -> dict[str, Any]:
+    def refuse(word: str) -> None:
+        pytest.fail(f"{word} is not JSON")
+
+    return dict(json.loads((cohort.out / "csa.json").read_text(encoding="utf-8"), parse_constant=refuse))
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def test_areas_errors_and_spread_are_those_of_the_cords(cohort: Cohort) -> None:
+    result = run(cohort)
+    assert result.exit_code == 0
+    rows = {row["case"]: row for row in cohort.read("csa.csv")}
+    for subject, (true, *predicted) in AREAS.items():
+        for contrast, area in zip(("T1w", "T2w"), predicted, strict=True):
+            row = rows[f"{subject}_{contrast}"]
+            assert float(row["csa"]) == pytest.approx(area, rel=1e-4)
+            assert float(row["csa_reference"]) == pytest.approx(true, rel=1e-4)
+            assert float(row["csa_error"]) == pytest.approx(area - true, abs=0.01)
+            assert float(row["csa_absolute_error"]) == pytest.approx(abs(area - true), abs=0.01)
+            assert float(row["soft_relative_volume_error"]) == pytest.approx(100 * (area - true) / true, abs=0.01)
+            assert (row["map"], row["slices"], row["csa_coverage"]) == ("soft", "10", "1.0")
+    subjects = {row["subject"]: row for row in cohort.read("csa_subjects.csv")}
+    for subject, (_, first, second) in AREAS.items():
+        assert float(subjects[subject]["std"]) == pytest.approx(np.std([first, second], ddof=1), abs=0.01)
+        assert float(subjects[subject]["reference_std"]) == pytest.approx(0, abs=1e-9)
+    found = content(cohort)["ranges"][0]
+    stds = [float(row["std"]) for row in subjects.values()]
+    assert found["std"]["mean"] == pytest.approx(np.mean(stds))
+    assert found["std"]["subjects"] == 3
+    assert found["std"]["ci_low"] <= found["std"]["mean"] <= found["std"]["ci_high"]
+    assert content(cohort) == json.loads(json.dumps(result.to_dict()))
+
+
+def test_population_standard_deviation_on_request(cohort: Cohort) -> None:
+    run(cohort, ddof=0)
+    first = cohort.read("csa_subjects.csv")[0]
+    assert float(first["std"]) == pytest.approx(np.std(AREAS["a"][1:]), abs=0.01)
+    assert "ddof 0" in (cohort.out / "csa.md").read_text(encoding="utf-8")
+
+
+def test_dice_and_volume_error_are_those_at_one_half(cohort: Cohort) -> None:
+    run(cohort)
+    row = next(r for r in cohort.read("csa.csv") if r["case"] == "c_T2w")
+    true, found = hard_cord(82.0).sum(), hard_cord(83.0).sum()
+    assert float(row["relative_volume_error"]) == pytest.approx(100 * (found - true) / true)
+    assert float(row["dice"]) == pytest.approx(2 * min(true, found) / (true + found))
+
+
+def test_mode_sct_does_not_see_a_weaker_map_and_mode_pv_does(cohort: Cohort) -> None:
+    save(cohort.pred / "a_T1w.nii.gz", soft_cord(71.0, scale=0.8))
+    run(cohort)
+    physical = float(next(r for r in cohort.read("csa.csv") if r["case"] == "a_T1w")["csa"])
+    run(cohort, mode="sct")
+    toolbox = float(next(r for r in cohort.read("csa.csv") if r["case"] == "a_T1w")["csa"])
+    assert physical == pytest.approx(0.8 * 71.0, rel=1e-3)
+    assert toolbox == pytest.approx(71.0, rel=5e-3)
+
+
+def test_same_input_same_bytes_in_one_process_and_in_two(cohort: Cohort) -> None:
+    names = ("csa.csv", "csa_subjects.csv", "csa_tests.csv", "csa.md", "csa.json", "plots/csa_all-slices.png")
+    run(cohort)
+    first = [(cohort.out / name).read_bytes() for name in names]
+    run(cohort, jobs=2)
+    assert first == [(cohort.out / name).read_bytes() for name in names]
+
+
+def test_the_soft_folder_of_a_prediction_is_taken_unless_told_otherwise(cohort: Cohort) -> None:
+    for case, *_ in cohort.rows:
+        save(cohort.pred / "soft" / f"{case}.nii.gz", soft_cord(60.0))
+    run(cohort)
+    assert {round(float(row["csa"])) for row in cohort.read("csa.csv")} == {60}
+    assert content(cohort)["inputs"]["pred"].endswith("soft")
+    run(cohort, maps="hard")
+    assert 60 not in {round(float(row["csa"])) for row in cohort.read("csa.csv")}
+
+
+def test_a_label_map_knows_its_cord_by_name_or_by_option(tmp_path: Path) -> None:
+    cohort = Cohort(tmp_path)
+    cohort.add("a", 70.0, {"T1w": 72.0}, soft=False)
+    for folder in (cohort.ref, cohort.pred):
+        array = 11 * hard_cord(70.0)
+        array[:3] = 12
+        save(folder / "a_T1w.nii.gz", array)
+    result = run(cohort)
+    assert result.exit_code == 4
+    assert result.summary.failed["a_T1w"].code == "E-EVAL-CORD"
+    run(cohort, cord="11")
+    expected = cohort.read("csa.csv")[0]["csa"]
+    write_json(cohort.base / "names.json", {"canal": 12, "cord": 11})
+    run(cohort, labels=cohort.base / "names.json")
+    assert cohort.read("csa.csv")[0]["csa"] == expected
+    assert float(expected) == pytest.approx(hard_cord(70.0)[:, :, 3].sum() * 0.64)
+    with_canal = run(cohort, labels=cohort.base / "names.json", cord="canal")
+    assert with_canal.rows[0].area != pytest.approx(float(expected))
+    assert run(cohort, labels=cohort.base / "names.json", cord="brain").exit_code == 4
+
+
+# --- slices and levels -----------------------------------------------------------------------------------------------
+
+
+def test_slices_that_the_reference_does_not_know_do_not_count(cohort: Cohort) -> None:
+    array = soft_cord(70.0)
+    array[:, :, 6:] = -1
+    save(cohort.ref / "a_T1w.nii.gz", array)
+    wrong = soft_cord(71.0)
+    wrong[:, :, 6:] = 0
+    wrong[4:28, 4:24, 7] = 1
+    save(cohort.pred / "a_T1w.nii.gz", wrong)
+    run(cohort)
+    row = next(r for r in cohort.read("csa.csv") if r["case"] == "a_T1w")
+    assert (row["slices"], row["reference_slices"]) == ("5", "5")
+    assert float(row["csa_error"]) == pytest.approx(1.0, abs=0.05)
+    assert float(row["soft_relative_volume_error"]) == pytest.approx(100 / 70, abs=0.1)
+    assert float(row["assd"]) < 0.1
+
+
+def test_a_prediction_that_ends_early_shows_in_the_coverage(cohort: Cohort) -> None:
+    save(cohort.pred / "a_T1w.nii.gz", soft_cord(71.0, range(1, 6)))
+    run(cohort)
+    row = next(r for r in cohort.read("csa.csv") if r["case"] == "a_T1w")
+    assert (row["slices"], row["reference_slices"], row["csa_coverage"]) == ("5", "10", "0.5")
+    assert float(row["csa_error"]) == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_faint_slice_is_no_cord(cohort: Cohort) -> None:
+    array = soft_cord(71.0)
+    array[:, :, 11] = soft_cord(71.0, scale=0.2)[:, :, 5]
+    save(cohort.pred / "a_T1w.nii.gz", array)
+    save(cohort.ref / "a_T1w.nii.gz", np.maximum(array, soft_cord(70.0)))
+    run(cohort, mode="sct")
+    assert next(r for r in cohort.read("csa.csv") if r["case"] == "a_T1w")["slices"] == "10"
+
+
+def test_areas_by_vertebral_level(cohort: Cohort) -> None:
+    array = soft_cord(71.0)
+    array[:, :, 1:5] = soft_cord(90.0)[:, :, 1:5]
+    for case, *_ in cohort.rows:
+        save(cohort.base / "levels" / f"{case}.nii.gz", levels_map())
+    save(cohort.pred / "a_T1w.nii.gz", array)
+    run(cohort, levels=cohort.base / "levels", level_range=["C2:C3", "4", "T1"])
+    rows = {r["range"]: r for r in cohort.read("csa.csv") if r["case"] == "a_T1w"}
+    assert float(rows["C2:C3"]["csa"]) == pytest.approx(71.0, rel=1e-3)
+    assert float(rows["C4"]["csa"]) == pytest.approx(90.0, rel=1e-2)
+    assert (rows["C2:C3"]["slices"], rows["C4"]["slices"], rows["T1"]["slices"]) == ("6", "4", "0")
+    assert rows["T1"]["csa"] == ""
+    assert {one["name"] for one in content(cohort)["ranges"]} == {"C2:C3", "C4", "T1"}
+
+
+def test_levels_that_are_missing_fail_their_case_only(cohort: Cohort) -> None:
+    for case, *_ in cohort.rows[1:]:
+        save(cohort.base / "levels" / f"{case}.nii.gz", levels_map())
+    result = run(cohort, levels=cohort.base / "levels", level_range=["C2:C3"])
+    assert result.exit_code == 3
+    assert result.summary.failed["a_T1w"].code == "E-EVAL-CORD-LEVELS"
+    assert len(result.summary.done) == 5
+
+
+def test_ranges_are_named_alike_whatever_their_spelling() -> None:
+    assert [one.name for one in parse_ranges(["2:3", "c2:c3", "T1", "3,5"])] == ["C2:C3", "T1", "C3,C5"]
+    assert [one.name for one in parse_ranges([])] == ["all slices"]
+
+
+# --- a table of areas as reference -----------------------------------------------------------------------------------
+
+
+def test_a_table_of_areas_stands_for_the_references(cohort: Cohort) -> None:
+    table = cohort.base / "areas.csv"
+    lines = [f"{case},{AREAS[subject][0]}" for case, subject, _ in cohort.rows]
+    table.write_text("\n".join(["case,area", *lines]), encoding="utf-8")
+    evaluate(table, cohort.pred, cohort.out, csa=True, mode="pv", cases=cohort.ref / "cases.json")
+    row = next(r for r in cohort.read("csa.csv") if r["case"] == "c_T1w")
+    assert float(row["csa_error"]) == pytest.approx(-2.0, abs=0.05)
+    assert row["dice"] == row["reference_slices"] == ""
+
+
+def test_a_table_by_slice_is_compared_in_the_slices_that_both_have(cohort: Cohort) -> None:
+    table = cohort.base / "areas.csv"
+    lines = [f"a_T1w,{k},{70 if k < 5 else 50},{4 if k < 5 else 3}" for k in range(1, 9)]
+    table.write_text("\n".join(["case,slice,area,level", *lines, "a_T1w,9,,3"]), encoding="utf-8")
+    evaluate(table, cohort.pred, cohort.out, csa=True, mode="pv", level_range=["C4", "C3"])
+    rows = {row["range"]: row for row in cohort.read("csa.csv")}
+    assert float(rows["C4"]["csa_error"]) == pytest.approx(1.0, abs=0.05)
+    assert float(rows["C3"]["csa_error"]) == pytest.approx(21.0, abs=0.05)
+    assert (rows["C3"]["slices"], rows["C3"]["reference_slices"]) == ("4", "4")
+
+
+def test_an_area_that_is_not_known_is_counted_and_left_out(cohort: Cohort) -> None:
+    table = cohort.base / "areas.csv"
+    lines = [f"{case},{'nan' if case == 'a_T1w' else 75}" for case, *_ in cohort.rows]
+    table.write_text("\n".join(["case,area", *lines]), encoding="utf-8")
+    result = evaluate(table, cohort.pred, cohort.out, csa=True, mode="pv", cases=cohort.ref / "cases.json")
+    assert isinstance(result, CordEvaluation)
+    found = result.ranges[0].statistics["all"]["csa_error"]
+    assert (found.n, found.excluded_undefined) == (5, 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "case,area\na,-1\n", "case,area\na,inf\n", "case,area\na,big\n", "name,area\na,1\n", "case,volume\na,1\n",
+     "case,area\na,1\na,2\n", "case,slice,area\na,1.5,70\n", "case,slice,area\na,1,70\na,1,71\n"],
+)  # fmt: skip
+def test_a_wrong_table_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "areas.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError) as error:
+        read_areas(tmp_path / "areas.csv")
+    assert error.value.code == "E-EVAL-CORD-TABLE"
+
+
+def test_tables_of_other_commands_are_tables_of_areas(tmp_path: Path) -> None:
+    (tmp_path / "levels.csv").write_text("case,level,name,slices,mean_area,std_area\na,2:3,C2:C3,6,71.5,0.2\n")
+    table = read_areas(tmp_path / "levels.csv")
+    assert table.mean("a", parse_ranges(["2:3"])[0]) == 71.5
+    assert math.isnan(table.mean("a", parse_ranges(["C4"])[0]))
+
+
+# --- subjects and contrasts ------------------------------------------------------------------------------------------
+
+
+def test_subjects_and_contrasts_from_a_table(cohort: Cohort) -> None:
+    (cohort.ref / "cases.json").unlink()
+    write_cases(cohort.base / "who.csv", cohort.rows)
+    result = run(cohort, cases=cohort.base / "who.csv")
+    assert result.ranges[0].contrasts == ("T1w", "T2w")
+    assert result.ranges[0].std.n == 3
+
+
+def test_without_contrasts_nothing_is_said_about_their_spread(cohort: Cohort) -> None:
+    (cohort.ref / "cases.json").unlink()
+    result = run(cohort)
+    assert result.exit_code == 0
+    assert result.ranges[0].std.n == 0
+    assert any("No contrast is known" in note for note in result.notes)
+    text = (cohort.out / "csa.md").read_text(encoding="utf-8")
+    assert "Spread over contrasts" not in text
+    assert "Prediction against reference" in text
+
+
+def test_a_subject_with_one_contrast_has_no_spread_and_leaves_the_anova(cohort: Cohort) -> None:
+    cohort.add("d", 75.0, {"T1w": 76.0})
+    result = run(cohort)
+    found = result.ranges[0]
+    alone = next(row for row in found.subject_rows if row.subject == "d")
+    assert (alone.contrasts, alone.complete) == (1, False)
+    assert math.isnan(alone.std)
+    assert (found.std.n, found.std.excluded_undefined) == (3, 1)
+    assert (found.anova.subjects, found.anova.incomplete, found.icc.incomplete) == (3, 1, 1)
+    assert "1 with one only" in (cohort.out / "csa.md").read_text(encoding="utf-8")
+
+
+def test_a_case_without_a_contrast_counts_in_all_only(cohort: Cohort) -> None:
+    write_cases(cohort.ref / "cases.json", [*cohort.rows[:-1], ("c_T2w", "c", "")])
+    result = run(cohort)
+    assert result.ranges[0].statistics["all"]["csa"].n == 6
+    assert result.ranges[0].statistics["T2w"]["csa"].n == 2
+    assert any("not known" in note and "c_T2w" in note for note in result.notes)
+
+
+def test_an_unknown_subject_is_said(cohort: Cohort) -> None:
+    write_cases(cohort.ref / "cases.json", cohort.rows[:-1])
+    result = run(cohort)
+    assert [p.code for p in result.summary.warnings["c_T2w"]] == ["W-EVAL-NOSUBJECT"]
+
+
+def test_two_images_of_one_contrast_are_averaged_and_that_is_said(cohort: Cohort) -> None:
+    write_cases(cohort.ref / "cases.json", [(case, "a" if s == "b" else s, c) for case, s, c in cohort.rows])
+    result = run(cohort)
+    assert result.ranges[0].table.shape == (2, 2)
+    assert result.ranges[0].table[0, 0] == pytest.approx((71.0 + 77.5) / 2, rel=1e-3)
+    assert any("averaged" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("text", ["case,who\na,b\n", "case,subject\na,b\na,c\n", "case,subject\na,\n"])
+def test_a_wrong_table_of_cases_is_refused(cohort: Cohort, text: str) -> None:
+    (cohort.base / "who.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError) as error:
+        run(cohort, cases=cohort.base / "who.csv")
+    assert error.value.code == "E-EVAL-CASES"
+
+
+# --- statistics over contrasts ---------------------------------------------------------------------------------------
+
+
+def test_a_contrast_that_reads_larger_is_found(tmp_path: Path) -> None:
+    cohort = Cohort(tmp_path, ("T1w", "T2w", "T2star"))
+    wobble = (0.1, -0.2, 0.3, -0.1, 0.2, -0.3, 0.05)
+    for k, by in enumerate(wobble):
+        true = 70.0 + k
+        cohort.add(f"s{k}", true, {"T1w": true + by, "T2w": true - by, "T2star": true + 3 + by / 2})
+    result = run(cohort, margin=1.0, latex="mean")
+    found = result.ranges[0]
+    pairs = {(pair.a, pair.b): pair for pair in found.pairs}
+    assert set(pairs) == {("T1w", "T2star"), ("T1w", "T2w"), ("T2star", "T2w")}
+    apart, same = pairs["T1w", "T2star"], pairs["T1w", "T2w"]
+    assert apart.paired.mean_difference == pytest.approx(3.0, abs=0.1)
+    assert (apart.paired.p, apart.p_corrected) == (pytest.approx(2 / 2**7), pytest.approx(3 * 2 / 2**7))
+    assert (apart.equivalence.equivalent, same.equivalence.equivalent) == (False, True)
+    assert same.paired.p > 0.05
+    assert found.anova.p < 1e-6
+    assert found.icc.agreement < found.icc.consistency - 0.1
+    by_contrast = {row.contrast: row for row in found.against}
+    assert by_contrast["T2star"].limits.bias == pytest.approx(3.0, abs=0.1)
+    assert by_contrast["all"].limits.repeated
+    assert by_contrast["all"].icc.reason.startswith("several images")
+    assert len(cohort.read("csa_tests.csv")) == 3
+    text = (cohort.out / "csa.md").read_text(encoding="utf-8")
+    for words in ("F(2, 12) =", "Greenhouse-Geisser", "ICC(A,1)", "not shown", "yes (p"):
+        assert words in text
+    tex = (cohort.out / "csa.tex").read_text(encoding="utf-8")
+    assert "T2star" in tex
+    assert "²" not in tex
+    assert {p.name for p in (cohort.out / "plots").iterdir()} == set(result.pictures)
+    assert len(result.pictures) == 6
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_prediction_has_no_area_and_is_said(cohort: Cohort) -> None:
+    save(cohort.pred / "a_T1w.nii.gz", np.zeros(SHAPE, np.float32))
+    result = run(cohort)
+    assert result.exit_code == 0
+    row = next(r for r in cohort.read("csa.csv") if r["case"] == "a_T1w")
+    assert (row["csa"], row["csa_error"], row["csa_coverage"], row["dice"]) == ("", "", "0.0", "0.0")
+    assert any("nothing above one half" in note and "a_T1w" in note for note in result.notes)
+    assert result.ranges[0].statistics["all"]["csa_error"].excluded_undefined == 1
+
+
+def test_a_missing_prediction_counts_as_one_and_makes_the_exit_code_3(cohort: Cohort) -> None:
+    (cohort.pred / "a_T1w.nii.gz").unlink()
+    result = run(cohort)
+    assert result.exit_code == 3
+    row = next(r for r in cohort.read("csa.csv") if r["case"] == "a_T1w")
+    assert (row["status"], row["csa"], row["csa_coverage"], row["dice"]) == ("missing", "", "0.0", "0.0")
+
+
+def test_a_soft_map_on_another_grid_is_refused_or_resampled(cohort: Cohort) -> None:
+    moved = AFFINE.copy()
+    moved[0, 3] += 0.4
+    save(cohort.pred / "a_T1w.nii.gz", soft_cord(71.0), moved)
+    result = run(cohort)
+    assert result.exit_code == 3
+    assert result.summary.failed["a_T1w"].code == "E-GEOM-GRID"
+    again = run(cohort, resample="nearest")
+    assert again.exit_code == 0
+    assert "linearly" in str(again.summary.warnings["a_T1w"][0])
+    row = next(r for r in cohort.read("csa.csv") if r["case"] == "a_T1w")
+    assert float(row["csa"]) == pytest.approx(71.0, rel=1e-2)
+
+
+def test_values_that_are_no_numbers_are_said(cohort: Cohort) -> None:
+    array = soft_cord(71.0)
+    array[0, 0, 0] = math.nan
+    save(cohort.pred / "a_T1w.nii.gz", array)
+    result = run(cohort)
+    assert "1 voxels that are no number" in str(result.summary.warnings["a_T1w"][0])
+    assert result.exit_code == 0
+
+
+def test_values_on_another_scale_fail_their_case(cohort: Cohort) -> None:
+    save(cohort.pred / "a_T1w.nii.gz", 255 * soft_cord(71.0))
+    result = run(cohort)
+    assert result.exit_code == 3
+    problem = result.summary.failed["a_T1w"]
+    assert problem.code == "E-CSA-RANGE"
+    assert problem.file.endswith("a_T1w.nii.gz")
+
+
+def test_an_unreadable_file_fails_its_case_only(cohort: Cohort) -> None:
+    (cohort.pred / "a_T1w.nii.gz").write_bytes(b"nothing")
+    result = run(cohort)
+    assert result.exit_code == 3
+    assert len(result.summary.done) == 5
+
+
+def test_a_prediction_without_a_reference_is_said(cohort: Cohort) -> None:
+    save(cohort.pred / "x.nii.gz", soft_cord(71.0))
+    result = run(cohort)
+    assert [p.code for p in result.summary.warnings["x"]] == ["W-EVAL-EXTRA"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"ddof": 2}, "E-EVAL-RANGE"),
+        ({"margin": 0.0}, "E-EVAL-RANGE"),
+        ({"margin": math.inf}, "E-EVAL-RANGE"),
+        ({"mode": "exact"}, "E-EVAL-RANGE"),
+        ({"correction": "none at all"}, "E-EVAL-RANGE"),
+        ({"bootstrap": -1}, "E-EVAL-RANGE"),
+        ({"jobs": 0}, "E-EVAL-RANGE"),
+        ({"level_range": ["C9"]}, "E-CSA-LEVELRANGE"),
+        ({"level_range": ["C2:C3"]}, "E-EVAL-CORD-NOLEVELS"),
+        ({"levels": "somewhere", "discs": "elsewhere"}, "E-EVAL-CORD-SOURCES"),
+        ({"levels": "nowhere"}, "E-EVAL-FOLDER"),
+        ({"maps": "soft"}, "E-EVAL-CORD-SOFT"),
+        ({"metrics": ["dice"]}, "E-EVAL-CORD-OPTION"),
+        ({"regions": True}, "E-EVAL-CORD-OPTION"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_written(cohort: Cohort, options: Any, code: str) -> None:
+    with pytest.raises(UsageError) as error:
+        run(cohort, **options)
+    assert error.value.code == code
+    assert not cohort.out.exists()
+
+
+def test_options_of_areas_need_csa(cohort: Cohort) -> None:
+    with pytest.raises(UsageError) as error:
+        evaluate(cohort.ref, cohort.pred, cohort.out, margin=1.0)
+    assert (error.value.code, "--csa" in error.value.fix) == ("E-EVAL-CORD-OPTION", True)
+
+
+def test_the_command_says_what_it_did(cohort: Cohort, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--csa", "-ref", str(cohort.ref), "-pred", str(cohort.pred), "-o", str(cohort.out), "--mode", "pv"]
+    assert main(arguments) == 0
+    assert "STD across contrasts" in capsys.readouterr().out
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ranges"][0]["contrasts"] == ["T1w", "T2w"]
+    assert main([*arguments, "--metrics", "dice"]) == 2
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def test_a_violin_shows_every_value_and_stays_inside_them() -> None:
+    values = tuple(enumerate([70.0, 72.0, 73.0, 73.5, 75.0, 80.0, math.nan]))
+    drawing = violins([Group("T1w", values), Group("few", values[:3])], Axis("area", "mm²"), "Areas")
+    dots = [shape for shape in drawing.shapes if isinstance(shape, Dots)]
+    outlines = [shape for shape in drawing.shapes if isinstance(shape, Outline)]
+    assert [len(one.points) for one in dots] == [6, 3]
+    assert len(outlines) == 1
+    xs, ends = [x for x, _ in outlines[0].points], [x for x, _ in dots[0].points]
+    assert (min(xs), max(xs)) == (pytest.approx(min(ends)), pytest.approx(max(ends)))
+
+
+def test_the_density_is_that_of_scipy() -> None:
+    from scipy.stats import gaussian_kde
+
+    values = [70.0, 72.0, 73.0, 73.5, 75.0, 80.0]
+    places, heights = density(values)
+    expected = gaussian_kde(values)(places)
+    assert heights == pytest.approx((expected / expected.max()).tolist())
