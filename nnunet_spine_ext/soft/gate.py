@@ -11,6 +11,7 @@ from nnunet_spine_ext.core.volume import Array
 
 # Slices with less of the structure in both than this many pixels say nothing.
 _FEWEST_PIXELS = 3.0
+_HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ def dice(first: Array, second: Array, where: Array | None = None) -> float:
 
 
 def leave_one_out(values: Mapping[str, Array], covered: Mapping[str, Array]) -> dict[str, Agreement]:
-    """Compare each mask with the average of the others, thresholded at a half.
+    """Compare each mask with the average of the others.
+
+    The average is not thresholded: of two others, one that leaks would be all that is above a half.
 
     Parameters
     ----------
@@ -48,16 +51,15 @@ def leave_one_out(values: Mapping[str, Array], covered: Mapping[str, Array]) -> 
     found = {}
     for name, own in values.items():
         others = count - covered[name]
-        both = (others > 0.5) & (covered[name] > 0.5)
-        mean = np.divide(total - own * covered[name], others, out=np.zeros_like(own), where=others > 0.5)
-        # Two masks of three can only agree on what at least one of them has: a half is in.
-        found[name] = _agreement((own >= 0.5) & both, (mean >= 0.5 - 1e-6) & both)
+        both = (others > _HALF) & (covered[name] > _HALF)
+        mean = np.divide(total - own * covered[name], others, out=np.zeros_like(own), where=both)
+        found[name] = _agreement(own * both, np.clip(mean, 0.0, 1.0) * both)
     return found
 
 
 def _agreement(own: Array, others: Array) -> Agreement:
-    shared = 2.0 * (own & others).sum(axis=(0, 1))
-    total = (own.sum(axis=(0, 1)) + others.sum(axis=(0, 1))).astype(np.float64)
+    shared = 2.0 * np.minimum(own, others).sum(axis=(0, 1), dtype=np.float64)
+    total = own.sum(axis=(0, 1), dtype=np.float64) + others.sum(axis=(0, 1), dtype=np.float64)
     if total.sum() == 0:
         return Agreement(float("nan"), float("nan"), -1)
     says = total >= _FEWEST_PIXELS

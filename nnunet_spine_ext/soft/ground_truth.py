@@ -66,6 +66,7 @@ class SoftGroundTruth:
     contributors: every mask that was given.
     sensitivity, specificity: of raters, with STAPLE.
     warnings: what the user should know.
+    average: the union as it is read, None for raters.
     """
 
     soft: dict[str, Volume]
@@ -77,6 +78,17 @@ class SoftGroundTruth:
     sensitivity: dict[str, float] = field(default_factory=dict)
     specificity: dict[str, float] = field(default_factory=dict)
     warnings: list[Problem] = field(default_factory=list)
+    average: Union | None = None
+
+    def at(self, name: str, grid: Volume) -> Volume:
+        """Return the soft label of a mask on another grid of the same scan, -1 = ignore.
+
+        Raises KeyError for a mask that was left out, and for raters.
+        """
+        alignment = self.contributors[name].alignment
+        if name not in self.soft or self.average is None or alignment is None:
+            raise KeyError(name)
+        return to_native(self.average, grid, alignment.motion)
 
 
 @dataclass(frozen=True)
@@ -265,7 +277,9 @@ def _averaged(masks: Mapping[str, Volume], recipe: Recipe) -> SoftGroundTruth:
         for name in masks
     }
     coverage = frame.volume(count.astype(np.uint8), box)
-    return SoftGroundTruth(soft, done.volume(), coverage, reference, z, rows, warnings=_warnings(rows, soft))
+    return SoftGroundTruth(
+        soft, done.volume(), coverage, reference, z, rows, warnings=_warnings(rows, soft), average=done
+    )
 
 
 def _moved(box: Box, shift: Array, frame: Frame) -> Box:

@@ -82,10 +82,11 @@ class Box:
 def box_around(points: Array, frame: Frame, margin_mm: float = 0.0) -> Box:
     """Return the lattice points around frame points (n, 3), with a margin in x and y."""
     margin = np.array([margin_mm, margin_mm, 0.0])
-    # A thousandth of a voxel: rounding must not add a slice.
-    low = np.floor((points.min(axis=0) - margin) / frame.spacing + 1e-3).astype(int)
-    high = np.ceil((points.max(axis=0) + margin) / frame.spacing - 1e-3).astype(int)
-    high = np.maximum(low, high)
+    low = np.floor((points.min(axis=0) - margin) / frame.spacing).astype(int)
+    high = np.ceil((points.max(axis=0) + margin) / frame.spacing).astype(int)
+    # Levels whose centres are within; a thousandth of a voxel, so that rounding loses none.
+    low[2] = np.ceil(points[:, 2].min() / frame.spacing[2] - 1e-3)
+    high[2] = max(low[2], np.floor(points[:, 2].max() / frame.spacing[2] + 1e-3))
     return Box((int(low[0]), int(low[1]), int(low[2])), (int(high[0]), int(high[1]), int(high[2])))
 
 
