@@ -264,7 +264,7 @@ def refuse_soft_settings(settings: SpineSettings, trainer: str) -> None:
 
 
 def keep_what_the_model_has(folder: str, plans: dict[str, Any]) -> None:
-    """Take over, in place, what a model's own plans hold beyond training: prediction settings, other folds' references.
+    """Take over, in place, what a model's own plans hold beyond training: prediction settings, other folds' facts.
 
     nnU-Net writes plans.json of the model anew whenever a fold starts or resumes; an edit by
     ``nnUNetv2_spine_plan -m MODEL`` would be lost. Does nothing before the first fold.
@@ -274,7 +274,10 @@ def keep_what_the_model_has(folder: str, plans: dict[str, Any]) -> None:
     if SETTINGS_KEY in stored:
         model = settings_from_plans(stored)
         settings = settings_from_plans(plans)
-        store_settings(plans, replace(settings, predict=model.predict, reference=model.reference))
+        soft = settings.soft
+        if soft is not None and model.soft is not None:
+            soft = replace(soft, activation=model.soft.activation)
+        store_settings(plans, replace(settings, predict=model.predict, reference=model.reference, soft=soft))
 
 
 def add_reference(folder: str, fold: str, reference: dict[str, Any] | None) -> None:

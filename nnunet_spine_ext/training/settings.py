@@ -146,10 +146,12 @@ class SoftSettings:
     loss: name and parameters of the loss; see `losses.registry.LossSettings`.
     output: what the network's outputs are, as the loss takes them: ``linear`` values or logits of a ``sigmoid``; filled
         in when training starts, and read by prediction.
+    activation: of linear outputs, in prediction, unless `predict.activation` says another; filled in by validation.
     """
 
     loss: LossSettings = field(default_factory=LossSettings)
     output: Literal["linear", "sigmoid"] | None = None
+    activation: Literal["clamp", "norm_relu"] | None = None
 
     def completed(self) -> SoftSettings:
         """Return the same with the output that the loss takes; raises UsageError for another one."""
@@ -228,5 +230,6 @@ def settings_hash(plans: Mapping[str, Any]) -> str:
     # A preset and the same configuration written out have the same effect.
     augment = settings.augment
     content["augment"] = None if augment is None else f"{augment.flips} {augment.effective().hash}"
-    content["soft"] = None if settings.soft is None else to_dict(settings.soft.completed())
+    soft = settings.soft
+    content["soft"] = None if soft is None else to_dict(replace(soft.completed(), activation=None))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -16,6 +16,7 @@ from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.pipeline import Pipeline
 from nnunet_spine_ext.core.errors import Problem, SetupError
 from nnunet_spine_ext.losses.registry import LossName, LossSettings, build_deep_supervision
+from nnunet_spine_ext.soft.store import soft_file
 from nnunet_spine_ext.training.background import set_background
 from nnunet_spine_ext.training.base import nnUNetTrainerSpine
 from nnunet_spine_ext.training.mirroring import sided_labels
@@ -24,6 +25,7 @@ from nnunet_spine_ext.training.shift import DeviceAugmentationMixin
 from nnunet_spine_ext.training.soft_augmentation import SoftDeviceAugmentation, SoftTargets
 from nnunet_spine_ext.training.soft_dataset import SoftDataset
 from nnunet_spine_ext.training.soft_files import Classes, SoftSummary, prepare, soft_folder
+from nnunet_spine_ext.training.soft_validation import area_errors, predicted, store
 from nnunet_spine_ext.training.targets import Targets
 
 _Trainer: Any = nnUNetTrainer if TYPE_CHECKING else object
@@ -114,9 +116,28 @@ class SoftLabelsMixin(_Trainer):
         super().save_checkpoint(filename)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Set the background, then validate as nnU-Net does."""
+        """Set the background, validate as nnU-Net does, then choose the activation by the areas of soft maps."""
         self._set_background()
         super().perform_actual_validation(save_probabilities)
+        if self.local_rank == 0 and self.soft.output == "linear":
+            self._choose_activation()
+
+    def _choose_activation(self) -> None:
+        _, cases = self.do_split()
+        folder = Path(self.preprocessed_dataset_folder)
+        missing = [case for case in cases if not soft_file(folder, case).is_file()]
+        floor = settings_from_plans(self.plans_manager.plans).predict.activation_floor
+        errors = None if missing else area_errors(predicted(self, cases), floor=floor)
+        if errors is None:
+            why = f"{len(missing)} cases without a prepared soft label" if missing else "no section of a soft label"
+            self.print_to_log_file(f"Validation has {why}: the activation of prediction is not chosen by areas.")
+            return
+        chosen = store(Path(self.output_folder), errors)
+        listed = ", ".join(f"{name} {error:.2f} mm²" for name, error in errors["error_mm2"].items())
+        self.print_to_log_file(
+            f"Area errors of {errors['sections']} sections of {errors['cases']} cases: {listed}; outputs up to "
+            f"{errors['largest']:.2f}. By all folds so far, prediction takes {chosen}."
+        )
 
     def _set_background(self) -> None:
         set_background(self.network, self.soft.output or "linear")

@@ -1,0 +1,113 @@
+"""The choice of the activation by section areas of validation cases."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from model_builder import CORD
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from preprocessed_builder import SUBJECTS, make_trainer
+from test_training_soft import DATASET, SHAPE, SHORT, give
+
+from nnunet_spine_ext.training.base import keep_what_the_model_has
+from nnunet_spine_ext.training.settings import settings_from_plans, settings_hash
+from nnunet_spine_ext.training.soft import nnUNetTrainerSpineSoft
+from nnunet_spine_ext.training.soft_validation import FILE, Predicted, area_errors, choose, store
+
+
+def cord(overshoot: float = 1.0) -> Predicted:
+    """A column of 3 x 3 voxels along axis 1, soft at one side; its lower third is not known."""
+    values = np.zeros((1, 8, 12, 8), np.float32)
+    values[0, 2:5, :, 2:5] = 1
+    values[0, 5, :, 2:5] = 0.5
+    valid = np.ones((8, 12, 8), np.float32)
+    valid[:, :4] = 0
+    outputs = np.concatenate([1 - overshoot * values, overshoot * values])
+    return Predicted(outputs, values, valid, axis=1, pixel=0.8)
+
+
+def test_areas_are_those_of_supervised_slices() -> None:
+    found = area_errors([cord(), cord()], floor=0.5)
+    assert found is not None
+    assert (found["cases"], found["sections"]) == (2, 16)
+    assert found["error_mm2"] == {"clamp": 0, "norm_relu": 0}
+    assert found["largest"] == 1
+
+
+def test_a_network_that_overshoots_wants_to_be_divided() -> None:
+    found = area_errors([cord(overshoot=1.5)], floor=0.5)
+    assert found is not None
+    # Cut at 1, the three half voxels of a slice are .75: .25 * 3 voxels of .8 mm² too much.
+    assert found["error_mm2"]["clamp"] == pytest.approx(0.6)
+    assert found["error_mm2"]["norm_relu"] == pytest.approx(0, abs=1e-5)
+
+
+def test_one_hot_voxel_makes_division_too_small() -> None:
+    case = cord()
+    case.outputs[1, 0, 11, 0] = 3.0
+    found = area_errors([case], floor=0.5)
+    assert found is not None
+    assert found["error_mm2"]["clamp"] < found["error_mm2"]["norm_relu"]
+
+
+def test_without_a_section_nothing_is_found() -> None:
+    empty = Predicted(np.zeros((2, 4, 4, 4)), np.zeros((1, 4, 4, 4)), np.ones((4, 4, 4)), 0, 1.0)
+    assert area_errors([empty], floor=0.5) is None
+    assert area_errors([], floor=0.5) is None
+
+
+def test_folds_decide_together_and_the_model_keeps_the_choice(tmp_path: Path) -> None:
+    assert choose(tmp_path) is None
+    plans: dict[str, Any] = {"spine_ext": {"soft": {"output": "linear"}}}
+    (tmp_path / "plans.json").write_text(json.dumps(plans))
+    hashed = settings_hash(plans)
+    for fold, sections, clamp, divided, expected in ((0, 10, 2.0, 1.0, "norm_relu"), (1, 90, 1.0, 1.5, "clamp")):
+        (tmp_path / f"fold_{fold}").mkdir()
+        errors = {"sections": sections, "error_mm2": {"clamp": clamp, "norm_relu": divided}}
+        assert store(tmp_path / f"fold_{fold}", errors) == expected
+        stored = json.loads((tmp_path / "plans.json").read_text())
+        soft = settings_from_plans(stored).soft
+        assert soft is not None
+        assert soft.activation == expected
+        assert settings_hash(stored) == hashed, "the weights do not depend on it"
+    # A fold that starts writes plans.json anew from plans that do not know it.
+    keep_what_the_model_has(str(tmp_path), plans)
+    kept = settings_from_plans(plans).soft
+    assert kept is not None
+    assert kept.activation == "clamp"
+
+
+def test_training_ends_with_a_choice(nnunet_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    raw = nnunet_folders["nnUNet_raw"] / DATASET / "softLabelsTr"
+    for case in SUBJECTS:
+        give(raw, case, np.random.default_rng(0).random(SHAPE))
+    # nnU-Net's own part exports in processes; ours is what is tested.
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda *_: None)
+    trainer = make_trainer(
+        nnUNetTrainerSpineSoft, nnunet_folders["nnUNet_preprocessed"], settings={"train": SHORT}, labels=CORD, sided=[]
+    )
+    trainer.run_training()
+    trainer.perform_actual_validation()
+    folder = Path(trainer.output_folder)
+    found = json.loads((folder / FILE).read_text())
+    assert found["cases"] == 1
+    assert found["sections"] == SHAPE[0]
+    # By hand, from what the network says.
+    trainer.set_deep_supervision_enabled(False)
+    assert not trainer.network.training
+    soft = settings_from_plans(json.loads((folder.parent / "plans.json").read_text())).soft
+    assert soft is not None
+    assert soft.activation == min(found["error_mm2"], key=found["error_mm2"].get)
+    assert "prediction takes" in Path(trainer.log_file).read_text()
+    # Without soft files nothing is chosen, and nothing is invented.
+    for file in Path(trainer.preprocessed_dataset_folder).glob("*_soft_seg.b2nd"):
+        file.unlink()
+    trainer.perform_actual_validation()
+    assert "1 cases without a prepared soft label" in Path(trainer.log_file).read_text()
+    assert torch.isfinite(torch.tensor(found["largest"]))
