@@ -153,7 +153,9 @@ def make_image(path: Path, *, shape: Sequence[int] = (24, 20, 18), affine: Any =
     return volume
 
 
-def stock_predict(model: Path, files: list[Path], out: Path, *, mirror: bool = True) -> None:
+def stock_predict(
+    model: Path, files: list[Path], out: Path, *, mirror: bool = True, save_probabilities: bool = False
+) -> None:
     """Run nnU-Net's own predictor, which loads the trainer through its own lookup."""
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -165,4 +167,4 @@ def stock_predict(model: Path, files: list[Path], out: Path, *, mirror: bool = T
     predictor.initialize_from_trained_model_folder(str(model), ("0",), "checkpoint_final.pth")
     out.mkdir(parents=True, exist_ok=True)
     targets = [str(out / f.name.replace("_0000.nii.gz", "")) for f in files]
-    predictor.predict_from_files_sequential([[str(f)] for f in files], targets, overwrite=True)
+    predictor.predict_from_files_sequential([[str(f)] for f in files], targets, save_probabilities, overwrite=True)

@@ -342,7 +342,7 @@ def test_parts_of_one_run_share_a_folder_and_others_do_not(tmp_path: Path) -> No
 def test_a_full_disk_is_named_and_the_next_case_is_tried(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nnunet_spine_ext.inference import predict as module
+    from nnunet_spine_ext.inference import one_case as module
 
     for name in "ab":
         make_image(tmp_path / "in" / f"{name}.nii.gz")

@@ -17,7 +17,7 @@ from model_builder import LABELS14, SIDED14, make_image, make_model, stock_predi
 
 from nnunet_spine_ext.cli import predict as command
 from nnunet_spine_ext.core.errors import NoInputError, SetupError, UsageError
-from nnunet_spine_ext.inference import managers, space
+from nnunet_spine_ext.inference import managers, one_case, space
 from nnunet_spine_ext.inference import predict as module
 from nnunet_spine_ext.inference.folder import find_model_folder, load_model, open_model_folder
 from nnunet_spine_ext.inference.predict import predict
@@ -188,7 +188,7 @@ def test_the_third_case_without_room_ends_the_run(
 ) -> None:
     for name in "abcdef":
         make_image(tmp_path / "in" / f"{name}.nii.gz")
-    monkeypatch.setattr(module, "write_volume", full_for("acd", module.write_volume))
+    monkeypatch.setattr(one_case, "write_volume", full_for("acd", one_case.write_volume))
     words = ["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-m", str(model), "-device", "cpu", "--report"]
     assert command.main(words) == 5
     printed = capsys.readouterr().out

@@ -11,6 +11,7 @@ PROG = "nnUNetv2_spine_predict"
 FUNCTION = "nnunet_spine_ext.inference.predict:predict"
 EXAMPLES = """  nnUNetv2_spine_predict -i scan.nii.gz -o out -m MODEL_FOLDER --instances --report
   nnUNetv2_spine_predict -i folder -o out -d 501 -p spineCpu -c 3d_fullres -f 0 1 2
+  nnUNetv2_spine_predict -i folder -o out -m SOFT_MODEL_FOLDER --crop on --precision bf16
   nnUNetv2_spine_predict -i folder -o out -m MODEL_FOLDER --dry-run
   nnUNetv2_spine_predict -i folder -o out -m MODEL_FOLDER --resume"""
 
@@ -42,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="single",
         help="precision in which windows add up; half is nnU-Net's (default: %(default)s)",
     )
+    _add_speed_options(parser)
     parser.add_argument("--instances", action="store_true", help="also write instances/, centroids/ and qc/")
     parser.add_argument("--report", action="store_true", help="also write report.html")
     parser.add_argument(
@@ -75,6 +77,24 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", default="3d_fullres", help="configuration, with -d (default: %(default)s)")
     parser.add_argument("-f", nargs="+", help="folds (default: all numbered ones that are trained)")
     parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint (default: %(default)s)")
+
+
+def _add_speed_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--crop",
+        choices=("auto", "off", "on"),
+        help="look for the structures coarsely first and do only their surroundings with care; auto: soft models on a "
+        "CPU, where that spares work (default: as the model's plans say, else auto)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="bf16: bfloat16, on hardware that has it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--window-batch", type=int, default=1, metavar="N", help="windows computed at once (default: %(default)s)"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

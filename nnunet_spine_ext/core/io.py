@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,6 +239,22 @@ def write_volume(volume: Volume, path: str | Path) -> None:
         raise ValueError(msg)
 
 
+def write_volumes(volumes: Sequence[Volume], path: str | Path) -> None:
+    """Write volumes on one grid as one NIfTI: 3-D if it is one volume, else 4-D (i, j, k, volume).
+
+    Raises ValueError for no volume, for grids that differ, and for a file name that is not NIfTI's.
+    """
+    path = Path(path)
+    if not volumes or any(not volumes[0].same_grid(volume) for volume in volumes):
+        msg = f"{path}: one file holds volumes of one grid, got shapes {[v.shape for v in volumes]}"
+        raise ValueError(msg)
+    if not path.name.lower().endswith(NIFTI_SUFFIXES):
+        msg = f"{path}: several volumes go into one of {', '.join(NIFTI_SUFFIXES)}"
+        raise ValueError(msg)
+    stacked = None if len(volumes) == 1 else np.stack([volume.array for volume in volumes], axis=-1)
+    write_bytes(path, _nifti_bytes(volumes[0], compress=path.name.lower().endswith(".gz"), stacked=stacked))
+
+
 def _storable(array: Array) -> Array:
     if array.dtype == np.bool_ or array.dtype == np.float16:
         return array.astype(np.uint8 if array.dtype == np.bool_ else np.float32)
@@ -250,11 +266,12 @@ def _storable(array: Array) -> Array:
     return array
 
 
-def _nifti_bytes(volume: Volume, *, compress: bool) -> bytes:
+def _nifti_bytes(volume: Volume, *, compress: bool, stacked: Array | None = None) -> bytes:
+    """Return a file with the grid of a volume; `stacked` (i, j, k, n) goes in place of its voxels."""
     import nibabel as nib
     from nibabel.spatialimages import HeaderDataError
 
-    array = _storable(volume.array)
+    array = _storable(volume.array if stacked is None else stacked)
     image = nib.Nifti1Image(array, volume.affine, dtype=array.dtype)
     image.header.set_xyzt_units("mm")
     image.set_sform(volume.affine, code=1)
@@ -262,7 +279,7 @@ def _nifti_bytes(volume: Volume, *, compress: bool) -> bytes:
         image.set_qform(volume.affine, code=1, strip_shears=False)
         # Quaternions are stored in single precision without their real part, which near 180 degrees is lost: readers
         # that follow the qform would be off by up to 0.2 mm.
-        stored = [Volume(array, read()) for read in (image.get_qform, image.get_sform)]
+        stored = [Volume(volume.array, read()) for read in (image.get_qform, image.get_sform)]
         agree = stored[0].same_grid(stored[1], GRID_TOLERANCE_MM / 10)
     except HeaderDataError:
         agree = False

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_spine_ext.core.errors import Problem
+from nnunet_spine_ext.core.errors import Problem, SetupError
 from nnunet_spine_ext.core.io import strip_suffix, write_json, write_volume
 from nnunet_spine_ext.core.volume import Array, Volume
+from nnunet_spine_ext.inference.activation import Activation, hard_labels, probabilities, soft_activation
 from nnunet_spine_ext.inference.model import label_scheme, predict_settings
 from nnunet_spine_ext.inference.phases import instance_files, write_instances
 from nnunet_spine_ext.inference.reading import read_case
@@ -104,8 +107,52 @@ def _name_failures() -> None:
     logger.error("cases with a mask but without instances: %s (nnU-Net's exit code does not tell)", names)
 
 
+class SoftLabelManager(LabelManager):
+    """LabelManager of a soft model: its probabilities are soft values, not a softmax of them.
+
+    The activation stands in the plans, so the manager gets it when it is made, and keeps it when it is pickled.
+    """
+
+    activation: Activation
+
+    def apply_inference_nonlin(self, logits: Any) -> Any:
+        """Return the background and the soft values (K+1, *spatial), float32, of the outputs of a whole volume."""
+        return torch.from_numpy(probabilities(_as_array(logits), self.activation))
+
+    def convert_logits_to_segmentation(self, predicted_logits: Any) -> Any:
+        """Return the label map of the outputs, in the kind of array they came in."""
+        labels = hard_labels(_as_array(predicted_logits), self.activation)
+        return labels if isinstance(predicted_logits, np.ndarray) else torch.from_numpy(labels)
+
+
+def _as_array(logits: Any) -> Array:
+    return np.asarray(logits if isinstance(logits, np.ndarray) else logits.float().cpu().numpy())
+
+
 class SpinePlansManager(PlansManager):
-    """PlansManager whose writer runs the phases that the plans ask for."""
+    """PlansManager whose writer runs the phases that the plans ask for, and that knows soft models."""
+
+    def get_label_manager(self, dataset_json: dict[str, Any], **kwargs: Any) -> LabelManager:
+        """Return nnU-Net's label manager; of a soft model one that knows its activation.
+
+        Raises SetupError for a soft model with regions: they have no background to be the remainder.
+        """
+        manager: LabelManager = super().get_label_manager(dataset_json, **kwargs)
+        activation = soft_activation(self.plans)
+        if activation is None:
+            return manager
+        if manager.has_regions:
+            raise SetupError(
+                "E-MODEL-SOFT",
+                file=f"plans {self.plans.get('plans_name', '')} spine_ext.soft",
+                found="a soft model with regions (labels that are lists)",
+                expected="one label per class",
+                fix="train with separate labels",
+            )
+        # Label managers carry what they were made from, so the object need not be made again.
+        manager.__class__ = SoftLabelManager
+        manager.activation = activation
+        return manager
 
     @property
     def image_reader_writer_class(self) -> Any:
@@ -140,7 +187,12 @@ class _Configured:
 
 def segmentation_volume(seg: Array, properties: dict[str, Any]) -> Volume:
     """Return a segmentation (z, y, x) in RAS as a volume on the grid of the image it was predicted from."""
-    geometry = properties["nibabel_stuff"]
     dtype = np.uint8 if seg.size == 0 or seg.max() < 256 else np.uint16
-    upright = Volume(seg.transpose(2, 1, 0).astype(dtype, copy=False), geometry["reoriented_affine"])
+    return volume_like_image(seg.astype(dtype, copy=False), properties)
+
+
+def volume_like_image(array: Array, properties: dict[str, Any]) -> Volume:
+    """Return an array (z, y, x) in RAS as a volume on the grid of the image it was predicted from."""
+    geometry = properties["nibabel_stuff"]
+    upright = Volume(array.transpose(2, 1, 0), geometry["reoriented_affine"])
     return upright.to_affine(geometry["original_affine"])

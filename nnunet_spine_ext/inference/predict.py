@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -13,24 +9,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nnunet_spine_ext import __version__
 from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SETUP, EXIT_SOME_FAILED, Problem, SetupError, SpineExtError
-from nnunet_spine_ext.core.io import sha256, write_volume
+from nnunet_spine_ext.core.io import sha256
 from nnunet_spine_ext.core.summary import RunSummary
+from nnunet_spine_ext.inference.activation import soft_activation
 from nnunet_spine_ext.inference.cases import InputCase, find_cases
-from nnunet_spine_ext.inference.folder import (
-    ModelFolder,
-    TrainedModel,
-    find_model_folder,
-    load_weights,
-    open_model_folder,
-)
+from nnunet_spine_ext.inference.folder import ModelFolder, find_model_folder, load_weights, open_model_folder
 from nnunet_spine_ext.inference.gate import inspect_case
 from nnunet_spine_ext.inference.journal import Journal, folder_lock, is_finished
-from nnunet_spine_ext.inference.model import label_scheme, refuse_what_is_not_predicted_here
-from nnunet_spine_ext.inference.phases import write_instances
-from nnunet_spine_ext.inference.preflight import check_device_name, check_output, check_parts, check_scheme, check_use
+from nnunet_spine_ext.inference.model import label_scheme, predict_settings, refuse_what_is_not_predicted_here
+from nnunet_spine_ext.inference.one_case import input_hashes, predict_case
+from nnunet_spine_ext.inference.options import RunOptions, make_predictor
+from nnunet_spine_ext.inference.preflight import (
+    check_accumulate,
+    check_device_name,
+    check_output,
+    check_parts,
+    check_scheme,
+    check_use,
+    check_windows,
+)
 from nnunet_spine_ext.inference.results import discard, foreign_cases, foreign_warning, outputs, write_run
+from nnunet_spine_ext.inference.settings import Crop, PredictSettings
 from nnunet_spine_ext.inference.space import is_full, little_space, unwritable, writing
 
 if TYPE_CHECKING:
@@ -39,18 +39,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 # A full disk rarely empties itself: after this many cases that found no room the run ends.
 _FULL_LIMIT = 3
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What decides the output of a case, besides its image and the model."""
-
-    step_size: float
-    tta: str
-    accumulate: str
-    instances: bool
-    strict: bool
-    prefer: Literal["sform", "qform"] | None
 
 
 @dataclass
@@ -111,6 +99,9 @@ def predict(
     step_size: float = 0.5,
     tta: Literal["none", "mirror"] = "mirror",
     accumulate: Literal["single", "half"] = "single",
+    crop: Crop | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    window_batch: int = 1,
     instances: bool = False,
     report: bool = False,
     resume: bool = False,
@@ -130,6 +121,9 @@ def predict(
     device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
     step_size: overlap of windows, as in nnU-Net. tta: ``mirror`` or ``none``.
     accumulate: precision in which windows are added up; ``half`` is what nnU-Net does.
+    crop: ``on`` and ``auto`` look for the structures coarsely first and do only their surroundings with care (``auto``:
+        soft models on a CPU, where that spares work), ``off`` does everything; None: as the model's plans say.
+    precision: ``fp32`` as nnU-Net, or ``bf16`` on hardware that has it. window_batch: windows computed at once.
     instances: also separate vertebrae, discs and endplates. report: also write report.html.
     resume: keep finished cases whose input, model, options and output bytes are unchanged.
     strict: geometry warnings are errors. prefer: which of two conflicting transforms to believe.
@@ -145,6 +139,7 @@ def predict(
     UsageError, NoInputError, SetupError: nothing was started.
     """
     check_use(m, d, step_size)
+    check_windows(crop, precision, window_batch)
     check_parts(num_parts, part_id)
     check_device_name(device)
     if isinstance(i, Sequence) and not isinstance(i, str) and len(i) == 1:
@@ -155,21 +150,24 @@ def predict(
     )
     # nnU-Net names a model's folder <trainer>__<plans>__<configuration>; a renamed one is looked at when it is loaded.
     refuse_what_is_not_predicted_here(model.plans, model.folder.name.rpartition("__")[2])
+    chosen = crop or (predict_settings(model.plans) or PredictSettings()).crop
+    soft = soft_activation(model.plans) is not None
+    check_accumulate(accumulate, chosen, soft=soft)
     if instances:
         check_scheme(label_scheme(model.plans), model.folder)
     everything = find_cases(i, model.channels)
     cases = everything[part_id::num_parts]
     title = f"{len(cases)} cases, model {model.folder.name}, fold {', '.join(model.folds)}"
     result = PredictResult(title=title, folder=output, dry_run=dry_run)
-    options = _Options(step_size, tta, accumulate, instances, strict, prefer)
+    options = RunOptions(step_size, tta, accumulate, instances, strict, prefer, chosen, precision)
     journal = Journal(output).read()
-    run = _Run(model, options, _fingerprint(model, options), journal if resume else {}, result)
+    run = _Run(model, options, options.fingerprint(model), journal if resume else {}, result)
     foreign = foreign_cases(output, {case.name for case in everything}, journal, run.fingerprint)
     result.notes += _notes(run, cases, foreign, resume=resume, report=report)
     if dry_run:
         _rehearse(run, cases)
     else:
-        _work(run, cases, i, foreign, device, (part_id, num_parts), trust=trust, report=report)
+        _work(run, cases, i, foreign, device, (part_id, num_parts), window_batch, trust=trust, report=report)
     return result
 
 
@@ -178,7 +176,7 @@ class _Run:
     """What every case of a run needs: `earlier` is the journal of the run that is resumed."""
 
     model: ModelFolder
-    options: _Options
+    options: RunOptions
     fingerprint: str
     earlier: Mapping[str, Any]
     result: PredictResult
@@ -198,7 +196,13 @@ def _notes(
     output = run.result.folder
     notes = (
         foreign_warning(output, mixed),
-        little_space(output, cases, instances=run.options.instances, report=report),
+        little_space(
+            output,
+            cases,
+            instances=run.options.instances,
+            report=report,
+            soft=len(run.model.labels) if soft_activation(run.model.plans) else 0,
+        ),
     )
     return [note for note in notes if note is not None]
 
@@ -210,6 +214,7 @@ def _work(
     foreign: Mapping[str, list[str]],
     device: str,
     part: tuple[int, int],
+    window_batch: int,
     *,
     trust: bool,
     report: bool,
@@ -222,7 +227,7 @@ def _work(
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
     with folder_lock(output, part=part):
-        predictor = _predictor(model, run.options, device, trust)
+        predictor = make_predictor(model, run.options, device, window_batch=window_batch, trust=trust)
         with writing(output):
             write_run(output, model, vars(run.options) | {"device": str(predictor.device)}, source, foreign)
         _run_cases(run, cases, predictor)
@@ -243,12 +248,12 @@ def _run_cases(run: _Run, cases: Sequence[InputCase], predictor: SpinePredictor)
         entry: dict[str, Any] = {"case": case.name, "fingerprint": run.fingerprint}
         start = time.perf_counter()
         try:
-            entry["input"] = _hashes(case)
+            entry["input"] = input_hashes(case)
             if run.finished(case, entry["input"]):
                 result.skipped.append(case.name)
                 continue
             discard(output, case.name)
-            warnings = _predict_case(run, case, predictor)
+            warnings = predict_case(case, output, run.model, run.options, predictor)
         except SpineExtError as error:
             entry["seconds"] = _seconds_since(start)
             _fail(result, journal, entry, error.problem())
@@ -272,40 +277,13 @@ def _run_cases(run: _Run, cases: Sequence[InputCase], predictor: SpinePredictor)
             result.warn(case.name, *warnings)
 
 
-def _predict_case(run: _Run, case: InputCase, predictor: SpinePredictor) -> list[Problem]:
-    """Check, predict and write one case; return its warnings. Raises CaseError for what makes it unusable."""
-    warnings, grid = inspect_case(case, strict=run.options.strict, prefer=run.options.prefer)
-    with contextlib.redirect_stdout(io.StringIO()) as chatter:
-        data, properties = predictor.prepare(case.files, None if grid is None else grid.affine)
-        semantic = predictor.segment(data, properties)
-    if chatter.getvalue().strip():
-        logger.debug("nnU-Net: %s", chatter.getvalue().strip())
-    if not semantic.array.any():
-        warnings.append(
-            Problem(
-                "warning",
-                "W-OUT-EMPTY",
-                str(case.files[0]),
-                "no structure found",
-                "a spine in the image",
-                "check the image and the model",
-            )
-        )
-    # The mask goes last: under its name the case is complete.
-    mask = run.result.folder / f"{case.name}.nii.gz"
-    if run.options.instances:
-        warnings += write_instances(semantic, label_scheme(run.model.plans), mask)
-    write_volume(semantic, mask)
-    return warnings
-
-
 def _rehearse(run: _Run, cases: Sequence[InputCase]) -> None:
     """Look at every case as the run would, and record which would be predicted, are finished, or would fail."""
     from tqdm import tqdm
 
     for case in tqdm(cases, desc="cases", disable=None):
         try:
-            if case.name in run.earlier and run.finished(case, _hashes(case)):
+            if case.name in run.earlier and run.finished(case, input_hashes(case)):
                 run.result.skipped.append(case.name)
                 continue
             warnings, _ = inspect_case(case, strict=run.options.strict, prefer=run.options.prefer)
@@ -350,38 +328,3 @@ def _unexpected(case: InputCase, error: Exception) -> Problem:
         "a prediction",
         "report this with the log; the other cases went on",
     )
-
-
-def _hashes(case: InputCase) -> list[dict[str, str]]:
-    if case.problem is not None:
-        return []
-    return [{"file": f.name, "sha256": _hash(f)} for f in case.files]
-
-
-def _hash(file: Path) -> str:
-    """Return the hash of a file, nothing if it cannot be read: the gatekeeper says why."""
-    try:
-        return sha256(file)
-    except OSError:
-        return ""
-
-
-def _fingerprint(model: ModelFolder, options: _Options) -> str:
-    content = json.dumps([model.digest, vars(options), __version__], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def _predictor(model: TrainedModel, options: _Options, device: str, trust: bool) -> SpinePredictor:
-    from nnunet_spine_ext.inference.device import choose_device
-    from nnunet_spine_ext.inference.predictor import SpinePredictor
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        predictor = SpinePredictor(
-            device=choose_device(device),
-            step_size=options.step_size,
-            mirror=options.tta != "none",
-            accumulate="half" if options.accumulate == "half" else "single",
-            trust=trust,
-        )
-        predictor.initialize_from_model(model)
-    return predictor

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.labels import MAPPINGS
 
@@ -25,6 +26,39 @@ def check_use(m: str | Path | None, d: str | None, step_size: float) -> None:
             found=f"{step_size}",
             expected="a share of the patch above 0 and up to 1",
             fix="use 0.5",
+        )
+
+
+def check_windows(crop: str | None, precision: str, window_batch: int) -> None:
+    """Refuse choices that are none, and batches without a window."""
+    for name, value, known in (
+        ("--crop", crop, (None, "auto", "off", "on")),
+        ("--precision", precision, ("fp32", "bf16")),
+    ):
+        if value not in known:
+            choices = [str(choice) for choice in known if choice]
+            raise UsageError(
+                "E-USE-CHOICE",
+                file=name,
+                found=repr(value),
+                expected=f"one of {', '.join(choices)}",
+                fix=nearest(str(value), choices),
+            )
+    if window_batch < 1:
+        raise UsageError(
+            "E-USE-BATCH", file="--window-batch", found=f"{window_batch}", expected="1 or more", fix="use 1"
+        )
+
+
+def check_accumulate(accumulate: str, crop: str, *, soft: bool) -> None:
+    """Refuse half-precision sums where they would give wrong soft values, and beside crop mode."""
+    if accumulate == "half" and (soft or crop == "on"):
+        raise UsageError(
+            "E-USE-ACCUMULATE",
+            file="--accumulate",
+            found="half, " + ("for a soft model" if soft else "with crop mode on"),
+            expected="single: half-precision sums are off by up to 0.5 at the edges of a volume",
+            fix="leave --accumulate out" + ("" if soft else ", or give --crop off"),
         )
 
 

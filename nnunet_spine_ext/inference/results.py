@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from nnunet_spine_ext.core.labels import (
     write_itksnap_labels,
     write_slicer_table,
 )
+from nnunet_spine_ext.inference.activation import soft_activation
 from nnunet_spine_ext.inference.folder import TrainedModel
 from nnunet_spine_ext.inference.journal import RUN
 from nnunet_spine_ext.inference.model import label_scheme
@@ -33,9 +35,15 @@ _KINDS = {
 _SHOWN = 5
 
 
+def soft_file(folder: Path, case: str) -> Path:
+    """Return where the soft maps of a case are written: float32, 3-D for one class, else 4-D (i, j, k, class)."""
+    return folder / "soft" / f"{case}.nii.gz"
+
+
 def outputs(folder: Path, case: str) -> list[Path]:
     """Return the files of a case that are there, the mask first."""
-    return [f for f in (folder / f"{case}.nii.gz", *instance_files(folder, case)) if f.is_file()]
+    files = (folder / f"{case}.nii.gz", soft_file(folder, case), *instance_files(folder, case))
+    return [f for f in files if f.is_file()]
 
 
 def discard(folder: Path, case: str) -> None:
@@ -52,7 +60,8 @@ def foreign_cases(
     The keys are ``same_settings`` and ``other_settings`` for masks of earlier runs, as the journal tells them, and
     ``unknown``; kinds without a case are left out. Nothing of them is ever deleted.
     """
-    masks = sorted({strip_suffix(f) for place in (folder, folder / "instances") for f in place.glob("*.nii.gz")})
+    places = (folder, folder / "soft", folder / "instances")
+    masks = sorted({strip_suffix(f) for place in places for f in place.glob("*.nii.gz")})
     found: dict[str, list[str]] = {}
     for case in masks:
         if case in own:
@@ -88,6 +97,7 @@ def write_run(
 ) -> None:
     """Write what a reader of the results needs: the run's facts, nnU-Net's dataset.json and label tables."""
     name = label_scheme(model.plans)
+    activation = soft_activation(model.plans)
     sources = [source] if isinstance(source, (str, Path)) else list(source)
     places = [str(Path(s).resolve()) for s in sources]
     facts = {
@@ -106,6 +116,8 @@ def write_run(
         "input": places[0] if isinstance(source, (str, Path)) else places,
         "labels": {str(k): v for k, v in model.labels.items()},
         "scheme": name,
+        # Volumes of a 4-D soft map follow the ids of the classes.
+        "soft": None if activation is None else asdict(activation) | {"classes": list(model.labels.values())},
         "foreign": dict(foreign),
     }
     write_json(folder / RUN, facts)

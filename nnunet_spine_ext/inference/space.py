@@ -15,22 +15,32 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNWRITABLE = (*_FULL, errno.EROFS, errno.EACCES)
 # Measured on phantoms: a mask of 14 classes takes 1.1 to 1.7 % of its compressed image, and so do its instances.
 _MASK_SHARE = 0.05
+# Measured: a soft map of a trained network takes XXX of its compressed image; faint noise hardly compresses.
+_SOFT_SHARE = 1.5
 _BYTES_PER_CASE = 100_000
 _REPORT_BYTES_PER_CASE = 2_000_000
 _MB = 1e6
 
 
-def little_space(output: Path, cases: Sequence[InputCase], *, instances: bool, report: bool) -> Problem | None:
-    """Return the warning that the disk of `output` may not hold the results of these cases; None if it will."""
+def little_space(
+    output: Path, cases: Sequence[InputCase], *, instances: bool, report: bool, soft: int = 0
+) -> Problem | None:
+    """Return the warning that the disk of `output` may not hold the results of these cases; None if it will.
+
+    soft: number of soft maps per case.
+    """
     per_case = _BYTES_PER_CASE + (_REPORT_BYTES_PER_CASE if report else 0)
     images = sum(_size(file) for case in cases for file in case.files[:1])
-    needed = images * _MASK_SHARE * (2 if instances else 1) + per_case * len(cases)
+    share = _MASK_SHARE * (2 if instances else 1) + _SOFT_SHARE * soft
+    needed = images * share + per_case * len(cases)
     existing = next(parent for parent in (output.resolve(), *output.resolve().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free >= needed:
         return None
     found = f"{free / _MB:.1f} MB free for the results of {len(cases)} cases"
-    expected = f"about {needed / _MB:.1f} MB ({_MASK_SHARE:.0%} of the images per kind of mask, and the records)"
+    kinds = f"{_MASK_SHARE:.0%} of the images per kind of mask, "
+    kinds += f"{_SOFT_SHARE:.0%} per soft map, " if soft else ""
+    expected = f"about {needed / _MB:.1f} MB ({kinds}and the records)"
     return Problem("warning", "W-OUT-SPACE", str(output), found, expected, "free space, or choose another -o")
 
 

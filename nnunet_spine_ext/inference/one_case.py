@@ -1,0 +1,73 @@
+"""One case of a run: checked, predicted, written."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_spine_ext.core.errors import Problem
+from nnunet_spine_ext.core.io import sha256, write_volume, write_volumes
+from nnunet_spine_ext.inference.cases import InputCase
+from nnunet_spine_ext.inference.folder import ModelFolder
+from nnunet_spine_ext.inference.gate import inspect_case
+from nnunet_spine_ext.inference.model import label_scheme
+from nnunet_spine_ext.inference.options import RunOptions
+from nnunet_spine_ext.inference.phases import write_instances
+from nnunet_spine_ext.inference.results import soft_file
+
+if TYPE_CHECKING:
+    from nnunet_spine_ext.inference.predictor import SpinePredictor
+
+logger = logging.getLogger(__name__)
+
+
+def predict_case(
+    case: InputCase, folder: Path, model: ModelFolder, options: RunOptions, predictor: SpinePredictor
+) -> list[Problem]:
+    """Check, predict and write one case; return its warnings. Raises CaseError for what makes it unusable."""
+    warnings, grid = inspect_case(case, strict=options.strict, prefer=options.prefer)
+    with contextlib.redirect_stdout(io.StringIO()) as chatter:
+        data, properties = predictor.prepare(case.files, None if grid is None else grid.affine)
+        answer = None if predictor.activation is None else predictor.soft(data, properties)
+        semantic = predictor.segment(data, properties) if answer is None else answer.mask
+    if chatter.getvalue().strip():
+        logger.debug("nnU-Net: %s", chatter.getvalue().strip())
+    warnings += [replace(problem, file=problem.file or str(case.files[0])) for problem in predictor.warnings]
+    if not semantic.array.any():
+        warnings.append(
+            Problem(
+                "warning",
+                "W-OUT-EMPTY",
+                str(case.files[0]),
+                "no structure found",
+                "a spine in the image",
+                "check the image and the model",
+            )
+        )
+    # The mask goes last: under its name the case is complete.
+    mask = folder / f"{case.name}.nii.gz"
+    if answer is not None:
+        write_volumes(answer.soft, soft_file(folder, case.name))
+    if options.instances:
+        warnings += write_instances(semantic, label_scheme(model.plans), mask)
+    write_volume(semantic, mask)
+    return warnings
+
+
+def input_hashes(case: InputCase) -> list[dict[str, str]]:
+    """Return name and hash of the files of a case, none for a case that was found unusable by its names."""
+    if case.problem is not None:
+        return []
+    return [{"file": f.name, "sha256": _hash(f)} for f in case.files]
+
+
+def _hash(file: Path) -> str:
+    """Return the hash of a file, nothing if it cannot be read: the gatekeeper says why."""
+    try:
+        return sha256(file)
+    except OSError:
+        return ""

@@ -1,0 +1,58 @@
+"""What decides the output of a run besides its images, and the predictor that follows it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from nnunet_spine_ext import __version__
+from nnunet_spine_ext.inference.folder import ModelFolder, TrainedModel
+
+if TYPE_CHECKING:
+    from nnunet_spine_ext.inference.predictor import Precision, SpinePredictor
+    from nnunet_spine_ext.inference.settings import Crop
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What decides the output of a case, besides its image and the model; see `inference.predict.predict`."""
+
+    step_size: float
+    tta: str
+    accumulate: str
+    instances: bool
+    strict: bool
+    prefer: Literal["sform", "qform"] | None
+    crop: Crop
+    precision: Precision
+
+    def fingerprint(self, model: ModelFolder) -> str:
+        """Return what stands for these options, a model and this version in the journal."""
+        content = json.dumps([model.digest, vars(self), __version__], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def make_predictor(
+    model: TrainedModel, options: RunOptions, device: str, *, window_batch: int, trust: bool
+) -> SpinePredictor:
+    """Return the predictor of a run, with its network; raises SetupError when model, device and options do not fit."""
+    from nnunet_spine_ext.inference.device import choose_device
+    from nnunet_spine_ext.inference.predictor import SpinePredictor
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        predictor = SpinePredictor(
+            device=choose_device(device),
+            step_size=options.step_size,
+            mirror=options.tta != "none",
+            accumulate="half" if options.accumulate == "half" else "single",
+            trust=trust,
+            crop=options.crop,
+            precision=options.precision,
+            window_batch=window_batch,
+        )
+        predictor.initialize_from_model(model)
+    return predictor

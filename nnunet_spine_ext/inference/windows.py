@@ -1,0 +1,76 @@
+"""Sliding windows: added up in single precision, and chosen for crop mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from tqdm import tqdm
+
+# A window of nnU-Net: all channels, then an index (2-D networks) or a slice per spatial axis.
+Window = tuple[slice | int, ...]
+# Crop mode looks closer where the coarse answer exceeds this.
+HOT = 0.2
+# … and around it, by this share of a window per axis: coarse windows are at their worst at their borders.
+_SURROUNDINGS = 1 / 8
+
+
+def add_up(
+    answer: Callable[[torch.Tensor], torch.Tensor],
+    data: torch.Tensor,
+    windows: Sequence[Window],
+    heads: int,
+    patch: Sequence[int],
+    *,
+    batch: int = 1,
+    progress: bool = False,
+) -> torch.Tensor:
+    """Return the average of what windows answer, weighted by nnU-Net's Gaussian, in single precision.
+
+    Parameters
+    ----------
+    answer: maps patches (B, C, *patch) to outputs (B, heads, *patch), on any device.
+    data: (C, *spatial); the result is on its device.
+    windows: where the patches are; voxels that none of them covers become 0.
+    batch: patches that go through the network at once.
+
+    Returns
+    -------
+    (heads, *spatial) float32.
+    """
+    where = data.device
+    outputs = torch.zeros((heads, *data.shape[1:]), dtype=torch.float32, device=where)
+    weights = torch.zeros(data.shape[1:], dtype=torch.float32, device=where)
+    gaussian = compute_gaussian(tuple(patch), sigma_scale=1 / 8, dtype=torch.float32, device=where)
+    groups = [windows[start : start + batch] for start in range(0, len(windows), batch)]
+    for group in tqdm(groups, desc="windows", leave=False, disable=None if progress else True):
+        patches = torch.stack([data[window] for window in group])
+        for window, output in zip(group, answer(patches), strict=True):
+            outputs[window] += output.to(where, dtype=torch.float32) * gaussian
+            weights[window[1:]] += gaussian
+    return outputs.div_(weights.clamp_(min=torch.finfo(torch.float32).tiny))
+
+
+def near(hot: torch.Tensor, windows: Sequence[Window], patch: Sequence[int]) -> list[bool]:
+    """Return which windows cover a voxel in the surroundings of a hot one.
+
+    hot: (*spatial) bool.
+    """
+    margins = [0] * (hot.ndim - len(patch)) + [round(size * _SURROUNDINGS) for size in patch]
+    return [bool(hot[_grown(window[1:], margins)].any()) for window in windows]
+
+
+def complete(shape: Sequence[int], windows: Sequence[Window], chosen: Sequence[bool]) -> torch.Tensor:
+    """Return (*spatial) bool: the voxels of which every window that covers them is among the chosen ones."""
+    inside = torch.ones(tuple(shape), dtype=torch.bool)
+    for window, taken in zip(windows, chosen, strict=True):
+        if not taken:
+            inside[window[1:]] = False
+    return inside
+
+
+def _grown(window: Window, margins: Sequence[int]) -> tuple[slice, ...]:
+    """Return a box that is larger by a margin on either side."""
+    box = [slice(part, part + 1) if isinstance(part, int) else part for part in window]
+    return tuple(slice(max(0, p.start - m), p.stop + m) for p, m in zip(box, margins, strict=True))

@@ -1,0 +1,184 @@
+"""Crop mode: the same as without where something is, a whole volume with a warning where nothing is found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from model_builder import CORD, make_model
+from soft_model import TWO, make_soft_model
+
+from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.io import read_volume, write_volume
+from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.inference.predict import predict
+from nnunet_spine_ext.inference.predictor import SpinePredictor
+from nnunet_spine_ext.inference.windows import HOT, complete, near
+
+SHAPE = (72, 64, 24)
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_soft_model(tmp_path_factory.mktemp("models") / "seeing", seeing=True, threshold=12)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise with a bright column along z in one corner of the plane."""
+    array = np.random.default_rng(0).normal(100, 10, SHAPE).astype(np.float32)
+    array[12:16, 10:14, :] = 1000
+    path = tmp_path_factory.mktemp("images") / "a.nii.gz"
+    write_volume(Volume(array, np.eye(4)), path)
+    return path
+
+
+def loaded(model: Path, **options: Any) -> SpinePredictor:
+    predictor = SpinePredictor(device=torch.device("cpu"), progress=False, **options)
+    predictor.initialize_from_trained_model_folder(model, None)
+    return predictor
+
+
+def outputs(predictor: SpinePredictor, image: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, int]:
+    """Return the outputs and how often the network ran."""
+    runs = []
+    original = predictor.network.forward
+
+    def counted(x: torch.Tensor) -> torch.Tensor:
+        runs.append(x.shape[0])
+        answer: torch.Tensor = original(x)
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predictor.network, "forward", counted)
+        answer = predictor.predict_logits_from_preprocessed_data(predictor.prepare([image])[0])
+    return answer.numpy(), sum(runs)
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_around_structures_it_equals_the_whole_volume(
+    seeing: Path, image: Path, monkeypatch: pytest.MonkeyPatch, mirror: bool
+) -> None:
+    whole, runs_whole = outputs(loaded(seeing, crop="off", mirror=mirror), image, monkeypatch)
+    cropped, runs_cropped = outputs(loaded(seeing, crop="on", mirror=mirror), image, monkeypatch)
+    refined = whole == cropped
+    inside = np.abs(whole - cropped).max(axis=0) <= 1e-6
+    structure = whole[1] > HOT
+    assert structure.any()
+    # The surroundings of what was found, two voxels on either side (an eighth of the patch), count as inside.
+    grown = torch.nn.functional.max_pool3d(torch.from_numpy(structure[None].astype(np.float32)), 5, 1, 2)[0] > 0
+    assert inside[grown.numpy()].all()
+    assert not refined.all(), "everything was refined: the test shows nothing"
+    assert (cropped[1] > 0.5).sum() == (whole[1] > 0.5).sum()
+    coarse = 5 * 4 * 2
+    assert runs_cropped < runs_whole
+    assert runs_cropped > coarse
+    assert runs_whole / runs_cropped > (3 if mirror else 1.2)
+    # Outside the coarse answer stays, which is at most what was not worth a second look.
+    assert cropped[1][~inside].max() <= HOT
+
+
+def test_auto_is_on_for_soft_models_where_it_spares_work(
+    seeing: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, whole = outputs(loaded(seeing, crop="off"), image, monkeypatch)
+    _, cropped = outputs(loaded(seeing, crop="on"), image, monkeypatch)
+    _, automatic = outputs(loaded(seeing, crop="auto"), image, monkeypatch)
+    assert automatic == cropped < whole
+    hard = make_model(tmp_path / "hard")
+    _, whole = outputs(loaded(hard, crop="off"), image, monkeypatch)
+    _, automatic = outputs(loaded(hard, crop="auto"), image, monkeypatch)
+    assert automatic == whole
+    small = tmp_path / "small.nii.gz"
+    write_volume(Volume(read_volume(image).array[4:20, 4:20, :16], np.eye(4)), small)
+    _, one = outputs(loaded(seeing, crop="on"), small, monkeypatch)
+    assert one == 8, "one window is not worth a coarse pass"
+
+
+def test_nothing_found_means_the_whole_volume_and_a_warning(
+    seeing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = np.random.default_rng(0).uniform(90, 110, SHAPE).astype(np.float32)
+    write_volume(Volume(array, np.eye(4)), tmp_path / "in" / "a.nii.gz")
+    model = make_soft_model(tmp_path / "model", seeing=True, threshold=30)
+    whole, _ = outputs(loaded(model, crop="off"), tmp_path / "in" / "a.nii.gz", monkeypatch)
+    predictor = loaded(model, crop="on")
+    cropped, _ = outputs(predictor, tmp_path / "in" / "a.nii.gz", monkeypatch)
+    assert np.array_equal(whole, cropped)
+    assert [problem.code for problem in predictor.warnings] == ["W-OUT-CROP"]
+    result = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", crop="on")
+    codes = [problem.code for problem in result.warnings["a"]]
+    assert codes == ["W-OUT-CROP", "W-OUT-EMPTY"]
+    assert all(problem.file.endswith("a.nii.gz") for problem in result.warnings["a"])
+    # A later case does not inherit the warning.
+    write_volume(Volume(np.where(np.indices(SHAPE)[0] == 30, 9000, array), np.eye(4)), tmp_path / "b.nii.gz")
+    outputs(predictor, tmp_path / "b.nii.gz", monkeypatch)
+    assert predictor.warnings == []
+
+
+@pytest.mark.parametrize(("output", "labels"), [("sigmoid", CORD), ("linear", TWO)])
+def test_other_soft_models(
+    tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch, output: str, labels: dict[str, int]
+) -> None:
+    model = make_soft_model(tmp_path / "model", output=output, labels=labels, seeing=True, threshold=12)
+    whole, _ = outputs(loaded(model, crop="off"), image, monkeypatch)
+    cropped, _ = outputs(loaded(model, crop="on"), image, monkeypatch)
+    limit = 0 if output == "sigmoid" else 0.5
+    assert (whole[1] > limit).any()
+    assert np.array_equal(whole[1] > limit, cropped[1] > limit)
+    assert not np.array_equal(whole, cropped)
+
+
+def test_hard_models_on_request(tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The same network as a hard model: its logits are [0, 8 x / threshold - 4].
+    model = make_soft_model(tmp_path / "model", output="sigmoid", seeing=True, threshold=12)
+    plans = json.loads((model / "plans.json").read_text())
+    del plans["spine_ext"]["soft"]
+    (model / "plans.json").write_text(json.dumps(plans))
+    whole, runs_whole = outputs(loaded(model, crop="off"), image, monkeypatch)
+    cropped, runs_cropped = outputs(loaded(model, crop="on"), image, monkeypatch)
+    assert whole.argmax(axis=0).any()
+    assert np.array_equal(whole.argmax(axis=0), cropped.argmax(axis=0))
+    assert runs_cropped < runs_whole
+
+
+def test_half_precision_sums_and_crop_mode_exclude_each_other(tmp_path: Path, image: Path) -> None:
+    model = make_model(tmp_path / "model")
+    with pytest.raises(UsageError) as caught:
+        predict(image, tmp_path / "out", m=model, accumulate="half", crop="on")
+    assert caught.value.code == "E-USE-ACCUMULATE"
+    set_in_plans = make_model(tmp_path / "model2", predict={"crop": "on"})
+    with pytest.raises(UsageError, match="crop mode"):
+        predict(image, tmp_path / "out", m=set_in_plans, accumulate="half")
+    assert predict(image, tmp_path / "out", m=set_in_plans, accumulate="half", crop="off", dry_run=True).planned
+
+
+def test_a_window_is_near_when_it_reaches_the_surroundings() -> None:
+    windows: list[Any] = [(slice(None), slice(s, s + 16)) for s in (0, 8, 16, 24, 32)]
+    hot = torch.zeros(48, dtype=torch.bool)
+    hot[17] = True
+    # Windows of 16 reach two voxels farther: 0..15 sees 17.
+    assert near(hot, windows, [16]) == [True, True, True, False, False]
+    hot[17], hot[18] = False, True
+    assert near(hot, windows, [16]) == [False, True, True, False, False]
+    assert near(torch.zeros(48, dtype=torch.bool), windows, [16]) == [False] * 5
+
+
+def test_only_voxels_with_all_their_windows_are_complete() -> None:
+    windows: list[Any] = [(slice(None), slice(s, s + 4)) for s in (0, 2, 4)]
+    assert complete([8], windows, [True, True, False]).tolist() == [True] * 4 + [False] * 4
+    assert complete([8], windows, [True] * 3).all()
+
+
+def test_windows_of_2d_networks() -> None:
+    windows: list[Any] = [(slice(None), d, slice(s, s + 8)) for d in range(3) for s in (0, 8)]
+    hot = torch.zeros((3, 16), dtype=torch.bool)
+    hot[1, 2] = True
+    assert near(hot, windows, [8]) == [False, False, True, False, False, False]
+    inside = complete([3, 16], windows, near(hot, windows, [8]))
+    assert inside.sum() == 8
+    assert inside[1, :8].all()
