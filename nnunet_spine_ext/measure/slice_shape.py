@@ -64,7 +64,9 @@ def sct_shapes(cord: CordMap, slices: Array, angles: tuple[Array, Array], *, for
         section, fine_x, fine_y = found
         result["area"][row] = fine_x.sum(axis=0) @ section @ fine_y.sum(axis=0) * _FINE_MM**2
         if form:
-            for name, value in _form(fine_x @ section @ fine_y.T).items():
+            # Not a product of BLAS: its threads cost more time than they save on matrices as small as these.
+            fine = np.einsum("xi,yi->xy", fine_x @ section, fine_y)
+            for name, value in _form(fine).items():
                 result[name][row] = value
     return result
 

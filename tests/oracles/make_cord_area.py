@@ -90,14 +90,10 @@ def measured(process_seg: Any, param: Any, name: str) -> dict[str, list[float | 
     return table
 
 
-def main() -> None:
-    """Write the fixture."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sct", required=True, type=Path, help="checkout of the toolbox")
-    parser.add_argument("--fixture", required=True, type=Path)
-    arguments = parser.parse_args()
+def toolbox_of(checkout: Path, smoothing: float) -> tuple[Any, Any]:
+    """Import the toolbox out of a checkout; return its module `process_seg` and the parameters of its centreline."""
     sys.meta_path.append(StandIn())  # type: ignore[arg-type]
-    sys.path.insert(0, str(arguments.sct))
+    sys.path.insert(0, str(checkout))
     from spinalcordtoolbox import process_seg
     from spinalcordtoolbox.centerline.core import ParamCenterline
 
@@ -105,6 +101,16 @@ def main() -> None:
         return None, None, np.argwhere(mask.round().astype(int)).mean(axis=0)
 
     process_seg.compute_pca = centre
+    return process_seg, ParamCenterline(smooth=smoothing)
+
+
+def main() -> None:
+    """Write the fixture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sct", required=True, type=Path, help="checkout of the toolbox")
+    parser.add_argument("--fixture", required=True, type=Path)
+    arguments = parser.parse_args()
+    process_seg, param = toolbox_of(arguments.sct, SMOOTHING)
     commit = subprocess.run(
         ["git", "-C", str(arguments.sct), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -113,10 +119,7 @@ def main() -> None:
         "versions": {"spinalcordtoolbox": commit}
         | {name: version(name) for name in ("numpy", "scipy", "scikit-image", "nibabel")},
         "smoothing": SMOOTHING,
-        "cords": {
-            name: measured(process_seg, ParamCenterline(smooth=SMOOTHING), name)
-            for name in section_builder.ORACLE_CORDS
-        },
+        "cords": {name: measured(process_seg, param, name) for name in section_builder.ORACLE_CORDS},
     }
     arguments.fixture.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
