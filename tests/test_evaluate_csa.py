@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from area_cohort import AFFINE, SHAPE, Cohort, hard_cord, levels_map, save, soft_cord, write_cases
@@ -137,6 +138,20 @@ def test_a_label_map_knows_its_cord_by_name_or_by_option(tmp_path: Path) -> None
     with_canal = run(cohort, labels=cohort.base / "names.json", cord="canal")
     assert with_canal.rows[0].area != pytest.approx(float(expected))
     assert run(cohort, labels=cohort.base / "names.json", cord="brain").exit_code == 4
+
+
+def test_soft_maps_of_several_classes_give_their_cord(cohort: Cohort) -> None:
+    write_json(cohort.pred / "dataset.json", {"labels": {"background": 0, "canal": 1, "cord": 2}})
+    for case, *_ in cohort.rows:
+        classes = np.stack([soft_cord(90.0), soft_cord(60.0)], axis=3)
+        (cohort.pred / "soft").mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(classes, AFFINE), cohort.pred / "soft" / f"{case}.nii.gz")
+    assert run(cohort).exit_code == 0
+    assert {round(float(row["csa"])) for row in cohort.read("csa.csv")} == {60}
+    run(cohort, cord="canal")
+    assert {round(float(row["csa"])) for row in cohort.read("csa.csv")} == {90}
+    write_json(cohort.pred / "dataset.json", {"labels": {"background": 0, "cord": 1}})
+    assert run(cohort).summary.failed["a_T1w"].code == "E-IN-DIM"
 
 
 # --- slices and levels -----------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ _COLUMNS = (
 )  # fmt: skip
 _UNIT = "mm²"
 _LISTED = 30
+_CORRECTIONS = {"holm": "Holm", "bonferroni": "Bonferroni", "none": "no"}
 
 
 def image_csv(report: DriftReport) -> str:
@@ -70,8 +71,9 @@ def markdown(report: DriftReport) -> str:
         f"# Cord area: {a} and {b}",
         f"{len(report.summary.done)} images, mode `{options['mode']}`, means over the slices that both have. "
         f"Differences are {b} minus {a} in mm². Limits of agreement are those of one image; tests are over subjects, "
-        f"their images averaged: Wilcoxon signed-rank ({options['correction']} correction over all of them) and "
-        f"equivalence within ± {options['margin']:g} mm² (two one-sided t tests). In brackets: 95 % intervals.",
+        f"their images averaged: Wilcoxon signed-rank ({_CORRECTIONS[options['correction']]} correction over all of "
+        f"them) and equivalence within ± {options['margin']:g} mm² (two one-sided t tests). In brackets: 95 % "
+        "intervals.",
         _verdict(report),
     ]
     for name in dict.fromkeys(group.range for group in report.groups):
@@ -90,6 +92,9 @@ def _verdict(report: DriftReport) -> str:
         f"{words.verdict(group.pair.equivalence)}"
         for group in whole
     ]
+    apart = [g.contrast for g in report.groups if g.contrast != ALL and not g.pair.equivalence.equivalent]
+    if apart:
+        said.append(f"by contrast, equivalence is not shown for {', '.join(dict.fromkeys(apart))}")
     if report.options["fail_above"] is not None:
         where = ", ".join(f"{group.range} {group.contrast}" for group in report.exceeded)
         bound = f"{report.options['fail_above']:g} mm²"
@@ -111,7 +116,7 @@ def _table(report: DriftReport, groups: list[DriftGroup]) -> str:
     ]
     heads += ["d_z"]
     errors = any(group.errors.n for group in groups)
-    heads += [f"absolute error, {b} − {a}", "p of errors"] if errors else []
+    heads += [f"absolute error, {b} − {a}", "p of errors (not corrected)"] if errors else []
     rows = []
     for group in groups:
         row = [
@@ -139,8 +144,8 @@ def _spread(report: DriftReport, group: DriftGroup) -> list[str]:
     return [
         f"STD of a subject over its contrasts (ddof {report.options['ddof']}), {found.n} subjects: {a} "
         f"{words.number(group.a_std)}, {b} {words.number(group.b_std)} mm²; difference "
-        f"{words.number(found.mean_difference, sign=True)}{words.interval((found.ci_low, found.ci_high))}, p "
-        f"{words.p_value(found.p)}{f' ({found.reason})' if found.reason else ''}."
+        f"{words.number(found.mean_difference, sign=True)}{words.interval((found.ci_low, found.ci_high))}, p (not "
+        f"corrected) {words.p_value(found.p)}{f' ({found.reason})' if found.reason else ''}."
     ]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nnunet_spine_ext.core.errors import CaseError
-from nnunet_spine_ext.core.io import read_volume
+from nnunet_spine_ext.core.io import NIFTI_SUFFIXES, read_volume, stored_volume
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.evaluate.cases import LabelSet
 
@@ -64,7 +65,7 @@ def read_cord(path: Path, labels: LabelSet, cord: str | None) -> Cord:
     ------
     CaseError: unreadable, or a label map that does not say which label is the cord.
     """
-    volume = read_volume(path)
+    volume = _read(path, labels, cord)
     array, notes = volume.array, []
     if array.dtype.kind == "f":
         broken = ~np.isfinite(array)
@@ -80,21 +81,44 @@ def read_cord(path: Path, labels: LabelSet, cord: str | None) -> Cord:
     return Cord(volume.with_array(shares), soft=False, path=path, notes=tuple(notes))
 
 
+def _read(path: Path, labels: LabelSet, cord: str | None) -> Volume:
+    """Read a volume; of soft maps of several classes (4-D, in the order of their ids) that of the cord."""
+    try:
+        return read_volume(path)
+    except CaseError as error:
+        if error.code != "E-IN-DIM" or not path.name.lower().endswith(NIFTI_SUFFIXES):
+            raise
+        import nibabel as nib
+
+        image: Any = nib.load(path)
+        ids = sorted(labels.names or {})
+        label = _named(labels, cord)
+        if len(image.shape) != 4 or image.shape[3] != len(ids) or label not in ids:
+            raise
+        array = np.asarray(image.dataobj[..., ids.index(label)])
+        return stored_volume(path, array, np.asarray(image.affine, dtype=np.float64))
+
+
+def _named(labels: LabelSet, cord: str | None) -> int | None:
+    """Return the id that is called `cord`, or what a cord is usually called; None when none is."""
+    names = {name.lower(): label for label, name in (labels.names or {}).items()}
+    if cord is not None:
+        return names.get(cord.lower(), int(cord) if cord.isdigit() else None)
+    return next((names[name] for name in CORD_NAMES if name in names), None)
+
+
 def _is_soft(array: Array) -> bool:
     """Whether a map of numbers is soft: fractions, or 0 and 1 with the mark of what is unknown."""
     return bool((array != np.round(array)).any() or (array == IGNORE).any())
 
 
 def _label(array: Array, path: Path, labels: LabelSet, cord: str | None) -> int:
-    names = {name.lower(): label for label, name in (labels.names or {}).items()}
-    if cord is not None:
-        found = names.get(cord.lower(), int(cord) if cord.isdigit() else None)
-        if found is None:
-            raise _unclear(path, f"no label called {cord!r} ({labels.source})", names)
-        return found
-    called = next((names[name] for name in CORD_NAMES if name in names), None)
+    names = list((labels.names or {}).values())
+    called = _named(labels, cord)
     if called is not None:
         return called
+    if cord is not None:
+        raise _unclear(path, f"no label called {cord!r} ({labels.source})", names)
     # A mask of one structure is one of the cord, whatever a scheme calls the id.
     present = sorted({int(k) for k in np.unique(array)} - {0, labels.ignore})
     if len(present) > 1:
@@ -103,7 +127,7 @@ def _label(array: Array, path: Path, labels: LabelSet, cord: str | None) -> int:
     return present[0] if present else 1
 
 
-def _unclear(path: Path, found: str, names: dict[str, int]) -> CaseError:
+def _unclear(path: Path, found: str, names: list[str]) -> CaseError:
     known = f" (known: {', '.join(names)})" if names else ""
     return CaseError(
         "E-EVAL-CORD",
