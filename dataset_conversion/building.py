@@ -26,6 +26,7 @@ class Built:
     instances: instance ids, on that grid.
     info: merged over the candidate's info for cases.json.
     warnings: what the user should know about this case.
+    soft: soft labels (see `core.cases.RawCase`), on that grid.
     """
 
     images: list[Volume]
@@ -33,6 +34,7 @@ class Built:
     instances: Volume | None = None
     info: dict[str, Any] = field(default_factory=dict)
     warnings: list[Problem] = field(default_factory=list)
+    soft: list[Volume] = field(default_factory=list)
 
 
 # Makes a case of its opened files, by `Source.role`; raises CaseError to leave the case out for that reason.

@@ -39,6 +39,9 @@ _log = logging.getLogger(__name__)
 
 # The engine says it after the label map, with voxel counts.
 _SAID_LATER = ("W-LABEL-EMPTY",)
+# Builders of soft labels judge values of masks themselves: fractions are no fault there.
+_SOFT_ROLE = "soft"
+_SAID_BY_SOFT = ("W-LABEL-EMPTY", "E-LABEL-VALUE")
 # So does the builder of `pairs`.
 _SAID_BY_PAIRS = (*_SAID_LATER, "E-LABEL-VALUE")
 
@@ -279,6 +282,7 @@ def _make(job: _Job, case: Candidate) -> tuple[RawCase, list[FileStamp], Row]:
         images=built.images,
         label=built.label,
         instances=built.instances,
+        soft=built.soft,
         info=case.info | built.info,
         sources=_sources(case, opened),
         test=case.test,
@@ -292,7 +296,7 @@ def _open(job: _Job, role: str, path: Path) -> tuple[Opened, list[Problem]]:
     is_image = role.startswith(("image", "chunk"))
     kind: Role = "training" if is_image else "label"
     opened = open_image(path, role=kind, strict=job.rules.strict, prefer=job.rules.prefer)
-    silenced = job.silenced if role == "label" else ()
+    silenced = job.silenced if role == "label" else _SAID_BY_SOFT if role.startswith(_SOFT_ROLE) else ()
     problems = [problem for problem in opened.facts.problems if problem.code not in silenced]
     for problem in problems:
         if problem.severity == "error":

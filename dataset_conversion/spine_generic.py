@@ -22,6 +22,7 @@ from nnunet_spine_ext.dataset_conversion.masks import ids_of, mask_on_image
 from nnunet_spine_ext.dataset_conversion.report import ConversionResult
 from nnunet_spine_ext.dataset_conversion.spine_generic_cases import find_cases
 from nnunet_spine_ext.dataset_conversion.spine_generic_names import STRUCTURES
+from nnunet_spine_ext.dataset_conversion.spine_generic_soft import check_wish, soft_builder, with_soft
 from nnunet_spine_ext.dataset_conversion.spine_generic_tree import Wish, read_tree
 from nnunet_spine_ext.dataset_conversion.subject_lists import chosen_subjects, read_entries, select
 from nnunet_spine_ext.dataset_conversion.target import Rules, Target, nnunet_folders
@@ -42,6 +43,7 @@ def spine_generic(
     test_list: str | Path | None = None,
     test_subjects: Sequence[str] = (),
     allow_model_labels: bool = False,
+    soft: str | None = None,
     resample: str | None = None,
     prefer: Prefer | None = None,
     strict: bool = False,
@@ -67,6 +69,8 @@ def spine_generic(
         exclusion list takes its whole subject out; one in an inclusion list lets only that image in.
     test_list: a file with the list of test subjects; `test_subjects`: their names.
     allow_model_labels: validate and test against masks made by a model too.
+    soft: ``average`` makes soft labels of the masks of all contrasts of a subject (see `soft.ground_truth`), the name
+        of a folder of soft masks takes those; hard labels are then the soft ones above a half. None: hard labels only.
     resample: "nearest" brings masks on another grid onto the image's; None refuses them.
     prefer: "sform" or "qform", for files in which the two place the image differently; None refuses such files.
     strict: treat every warning about a file as an error.
@@ -90,13 +94,17 @@ def spine_generic(
     test, absent = chosen_subjects(test_subjects, test_list, tree.subjects)
     left_out = sorted(test - set(keep))
     notes += [f"warning: {len(left_out)} test subject(s) are left out: {shorten(left_out)}"] if left_out else []
+    check_wish(soft, wish.classes)
     found = find_cases(tree, wish, test=test & set(keep), keep=keep)
+    if soft is not None:
+        found.cases, said = with_soft(found.cases, soft, tree.root, wish.classes[0])
+        found.notes += said
     labels = class_map(wish.classes)
     lists = {"classes": classes, "derivatives": derivatives, "contrasts": contrasts, "exclude": exclude}
     lists |= {"include": include, "test_subjects": test_subjects}
     options: dict[str, Any] = {"converter": "spine_generic"} | {key: list(words) for key, words in lists.items()}
     options |= {"test_list": None if test_list is None else str(test_list), "allow_model_labels": allow_model_labels}
-    options |= {"folds": folds, "resample": resample, "prefer": prefer, "strict": strict}
+    options |= {"folds": folds, "soft": soft, "resample": resample, "prefer": prefer, "strict": strict}
     return convert(
         found.cases,
         found.unusable,
@@ -104,7 +112,7 @@ def spine_generic(
         target,
         rules=Rules(resample, strict, prefer),
         options=options,
-        build=partial(build, classes=wish.classes, resample=resample),
+        build=soft_builder(partial(build, classes=wish.classes, resample=resample), soft, resample=resample),
         notes=[*notes, *absent, *found.notes],
         dry_run=dry_run,
         resume=resume,

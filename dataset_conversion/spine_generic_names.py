@@ -19,6 +19,13 @@ _RENAMED = {
     "acq-T1w_MTS": "flip-2_mt-off_MTS",
 }
 SOFT_ENDINGS = ("softseg",)
+# What follows the image's name in the names of soft masks, the present name first.
+SOFT_MASKS: dict[str, tuple[str, ...]] = {
+    "canal": ("label-canal_softseg",),
+    "csf": ("label-CSF_softseg",),
+    "cord": ("label-SC_softseg", "desc-softseg_label-SC_softseg", "label-SC_desc-softseg_softseg", "softseg"),
+    "gm": ("label-GM_softseg",),
+}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -130,6 +130,20 @@ def _derivatives(root: Path, names: Iterable[str]) -> list[Path]:
 def _folders(root: Path) -> list[str]:
     there = root / "derivatives"
     return sorted(path.name for path in there.iterdir() if path.is_dir()) if there.is_dir() else []
+
+
+def soft_files(root: Path, folder: str, endings: Sequence[str]) -> dict[str, Path]:
+    """Return the soft masks of a folder below ``derivatives`` by the name of their image; earlier endings win.
+
+    Raises UsageError when there is no such folder.
+    """
+    ranked: dict[str, tuple[int, Path]] = {}
+    for path in _files(_derivatives(root, [folder])[0]):
+        image, rest = split_stem(strip_suffix(path)) or ("", "")
+        if rest in endings:
+            found = (endings.index(rest), path)
+            ranked[image] = min(ranked.get(image, found), found)
+    return {image: path for image, (_, path) in ranked.items()}
 
 
 def _add_masks(tree: Tree, folder: Path, classes: Collection[str]) -> None:

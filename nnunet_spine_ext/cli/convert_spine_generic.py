@@ -16,6 +16,9 @@ _EXAMPLES = f"""  # every contrast that has a cord mask; look at the plan first,
   {PROG} spine_generic /data/data-multi-subject 512 --name Binarised \\
       --derivatives labels_softseg_bin --exclude exclude_from_training.yml \\
       --test-list spine_generic_test_split_for_csa_drift_monitoring.yaml
+  # soft labels of all contrasts, or those that the data set has
+  {PROG} spine_generic /data/data-multi-subject 514 --name Soft --soft average
+  {PROG} spine_generic /data/data-multi-subject 515 --name SoftStored --soft labels_softseg
   # cord and canal on two contrasts, without the sites that the list of one measure names
   {PROG} spine_generic /data/data-multi-subject 513 --name Canal --classes cord canal \\
       --contrasts T1w T2w --exclude /data/data-multi-subject/exclude.yml:csa_t1,csa_t2"""
@@ -79,6 +82,11 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--test-subjects", nargs="+", default=(), metavar="NAME", help="subjects for imagesTs/labelsTs")
     group.add_argument(
         "--allow-model-labels", action="store_true", help="validate and test against masks made by a model too"
+    )
+    group.add_argument(
+        "--soft",
+        metavar="average|FOLDER",
+        help="soft labels too: average makes them of all contrasts of a subject, a folder below derivatives/ has them",
     )
     group.add_argument("--resample", choices=("nearest",), help="resample masks that lie on another grid")
     group.add_argument("--prefer", choices=("sform", "qform"), help="which to use where the two disagree")

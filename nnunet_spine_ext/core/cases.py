@@ -147,6 +147,8 @@ class RawCase:
     sources: ``{"role": "image_0000" | "label" | ..., "file": name, "sha256": hex}`` per file it came from.
     test: write to imagesTs/labelsTs.
     train_only: labelled, but never validated (for masks that are not good enough to score against).
+    soft: soft labels on that grid, one volume per class in the order of the ids: 0 to 1, -1 = ignore; none: the case
+        has hard labels only.
     """
 
     case_id: str
@@ -158,6 +160,7 @@ class RawCase:
     sources: list[dict[str, str]] = field(default_factory=list)
     test: bool = False
     train_only: bool = False
+    soft: list[Volume] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
         """Return the case's entry of cases.json."""
@@ -165,6 +168,8 @@ class RawCase:
         facts |= {key: self.info.get(key) for key in INFO_KEYS}
         facts |= {key: value for key, value in sorted(self.info.items()) if key not in facts}
         facts["labelled"] = self.label is not None
+        if self.soft:
+            facts["soft_labels"] = True
         if self.test:
             facts["test"] = True
         if self.train_only:
@@ -207,11 +212,14 @@ def check_case(case: RawCase, spec: DatasetSpec, *, ids_known: bool = True) -> N
     others = [(f"channel {k}", image) for k, image in enumerate(case.images) if k]
     others += [("the mask", case.label)] if case.label is not None else []
     others += [("the instance mask", case.instances)] if case.instances is not None else []
+    others += [("the soft label", volume) for volume in case.soft]
     for what, volume in others:
         check_same_grid(case.images[0], volume, file=case.case_id, what=what)
     if case.label is not None and ids_known:
         allowed = {0, *spec.foreground.values()} | ({spec.ignore_id} if spec.ignore_id is not None else set())
         check_ids(case.label.array, allowed, file=case.case_id)
+    if case.soft:
+        check_soft(case, len(spec.foreground))
     if case.label is None and not case.test and not spec.ignore:
         raise CaseError(
             "E-CASE-UNLABELLED",
@@ -219,6 +227,24 @@ def check_case(case: RawCase, spec: DatasetSpec, *, ids_known: bool = True) -> N
             found="no mask in a dataset without an ignore label",
             expected="a mask, or ignore=True in the dataset's description",
             fix="declare ignore, or leave the case out",
+        )
+
+
+def check_soft(case: RawCase, classes: int) -> None:
+    """Raise CaseError unless soft labels are one per class, 0 to 1 or -1 (ignore), and beside hard ones."""
+    strange = 0
+    for volume in case.soft:
+        array = volume.array
+        # NaN is in no interval.
+        strange += int((~((array >= 0) & (array <= 1)) & (array != -1)).sum())
+    if len(case.soft) != classes or strange or case.label is None:
+        hard = "" if case.label is not None else ", no hard mask"
+        raise CaseError(
+            "E-CASE-SOFT",
+            file=case.case_id,
+            found=f"{len(case.soft)} soft label(s), {strange} voxels outside 0 to 1{hard}",
+            expected=f"{classes} (one per class), 0 to 1 or -1 for ignore, beside a hard mask",
+            fix="correct the soft labels",
         )
 
 

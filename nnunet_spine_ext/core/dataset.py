@@ -18,7 +18,7 @@ import numpy as np
 
 from nnunet_spine_ext.core.cases import FILE_ENDING, DatasetSpec, RawCase, check_case
 from nnunet_spine_ext.core.errors import NoInputError, UsageError
-from nnunet_spine_ext.core.io import FileStamp, read_volume, write_bytes, write_json, write_volume
+from nnunet_spine_ext.core.io import FileStamp, read_volume, write_bytes, write_json, write_volume, write_volumes
 from nnunet_spine_ext.core.partial import Entry, Partial, case_entry, unusable_folder, unwritable
 from nnunet_spine_ext.core.splits import Split, checked_splits, grouped_splits, refuse_test_leak, splits_for
 from nnunet_spine_ext.core.volume import Array, Volume
@@ -215,6 +215,9 @@ class DatasetWriter:
         if case.instances is not None:
             instances = Volume(case.instances.array.astype(np.uint16), grid.affine)
             written.append(self._write(instances, f"instances{kind}", f"{case.case_id}{FILE_ENDING}"))
+        if case.soft:
+            soft = [Volume(volume.array.astype(np.float32), grid.affine) for volume in case.soft]
+            written.append(self._write(soft, f"softLabels{kind}", f"{case.case_id}{FILE_ENDING}"))
         self.records[case.case_id] = case.record()
         if self._keeps_journal:
             entry = case_entry(self._partial.path, case.case_id, stamps, written, case.record(), extra)
@@ -271,11 +274,14 @@ class DatasetWriter:
         # `check_case` made sure that unlabelled training cases only exist where ignore is declared.
         return Volume(np.full(grid.shape, self.spec.ignore_id, dtype=dtype), grid.affine)
 
-    def _write(self, volume: Volume, folder: str, name: str, *, final: bool = True) -> Path:
+    def _write(self, content: Volume | list[Volume], folder: str, name: str, *, final: bool = True) -> Path:
         target = (self._partial.data if final else self._partial.masks) / folder / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_volume(volume, target)
+            if isinstance(content, Volume):
+                write_volume(content, target)
+            else:
+                write_volumes(content, target)
         except OSError as error:
             left = "continue with --resume" if self._keeps_journal else "nothing of the dataset was left behind"
             remedy = f"free space or change the permissions; {left}"
