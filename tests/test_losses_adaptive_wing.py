@@ -48,7 +48,7 @@ def _scalar(loss: AdaptiveWing, p: float, y: float) -> tuple[float, float]:
         lambda: AdaptiveWing(weighting="dilation", activation="sigmoid", reduction="sum"),
         lambda: AdaptiveWing(activation="sigmoid"),
         WingDice,
-        lambda: WingDice(AdaptiveWing(activation="sigmoid"), dice_form="squared", batch_dice=True),
+        lambda: WingDice(AdaptiveWing(activation="sigmoid"), dice_form="l1", batch_dice=True),
     ],
 )
 def test_what_every_loss_satisfies(make: Any) -> None:

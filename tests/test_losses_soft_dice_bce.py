@@ -11,6 +11,7 @@ from loss_checks import SHAPES, batch, check_loss, gradient
 from torch import Tensor
 
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.losses.registry import LossSettings, build_loss
 from nnunet_spine_ext.losses.soft_dice import soft_dice
 from nnunet_spine_ext.losses.soft_dice_bce import SoftDiceBCE
 from nnunet_spine_ext.losses.wing_dice import WingDice
@@ -137,7 +138,7 @@ def test_parts_are_weighted(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(both, 2 * dice + 0.25 * entropy)
 
     loss = WingDice(wing_weight=3.0, dice_weight=0.5)
-    linear = SoftDiceBCE(bce_weight=0, activation="linear")
+    linear = SoftDiceBCE(bce_weight=0, activation="linear", dice_form="squared")
     torch.testing.assert_close(loss(*arguments), 3 * loss.wing(*arguments) + 0.5 * linear(*arguments))
 
 
@@ -165,3 +166,12 @@ def test_cross_entropy_of_a_linear_output_is_refused() -> None:
     assert error.value.code == "E-LOSS-ACTIVATION"
     with pytest.raises(UsageError, match="did you mean 'squared'"):
         SoftDiceBCE(dice_form="square")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "form"), [("soft_dice_bce", "l1"), ("wing_dice", "squared")])
+def test_each_loss_has_the_dice_it_works_with(name: Any, form: str) -> None:
+    arguments = batch()
+    expected = build_loss(LossSettings(name=name, dice_form=form))(*arguments)  # type: ignore[arg-type]
+    assert torch.equal(build_loss(LossSettings(name=name))(*arguments), expected)
+    other = "squared" if form == "l1" else "l1"
+    assert build_loss(LossSettings(name=name, dice_form=other))(*arguments) != expected  # type: ignore[arg-type]

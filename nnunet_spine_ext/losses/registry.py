@@ -39,7 +39,7 @@ class LossSettings:
     name: ``adaptive_wing``, ``soft_dice_bce`` or ``wing_dice``.
     omega, epsilon, theta, alpha, weighting, weight, reduction: of `AdaptiveWing`.
     dice_weight, bce_weight, wing_weight: of the parts of a sum.
-    batch_dice, smooth, dice_form: of the soft Dice.
+    batch_dice, smooth, dice_form: of the soft Dice; None is ``squared`` for ``wing_dice``, else ``l1``.
     activation: what the outputs of the model are: ``linear``, or logits of a ``sigmoid``; None is what the loss is for:
         sigmoid for ``soft_dice_bce``, linear for the others.
     levels: weights of deep supervision, ``nnunet`` or ``paper``.
@@ -62,7 +62,7 @@ class LossSettings:
     wing_weight: float = 1.0
     batch_dice: bool = False
     smooth: float = 1.0
-    dice_form: DiceForm = "l1"
+    dice_form: DiceForm | None = None
     activation: Activation | None = None
     levels: LevelScheme = "nnunet"
 
@@ -96,7 +96,7 @@ def read_loss_settings(source: Mapping[str, Any], *, where: str = "loss settings
 def build_loss(settings: LossSettings) -> nn.Module:
     """Return the loss of (output, target, valid) that settings describe; raises UsageError for values out of range."""
     wing = {name: getattr(settings, name) for name in _WING}
-    dice = {name: getattr(settings, name) for name in _DICE}
+    dice = {name: getattr(settings, name) for name in _DICE if getattr(settings, name) is not None}
     if settings.name == "soft_dice_bce":
         return SoftDiceBCE(**dice, bce_weight=settings.bce_weight, activation=settings.output)
     loss = AdaptiveWing(**wing, activation=settings.output)
