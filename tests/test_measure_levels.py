@@ -54,6 +54,16 @@ def test_the_toolbox_asserts_level_3_at_slice_10(test_data: Path) -> None:
     assert "discs 4 are missing" in " ".join(found.notes)
 
 
+def test_every_slice_has_the_level_that_the_toolbox_gives_it(test_data: Path) -> None:
+    folder = test_data / "sct-testing" / "t2"
+    found = levels_of(
+        levels_from_discs(read_volume(folder / "t2_labeled_center_manual.nii.gz")),
+        read_volume(folder / "t2_seg-manual.nii.gz"),
+    )
+    # project_centerline and label_regions_from_reference of commit 3b3c5b22.
+    assert found == [5.0] * 10 + [4.0] * 17 + [3.0] * 18 + [2.0] * 10
+
+
 def test_levels_of_a_real_labelled_cord(test_data: Path) -> None:
     folder = test_data / "sct-testing" / "t2"
     labelled = read_volume(folder / "t2_seg-manual_labeled.nii.gz")
