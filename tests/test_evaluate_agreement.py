@@ -214,7 +214,7 @@ def test_equivalence_without_spread_or_pairs() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_effect_sizes_equal_pingouin(name: str) -> None:
+def test_effect_sizes_equal_pingouin_and_scipy(name: str) -> None:
     a, b = TABLES[name][:, 0], TABLES[name][:, 1]
     found, expected = effect_size(a, b), FIXTURE["of_pair"][name]
     close(found.d_av, expected["d_av"])

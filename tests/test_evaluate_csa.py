@@ -14,7 +14,7 @@ from area_cohort import AFFINE, SHAPE, Cohort, hard_cord, levels_map, save, soft
 
 from nnunet_spine_ext.cli.evaluate import main
 from nnunet_spine_ext.core.errors import UsageError
-from nnunet_spine_ext.core.io import write_json
+from nnunet_spine_ext.core.io import read_volume, write_json, write_volume
 from nnunet_spine_ext.evaluate.cord.areas import parse_ranges, read_areas
 from nnunet_spine_ext.evaluate.cord.evaluation import CordEvaluation
 from nnunet_spine_ext.evaluate.run import evaluate
@@ -173,6 +173,33 @@ def test_slices_that_the_reference_does_not_know_do_not_count(cohort: Cohort) ->
     assert float(row["assd"]) < 0.1
 
 
+@pytest.mark.parametrize("orientation", ["PIR", "LPS", "SAR"])
+def test_the_way_a_file_is_stored_changes_nothing(cohort: Cohort, orientation: str) -> None:
+    array = soft_cord(70.0)
+    array[:, :, 8:] = -1
+    save(cohort.ref / "a_T1w.nii.gz", array)
+    save(cohort.pred / "a_T1w.nii.gz", soft_cord(71.0, range(3, 11)))
+    expected = [(row.case, row.area, row.reference, row.slices) for row in run(cohort, mode="sct").rows]
+    for folder in (cohort.ref, cohort.pred):
+        for path in folder.glob("*.nii.gz"):
+            write_volume(read_volume(path).to(orientation), path)
+    found = [(row.case, row.area, row.reference, row.slices) for row in run(cohort, mode="sct").rows]
+    assert [row[0] for row in found] == [row[0] for row in expected]
+    assert np.array([row[1:] for row in found]) == pytest.approx(np.array([row[1:] for row in expected]))
+    assert found[0][3] == 5
+
+
+def test_without_references_only_contrasts_are_compared(cohort: Cohort) -> None:
+    result = evaluate(cohort.pred, cohort.pred, cohort.out, csa=True, mode="pv", cases=cohort.ref / "cases.json")
+    assert isinstance(result, CordEvaluation)
+    assert result.exit_code == 0
+    assert result.ranges[0].std.n == 3
+    text = (cohort.out / "csa.md").read_text(encoding="utf-8")
+    assert "Prediction against reference" not in text
+    assert "coverage" not in text
+    assert not (cohort.out / "plots" / "reference_all-slices.png").exists()
+
+
 def test_a_prediction_that_ends_early_shows_in_the_coverage(cohort: Cohort) -> None:
     save(cohort.pred / "a_T1w.nii.gz", soft_cord(71.0, range(1, 6)))
     run(cohort)
@@ -256,7 +283,7 @@ def test_an_area_that_is_not_known_is_counted_and_left_out(cohort: Cohort) -> No
 @pytest.mark.parametrize(
     "text",
     ["", "case,area\na,-1\n", "case,area\na,inf\n", "case,area\na,big\n", "name,area\na,1\n", "case,volume\na,1\n",
-     "case,area\na,1\na,2\n", "case,slice,area\na,1.5,70\n", "case,slice,area\na,1,70\na,1,71\n"],
+     "case,area\na,1\na,2\n", "case,slice,area\na,1.5,70\n", "case,slice,area\na,1,70\na,1,71\n", "area,case\n70\n"],
 )  # fmt: skip
 def test_a_wrong_table_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "areas.csv").write_text(text, encoding="utf-8")
@@ -450,8 +477,9 @@ def test_a_prediction_without_a_reference_is_said(cohort: Cohort) -> None:
         ({"level_range": ["C9"]}, "E-CSA-LEVELRANGE"),
         ({"level_range": ["C2:C3"]}, "E-EVAL-CORD-NOLEVELS"),
         ({"levels": "somewhere", "discs": "elsewhere"}, "E-EVAL-CORD-SOURCES"),
-        ({"levels": "nowhere"}, "E-EVAL-FOLDER"),
+        ({"levels": "nowhere", "level_range": ["C2"]}, "E-EVAL-FOLDER"),
         ({"maps": "soft"}, "E-EVAL-CORD-SOFT"),
+        ({"levels": "somewhere"}, "E-EVAL-CORD-NORANGE"),
         ({"metrics": ["dice"]}, "E-EVAL-CORD-OPTION"),
         ({"regions": True}, "E-EVAL-CORD-OPTION"),
     ],
@@ -499,3 +527,36 @@ def test_the_density_is_that_of_scipy() -> None:
     places, heights = density(values)
     expected = gaussian_kde(values)(places)
     assert heights == pytest.approx((expected / expected.max()).tolist())
+
+
+# --- real cords ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("source", "file"), [("levels", "t2_seg-manual_labeled"), ("discs", "labels")])
+def test_levels_of_a_real_cord_give_the_means_of_the_measuring_command(
+    test_data: Path, tmp_path: Path, source: str, file: str
+) -> None:
+    from nnunet_spine_ext.measure.csa_run import csa
+
+    folder = test_data / "sct-testing" / "t2"
+    ref, pred = (folder / f"t2_seg-{name}.nii.gz" for name in ("manual", "deepseg_sc-3d"))
+    given: dict[str, Any] = {source: folder / f"{file}.nii.gz", "level_range": "C3:C4"}
+    for name, path in (("ref", ref), ("pred", pred)):
+        csa(path, tmp_path / f"{name}.csv", area_only=True, **given)
+    for name in ("ref", "pred", "levels"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "ref" / "a.nii.gz").write_bytes(ref.read_bytes())
+    (tmp_path / "pred" / "a.nii.gz").write_bytes(pred.read_bytes())
+    (tmp_path / "levels" / "a.nii.gz").write_bytes((folder / f"{file}.nii.gz").read_bytes())
+    given = {source: tmp_path / "levels", "level_range": ["C3:C4"]}
+    result = evaluate(tmp_path / "ref", tmp_path / "pred", tmp_path / "out", csa=True, **given)
+    assert isinstance(result, CordEvaluation)
+    [row] = result.rows
+    assert row.reference == pytest.approx(
+        read_areas(tmp_path / "ref.csv").mean("t2_seg-manual", parse_ranges(["3:4"])[0])
+    )
+    own = read_areas(tmp_path / "pred.csv").mean("t2_seg-deepseg_sc-3d", parse_ranges(["3:4"])[0])
+    assert row.area == pytest.approx(own, rel=1e-3)
+    assert row.coverage == 1.0
+    assert 0.97 < row.scores["dice"] < 0.99

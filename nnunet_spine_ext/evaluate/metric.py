@@ -69,7 +69,7 @@ class Metric:
     @property
     def needs_instances(self) -> bool:
         """Whether instance masks of both sides are necessary."""
-        return self.scope != "class"
+        return self.scope not in ("class", "cord")
 
     def edge_case(self, *, ref_empty: bool, pred_empty: bool) -> float | None:
         """Return the declared value for empty masks; None when the function has to compute it."""

@@ -97,7 +97,7 @@ _STATISTICS = (
     (
         "d_z, d_av",
         "mean difference over the sd of the differences, and over the root of the mean variance",
-        "pingouin",
+        "scipy (the t statistic), pingouin",
     ),
     (
         "interval of a mean",

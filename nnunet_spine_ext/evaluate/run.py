@@ -66,8 +66,7 @@ def evaluate(
     """Compare every reference with the prediction of the same case name; write metrics.csv, summary.json, summary.md.
 
     Tables of an earlier run in `o` are removed first; summary.json is written last, so it is there when all is. With
-    `csa` it is the cord's area that is compared, csa.csv, csa.json and others are written (see `AreaOptions`), and what
-    is about masks only (metrics, instances, regions, `by`) may not be asked for.
+    `csa` areas of the cord are compared instead (see `evaluate_areas`), and csa.csv, csa.json and others are written.
 
     Parameters
     ----------
@@ -88,13 +87,7 @@ def evaluate(
     latex: ``mean`` or ``median``: write summary.tex too.
     jobs: processes.
     csa: compare cross-sectional areas; `ref` may then be soft maps, or a table of areas (.csv, .tsv).
-    cord: name or id of the cord in label maps. maps: ``soft`` (the folder of that name in `pred`), ``hard``, ``auto``.
-    mode: ``sct`` or ``pv`` (see `cross_sectional_area`).
-    level_range: levels to average over (``C2:C3``), each a range of its own; none: all slices.
-    levels, discs, ref_instances: where levels come from (labelled cords, disc points, numbered instances).
-    contrast: fact in cases.json that says which contrast an image has.
-    ddof: 1 or 0, of the standard deviation over contrasts. margin: of the equivalence tests, mm².
-    correction: of the tests between contrasts: ``holm``, ``bonferroni`` or ``none``.
+    cord, maps, mode, level_range, levels, discs, contrast, ddof, margin, correction: see `AreaOptions`.
 
     Raises
     ------

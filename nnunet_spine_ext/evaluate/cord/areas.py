@@ -152,6 +152,9 @@ def read_areas(path: Path) -> AreaTable:
     lacking = {"case", "area"} - set(rows[0] if rows else ())
     if lacking:
         raise _wrong_table(path, f"no column {' and no column '.join(sorted(lacking))}" if rows else "no rows")
+    for number, row in enumerate(rows, 2):
+        if not row["case"]:
+            raise _wrong_table(path, f"line {number}: no case")
     if "slice" in rows[0]:
         return AreaTable(str(path), by_slice=_by_slice(path, rows))
     found: dict[str, dict[str, float]] = {}

@@ -194,9 +194,7 @@ def csa_drift(
     a, b: folders of predictions, the older model first; o: folder for the report.
     ref: soft maps, masks or a table of areas; errors of both models are compared too.
     names: what the models are called, first that of `a`; default: their folder names.
-    labels, scheme, cord, maps, mode, level_range, levels, discs, resample, cases, contrast, ddof, correction,
-        bootstrap, seed, jobs: as in `evaluate`. instances: folder of numbered instances that levels come from.
-    margin: of the equivalence tests, mm².
+    labels, scheme, resample, cases, bootstrap, seed, jobs: as in `evaluate`; the others: see `AreaOptions`.
     changed_above: images that differ by more are listed, mm²; None: `margin`.
     fail_above: exit code 3 when the mean difference of a contrast, or of all images, is larger, mm²; None: never.
 

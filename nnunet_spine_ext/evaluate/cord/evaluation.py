@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +93,8 @@ def evaluate_areas(
 ) -> CordEvaluation:
     """Measure every reference (images, or a table of areas) and the prediction of the same case name; write the tables.
 
+    When both are one folder there are no references: only the contrasts are compared.
+
     Raises
     ------
     UsageError: wrong options or tables. NoInputError: no reference. SetupError: `out` cannot be written.
@@ -112,10 +115,11 @@ def evaluate_areas(
         out,
         {"ref": str(ref), "pred": source, "labels": known.source, "cases": cohort.source},
         options.record() | {"latex": latex},
+        has_references=ref.resolve() != pred.resolve(),
     )
     _tell_extra(sorted(set(preds.cases) - set(cases)), preds, result.summary)
     for case, found in measured(cases, job, cohort, options, result.summary, result.remarks):
-        result.rows += image_rows(case, found, cohort, options)
+        result.rows += image_rows(case, found, cohort, options, compared=result.has_references)
     result.ranges = analyse(result.rows, plan_of(options, cohort))
     with writing(out):
         result.write(latex)
@@ -233,8 +237,13 @@ def contrast_of(case: str, cohort: Cohort, key: str) -> str:
     return cohort.facts.get(case, {}).get(key, "")
 
 
-def image_rows(case: str, found: CaseAreas, cohort: Cohort, options: AreaOptions) -> list[ImageRow]:
-    """Return the rows of a case, one per range; none when it could not be measured."""
+def image_rows(
+    case: str, found: CaseAreas, cohort: Cohort, options: AreaOptions, *, compared: bool = True
+) -> list[ImageRow]:
+    """Return the rows of a case, one per range; none when it could not be measured.
+
+    Without `compared`, when the references are the predictions themselves, there are areas only.
+    """
     missing = found.failure is not None and found.failure.code == MISSING
     return [
         ImageRow(
@@ -243,10 +252,10 @@ def image_rows(case: str, found: CaseAreas, cohort: Cohort, options: AreaOptions
             contrast_of(case, cohort, options.contrast),
             name,
             one.areas[0],
-            one.reference,
+            one.reference if compared else math.nan,
             one.slices,
-            one.reference_slices,
-            found.scores,
+            one.reference_slices if compared else None,
+            found.scores if compared else {},
             found.soft[0],
             "missing" if missing else "done",
         )

@@ -21,7 +21,22 @@ Maps = Literal["auto", "soft", "hard"]
 
 @dataclass(frozen=True)
 class AreaOptions:
-    """How areas are read, measured and compared; `evaluate` and `csa_drift` explain the parameters."""
+    """How areas are read, measured and compared.
+
+    Parameters
+    ----------
+    cord: name or id of the cord in label maps; None: the label called cord, or the only one.
+    maps: ``soft`` (the folder of that name in the predictions), ``hard``, or ``auto``: soft where there are some.
+    mode: ``sct`` or ``pv`` (see `cross_sectional_area`).
+    level_range: levels to average over (``C2:C3``), each a range of its own; none: all slices.
+    levels, discs, instances: where levels come from (labelled cords, disc points, numbered instances), one at most.
+    resample: ``nearest`` brings maps from other grids onto the first one's (soft maps linearly); None refuses them.
+    cases: cases.json or a table; None: beside the references. contrast: the fact in it that is the contrast.
+    ddof: 1 or 0, of the standard deviation over contrasts.
+    margin: of the equivalence tests, mm², above 0.
+    correction: of p-values, for all tests of a run: ``holm``, ``bonferroni`` or ``none``.
+    bootstrap, seed: resamples of the subjects for the intervals; 0: none. jobs: processes.
+    """
 
     cord: str | None
     maps: Maps
@@ -63,9 +78,16 @@ class AreaOptions:
         if len(self._sources) > 1:
             raise UsageError(
                 "E-EVAL-CORD-SOURCES",
-                found=" and ".join(f"--{kind}" for kind in self._sources),
+                found=" and ".join(self._sources),
                 expected="one source of levels",
                 fix="leave out all but one",
+            )
+        if self._sources and not self.level_range:
+            raise UsageError(
+                "E-EVAL-CORD-NORANGE",
+                found=f"{next(iter(self._sources))}, but no --level-range",
+                expected="levels that areas are averaged over",
+                fix="add --level-range C2:C3, or leave the levels out",
             )
         _ = self.ranges
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nnunet_spine_ext.evaluate import latex
 from nnunet_spine_ext.evaluate.cord import words
 from nnunet_spine_ext.evaluate.cord.analysis import ALL, Against, ImageRow, PairRow, RangeAnalysis
+from nnunet_spine_ext.evaluate.cord.metrics import EVERY_METRIC
 from nnunet_spine_ext.evaluate.cord.pictures import slug
 from nnunet_spine_ext.evaluate.markdown import cell
 
@@ -174,7 +175,11 @@ def tex(result: CordEvaluation, spread: latex.Spread) -> str:
         names = [n for n in _SHOWN if n in one.statistics[ALL] and one.statistics[ALL][n].n]
         columns = ["", *(latex.escape(_HEADS[name]).replace("²", "$^2$") for name in names)]
         body = [
-            [latex.escape(contrast), *(latex.cell(name, found.get(name), spread) for name in names)]
+            # An area has as many decimals as an error of it.
+            [
+                latex.escape(contrast),
+                *(latex.cell(name if name in EVERY_METRIC else "csa_error", found.get(name), spread) for name in names),
+            ]
             for contrast, found in one.statistics.items()
         ]
         deviation = latex.cell("csa_std", one.std, spread)
