@@ -49,6 +49,7 @@ class SettingsMixin(_Trainer):
     @classmethod
     def completed(cls, settings: SpineSettings) -> SpineSettings:
         """Return the settings with what this trainer adds; raises SetupError for those that it would ignore."""
+        refuse_soft_settings(settings, cls.__name__)
         if settings.augment is not None:
             raise SetupError(
                 "E-TRAINER-AUGMENT",
@@ -57,7 +58,6 @@ class SettingsMixin(_Trainer):
                 expected="a trainer that augments on the device",
                 fix="train with -tr nnUNetTrainerSpineShift, or with plans without augment",
             )
-        refuse_soft_settings(settings, cls.__name__)
         return settings
 
     def _apply_settings(self) -> None:
