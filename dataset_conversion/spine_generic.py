@@ -22,7 +22,7 @@ from nnunet_spine_ext.dataset_conversion.masks import ids_of, mask_on_image
 from nnunet_spine_ext.dataset_conversion.report import ConversionResult
 from nnunet_spine_ext.dataset_conversion.spine_generic_cases import find_cases
 from nnunet_spine_ext.dataset_conversion.spine_generic_names import STRUCTURES
-from nnunet_spine_ext.dataset_conversion.spine_generic_soft import check_wish, soft_builder, with_soft
+from nnunet_spine_ext.dataset_conversion.spine_generic_soft import soft_builder, with_soft
 from nnunet_spine_ext.dataset_conversion.spine_generic_tree import Wish, read_tree
 from nnunet_spine_ext.dataset_conversion.subject_lists import chosen_subjects, read_entries, select
 from nnunet_spine_ext.dataset_conversion.target import Rules, Target, nnunet_folders
@@ -73,10 +73,8 @@ def spine_generic(
         of a folder of soft masks takes those; hard labels are then the soft ones above a half. None: hard labels only.
     resample: "nearest" brings masks on another grid onto the image's; None refuses them.
     prefer: "sform" or "qform", for files in which the two place the image differently; None refuses such files.
-    strict: treat every warning about a file as an error.
-    overwrite: replace a dataset of the same id and name.
-    dry_run: check everything, write nothing.
-    resume: continue a run with the same arguments that was ended early.
+    strict: treat every warning about a file as an error; `overwrite`: replace a dataset of the same id and name.
+    dry_run: check everything, write nothing; `resume`: continue a run with the same arguments that was ended early.
     raw, preprocessed: instead of nnUNet_raw and nnUNet_preprocessed.
 
     Raises
@@ -94,21 +92,16 @@ def spine_generic(
     test, absent = chosen_subjects(test_subjects, test_list, tree.subjects)
     left_out = sorted(test - set(keep))
     notes += [f"warning: {len(left_out)} test subject(s) are left out: {shorten(left_out)}"] if left_out else []
-    check_wish(soft, wish.classes)
-    found = find_cases(tree, wish, test=test & set(keep), keep=keep)
-    if soft is not None:
-        found.cases, said = with_soft(found.cases, soft, tree.root, wish.classes[0])
-        found.notes += said
-    labels = class_map(wish.classes)
+    found = with_soft(find_cases(tree, wish, test=test & set(keep), keep=keep), soft, tree.root, wish.classes)
     lists = {"classes": classes, "derivatives": derivatives, "contrasts": contrasts, "exclude": exclude}
     lists |= {"include": include, "test_subjects": test_subjects}
-    options: dict[str, Any] = {"converter": "spine_generic"} | {key: list(words) for key, words in lists.items()}
-    options |= {"test_list": None if test_list is None else str(test_list), "allow_model_labels": allow_model_labels}
-    options |= {"folds": folds, "soft": soft, "resample": resample, "prefer": prefer, "strict": strict}
+    words: dict[str, Any] = {"test_list": test_list and str(test_list), "allow_model_labels": allow_model_labels}
+    words |= {"folds": folds, "soft": soft, "resample": resample, "prefer": prefer, "strict": strict}
+    options = {"converter": "spine_generic", **{key: list(value) for key, value in lists.items()}, **words}
     return convert(
         found.cases,
         found.unusable,
-        labels,
+        class_map(wish.classes),
         target,
         rules=Rules(resample, strict, prefer),
         options=options,

@@ -18,6 +18,7 @@ from nnunet_spine_ext.dataset_conversion.building import Builder, Built, volume_
 from nnunet_spine_ext.dataset_conversion.discovery import Candidate, Source
 from nnunet_spine_ext.dataset_conversion.entities import parse_entities
 from nnunet_spine_ext.dataset_conversion.masks import mask_on_image
+from nnunet_spine_ext.dataset_conversion.spine_generic_cases import Found
 from nnunet_spine_ext.dataset_conversion.spine_generic_names import SOFT_MASKS
 from nnunet_spine_ext.dataset_conversion.spine_generic_tree import name_in, soft_files
 from nnunet_spine_ext.soft.ground_truth import Recipe, SoftGroundTruth, soft_ground_truth
@@ -28,9 +29,21 @@ AVERAGE = "average"
 _ROLE = "soft"
 
 
-def check_wish(soft: str | None, classes: Sequence[str]) -> None:
-    """Raise UsageError for soft labels of several classes: each would have to be aligned by itself."""
-    if soft is not None and len(classes) != 1:
+def with_soft(found: Found, soft: str | None, root: Path, classes: Sequence[str]) -> Found:
+    """Return what was found with the files that soft labels are made of, and with what the report should say of them.
+
+    Parameters
+    ----------
+    soft: ``average``, or a folder of soft masks below ``derivatives``; None changes nothing.
+    classes: one, because each would have to be aligned by itself.
+
+    Raises
+    ------
+    UsageError: several classes, no such folder.
+    """
+    if soft is None:
+        return found
+    if len(classes) != 1:
         raise UsageError(
             "E-PAIR-SOFT",
             file="--soft",
@@ -38,30 +51,14 @@ def check_wish(soft: str | None, classes: Sequence[str]) -> None:
             expected="one class",
             fix="name one with --classes",
         )
-
-
-def with_soft(cases: Sequence[Candidate], soft: str, root: Path, structure: str) -> tuple[list[Candidate], list[str]]:
-    """Add to cases the files that their soft labels are made of.
-
-    Parameters
-    ----------
-    soft: ``average``, or a folder of soft masks below ``derivatives``.
-    structure: the class.
-
-    Returns the cases, those without soft label as they are, and what the report should say.
-
-    Raises
-    ------
-    UsageError: no such folder.
-    """
-    files = {} if soft == AVERAGE else soft_files(root, soft, SOFT_MASKS[structure])
-    found = _averages(cases) if soft == AVERAGE else [_from_folder(case, files, root) for case in cases]
-    hard = [case.case_id for case in found if not _soft_sources(case)]
-    notes = []
+    files = {} if soft == AVERAGE else soft_files(root, soft, SOFT_MASKS[classes[0]])
+    cases = _averages(found.cases) if soft == AVERAGE else [_from_folder(case, files, root) for case in found.cases]
+    hard = [case.case_id for case in cases if not _soft_sources(case)]
+    notes = list(found.notes)
     if hard:
         reason = "no second contrast with a mask that no model made" if soft == AVERAGE else f"no soft mask in {soft}"
-        notes.append(f"{len(hard)} of {len(found)} case(s) have hard labels only ({reason}): {shorten(hard)}")
-    return found, notes
+        notes.append(f"{len(hard)} of {len(cases)} case(s) have hard labels only ({reason}): {shorten(hard)}")
+    return replace(found, cases=cases, notes=notes)
 
 
 def _from_folder(case: Candidate, files: Mapping[str, Path], root: Path) -> Candidate:

@@ -65,6 +65,7 @@ GROUPS = {
     "AUG": "Augmentation",
     "EVAL": "Evaluation",
     "COMPARE": "Comparison of evaluations",
+    "SOFT": "Soft labels",
     "CSA": "Cord area",
     "REPORT": "Report",
     "PHANTOM": "Phantom",

@@ -14,7 +14,7 @@ from nnunet_spine_ext.soft.ground_truth import RATERS, SoftGroundTruth
 from nnunet_spine_ext.soft.qc import Quality
 
 _AXIAL_MM, _AXIAL_PIXELS = 26.0, 208
-_SIDE_MM, _SIDE_PIXELS_MM, _SIDE_TALLEST = 60.0, 3.0, 420
+_SIDE_BESIDE_MM, _SIDE_PIXELS_MM, _SIDE_TALLEST = 12.0, 3.0, 420
 _SIDE_ROOM_MM = 6.0
 _LEVELS = (0.2, 0.5, 0.8)
 _MASK = (0, 230, 255)
@@ -43,7 +43,7 @@ def picture(
 ) -> Array:
     """Draw the page.
 
-    A row per mask that was used: from the side through the middle of the cord, and three axial slices. The soft label
+    A row per mask that was used: from the side, following the cord, and three axial slices. The soft label
     glows from purple (a quarter) to yellow (1), the mask is outlined in blue, ignored parts are hatched. Below: areas
     of the masks, areas of the soft labels, and shifts, along the body.
 
@@ -77,11 +77,8 @@ def _cells(name: str, mask: Volume, soft: Volume, image: Volume | None) -> tuple
     limits = None if image is None else window(image.array)
     grey = np.zeros(mask.shape, np.uint8) if image is None or limits is None else to_grey(image.array, limits)
     centre = np.argwhere(mask.array[:, :, occupied] > 0).mean(axis=0)
-    column = round(float(centre[0]))
-    side = _side(mask, soft, grey, column, float(centre[1]))
-    cells, texts = [side], [f"{name}, side"]
-    for share in _LEVELS:
-        k = int(chosen[round(share * (len(chosen) - 1))])
+    cells, texts = [_side(mask, soft, grey)], [f"{name}, side"]
+    for k in dict.fromkeys(int(chosen[round(share * (len(chosen) - 1))]) for share in _LEVELS):
         here = mask.array[:, :, k] if (mask.array[:, :, k] > 0).any() else soft.array[:, :, k]
         middle = np.argwhere(here > 0).mean(axis=0) if (here > 0).any() else centre[:2]
         size = (mask.spacing[0], mask.spacing[1])
@@ -93,14 +90,21 @@ def _cells(name: str, mask: Volume, soft: Volume, image: Volume | None) -> tuple
     return cells, texts
 
 
-def _side(mask: Volume, soft: Volume, grey: Array, column: int, row: float) -> Array:
-    planes = (grey[column], mask.array[column], soft.array[column])
+def _side(mask: Volume, soft: Volume, grey: Array) -> Array:
+    """Paint the sagittal plane that follows the cord from slice to slice."""
+    there = mask.array > 0
+    occupied = np.flatnonzero(there.any(axis=(0, 1)))
+    columns = [float(np.flatnonzero(there[:, :, k].any(axis=1)).mean()) for k in occupied]
+    levels = np.arange(mask.shape[2])
+    follow = np.rint(np.interp(levels, occupied, columns)).astype(int)
+    planes = [volume[follow, :, levels].T for volume in (grey, mask.array, soft.array)]
+    rows = np.flatnonzero(there.any(axis=(0, 2)))
     size = (mask.spacing[1], mask.spacing[2])
-    occupied = np.flatnonzero((mask.array > 0).any(axis=(0, 1)))
     height = (occupied[-1] - occupied[0] + 1) * size[1] + _SIDE_ROOM_MM
-    middle = (row, float(occupied[-1] + occupied[0]) / 2)
+    width = (rows[-1] - rows[0] + 1) * size[0] + 2 * _SIDE_BESIDE_MM
+    middle = (float(rows[-1] + rows[0]) / 2, float(occupied[-1] + occupied[0]) / 2)
     tall = min(_SIDE_TALLEST, max(_AXIAL_PIXELS, round(height * _SIDE_PIXELS_MM)))
-    return _painted(*planes, middle, size, (_SIDE_MM * min(1.0, height / 90.0 + 0.35), height), tall)
+    return _painted(planes[0], planes[1], planes[2], middle, size, (width, height), tall)
 
 
 def _painted(
