@@ -40,7 +40,7 @@ def make_soft_model(
         if seeing:
             let_intensities_through(own, [threshold * k for k in range(1, len(labels))], output)
         else:
-            scatter(own, seed=fold)
+            scatter(own, seed=fold, bias=0.3 if output == "linear" else -0.1)
         set_background(own, output)
         target = folder / f"fold_{fold}"
         target.mkdir(exist_ok=True)
@@ -48,7 +48,7 @@ def make_soft_model(
     return folder
 
 
-def scatter(weights: dict[str, torch.Tensor], seed: int) -> None:
+def scatter(weights: dict[str, torch.Tensor], seed: int, bias: float) -> None:
     """Make the outputs of the last layer random in a range that soft values have."""
     generator = torch.Generator().manual_seed(seed)
     for key in _last_layer(weights):
@@ -56,7 +56,7 @@ def scatter(weights: dict[str, torch.Tensor], seed: int) -> None:
         wide = torch.randn(value.shape, generator=generator) * 0.4
         # Where one of two classes is low the other is high.
         wide[2:] = -wide[1:-1]
-        weights[key] = wide if key.endswith("weight") else torch.full_like(value, 0.3)
+        weights[key] = wide if key.endswith("weight") else torch.full_like(value, bias)
 
 
 def let_intensities_through(weights: dict[str, torch.Tensor], thresholds: list[float], output: str) -> None:

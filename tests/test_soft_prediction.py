@@ -116,6 +116,8 @@ def test_the_largest_probability_is_the_hard_label(kind: str) -> None:
         (None, {"activation": "norm_relu"}, None),
         ({"output": "linear"}, {}, Activation("clamp", 0.5)),
         ({"output": "linear"}, {"activation": "norm_relu", "activation_floor": 1.0}, Activation("norm_relu", 1.0)),
+        ({"output": "linear", "activation": "norm_relu"}, {}, Activation("norm_relu")),
+        ({"output": "linear", "activation": "norm_relu"}, {"activation": "clamp"}, Activation("clamp")),
         ({"output": "sigmoid"}, {"activation": "norm_relu"}, Activation("sigmoid")),
     ],
 )
@@ -124,11 +126,10 @@ def test_the_activation_stands_in_the_plans(soft: Any, predict_part: dict[str, A
     assert soft_activation({}) is None
 
 
-@pytest.mark.parametrize("soft", [{"output": None}, {"output": "softmax"}, {}, "linear"])
+@pytest.mark.parametrize(
+    "soft", [{"output": None}, {"output": "softmax"}, {}, {"output": "linear", "activation": "relu"}, 1]
+)
 def test_plans_that_do_not_say_what_outputs_are(soft: Any) -> None:
-    if soft == "linear":
-        assert soft_activation({"spine_ext": {"soft": soft}}) == CLAMP
-        return
     with pytest.raises(SetupError, match=r"E-MODEL-SOFT"):
         soft_activation({"spine_ext": {"soft": soft}})
 

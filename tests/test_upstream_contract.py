@@ -156,6 +156,15 @@ CALLS = (
         "inference/predictor.py",
     ),
     Call(f"{PREDICTOR}.predict_logits_from_preprocessed_data", "self data", "inference/predictor.py"),
+    Call(f"{PREDICTOR}.predict_sliding_window_return_logits", "self input_image", "inference/predictor.py"),
+    Call(f"{PREDICTOR}._internal_get_sliding_window_slicers", "self image_size", "inference/predictor.py"),
+    Call(f"{LABELS}.apply_inference_nonlin", "self logits", "inference/managers.py"),
+    Call(f"{LABELS}.convert_logits_to_segmentation", "self predicted_logits", "inference/managers.py"),
+    Call(
+        "acvl_utils.cropping_and_padding.padding:pad_nd_image",
+        "image new_shape mode kwargs return_slicer shape_must_be_divisible_by",
+        "inference/predictor.py",
+    ),
     Call(f"{PREDICTOR}._internal_maybe_mirror_and_predict", "self x", "inference/predictor.py, networks/mirror.py"),
     Call(
         f"{PREDICTOR}._internal_predict_sliding_window_return_logits",
@@ -222,7 +231,8 @@ ATTRIBUTES = {
         "training/base.py, training/shift.py",
     ),
     f"{PREDICTOR}.__init__": (
-        "use_mirroring allow_tqdm device label_manager configuration_manager",
+        "use_mirroring allow_tqdm device label_manager configuration_manager tile_step_size network list_of_parameters "
+        "allowed_mirroring_axes",
         "inference/predictor.py",
     ),
 }

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.inference.model import SETTINGS_KEY, predict_settings
@@ -22,6 +21,7 @@ from nnunet_spine_ext.inference.settings import PredictSettings
 
 Kind = Literal["clamp", "norm_relu", "sigmoid"]
 _OUTPUTS = ("linear", "sigmoid")
+_LINEAR = ("clamp", "norm_relu")
 
 
 @dataclass(frozen=True)
@@ -40,26 +40,39 @@ class Activation:
 def soft_activation(plans: Mapping[str, Any]) -> Activation | None:
     """Return the activation of a soft model, None for other models.
 
+    Of linear outputs it is what ``predict.activation`` says, else what validation chose, else ``clamp``.
+
     Raises
     ------
-    SetupError: the plans do not say what the outputs are. UsageError: settings of prediction that are none.
+    SetupError: the plans do not say what the outputs are, or name an activation that is none.
+    UsageError: settings of prediction that are none.
     """
     soft = plans.get(SETTINGS_KEY, {}).get("soft")
     if soft is None:
         return None
-    output = soft.get("output") if isinstance(soft, Mapping) else soft
+    soft = soft if isinstance(soft, Mapping) else {}
+    output = soft.get("output")
     if output not in _OUTPUTS:
         raise SetupError(
             "E-MODEL-SOFT",
             file=f"plans {plans.get('plans_name', '')} spine_ext.soft.output",
             found=repr(output),
             expected=f"one of {', '.join(_OUTPUTS)}, as training writes it",
-            fix=f"take plans.json from the folder of the trained model; {nearest(str(output), _OUTPUTS)}",
+            fix="take plans.json from the folder of the trained model",
         )
     if output == "sigmoid":
         return Activation("sigmoid")
     settings = predict_settings(plans) or PredictSettings()
-    return Activation(settings.activation, settings.activation_floor)
+    kind = settings.activation or soft.get("activation") or "clamp"
+    if kind not in _LINEAR:
+        raise SetupError(
+            "E-MODEL-SOFT",
+            file=f"plans {plans.get('plans_name', '')} spine_ext.soft.activation",
+            found=repr(kind),
+            expected=f"one of {', '.join(_LINEAR)}, as validation chooses it",
+            fix="choose with nnUNetv2_spine_plan -m MODEL --set predict.activation=clamp",
+        )
+    return Activation(kind, settings.activation_floor)
 
 
 def soft_values(logits: Array, activation: Activation) -> Array:

@@ -20,7 +20,8 @@ class PredictSettings:
     mirror: average with the left-right mirrored image, sided classes exchanged (models with sided classes only).
     instances: stock `nnUNetv2_predict` also writes `instances/` (vertebrae, discs and endplates separated).
     activation: how linear outputs of a soft model become values in [0, 1]: ``clamp`` cuts at 0 and 1, ``norm_relu``
-        divides by the maximum of the volume. Models with sigmoid output always use the sigmoid.
+        divides by the maximum of the volume. None: what validation chose (``soft.activation``), else ``clamp``. Models
+        with sigmoid output always use the sigmoid.
     activation_floor: `norm_relu` divides by no less than this. Outputs of a trained model reach 1 and more where there
         is a whole structure; half of that is not noise yet.
     crop: whether nnUNetv2_spine_predict looks for the structures coarsely first and does only their surroundings with
@@ -33,7 +34,7 @@ class PredictSettings:
 
     mirror: bool = True
     instances: bool = False
-    activation: Literal["clamp", "norm_relu"] = "clamp"
+    activation: Literal["clamp", "norm_relu"] | None = None
     activation_floor: float = 0.5
     crop: Crop = "auto"
 
