@@ -101,8 +101,24 @@ def test_a_model_that_finds_less_of_the_cord_is_listed(cohort: Cohort) -> None:
     report = run(cohort, changed_above=5.0)
     assert [row.case for row in report.changed] == ["s0_T1w"]
     group = by_contrast(report)["T1w"]
-    assert (group.a_slices, group.b_slices, group.slices) == (70, 66, 66)
+    assert (group.a_slices, group.b_slices, group.both_slices) == (70, 66, 66)
     assert "(6 slices of 10 and 6)" in (cohort.out / "csa_drift.md").read_text(encoding="utf-8")
+
+
+def test_what_the_reference_does_not_say_is_not_called_lost(cohort: Cohort) -> None:
+    """Unknown slices count for nobody; slices beyond the reference are no difference between the models."""
+    unknown = soft_cord(70.0)
+    unknown[:, :, 4:] = -1
+    save(cohort.ref / "s0_T1w.nii.gz", unknown)
+    save(cohort.ref / "s1_T1w.nii.gz", soft_cord(71.5, range(1, 5)))
+    wrong = soft_cord(70.05)
+    wrong[:, :, 4:] = 0
+    save(cohort.other / "s0_T1w.nii.gz", wrong)
+    report = run(cohort, ref=cohort.ref, changed_above=5.0)
+    rows = {row.case: row for row in report.rows}
+    found = [(r.slices, r.a_slices, r.b_slices, r.both_slices) for r in (rows["s0_T1w"], rows["s1_T1w"])]
+    assert found == [(3, 3, 3, 3), (4, 10, 10, 10)]
+    assert report.changed == []
 
 
 def test_files_hold_what_the_report_says(cohort: Cohort) -> None:

@@ -93,7 +93,7 @@ class RangeArea:
     """Mean areas in mm² in one range: of each prediction and of the reference, over `slices` that all of them have.
 
     `own` counts the slices of each prediction in the range, `reference_slices` those of the reference (None: it has
-    no slices).
+    no slices), `shared_slices` those that all predictions have, whatever the reference has.
     """
 
     areas: tuple[float, ...]
@@ -101,6 +101,7 @@ class RangeArea:
     slices: int
     own: tuple[int, ...]
     reference_slices: int | None
+    shared_slices: int
 
     @property
     def coverage(self) -> float:
@@ -212,20 +213,21 @@ def _areas(
     for chosen in job.ranges:
         if own is not None:
             pooled = pool([*found, own], chosen, by_level)
+            both = pool(found, chosen, by_level).slices
             result[chosen.name] = RangeArea(
-                pooled.areas[:-1], pooled.areas[-1], pooled.slices, pooled.own[:-1], pooled.own[-1]
+                pooled.areas[:-1], pooled.areas[-1], pooled.slices, pooled.own[:-1], pooled.own[-1], both
             )
         else:
             pooled = pool(found, chosen, by_level)
             true = job.table.mean(case, chosen) if job.table else math.nan
-            result[chosen.name] = RangeArea(pooled.areas, true, pooled.slices, pooled.own, None)
+            result[chosen.name] = RangeArea(pooled.areas, true, pooled.slices, pooled.own, None, pooled.slices)
     return result
 
 
 def _without_prediction(case: str, job: CordJob, ref: Cord) -> dict[str, RangeArea]:
     """The rows of a missing prediction: no area, and none of the reference's slices covered."""
     own = measure(ref, job.mode, job.levels.read(case) if job.levels else None)
-    return {chosen.name: RangeArea((math.nan,), math.nan, 0, (0,), len(own.of(chosen))) for chosen in job.ranges}
+    return {chosen.name: RangeArea((math.nan,), math.nan, 0, (0,), len(own.of(chosen)), 0) for chosen in job.ranges}
 
 
 def _unknown_slices(ref: Cord) -> frozenset[int]:

@@ -40,7 +40,11 @@ SHARED = 0.9
 
 @dataclass(frozen=True)
 class DriftRow:
-    """One image in one range; areas in mm², NaN where there is none."""
+    """One image in one range; areas in mm², NaN where there is none.
+
+    Areas are means over `slices` slices. `a_slices` are those of the first model, `b_slices` those of the second,
+    `both_slices` those that both have, all without slices that the reference calls unknown.
+    """
 
     case: str
     subject: str
@@ -52,6 +56,7 @@ class DriftRow:
     slices: int
     a_slices: int
     b_slices: int
+    both_slices: int
 
     @property
     def difference(self) -> float:
@@ -62,7 +67,7 @@ class DriftRow:
     def shared(self) -> float:
         """Share of the slices of the longer one of both cords that both have; NaN where there is none."""
         longest = max(self.a_slices, self.b_slices)
-        return self.slices / longest if longest else math.nan
+        return self.both_slices / longest if longest else math.nan
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class DriftGroup:
 
     `pair` compares the models over subjects, their images averaged; `limits` are those of one image. `errors` compares
     the sizes of the errors (NaN without references), `spread` the STD of each subject over its contrasts (in ``all``);
-    `slices`, `a_slices` and `b_slices` count the slices that both, the first and the second model have.
+    `a_slices`, `b_slices` and `both_slices` count the slices that the first, the second and both models have.
     """
 
     range: str
@@ -84,9 +89,9 @@ class DriftGroup:
     spread: Paired
     a_std: float
     b_std: float
-    slices: int
     a_slices: int
     b_slices: int
+    both_slices: int
 
     @property
     def mean_difference(self) -> float:
@@ -230,7 +235,9 @@ def csa_drift(
         place = (case, cohort.subject(case), contrast_of(case, cohort, contrast))
         for name, pooled in one.ranges.items():
             (first, second), (a_slices, b_slices) = pooled.areas, pooled.own
-            row = DriftRow(*place, name, first, second, pooled.reference, pooled.slices, a_slices, b_slices)
+            row = DriftRow(
+                *place, name, first, second, pooled.reference, pooled.slices, a_slices, b_slices, pooled.shared_slices
+            )
             report.rows.append(row)
     report.groups = compare_models(report.rows, report.names, plan_of(options, cohort))
     with writing(out):
@@ -283,9 +290,9 @@ def _group(name: str, contrast: str, rows: Sequence[DriftRow], names: tuple[str,
         _lower_is_better(kept, resamples, seed),
         finite_mean(pair[0] for pair in kept),
         finite_mean(pair[1] for pair in kept),
-        sum(row.slices for row in rows),
         sum(row.a_slices for row in rows),
         sum(row.b_slices for row in rows),
+        sum(row.both_slices for row in rows),
     )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FILES = ("csa_drift.json", "csa_drift.csv", "csa_drift_tests.csv", "csa_drift.md")
 _COLUMNS = (
     "case", "subject", "contrast", "range", "a", "b", "difference", "reference", "slices", "a_slices", "b_slices",
-    "changed",
+    "both_slices", "changed",
 )  # fmt: skip
 _UNIT = "mm²"
 _LISTED = 30
@@ -69,7 +69,8 @@ def markdown(report: DriftReport) -> str:
     options = report.options
     parts = [
         f"# Cord area: {a} and {b}",
-        f"{len(report.summary.done)} images, mode `{options['mode']}`, means over the slices that both have. "
+        f"{len(report.summary.done)} images, mode `{options['mode']}`, means over the slices that "
+        f"{'both and the reference' if report.inputs['ref'] else 'both'} have. "
         f"Differences are {b} minus {a} in mm². Limits of agreement are those of one image; tests are over subjects, "
         f"their images averaged: Wilcoxon signed-rank ({_CORRECTIONS[options['correction']]} correction over all of "
         f"them) and equivalence within ± {options['margin']:g} mm² (two one-sided t tests). In brackets: 95 % "
@@ -121,7 +122,7 @@ def _table(report: DriftReport, groups: list[DriftGroup]) -> str:
     for group in groups:
         row = [
             group.contrast, str(group.images), str(group.subjects),
-            f"{group.a_slices}, {group.b_slices}, {group.slices}",
+            f"{group.a_slices}, {group.b_slices}, {group.both_slices}",
             words.number(group.mean_difference, sign=True) + words.interval(group.limits.bias_interval),
             words.limits(group.limits), words.verdict(group.pair.equivalence), words.p_value(group.pair.p_corrected),
             words.number(group.pair.effect.d_z),
@@ -166,7 +167,7 @@ def _changed(report: DriftReport) -> str:
 
 def _difference(row: DriftRow) -> str:
     if math.isfinite(row.difference):
-        lost = f" ({row.slices} slices of {row.a_slices} and {row.b_slices})" if row.shared < 1 else ""
+        lost = f" ({row.both_slices} slices of {row.a_slices} and {row.b_slices})" if row.shared < 1 else ""
         return words.number(row.difference, sign=True) + lost
     return "no slice in common" if row.a_slices and row.b_slices else "no area"
 
