@@ -146,7 +146,8 @@ class SoftBuilder:
     ) -> tuple[Volume | None, dict[str, Any], list[Problem]]:
         own = _image_name(case)
         result = self._result(case, opened, own)
-        said = [replace(problem, file=str(_mask_path(case, own))) for problem in result.warnings if problem.file == own]
+        about = [problem for problem in result.warnings if own in problem.file.split(", ")]
+        said = [replace(problem, file=str(_mask_path(case, own))) for problem in about]
         row = result.contributors[own]
         if not row.used:
             return None, {}, said

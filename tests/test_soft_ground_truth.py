@@ -115,6 +115,7 @@ def test_equal_masks_on_one_grid_stay_what_they_are() -> None:
     result = soft_ground_truth({"a": mask, "b": mask, "c": mask})
     for soft in result.soft.values():
         np.testing.assert_array_equal(soft.array, mask.array.astype(np.float32))
+    assert [warning.code for warning in result.warnings] == ["W-SOFT-HARD"]
 
 
 def test_weights_move_the_average() -> None:
@@ -391,6 +392,30 @@ def test_a_header_that_lies_far_off_is_corrected_in_the_plane_and_said() -> None
     assert [w.code for w in result.warnings] == ["W-SOFT-FAR"]
     np.testing.assert_allclose(result.soft["T2w"].array, straight.soft["T2w"].array, atol=0.02)
     np.testing.assert_allclose(result.soft["T2star"].array, straight.soft["T2star"].array, atol=0.02)
+
+
+def test_a_header_that_is_metres_off_needs_no_more_memory() -> None:
+    masks = _pair()
+    affine = masks["T2star"].affine.copy()
+    affine[:2, 3] += [9000.0, 9000.0]
+    result = soft_ground_truth(masks | {"T2star": Volume(masks["T2star"].array, affine)})
+    assert [w.code for w in result.warnings] == ["W-SOFT-FAR"]
+    assert result.contributors["T2star"].dice_before == 0.0
+    assert result.union.array.size < 1e6
+
+
+def test_masks_of_a_single_slice() -> None:
+    masks = _pair()
+    one = masks["T2star"].crop((slice(None), slice(None), slice(4, 5)))
+    result = soft_ground_truth({"T2w": masks["T2w"], "T2star": one}, Recipe(rotation=True, affine=True))
+    assert _labelled(result.soft["T2star"]).tolist() == [True]
+    assert _labelled(result.soft["T2w"]).sum() == 3
+    truth = np.pi * (FINE.radius**2 + OTHER.radius**2) / 2
+    assert benchmark.areas(result.soft["T2star"])[0] == pytest.approx(truth, abs=1.5)
+    flat = masks["T2w"].crop((slice(None), slice(None), slice(10, 11)))
+    both = soft_ground_truth({"a": flat, "b": flat.with_array(np.roll(flat.array, 1, axis=0))})
+    found = quality(both, {"a": flat, "b": flat})
+    assert found.rows[0].area_soft == pytest.approx(flat.array.sum(), rel=0.01)
 
 
 def test_an_empty_mask_and_a_single_one_are_errors() -> None:

@@ -275,8 +275,9 @@ def test_a_bids_tree(tmp_path: Path) -> None:
         "T1w.nii.gz", "T2star.nii.gz", "T2w.nii.gz",
     ]  # fmt: skip
     assert not result.warnings
-    with pytest.raises(NoInputError, match="E-SOFT-NOTHING"):
+    with pytest.raises(NoInputError, match="E-SOFT-NOTHING") as caught:
         soft_gt(tmp_path / "none", bids=root, ending="seg-manual")
+    assert "there are: label-SC_seg" in caught.value.fix
 
 
 def test_a_subject_without_the_reference_takes_its_own(tmp_path: Path) -> None:
@@ -304,6 +305,7 @@ def test_a_subject_without_the_reference_takes_its_own(tmp_path: Path) -> None:
         (["--bids", "nowhere"], "E-SOFT-INPUT"),
         (["-i", "a=a.nii.gz", "b=b.nii.gz", "--weights", "a"], "E-SOFT-INPUT"),
         (["-i", "a=a.nii.gz", "b=b.nii.gz", "--reference", "c"], "E-SOFT-NAME"),
+        (["-i", "a=a.nii.gz", "b=b.nii.gz", "--weights", "c=2"], "E-SOFT-NAME"),
         (["-i", "a=a.nii.gz", "b=b.nii.gz", "--method", "staple"], "E-SOFT-OPTION"),
         (["-i", "a=a.nii.gz", "b=b.nii.gz", "--trim-mm", "-1"], "E-SOFT-OPTION"),
     ],

@@ -26,6 +26,8 @@ from nnunet_spine_ext.soft.union_grid import Box, Frame, union
 _MARGIN_MM = 4.0
 # A scan that has to be moved this far lies elsewhere: the subject moved, or a header is wrong.
 _FAR_MM = 10.0
+# Headers that are metres off would need all the memory; their masks do not overlap.
+_MOST_POINTS = 3e7
 RATERS = "raters"
 
 
@@ -341,7 +343,9 @@ def _average(read: Mapping[str, tuple[Array, Array, Array]], recipe: Recipe) -> 
 
 
 def _dice_before(scans: Mapping[str, Scan], frame: Frame, box: Box) -> dict[str, float]:
-    """Return the Dice of each mask with the others where the headers put them."""
+    """Return the Dice of each mask with the others where the headers put them; 0 if that is too far apart to look."""
+    if np.prod(np.asarray(box.shape, dtype=np.float64)) > _MOST_POINTS:
+        return dict.fromkeys(scans, 0.0)
     read = {name: scan.read(frame, box) for name, scan in scans.items()}
     found = leave_one_out({n: r[0] for n, r in read.items()}, {n: r[2] for n, r in read.items()})
     return {name: row.dice for name, row in found.items()}
@@ -349,6 +353,9 @@ def _dice_before(scans: Mapping[str, Scan], frame: Frame, box: Box) -> dict[str,
 
 def _warnings(rows: Mapping[str, Contributor], soft: Mapping[str, Volume]) -> list[Problem]:
     found = []
+    if not any(((volume.array > 0) & (volume.array < 1)).any() for volume in soft.values()):
+        fix = "look whether one mask was copied to all contrasts: such an average says nothing about contrasts"
+        found.append(_warning("W-SOFT-HARD", ", ".join(rows), "a label of 0 and 1 only", "fractions", fix))
     for name, row in rows.items():
         alignment = row.alignment
         if alignment is None:

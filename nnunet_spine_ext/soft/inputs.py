@@ -11,11 +11,14 @@ from typing import Any
 
 from nnunet_spine_ext.core.errors import NoInputError, UsageError
 from nnunet_spine_ext.core.io import NIFTI_SUFFIXES, strip_suffix
+from nnunet_spine_ext.core.splits import shorten
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _COLUMNS = ("subject", "contrast", "mask", "image")
 # Entities of a BIDS name that say which scan it is, not which contrast.
 _NOT_CONTRAST = re.compile(r"(sub|ses|run)-[A-Za-z0-9]+_")
+# Entities, the suffix of the image (the first word without a dash), and what makes it a derivative.
+_DERIVED = re.compile(r"sub-[A-Za-z0-9]+(?:_[A-Za-z0-9]+-[A-Za-z0-9]+)*_[A-Za-z0-9]+_(?P<rest>.+)")
 
 
 @dataclass
@@ -124,8 +127,20 @@ def from_bids(root: str | Path, ending: str) -> list[Job]:
         contrast = _NOT_CONTRAST.sub("", scan)
         jobs.setdefault(subject, Job(subject)).add(contrast, path, scans.get(scan))
     if not jobs:
-        raise _nothing(root, f"no file sub-*_{ending}.nii.gz", "masks of that name")
+        raise NoInputError(
+            "E-SOFT-NOTHING",
+            file=root,
+            found=f"no file sub-*_{ending}.nii.gz",
+            expected="masks of that name",
+            fix=f"name what follows the image's name with --ending; there are: {_endings(stems.values())}",
+        )
     return list(jobs.values())
+
+
+def _endings(stems: Iterable[str]) -> str:
+    """Return what follows the names of images in a tree, without entities of the images themselves."""
+    rests = {found["rest"] for stem in stems if (found := _DERIVED.fullmatch(stem)) is not None}
+    return shorten(sorted(rests), 8) if rests else "none"
 
 
 def weights_of(words: Iterable[str]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext.check.geometry import Prefer
+from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import CaseError, Problem, SetupError, SpineExtError, UsageError
 from nnunet_spine_ext.core.io import (
     read_volume,
@@ -122,18 +123,25 @@ def soft_gt(
         min_dice,
     )
     jobs = from_words(i, images) if i else from_table(table) if table else from_bids(str(bids), ending)
-    if reference is not None and not any(reference in job.masks for job in jobs):
-        known = sorted({name for job in jobs for name in job.masks})
-        raise UsageError(
-            "E-SOFT-NAME",
-            file="--reference",
-            found=f"{reference!r}, which no mask is called",
-            expected=f"one of {', '.join(known[:12])}",
-            fix="correct the name",
-        )
+    _check_names(jobs, recipe)
     out = Path(o).expanduser()
     run = _Run(out, jobs, recipe, label, prefer)
     return run.work(resume=resume, overwrite=overwrite)
+
+
+def _check_names(jobs: Sequence[Job], recipe: Recipe) -> None:
+    """Raise UsageError for a reference or a weight of a name that no mask of any subject has."""
+    known = sorted({name for job in jobs for name in job.masks})
+    asked = dict.fromkeys(recipe.weights, "--weights") | ({recipe.reference: "--reference"} if recipe.reference else {})
+    for name, option in asked.items():
+        if name not in known:
+            raise UsageError(
+                "E-SOFT-NAME",
+                file=option,
+                found=f"{name!r}, which no mask is called",
+                expected=f"one of {', '.join(known[:12])}",
+                fix=nearest(name, known),
+            )
 
 
 @dataclass(frozen=True)
