@@ -15,6 +15,8 @@ from area_cohort import AFFINE, SHAPE, Cohort, hard_cord, levels_map, save, soft
 from nnunet_spine_ext.cli.evaluate import main
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.io import read_volume, write_json, write_volume
+from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.evaluate.cases import on_grid_of
 from nnunet_spine_ext.evaluate.cord.areas import parse_ranges, read_areas
 from nnunet_spine_ext.evaluate.cord.evaluation import CordEvaluation
 from nnunet_spine_ext.evaluate.run import evaluate
@@ -330,6 +332,9 @@ def test_a_subject_with_one_contrast_has_no_spread_and_leaves_the_anova(cohort: 
     assert math.isnan(alone.std)
     assert (found.std.n, found.std.excluded_undefined) == (3, 1)
     assert (found.anova.subjects, found.anova.incomplete, found.icc.incomplete) == (3, 1, 1)
+    [pair] = found.pairs
+    assert (pair.paired.n, pair.limits.n, pair.fit.n) == (3, 3, 3)
+    assert pair.limits.bias == pytest.approx(0.0, abs=0.02)
     assert "1 with one only" in (cohort.out / "csa.md").read_text(encoding="utf-8")
 
 
@@ -431,6 +436,16 @@ def test_a_soft_map_on_another_grid_is_refused_or_resampled(cohort: Cohort) -> N
     assert "linearly" in str(again.summary.warnings["a_T1w"][0])
     row = next(r for r in cohort.read("csa.csv") if r["case"] == "a_T1w")
     assert float(row["csa"]) == pytest.approx(71.0, rel=1e-2)
+
+
+def test_soft_maps_are_interpolated_and_masks_are_not(tmp_path: Path) -> None:
+    moved = AFFINE.copy()
+    moved[0, 3] += 0.4
+    ref, other = Volume(soft_cord(70.0), AFFINE), Volume(soft_cord(71.0), moved)
+    soft, _ = on_grid_of(ref, other, tmp_path, "nearest", soft=True)
+    assert soft[1:] == pytest.approx((other.array[1:] + other.array[:-1]) / 2, abs=1e-6)
+    hard, _ = on_grid_of(ref, other, tmp_path, "nearest")
+    assert set(np.unique(hard)) <= set(np.unique(other.array))
 
 
 def test_values_that_are_no_numbers_are_said(cohort: Cohort) -> None:
