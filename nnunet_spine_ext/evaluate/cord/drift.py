@@ -27,6 +27,7 @@ from nnunet_spine_ext.evaluate.cord.analysis import (
     standard_deviation,
 )
 from nnunet_spine_ext.evaluate.cord.areas import is_table, read_areas
+from nnunet_spine_ext.evaluate.cord.case import RangeArea
 from nnunet_spine_ext.evaluate.cord.evaluation import contrast_of, make_job, measured, plan_of, prediction_maps
 from nnunet_spine_ext.evaluate.cord.options import AreaOptions, Maps
 from nnunet_spine_ext.evaluate.folders import folder_names
@@ -234,15 +235,16 @@ def csa_drift(
     for case, one in measured(found, job, cohort, options, report.summary, report.remarks):
         place = (case, cohort.subject(case), contrast_of(case, cohort, contrast))
         for name, pooled in one.ranges.items():
-            (first, second), (a_slices, b_slices) = pooled.areas, pooled.own
-            row = DriftRow(
-                *place, name, first, second, pooled.reference, pooled.slices, a_slices, b_slices, pooled.shared_slices
-            )
-            report.rows.append(row)
+            report.rows.append(_row(place, name, pooled))
     report.groups = compare_models(report.rows, report.names, plan_of(options, cohort))
     with writing(out):
         report.write()
     return report
+
+
+def _row(place: tuple[str, str, str], name: str, found: RangeArea) -> DriftRow:
+    (first, second), (a_slices, b_slices) = found.areas, found.own
+    return DriftRow(*place, name, first, second, found.reference, found.slices, a_slices, b_slices, found.shared_slices)
 
 
 def _check(options: AreaOptions, bounds: dict[str, float | None]) -> None:
