@@ -122,9 +122,11 @@ def test_lesions_change_the_image_inside_the_cord_and_not_its_area(load, small):
 
 def test_subjects_stay_on_one_side_and_folds_hold_their_contrast(load):
     data = load("softness.data")
-    splits = data._splits(["s1", "s2", "s3"], 1)
+    splits = data._splits(["s1", "s2", "s3"], 1, ["b1_noise"])
     assert len(splits) == len(data.FOLDS)
     for fold, split in zip(data.FOLDS, splits, strict=True):
+        assert split["train"].count("b1_noise") == 1
+        split["train"].remove("b1_noise")
         assert {c.partition("_")[0] for c in split["train"]} == {"s1", "s2"}
         assert {c.partition("_")[0] for c in split["val"]} == {"s3"}
         if fold != "all":

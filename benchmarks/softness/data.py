@@ -1,8 +1,10 @@
 """The cohort on disk: nnU-Net raw datasets with soft and hard labels, and test sets with the truth.
 
 `Dataset941_SixContrasts`: labels from the soft ground truth of all six contrasts, binarised at 0.5 in `labelsTr`.
-`Dataset942_OwnMasks`: the same images, each with the mask that was drawn on it. `tests/<set>/<case>.nii.gz` beside
-`<case>_cord.nii.gz` (true fractions), `<case>_soft.nii.gz` (soft ground truth, where there is one), `<case>.json`.
+`Dataset942_OwnMasks`: the same images, each with the mask that was drawn on it. Both hold a few scans without cord,
+below it and of nothing but noise, with empty masks: networks that never saw one find cords in noise.
+`tests/<set>/<case>.nii.gz` beside `<case>_cord.nii.gz` (true fractions), `<case>_soft.nii.gz` (soft ground truth, where
+there is one) and `<case>.json`.
 """
 
 from __future__ import annotations
@@ -35,10 +37,12 @@ SIX, OWN = "SixContrasts", "OwnMasks"
 DATASETS = {SIX: "Dataset941_SixContrasts", OWN: "Dataset942_OwnMasks"}
 FOLDS = ("all", *TRAINED)
 """What each fold trains on: all contrasts, or one."""
-SEEDS = {"train": 1000, "test": 200_000, "compressed": 300_000, "lesioned": 400_000, "lumbar": 500_000}
+SEEDS = {
+    "train": 1000, "blank": 100_000, "test": 200_000, "compressed": 300_000, "lesioned": 400_000, "lumbar": 500_000,
+}  # fmt: skip
 REFERENCE = "T2w"
 _MADE = "made.json"
-_VERSION = 1
+_VERSION = 2
 
 
 def make(folder: Path, size: Size) -> None:
@@ -86,9 +90,10 @@ def binarised(soft: Volume) -> Volume:
 def _write_datasets(raw: Path, size: Size, pool: ProcessPoolExecutor) -> None:
     raw.mkdir(parents=True, exist_ok=True)
     seeds = [SEEDS["train"] + number for number in range(size.train + size.validation)]
-    splits = _splits([f"s{seed}" for seed in seeds], size.validation)
+    splits = _splits([f"s{seed}" for seed in seeds], size.validation, [name for name, _, _ in _blank_names(size.blank)])
     folders = {name: raw / "parts" / name for name in ("six", "own", "soft")}
     made = _labels(folders, raw.parent / "tests", seeds, size.validation, pool)
+    made += _blanks(folders, size.blank)
     for name, part, ignore in ((SIX, "six", True), (OWN, "own", False)):
         spec = DatasetSpec(int(DATASETS[name][7:10]), name, {0: "MRI"}, {"cord": 1}, ignore=ignore)
         target = write_raw_dataset(raw, spec, _cases(made, folders[part]), splits=splits, overwrite=True)
@@ -120,19 +125,40 @@ def _labels(
     return made
 
 
+def _blank_names(count: int) -> list[tuple[str, str, int]]:
+    """Return (case, subject, seed) of the training scans without cord: below it, and of noise."""
+    seeds = [SEEDS["blank"] + number for number in range(count)]
+    return [(f"s{seed}_{kind}", f"s{seed}", seed) for seed in seeds for kind in ("below", "noise")]
+
+
+def _blanks(folders: dict[str, Path], count: int) -> list[tuple[str, str, Path]]:
+    """Write scans without cord with empty masks; without a soft label their hard one is used."""
+    made = []
+    for case, name, seed in _blank_names(count):
+        (shot,) = shoot(seed, [LUMBAR])
+        image = noise_only(shot, seed) if case.endswith("noise") else shot.image
+        file = folders["six"] / f"{case}_image.nii.gz"
+        write_volume(image, file)
+        for part in ("six", "own"):
+            write_volume(image.with_array(np.zeros(image.shape, np.uint8)), folders[part] / f"{case}.nii.gz")
+        made.append((case, name, file))
+    return made
+
+
 def _cases(made: Iterable[tuple[str, str, Path]], labels: Path) -> Iterator[RawCase]:
     for case, subject_name, image in made:
         info = {"contrast": case.partition("_")[2], "manufacturer": "simulated"}
         yield RawCase(case, subject_name, [read_volume(image)], read_volume(labels / f"{case}.nii.gz"), info=info)
 
 
-def _splits(subjects: Sequence[str], validation: int) -> list[dict[str, list[str]]]:
-    """Return a split per entry of `FOLDS`; the last subjects validate in all of them."""
+def _splits(subjects: Sequence[str], validation: int, blank: Sequence[str]) -> list[dict[str, list[str]]]:
+    """Return a split per entry of `FOLDS`; the last subjects validate in all of them, all train with blank scans."""
     sides = {"train": subjects[:-validation], "val": subjects[-validation:]}
-    return [
+    splits = [
         {side: [f"{s}_{c}" for s in names for c in TRAINED if fold in ("all", c)] for side, names in sides.items()}
         for fold in FOLDS
     ]
+    return [{"train": [*split["train"], *blank], "val": split["val"]} for split in splits]
 
 
 def _write_tests(folder: Path, size: Size, pool: ProcessPoolExecutor) -> None:

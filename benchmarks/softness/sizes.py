@@ -12,8 +12,9 @@ HERE = Path(__file__).parent
 class Size:
     """What a run makes and trains.
 
-    `train`, `validation`, `test`, `compressed`, `lesioned`: subjects, each in six contrasts. `volumes`: cord-free and
-    empty volumes. `epochs` times `iterations`: steps of every training. `network`: preset of plans.
+    `train`, `validation`, `test`, `compressed`, `lesioned`: subjects, each in six contrasts. `blank`: scans of each
+    kind without cord that are trained on. `volumes`: the same for tests. `epochs` times `iterations`: steps of every
+    training. `network`: preset of plans.
     """
 
     train: int
@@ -21,6 +22,7 @@ class Size:
     test: int
     compressed: int
     lesioned: int
+    blank: int
     volumes: int
     epochs: int
     iterations: int
@@ -33,7 +35,7 @@ class Size:
 THREE = ("hard_all", "soft_all", "soft_all_dice_loss")
 ALL = (*THREE, "soft_per_contrast", "hard_own")
 SIZES = {
-    "quick": Size(2, 1, 2, 1, 1, 1, 2, 15, THREE, 1, HERE / "cpu.yaml"),
-    "cpu": Size(12, 2, 6, 3, 3, 2, 25, 60, THREE, 1, HERE / "cpu.yaml"),
-    "full": Size(24, 4, 12, 6, 6, 4, 50, 100, ALL, 3, HERE / "cpu.yaml"),
+    "quick": Size(2, 1, 2, 1, 1, 1, 1, 2, 15, THREE, 1, HERE / "cpu.yaml"),
+    "cpu": Size(12, 2, 6, 3, 3, 3, 2, 36, 60, THREE, 1, HERE / "cpu.yaml"),
+    "full": Size(24, 4, 12, 6, 6, 6, 4, 60, 100, ALL, 3, HERE / "cpu.yaml"),
 }
