@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +15,19 @@ import nibabel
 import numpy as np
 import pytest
 from model_builder import CORD, LABELS14, SIDED14, make_dataset_json, make_plans
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from preprocessed_builder import CONFIGURATION, DATASET, SUBJECTS, write_dataset
 
-from nnunet_spine_ext.core.errors import SetupError
-from nnunet_spine_ext.core.io import write_volume
+from nnunet_spine_ext.core.errors import CaseError, SetupError
+from nnunet_spine_ext.core.io import sha256, write_volume
 from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.soft.prepare import from_file, grid_of
 from nnunet_spine_ext.soft.store import open_soft, read_facts, soft_file
-from nnunet_spine_ext.training.soft_files import HARD, Classes, preprocess_soft
+from nnunet_spine_ext.training.soft_case import HARD, Classes
+from nnunet_spine_ext.training.soft_files import preprocess_soft
 
 SHAPE = (18, 20, 22)
 
@@ -196,6 +202,9 @@ def test_soft_labels_of_zeros_and_ones_are_reported(cohort: Cohort) -> None:
         (lambda a: np.stack([a, a], axis=-1), "E-SOFT-CLASSES", "2 classes"),
         (lambda a: a[0], "E-SOFT-CLASSES", "2 dimensions"),
         (lambda a: a - 0.5, "E-SOFT-RANGE", "below 0"),
+        # Percent, grey values, label ids: cut at 1 they would be hard labels.
+        (lambda a: a * 100, "E-SOFT-RANGE", "values up to"),
+        (lambda a: np.round(a * 2), "E-SOFT-RANGE", "up to 2"),
         (lambda a: np.where(a > 0.9, np.nan, a), "E-SOFT-RANGE", "not finite"),
     ],
 )
@@ -234,6 +243,146 @@ def test_a_damaged_file_is_named(cohort: Cohort) -> None:
     path.write_bytes(path.read_bytes()[:500])
     problem = preprocess_soft("901").failed["b_1"]
     assert problem.code == "E-SOFT-READ"
+
+
+def test_a_header_without_a_place_is_named(cohort: Cohort) -> None:
+    cohort.give_all()
+    broken = nibabel.Nifti1Image(np.zeros(SHAPE[::-1], np.float32), np.eye(4))
+    broken.header["srow_x"] = broken.header["srow_y"] = np.zeros(4)
+    broken.header["sform_code"], broken.header["qform_code"] = 1, 0
+    data = bytearray(broken.to_bytes())
+    header = broken.header.copy()
+    header["srow_x"] = header["srow_y"] = 0
+    header["vox_offset"] = 352
+    data[:348] = header.binaryblock
+    (cohort.raw / "b_1.nii.gz").write_bytes(gzip.compress(bytes(data)))
+    summary = preprocess_soft("901")
+    assert summary.failed["b_1"].code == "E-SOFT-READ"
+    assert "affine" in summary.failed["b_1"].found
+    assert summary.done == ["a_1", "c_1"]
+
+
+@pytest.mark.parametrize("damage", ["b_1.pkl", "b_1.b2nd", "b_1_seg.b2nd"])
+@pytest.mark.parametrize("how", [lambda f: f.write_bytes(b"junk"), lambda f: f.unlink()])
+def test_a_damaged_preprocessed_case_is_named_and_the_others_go_on(
+    cohort: Cohort, damage: str, how: Callable[[Path], None]
+) -> None:
+    cohort.give_all()
+    how(cohort.data / damage)
+    if not (cohort.data / "b_1.b2nd").exists():
+        # nnU-Net does not know such a case either.
+        assert preprocess_soft("901").done == ["a_1", "c_1"]
+        return
+    for _ in range(2):
+        summary = preprocess_soft("901")
+        assert sorted(summary.done + summary.skipped) == ["a_1", "c_1"]
+        assert (summary.failed["b_1"].code, summary.exit_code) == ("E-SOFT-CASE", 3)
+
+
+def test_files_that_belong_to_no_case_are_told(cohort: Cohort) -> None:
+    cohort.give("a_1", np.full(SHAPE[::-1], 0.5, np.float32))
+    for name in ("b_1_0000.nii.gz", "c_1.nii", "a_1.json"):
+        (cohort.raw / name).write_bytes(b"")
+    summary = preprocess_soft("901")
+    (problem,) = summary.warnings["softLabelsTr"]
+    assert problem.code == "W-SOFT-NAME"
+    assert "2 files" in problem.found
+    assert "b_1_0000.nii.gz, c_1.nii" in problem.found
+    assert summary.hard == ["b_1", "c_1"]
+    (cohort.raw / "a_1.nii.gz").unlink()
+    with pytest.raises(SetupError, match=r"b_1_0000\.nii\.gz") as caught:
+        preprocess_soft("901")
+    assert caught.value.code == "E-SOFT-NONE"
+
+
+def test_names_that_would_overwrite_a_hard_label_are_refused(cohort: Cohort) -> None:
+    """The soft label of x would be where nnU-Net has the hard label of x_soft."""
+    cohort.give_all()
+    for end in (".b2nd", "_seg.b2nd", ".pkl"):
+        (cohort.data / f"b_1_soft{end}").write_bytes((cohort.data / f"b_1{end}").read_bytes())
+    before = (cohort.data / "b_1_soft_seg.b2nd").read_bytes()
+    with pytest.raises(SetupError, match="b_1 and b_1_soft") as caught:
+        preprocess_soft("901")
+    assert caught.value.code == "E-SOFT-TWIN"
+    assert (cohort.data / "b_1_soft_seg.b2nd").read_bytes() == before
+
+
+def test_sources_are_hashed_only_when_their_time_has_changed(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort.give("a_1", np.full(SHAPE[::-1], 0.5, np.float32))
+    preprocess_soft("901")
+    hashed: list[str] = []
+
+    def recorded(path: Path) -> str:
+        hashed.append(path.name)
+        return sha256(path)
+
+    monkeypatch.setattr("nnunet_spine_ext.training.soft_case.sha256", recorded)
+    assert preprocess_soft("901").done == []
+    assert hashed == []
+    os.utime(cohort.raw / "a_1.nii.gz", (1, 1))
+    os.utime(cohort.data / "b_1_seg.b2nd", (1, 1))
+    assert preprocess_soft("901").done == [], "copied files have other times and equal content"
+    assert hashed == ["a_1.nii.gz", "b_1_seg.b2nd"]
+
+
+def test_another_hard_label_makes_another_file(cohort: Cohort) -> None:
+    cohort.give("a_1", np.full(SHAPE[::-1], 0.5, np.float32))
+    preprocess_soft("901")
+    (cohort.data / "b_1_seg.b2nd").write_bytes((cohort.data / "c_1_seg.b2nd").read_bytes())
+    assert preprocess_soft("901").done == ["b_1"]
+    np.testing.assert_array_equal(cohort.stored("b_1"), cohort.stored("c_1"))
+
+
+def test_what_another_process_has_made_meanwhile_is_not_made_again(
+    cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort.give_all()
+
+    @contextmanager
+    def late(path: Path, *, what: str) -> Iterator[None]:
+        monkeypatch.setattr("nnunet_spine_ext.training.soft_files.file_lock", file_lock)
+        assert preprocess_soft("901").done == sorted(SUBJECTS)
+        with file_lock(path, what=what):
+            yield
+
+    monkeypatch.setattr("nnunet_spine_ext.training.soft_files.file_lock", late)
+    summary = preprocess_soft("901")
+    assert (summary.done, summary.skipped) == ([], sorted(SUBJECTS))
+
+
+def test_a_folder_that_cannot_be_written_is_named(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort.give_all()
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("nnunet_spine_ext.training.soft_files.file_lock", refused)
+    with pytest.raises(SetupError, match="Permission denied") as caught:
+        preprocess_soft("901")
+    assert caught.value.code == "E-OUT-WRITE"
+
+
+def test_the_default_reader_knows_where_an_image_is(tmp_path: Path) -> None:
+    """nnU-Net's default reader keeps no affine, but origin, spacing and direction: the grid is checked all the same."""
+    angle = np.deg2rad(12)
+    affine = np.diag([-0.8, 1.3, 2.0, 1])
+    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+    affine[:3, :3] = turn @ affine[:3, :3]
+    affine[:3, 3] = [10, -20, 30]
+    array = np.random.default_rng(0).random((5, 6, 7)).astype(np.float32)
+    path = tmp_path / "a_1.nii.gz"
+    write_volume(Volume(array, affine), path)
+    data, properties = SimpleITKIO().read_images([str(path)])
+    properties |= {"bbox_used_for_cropping": [[0, n] for n in data.shape[1:]], "shape_before_cropping": data.shape[1:]}
+    grid = grid_of(properties, {"transpose_forward": [0, 1, 2]}, data.shape[1:], reorient=False)
+    assert grid.affine is not None
+    np.testing.assert_allclose(grid.affine, affine, atol=1e-5)
+    np.testing.assert_allclose(from_file(path, 1, grid).values, data, atol=1e-6)
+    mirrored = affine @ np.diag([-1.0, 1, 1, 1])
+    write_volume(Volume(array, mirrored), path)
+    with pytest.raises(CaseError) as caught:
+        from_file(path, 1, grid)
+    assert caught.value.code == "E-SOFT-GRID"
 
 
 def test_values_above_one_are_set_to_one_and_told(cohort: Cohort) -> None:

@@ -47,6 +47,12 @@ def test_what_no_soft_label_has_is_refused(bad: float) -> None:
         split(np.array([[0.5, bad, -1.0]]))
 
 
+@pytest.mark.parametrize("scale", [2.0, 100.0, 255.0])
+def test_another_scale_is_refused_and_not_cut_to_a_hard_label(scale: float) -> None:
+    with pytest.raises(SoftRangeError, match=f"values up to {scale:g}"):
+        split(np.array([[0.0, 0.5, 1.0]]) * scale)
+
+
 def test_hard_labels_are_values_of_zero_and_one() -> None:
     labels = np.array([[-1, 0, 3], [7, 3, 9]])
     values, valid = one_hot(labels, [3, 7], ignore=9)

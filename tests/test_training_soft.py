@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,16 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from preprocessed_builder import DATASET, SUBJECTS, cascaded, make_trainer, two_dimensional
 from torch import Tensor
 
+from nnunet_spine_ext.core.config import load_config
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.io import write_volume
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.soft.store import open_soft, soft_file
 from nnunet_spine_ext.training.background import segmentation_layers
 from nnunet_spine_ext.training.base import nnUNetTrainerSpine
-from nnunet_spine_ext.training.settings import settings_from_plans, settings_hash
+from nnunet_spine_ext.training.presets import read_preset
+from nnunet_spine_ext.training.schedule import CosineSchedule
+from nnunet_spine_ext.training.settings import TrainSettings, settings_from_plans, settings_hash
 from nnunet_spine_ext.training.shift import nnUNetTrainerSpineShift
 from nnunet_spine_ext.training.soft import (
     nnUNetTrainerSpineContrastAgnostic,
@@ -333,6 +338,35 @@ def test_training_works_when_the_raw_dataset_is_gone(make: Maker, soft_labels: P
     with pytest.raises(SetupError, match="b_1") as caught:
         trainer.get_tr_and_val_datasets()
     assert caught.value.code == "E-SOFT-MISSING"
+
+
+def test_prepared_labels_of_another_grid_are_noticed_without_the_raw_dataset(make: Maker, soft_labels: Path) -> None:
+    started(make())
+    trainer = make()
+    shutil.rmtree(soft_labels.parent)
+    path = Path(trainer.preprocessed_dataset_folder) / "b_1.pkl"
+    properties = pickle.loads(path.read_bytes())
+    path.write_bytes(pickle.dumps(properties | {"bbox_used_for_cropping": [[0, 18], [0, 20], [2, 22]]}))
+    with pytest.raises(SetupError, match=r"another grid \(b_1\)") as caught:
+        started(trainer)
+    assert caught.value.code == "E-SOFT-MISSING"
+
+
+def test_the_recipe_of_the_paper_needs_no_preset(make: Maker, nnunet_folders: dict[str, Path]) -> None:
+    """With nnU-Net's own plans the trainer takes the recipe's optimizer and schedule; what plans say counts more."""
+    make(nnUNetTrainerSpineContrastAgnostic)
+    folder = nnunet_folders["nnUNet_preprocessed"]
+    trainer = make_trainer(nnUNetTrainerSpineContrastAgnostic, folder, labels=CORD, sided=[])
+    assert trainer.settings == load_config(TrainSettings, read_preset("contrast-agnostic").train)
+    assert trainer.num_epochs == 200
+    trainer.initialize()
+    assert type(trainer.optimizer) is torch.optim.Adam
+    assert type(trainer.lr_scheduler) is CosineSchedule
+    assert trainer.optimizer.param_groups[0]["lr"] == 1e-3
+    own = make_trainer(
+        nnUNetTrainerSpineContrastAgnostic, folder, settings={"train": {"num_epochs": 7}}, labels=CORD, sided=[]
+    )
+    assert (own.num_epochs, own.settings.optimizer) == (7, "sgd")
 
 
 def test_validation_counts_the_hard_label_of_the_soft_target(make: Maker) -> None:

@@ -22,8 +22,9 @@ _TOLERANCE_MM = 0.05
 class Grid:
     """What nnU-Net did with the image of a case.
 
-    `affine`: of the image file. `reorient`: whether its reader turned it to RAS. `transpose`: `transpose_forward` of
-    the plans. `box`: (3, 2) the crop, in that order of axes. `shape`: of the preprocessed image.
+    `affine`: of the image file; None where the reader keeps none. `reorient`: whether its reader turned it to RAS.
+    `transpose`: `transpose_forward` of the plans. `box`: (3, 2) the crop, in that order of axes. `shape`: of the
+    preprocessed image.
     """
 
     affine: Array | None
@@ -36,15 +37,28 @@ class Grid:
 
 def grid_of(properties: Mapping[str, Any], plans: Mapping[str, Any], shape: Sequence[int], *, reorient: bool) -> Grid:
     """Return the grid of a preprocessed case from nnU-Net's properties; `shape` is that of its image."""
-    stuff = properties.get("nibabel_stuff")
     return Grid(
-        affine=None if stuff is None else np.asarray(stuff["original_affine"], dtype=np.float64),
+        affine=_affine_of(properties, reorient=reorient),
         reorient=reorient,
         transpose=tuple(int(a) for a in plans["transpose_forward"]),
         box=tuple((int(low), int(high)) for low, high in properties["bbox_used_for_cropping"]),
         before=tuple(int(n) for n in properties["shape_before_cropping"]),
         shape=tuple(int(n) for n in shape),
     )
+
+
+def _affine_of(properties: Mapping[str, Any], *, reorient: bool) -> Array | None:
+    """Return the affine of the image file, RAS+, from what either reader of nnU-Net's stores."""
+    if "nibabel_stuff" in properties:
+        return np.asarray(properties["nibabel_stuff"]["original_affine"], dtype=np.float64)
+    stuff = properties.get("sitk_stuff", {})
+    # SimpleITK's reorienting reader stores the geometry after it has turned the image: not that of the file.
+    if reorient or len(stuff.get("spacing", ())) != 3:
+        return None
+    affine = np.eye(4)
+    affine[:3, :3] = np.asarray(stuff["direction"], dtype=np.float64).reshape(3, 3) * np.asarray(stuff["spacing"])
+    affine[:3, 3] = stuff["origin"]
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +104,8 @@ def from_file(path: Path, classes: int, grid: Grid) -> SoftLabel:
             file=path,
             found=str(error),
             expected="values from 0 to 1, and -1 where the label is not known",
-            fix="resample value and validity on their own (nnunet_spine_ext.soft.values), not a label that holds -1",
+            fix="divide by the value of a full voxel; resample value and validity on their own "
+            "(nnunet_spine_ext.soft.values), not a label that holds -1",
         ) from error
     foreground = valid.astype(bool) & (values > 0).any(axis=0)
     between = ((values > 0) & (values < 1)).any(axis=0) & foreground
@@ -114,13 +129,14 @@ def _read(path: Path) -> tuple[Array, Array]:
         image = nibabel.load(path)
         array = np.asarray(image.dataobj, dtype=np.float32)  # type: ignore[attr-defined]
         affine = np.asarray(image.affine, dtype=np.float64)  # type: ignore[attr-defined]
-    # Damaged files raise anything: EOFError, zlib.error, ImageFileError, …
+        Volume(np.empty((1, 1, 1)), affine)
+    # Damaged files raise anything: EOFError, zlib.error, ImageFileError, …; an affine that is none ValueError.
     except Exception as error:
         raise CaseError(
             "E-SOFT-READ",
             file=path,
             found=f"a file that cannot be read ({type(error).__name__}: {error})",
-            expected="a NIfTI file",
+            expected="a NIfTI file with an invertible affine",
             fix="make it again with nnUNetv2_spine_soft_gt, or copy it again",
         ) from error
     if array.ndim not in (3, 4):

@@ -20,6 +20,8 @@ IGNORE = -1.0
 """What a soft label holds on disk where it is not known."""
 SUPERVISED = 0.999
 """Validity above which a voxel is supervised: below, part of its value comes from beyond what is known."""
+LARGEST = 1.5
+"""What a soft label may hold: splines overshoot by a few percent. More is percent, grey values or label ids."""
 _ROUNDING = 1e-3
 
 
@@ -35,10 +37,14 @@ def split(soft: Array) -> tuple[Array, Array]:
 
     Raises
     ------
-    SoftRangeError: values that are not finite, or between -1 and 0: a -1 that was interpolated.
+    SoftRangeError: values that are not finite, between -1 and 0 (a -1 that was interpolated), or above 1.5 (percent, or
+    label ids: cut at 1 they would become a hard label that nobody has asked for).
     """
     if not np.isfinite(soft).all():
         msg = f"{int((~np.isfinite(soft)).sum())} values that are not finite"
+        raise SoftRangeError(msg)
+    if soft.max(initial=0.0) > LARGEST:
+        msg = f"values up to {soft.max():.4g}"
         raise SoftRangeError(msg)
     unknown = np.abs(soft - IGNORE) <= _ROUNDING
     between = (soft < -_ROUNDING) & ~unknown

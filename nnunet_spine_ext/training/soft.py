@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from nnunet_spine_ext.augment.config import AugmentConfig
 from nnunet_spine_ext.augment.context import Context
@@ -20,16 +20,20 @@ from nnunet_spine_ext.soft.store import soft_file
 from nnunet_spine_ext.training.background import set_background
 from nnunet_spine_ext.training.base import nnUNetTrainerSpine
 from nnunet_spine_ext.training.mirroring import sided_labels
-from nnunet_spine_ext.training.settings import SoftSettings, SpineSettings, settings_from_plans
+from nnunet_spine_ext.training.parallel import on_first_process
+from nnunet_spine_ext.training.settings import SoftSettings, SpineSettings, TrainSettings, settings_from_plans
 from nnunet_spine_ext.training.shift import DeviceAugmentationMixin
 from nnunet_spine_ext.training.soft_augmentation import SoftDeviceAugmentation, SoftTargets
+from nnunet_spine_ext.training.soft_case import Classes
 from nnunet_spine_ext.training.soft_dataset import SoftDataset
-from nnunet_spine_ext.training.soft_files import Classes, SoftSummary, prepare, soft_folder
+from nnunet_spine_ext.training.soft_files import SoftSummary, prepare, soft_folder
 from nnunet_spine_ext.training.soft_validation import area_errors, predicted, store
 from nnunet_spine_ext.training.targets import Targets
 
 _Trainer: Any = nnUNetTrainer if TYPE_CHECKING else object
 _LISTED = 5
+RECIPE = TrainSettings(num_epochs=200, optimizer="adam", schedule="cosine", initial_lr=1e-3, weight_decay=0.0)
+"""Bédard et al. 2023; the preset ``contrast-agnostic`` has the same, with grid, patch and batch size."""
 # nnU-Net's weight of the coarsest output where every parameter must take part in every step.
 _LAST_IN_PARALLEL = 1e-6
 
@@ -80,10 +84,7 @@ class SoftLabelsMixin(_Trainer):
         """Prepare soft labels that are missing or out of date, and return datasets that hold them."""
         train, validation = self.do_split()
         cases = sorted({*train, *validation})
-        if self.local_rank == 0:
-            self._report(self._prepare(cases))
-        if self.is_ddp:
-            distributed.barrier()
+        on_first_process(lambda: self._report(self._prepare(cases)))
         folder = self.preprocessed_dataset_folder
         return SoftDataset(folder, train), SoftDataset(folder, validation)
 
@@ -224,6 +225,13 @@ class nnUNetTrainerSpineShiftSoft(SoftLabelsMixin, DeviceAugmentationMixin, nnUN
 
 
 class nnUNetTrainerSpineContrastAgnostic(SoftLabelsMixin, DeviceAugmentationMixin, nnUNetTrainerSpine):
-    """The recipe of Bédard et al. 2023, its augmentation as the paper means it."""
+    """The recipe of Bédard et al. 2023, its augmentation as the paper means it; grid, patch, batch are the plans'."""
 
     default_augmentation = "contrast-agnostic"
+
+    @classmethod
+    def completed(cls, settings: SpineSettings) -> SpineSettings:
+        """Take the schedule and optimizer of the recipe where the plans have nnU-Net's own, then complete the rest."""
+        if settings.train == TrainSettings():
+            settings = replace(settings, train=RECIPE)
+        return super().completed(settings)

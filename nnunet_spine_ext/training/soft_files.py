@@ -2,56 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nnunet_spine_ext.core.config import nearest
-from nnunet_spine_ext.core.errors import Problem, SetupError, SpineExtError
-from nnunet_spine_ext.core.io import read_json, sha256
+from nnunet_spine_ext.core.errors import Problem, SetupError
+from nnunet_spine_ext.core.io import is_image, read_json
 from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.core.summary import RunSummary
-from nnunet_spine_ext.inference.model import reader_reorients
-from nnunet_spine_ext.soft.prepare import FOLDER, Grid, SoftLabel, from_file, from_hard, grid_of
-from nnunet_spine_ext.soft.store import open_soft, read_facts, soft_file, write_soft
+from nnunet_spine_ext.soft.prepare import FOLDER
+from nnunet_spine_ext.soft.store import read_facts
 from nnunet_spine_ext.training.planned import dataset_folder, read_plans
+from nnunet_spine_ext.training.soft_case import HARD, Classes, Job, fits, is_current, needed, prepare_case
 
-VERSION = 1
-HARD = "hard label"
 _WAIT_S = 5.0
+_LISTED = 5
+_END = ".nii.gz"
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Classes:
-    """The foreground labels of a dataset: `ids` ascending, one soft class each, and the ignore label if any."""
-
-    ids: tuple[int, ...]
-    ignore: int | None = None
-
-    @classmethod
-    def of(cls, dataset_json: Mapping[str, Any]) -> Classes:
-        """Read them from dataset.json; raises SetupError for regions, whose voxels belong to several labels."""
-        labels = dict(dataset_json["labels"])
-        ignore = labels.pop("ignore", None)
-        regions = [name for name, value in labels.items() if isinstance(value, list | tuple) and len(value) > 1]
-        if regions:
-            raise SetupError(
-                "E-SOFT-REGIONS",
-                file="dataset.json labels",
-                found=f"regions ({', '.join(regions)})",
-                expected="one id per label: soft classes share a voxel by their values",
-                fix="give each label an id of its own, or train without soft labels",
-            )
-        flat = [int(value[0] if isinstance(value, list | tuple) else value) for value in labels.values()]
-        return cls(tuple(sorted(number for number in flat if number > 0)), None if ignore is None else int(ignore))
 
 
 @dataclass
@@ -73,15 +46,6 @@ class SoftSummary(RunSummary):
     def to_dict(self) -> dict[str, Any]:
         """Return the same as plain JSON."""
         return super().to_dict() | {"soft": self.soft, "hard": self.hard, "softness": self.softness}
-
-
-@dataclass(frozen=True)
-class _Job:
-    case: str
-    folder: Path
-    source: Path | None
-    classes: Classes
-    plans: dict[str, Any]
 
 
 def preprocess_soft(
@@ -143,31 +107,32 @@ def prepare(
     SetupError: no case has a soft label; the raw dataset is gone and files are missing; another process is at work.
     """
     classes = Classes.of(dataset_json)
+    _refuse_twins(data, cases)
     if source is None:
-        return _stored(data, cases, classes)
-    known = {path.name.removesuffix(".nii.gz") for path in source.glob("*.nii.gz")} if source.is_dir() else set()
+        return _stored([Job(case, data, None, classes, needed(plans)) for case in cases], data)
+    given = sorted(path.name for path in source.iterdir() if is_image(path)) if source.is_dir() else []
+    known = {name.removesuffix(_END) for name in given if name.endswith(_END)}
+    others = sorted({*given} - {f"{case}{_END}" for case in {*cases, *_cases(data)}})
     if not known.intersection(cases):
         raise SetupError(
             "E-SOFT-NONE",
             file=source,
-            found=f"no soft label of any of the {len(cases)} cases",
+            found=f"no soft label of any of the {len(cases)} cases{f' ({_some(others)})' if others else ''}",
             expected="<case>.nii.gz with values from 0 to 1",
             fix="make them with nnUNetv2_spine_soft_gt, or train hard labels with -tr nnUNetTrainerSpine",
         )
-    jobs = [
-        _Job(case, data, source / f"{case}.nii.gz" if case in known else None, classes, _needed(plans))
-        for case in cases
-    ]
+    jobs = [Job(c, data, source / f"{c}{_END}" if c in known else None, classes, needed(plans)) for c in cases]
     summary = SoftSummary()
-    if not overwrite:
-        outdated = [job for job in jobs if not _is_current(job)]
-        summary.skipped = sorted({job.case for job in jobs} - {job.case for job in outdated})
-        todo = outdated
-    else:
-        todo = jobs
+    todo = jobs if overwrite else [job for job in jobs if not is_current(job)]
+    summary.skipped = sorted({*cases} - {job.case for job in todo})
+    if others:
+        found = f"{len(others)} files of no preprocessed case ({_some(others)})"
+        fix = "rename them as their images without _0000; until then those cases have hard labels"
+        summary.warn(FOLDER, Problem("warning", "W-SOFT-NAME", str(source), found, "<case>.nii.gz", fix))
     if todo:
-        _run_locked(data, todo, summary, num_processes, wait=wait)
-    _describe(summary, data, jobs)
+        _run_locked(data, todo, summary, num_processes, wait=wait, overwrite=overwrite)
+    usable = [job for job in jobs if job.case not in summary.failed]
+    _describe(summary, data, {job.case: read_facts(job.target) or {} for job in usable})
     return summary
 
 
@@ -178,22 +143,37 @@ def soft_folder(dataset: str) -> Path | None:
     return folder / FOLDER if folder is not None and folder.is_dir() else None
 
 
-def _run_locked(data: Path, jobs: Sequence[_Job], summary: SoftSummary, num_processes: int, *, wait: bool) -> None:
+def _run_locked(
+    data: Path, jobs: Sequence[Job], summary: SoftSummary, num_processes: int, *, wait: bool, overwrite: bool
+) -> None:
+    waited = False
     while True:
         try:
             # In the folder above: nnU-Net knows the files of this one by their endings.
             with file_lock(data.parent / f".{data.name}.soft.lock", what="preparing soft labels"):
-                # Another process may have made them meanwhile.
-                _run(jobs, summary, num_processes)
+                # Another process may have made them meanwhile, and be reading them.
+                made = set() if overwrite else {job.case for job in jobs if is_current(job)}
+                summary.skipped = sorted({*summary.skipped, *made})
+                _run([job for job in jobs if job.case not in made], summary, num_processes)
             return
         except SetupError as error:
             if not wait or error.code != "E-OUT-LOCKED":
                 raise
-            _logger.info("Soft labels are being prepared by another process; waiting.")
+            if not waited:
+                _logger.warning("Waiting: %s. (%s.)", error.found, error.fix)
+            waited = True
             time.sleep(_WAIT_S)
+        except OSError as error:
+            raise SetupError(
+                "E-OUT-WRITE",
+                file=data.parent,
+                found=f"cannot be written ({error.strerror or error})",
+                expected="the right to write: soft labels are prepared beside nnU-Net's files",
+                fix="change the permissions, or run nnUNetv2_spine_preprocess_soft as the owner first",
+            ) from error
 
 
-def _run(jobs: Sequence[_Job], summary: SoftSummary, num_processes: int) -> None:
+def _run(jobs: Sequence[Job], summary: SoftSummary, num_processes: int) -> None:
     from tqdm import tqdm
 
     done = tqdm(_outcomes(jobs, num_processes), total=len(jobs), desc="soft labels", disable=None, leave=False)
@@ -205,101 +185,39 @@ def _run(jobs: Sequence[_Job], summary: SoftSummary, num_processes: int) -> None
             summary.warn(case, *([outcome[0]] if outcome else []))
 
 
-def _outcomes(jobs: Sequence[_Job], num_processes: int) -> Iterator[tuple[str, Problem | list[Problem]]]:
-    if num_processes <= 1 or len(jobs) == 1:
-        yield from map(_prepare_case, jobs)
+def _outcomes(jobs: Sequence[Job], num_processes: int) -> Iterator[tuple[str, Problem | list[Problem]]]:
+    if num_processes <= 1 or len(jobs) <= 1:
+        yield from map(prepare_case, jobs)
         return
     # Reading, interpolating and compressing leave Python's lock to others; a process takes seconds to start.
     with ThreadPoolExecutor(min(num_processes, len(jobs))) as pool:
-        yield from pool.map(_prepare_case, jobs)
+        yield from pool.map(prepare_case, jobs)
 
 
-def _prepare_case(job: _Job) -> tuple[str, Problem | list[Problem]]:
-    """Write one file; return the error, or the warnings."""
-    try:
-        _, labels, grid = _case(job)
-        if job.source is None:
-            label = from_hard(labels[:][0], job.classes.ids, job.classes.ignore)
-        else:
-            label = from_file(job.source, len(job.classes.ids), grid)
-        facts = _facts(job, grid) | {"between": label.between}
-        write_soft(soft_file(job.folder, job.case), label.values, label.valid, facts, labels.blocks[1:])
-    except SpineExtError as error:
-        return job.case, error.problem()
-    except OSError as error:
-        found = f"a file that cannot be read or written ({error.strerror or error})"
-        return job.case, Problem(
-            "error", "E-SOFT-FILE", str(job.folder), found, "a whole case and room on the disk", "preprocess it again"
-        )
-    return job.case, _warnings(job, label)
-
-
-def _warnings(job: _Job, label: SoftLabel) -> list[Problem]:
-    if label.overshoot <= 1e-3:
-        return []
-    found = f"values up to {1 + label.overshoot:.3g}"
-    return [Problem("warning", "W-SOFT-OVERSHOOT", str(job.source), found, "at most 1", "they were set to 1")]
-
-
-def _case(job: _Job) -> tuple[Any, Any, Grid]:
-    """Return image and label map as arrays that are read on demand, and the grid."""
-    import pickle
-
-    image, labels = (open_soft(job.folder / f"{job.case}{end}.b2nd") for end in ("", "_seg"))
-    with (job.folder / f"{job.case}.pkl").open("rb") as stream:
-        # nnU-Net wrote it on this machine and reads it the same way.
-        properties = pickle.load(stream)  # noqa: S301
-    grid = grid_of(properties, job.plans, image.shape[1:], reorient=reader_reorients(job.plans))
-    return image, labels, grid
-
-
-def _facts(job: _Job, grid: Grid) -> dict[str, Any]:
-    """Return what a file is made from: it is out of date when this has changed."""
-    affine = None if grid.affine is None else grid.affine.round(6).tolist()
-    content = asdict(grid) | {"affine": affine, "ids": job.classes.ids, "ignore": job.classes.ignore}
-    plan = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    return {"version": VERSION, "source": HARD if job.source is None else sha256(job.source), "plan": plan}
-
-
-def _is_current(job: _Job) -> bool:
-    stored = read_facts(soft_file(job.folder, job.case))
-    if stored is None:
-        return False
-    try:
-        _, _, grid = _case(job)
-        return all(stored.get(key) == value for key, value in _facts(job, grid).items())
-    except OSError:
-        return False
-
-
-def _stored(data: Path, cases: Sequence[str], classes: Classes) -> SoftSummary:
+def _stored(jobs: Sequence[Job], data: Path) -> SoftSummary:
     """Return what is there when the raw dataset is gone; raises SetupError when something is missing."""
-    facts = {case: read_facts(soft_file(data, case)) for case in cases}
+    facts = {job.case: read_facts(job.target) for job in jobs}
     missing = [case for case, content in facts.items() if content is None]
-    channels = len(classes.ids) + 1
-    wrong = [c for c in cases if c not in missing and open_soft(soft_file(data, c)).shape[0] != channels]
+    wrong = [job.case for job in jobs if (content := facts[job.case]) is not None and not fits(job, content)]
     if missing or wrong:
-        listed = ", ".join((missing + wrong)[:5])
         raise SetupError(
             "E-SOFT-MISSING",
             file=data,
-            found=f"{len(missing)} of {len(cases)} cases without a prepared soft label, {len(wrong)} with one of other "
-            f"classes ({listed})",
+            found=f"{len(missing)} of {len(jobs)} cases without a prepared soft label, {len(wrong)} with one of other "
+            f"classes or another grid ({_some(missing + wrong)})",
             expected="one per case: the raw dataset, which they are made from, is not there",
             fix="put the raw dataset back (nnUNet_raw) and run nnUNetv2_spine_preprocess_soft",
         )
-    summary = SoftSummary(skipped=list(cases))
-    for case, content in facts.items():
-        (summary.hard if content and content["source"] == HARD else summary.soft).append(case)
+    summary = SoftSummary(skipped=[job.case for job in jobs])
+    _describe(summary, data, {case: content or {} for case, content in facts.items()})
     return summary
 
 
-def _describe(summary: SoftSummary, data: Path, jobs: Sequence[_Job]) -> None:
+def _describe(summary: SoftSummary, data: Path, facts: Mapping[str, Mapping[str, Any]]) -> None:
     """Count soft and hard cases, and report a dataset whose soft labels are all 0 or 1."""
-    usable = [job for job in jobs if job.case not in summary.failed]
-    summary.soft = [job.case for job in usable if job.source is not None]
-    summary.hard = [job.case for job in usable if job.source is None]
-    shares = [float((read_facts(soft_file(data, case)) or {}).get("between", 0.0)) for case in summary.soft]
+    summary.hard = [case for case, content in facts.items() if content.get("source") == HARD]
+    summary.soft = [case for case in facts if case not in {*summary.hard}]
+    shares = [float(facts[case].get("between", 0.0)) for case in summary.soft]
     summary.softness = max(shares, default=None)  # type: ignore[type-var]
     if summary.softness == 0.0:
         found = f"only 0 and 1 in all {len(summary.soft)} soft labels"
@@ -307,6 +225,24 @@ def _describe(summary: SoftSummary, data: Path, jobs: Sequence[_Job]) -> None:
         summary.warn(
             FOLDER, Problem("warning", "W-SOFT-BINARY", str(data), found, "values between, at least at borders", fix)
         )
+
+
+def _refuse_twins(data: Path, cases: Sequence[str]) -> None:
+    """Refuse a case x beside a case x_soft: the soft label of one is where nnU-Net has the hard label of the other."""
+    everything = {*_cases(data), *cases}
+    twins = sorted(case for case in everything if f"{case}_soft" in everything)
+    if twins:
+        raise SetupError(
+            "E-SOFT-TWIN",
+            file=data,
+            found=f"cases of the names {twins[0]} and {twins[0]}_soft",
+            expected="names of which none is another one's with _soft behind it",
+            fix="rename one of them in the raw dataset, and preprocess again",
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
 
 
 def _merge(summary: SoftSummary, part: SoftSummary, prefix: str) -> None:
@@ -317,10 +253,6 @@ def _merge(summary: SoftSummary, part: SoftSummary, prefix: str) -> None:
         summary.warn(f"{prefix}{case}", *problems)
     shares = [s for s in (summary.softness, part.softness) if s is not None]
     summary.softness = max(shares, default=None)  # type: ignore[type-var]
-
-
-def _needed(plans: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: plans[key] for key in ("transpose_forward", "image_reader_writer")}
 
 
 def _cases(data: Path) -> list[str]:
