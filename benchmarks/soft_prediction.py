@@ -6,9 +6,9 @@ Two volumes, noise with a bright curved cord: 64 x 192 x 320 mm, which is one wi
 volume of the neck, 384 x 216 x 52 voxels of 1 mm stored PSR. The network has nnU-Net's architecture with five stages of
 32 to 320 features and a patch of 64 x 192 x 320; its weights are set by hand so that the cord is found
 (`tests/soft_model.py`), which takes the time of any weights. `--model` takes a trained soft model and `--image` a
-volume instead of the sagittal one. `--quick` has a small network. Stock is nnU-Net's own predictor in its defaults (mirrored,
-no crop), on the same weights. CPU seconds of all threads count; wall-clock times mean little on a busy machine. The
-last line is the summary.
+volume instead of the sagittal one. `--quick` has a small network. Stock is nnU-Net's own predictor in its defaults
+(mirrored, no crop), on the same weights. CPU seconds of all threads count; wall-clock times mean little on a busy
+machine. The last line is the summary.
 """
 
 from __future__ import annotations

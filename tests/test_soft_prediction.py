@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -19,6 +20,7 @@ from nnunet_spine_ext.cli import predict as command
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.inference import space
 from nnunet_spine_ext.inference.activation import Activation, hard_labels, probabilities, soft_activation, soft_values
 from nnunet_spine_ext.inference.managers import SpinePlansManager
 from nnunet_spine_ext.inference.predict import predict
@@ -426,6 +428,18 @@ def test_a_soft_map_alone_of_another_run_is_foreign(model: Path, tmp_path: Path)
     result = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu")
     assert [note.code for note in result.notes] == ["W-OUT-FOREIGN"]
     assert json.loads((tmp_path / "out" / "run.json").read_text())["foreign"] == {"unknown": ["z"]}
+
+
+def test_room_for_soft_maps_is_part_of_the_estimate(two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.random.default_rng(0).integers(0, 30000, (64, 64, 64)).astype(np.int16)
+    write_volume(Volume(array, np.eye(4)), tmp_path / "in" / "a.nii.gz")
+    free = 2 * (tmp_path / "in" / "a.nii.gz").stat().st_size
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    hard = make_model(tmp_path / "hard")
+    assert not predict(tmp_path / "in", tmp_path / "out", m=hard, dry_run=True).notes
+    notes = predict(tmp_path / "in", tmp_path / "out", m=two, dry_run=True).notes
+    assert [note.code for note in notes] == ["W-OUT-SPACE"]
+    assert "250% per soft map" in notes[0].expected
 
 
 def test_the_command_takes_the_options(model: Path, tmp_path: Path) -> None:

@@ -142,19 +142,14 @@ def predict(
     check_windows(crop, precision, window_batch)
     check_parts(num_parts, part_id)
     check_device_name(device)
-    if isinstance(i, Sequence) and not isinstance(i, str) and len(i) == 1:
-        i = i[0]
+    i = i[0] if isinstance(i, Sequence) and not isinstance(i, str) and len(i) == 1 else i
     output = check_output(Path(o), i)
     model = open_model_folder(
         find_model_folder(None if m is None else str(m), d, tr, p, c), tuple(f) if f else None, chk
     )
     # nnU-Net names a model's folder <trainer>__<plans>__<configuration>; a renamed one is looked at when it is loaded.
     refuse_what_is_not_predicted_here(model.plans, model.folder.name.rpartition("__")[2])
-    chosen = crop or (predict_settings(model.plans) or PredictSettings()).crop
-    soft = soft_activation(model.plans) is not None
-    check_accumulate(accumulate, chosen, soft=soft)
-    if instances:
-        check_scheme(label_scheme(model.plans), model.folder)
+    chosen = _checked_crop(model, crop, accumulate, instances=instances)
     everything = find_cases(i, model.channels)
     cases = everything[part_id::num_parts]
     title = f"{len(cases)} cases, model {model.folder.name}, fold {', '.join(model.folds)}"
@@ -169,6 +164,15 @@ def predict(
     else:
         _work(run, cases, i, foreign, device, (part_id, num_parts), window_batch, trust=trust, report=report)
     return result
+
+
+def _checked_crop(model: ModelFolder, crop: Crop | None, accumulate: str, *, instances: bool) -> Crop:
+    """Return the crop mode in force; raises UsageError for what the model cannot do."""
+    chosen = crop or (predict_settings(model.plans) or PredictSettings()).crop
+    check_accumulate(accumulate, chosen, soft=soft_activation(model.plans) is not None)
+    if instances:
+        check_scheme(label_scheme(model.plans), model.folder)
+    return chosen
 
 
 @dataclass(frozen=True)
