@@ -6,8 +6,9 @@ Digital spines in the six contrasts of the Spine-Generic protocol, each on its o
 between scans. Every image has a mask as a rater would draw it, at the border that this image shows
 (`softness/rater.py`); `nnunet_spine_ext.soft` makes soft ground truth of the six. Arms: `hard_all` (nnU-Net's loss on
 that ground truth binarised at 0.5), `soft_all` (adaptive wing), `soft_all_dice_loss` (soft Dice and BCE),
-`soft_per_contrast` (a model per contrast), `soft_all_wing_dice`, and `hard_own` (nnU-Net's loss on the mask of each
-image). They share plan, augmentation, optimizer, number of steps and seeds.
+`soft_per_contrast` (a model per contrast), `soft_all_weighted` and `soft_all_wing_dice` (adaptive wing with its weight
+map, or with soft Dice), and `hard_own` (nnU-Net's loss on the mask of each image). They share plan, augmentation,
+optimizer, number of steps and seeds.
 
 Tested on unseen subjects, contrasts that were never trained on, compressed and lesioned cords, a volume below the cord
 and one of noise alone. True areas are those of the tubes that the phantoms are painted from. Goals: half the standard
@@ -108,7 +109,7 @@ def main() -> None:
     print(f"data ready after {(time.time() - start) / 60:.1f} min", flush=True)
     seeds = range(arguments.first_seed, arguments.first_seed + (arguments.seeds or size.seeds))
     groups = [] if arguments.quick else real.groups()
-    work = Work(folder, arguments.device, data.test_cases(folder), groups)
+    work = Work(folder, arguments.device, size.step, data.test_cases(folder), groups)
     rows, entries = results(collect(work, jobs_of(chosen, seeds, size.epochs, size.iterations), size.parallel))
     names = [arm.name for arm in chosen]
     tables = table(rows, names)

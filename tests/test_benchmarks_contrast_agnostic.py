@@ -252,7 +252,7 @@ def test_the_activation_is_chosen_on_validation_subjects_alone(load):
 def test_models_of_one_contrast_see_no_other(load, tmp_path):
     arms = load("softness.arms")
     sets = {name: [tmp_path / f"s1_{c}.json" for c in ("T1w", "GRE-T1w", "DWI")] for name in ("six", "unseen")}
-    work = arms.Work(tmp_path, "cpu", sets, [{"name": "real"}])
+    work = arms.Work(tmp_path, "cpu", 0.5, sets, [{"name": "real"}])
     jobs = {job.name: job for job in arms.jobs_of([arms.ARMS["soft_per_contrast"], arms.ARMS["soft_all"]], [1], 1, 1)}
     assert len(jobs) == 7
     spec = work.spec_of(jobs["soft_per_contrast-T1w-1"])

@@ -53,6 +53,7 @@ class Arm:
 
 _PER_CONTRAST = tuple(range(1, len(FOLDS)))
 _WING = ("soft={loss: {name: adaptive_wing}}",)
+_WEIGHTED = ("soft={loss: {name: adaptive_wing, weighting: dilation}}",)
 ARMS = {
     arm.name: arm
     for arm in (
@@ -60,11 +61,12 @@ ARMS = {
         Arm("soft_all", "nnUNetTrainerSpineSoft", _WING),
         Arm("soft_all_dice_loss", "nnUNetTrainerSpineSoftDiceBCE", ("soft={loss: {name: soft_dice_bce}}",)),
         Arm("soft_per_contrast", "nnUNetTrainerSpineSoft", _WING, folds=_PER_CONTRAST),
+        Arm("soft_all_weighted", "nnUNetTrainerSpineSoft", _WEIGHTED),
         Arm("soft_all_wing_dice", "nnUNetTrainerSpineSoft", ("soft={loss: {name: wing_dice}}",)),
         Arm("hard_own", "nnUNetTrainerSpineShift", dataset=OWN, soft=False),
     )
 }
-"""The paper's four, the sum of both soft losses, and what is usual: the mask of every image itself."""
+"""The paper's four; adaptive wing with its weight map, and with soft Dice; what is usual: each image's own mask."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +108,14 @@ def write_plans(folder: Path, job: Job) -> None:
 
 @dataclass(frozen=True)
 class Work:
-    """What a run does with every job: train on a device, then predict test sets and real images."""
+    """What a run does with every job: train on a device, then predict test sets and real images.
+
+    `step`: of the sliding windows, as a share of the patch.
+    """
 
     folder: Path
     device: str
+    step: float
     sets: Mapping[str, Sequence[Path]]
     real: Sequence[dict[str, Any]]
 
@@ -121,7 +127,8 @@ class Work:
             sets = {name: [case for case in cases if case.endswith(own)] for name, cases in sets.items()}
             # None of these is an image of a contrast with a model of its own.
             sets |= {name: [] for name in ("unseen", "cord-free", "empty")}
-        return {"sets": sets, "real": list(self.real) if job.arm.whole else [], "device": self.device, "fold": job.fold}
+        real = list(self.real) if job.arm.whole else []
+        return {"sets": sets, "real": real, "device": self.device, "step": self.step, "fold": job.fold}
 
 
 def run_jobs(work: Work, jobs: Sequence[Job], parallel: int) -> Iterator[tuple[Job, dict[str, Any]]]:

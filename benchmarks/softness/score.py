@@ -33,8 +33,8 @@ FLOOR = 0.5
 class Model:
     """One trained model; `answer` gives its mask and its maps by name."""
 
-    def __init__(self, folder: Path, fold: int, device: str = "cpu") -> None:
-        self.predictor = SpinePredictor(device=torch.device(device), mirror=False, progress=False)
+    def __init__(self, folder: Path, fold: int, *, step: float = 0.5, device: str = "cpu") -> None:
+        self.predictor = SpinePredictor(device=torch.device(device), step_size=step, mirror=False, progress=False)
         with contextlib.redirect_stdout(io.StringIO()):
             self.predictor.initialize_from_trained_model_folder(folder, [fold])
 
@@ -146,7 +146,7 @@ def _heights(volume: Volume) -> np.ndarray:
 def main() -> None:
     spec = json.loads(Path(sys.argv[1]).read_text())
     torch.set_num_threads(1)
-    model = Model(Path(spec["model"]), spec["fold"], spec["device"])
+    model = Model(Path(spec["model"]), spec["fold"], step=spec["step"], device=spec["device"])
     rows, timed = [], set()
     for name, cases in spec["sets"].items():
         for case in cases:

@@ -14,7 +14,7 @@ class Size:
 
     `train`, `validation`, `test`, `compressed`, `lesioned`: subjects, each in six contrasts. `blank`: scans of each
     kind without cord that are trained on. `volumes`: the same for tests. `epochs` times `iterations`: steps of every
-    training. `network`: preset of plans.
+    training. `network`: preset of plans. `step`: of the sliding windows, as a share of the patch.
     """
 
     train: int
@@ -29,13 +29,14 @@ class Size:
     arms: tuple[str, ...]
     seeds: int
     network: Path
+    step: float = 0.5
     parallel: int = 2
 
 
 THREE = ("hard_all", "soft_all", "soft_all_dice_loss")
 ALL = (*THREE, "soft_per_contrast", "hard_own")
 SIZES = {
-    "quick": Size(2, 1, 2, 1, 1, 1, 1, 2, 15, THREE, 1, HERE / "cpu.yaml"),
+    "quick": Size(2, 1, 1, 1, 0, 1, 1, 2, 15, THREE, 1, HERE / "cpu.yaml", step=1.0),
     "cpu": Size(12, 2, 6, 3, 3, 3, 2, 36, 60, THREE, 1, HERE / "cpu.yaml"),
     "full": Size(24, 4, 12, 6, 6, 6, 4, 60, 100, ALL, 3, HERE / "cpu.yaml"),
 }
