@@ -38,7 +38,7 @@ from nnunet_spine_ext.inference.predictor import SpinePredictor, find_trainer
 
 # Voxels of 1 mm along S, A, R, as nnU-Net orders them.
 PATCH, FEATURES = (320, 192, 64), (32, 64, 128, 256, 320)
-QUICK_PATCH, QUICK_FEATURES = (160, 128, 48), (2, 2, 4, 4, 4)
+QUICK_PATCH, QUICK_FEATURES = (96, 64, 32), (4, 4, 8, 8, 8)
 WINDOW_GOAL_S, RATIO_GOAL = 30.0, 20.0
 # Seconds on two idle cores are CPU seconds / 2; PyTorch's convolutions divide that well.
 CORES = 2
@@ -86,8 +86,8 @@ def make_model(folder: Path, patch: tuple[int, ...], features: tuple[int, ...]) 
     return folder
 
 
-def cord_volume(shape: tuple[int, int, int], orientation: str) -> Volume:
-    """Return noise with a bright cord along S that bends forwards and back; `shape` is along R, A, S in mm."""
+def cord_volume(shape: tuple[int, ...], orientation: str) -> Volume:
+    """Return noise with a bright cord along S that bends forwards and back; `shape` is along R, A, S."""
     x, y, z = np.indices(shape, dtype=np.float32)
     bend = shape[1] * (0.45 + 0.08 * np.sin(2 * np.pi * z / shape[2]))
     radius = np.hypot((x - shape[0] / 2) / 1.2, y - bend)
@@ -147,7 +147,9 @@ def compare(mask: Array, soft: Array, reference: Array, reference_soft: Array | 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--quick", action="store_true", help="a small network: a test of this script")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small network, half the voxels along each axis: a test of this script"
+    )
     parser.add_argument("--model", type=Path, help="folder of a trained soft model, with one class")
     parser.add_argument("--image", type=Path, help="volume to predict instead of the synthetic sagittal one")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
@@ -159,9 +161,10 @@ def main() -> None:
     patch, features = (QUICK_PATCH, QUICK_FEATURES) if arguments.quick else (PATCH, FEATURES)
     model = arguments.model or make_model(out / "model", patch, features)
     window, sagittal = out / "window.nii.gz", arguments.image or out / "sagittal.nii.gz"
-    write_volume(cord_volume((64, 192, 320), "RAS"), window)
+    half = (lambda shape: tuple(n // 2 for n in shape)) if arguments.quick else tuple
+    write_volume(cord_volume(half((64, 192, 320)), "RAS"), window)
     if not arguments.image:
-        write_volume(cord_volume((52, 384, 216), "PSR"), sagittal)
+        write_volume(cord_volume(half((52, 384, 216)), "PSR"), sagittal)
     names = [name for name in arguments.arms if ARMS[name].get("precision") != "bf16" or has_bf16(torch.device("cpu"))]
     results: dict[str, Any] = {"one_window": {}, "sagittal": {}}
     for name in names:
