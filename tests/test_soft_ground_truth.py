@@ -360,6 +360,24 @@ def test_a_bad_reference_is_replaced() -> None:
     assert not result.contributors["T2w"].used
 
 
+@pytest.mark.parametrize(
+    ("spacings", "chosen"),
+    [
+        ({"T1w": (1, 1, 1), "T2w": (0.8, 0.8, 0.8), "T2star": (0.5, 0.5, 5), "dwi": (0.9, 0.9, 5)}, "T2w"),
+        ({"T1w": (1, 1, 1), "T2w": (1, 1, 1), "T2star": (0.5, 0.5, 7.5)}, "T2w"),
+        ({"T2w": (3, 0.5, 0.5), "T1w": (1, 1, 1), "T2star": (0.5, 0.5, 5)}, "T1w"),
+        ({"b": (1, 1, 1), "a": (1, 1, 1), "c": (1, 1.0, 0.9)}, "c"),
+        ({"b": (1, 1, 1), "a": (1, 1, 1)}, "a"),
+    ],
+)
+def test_the_reference_is_the_finest_and_of_equals_the_t2w(
+    spacings: dict[str, tuple[float, float, float]], chosen: str
+) -> None:
+    masks = {name: Volume(np.ones((3, 3, 3)), np.diag([*edges, 1.0])) for name, edges in spacings.items()}
+    assert default_reference(masks) == chosen
+    assert default_reference(dict(reversed(masks.items()))) == chosen
+
+
 def test_of_two_masks_that_disagree_nobody_can_say_which_is_wrong() -> None:
     leak = mask_of(Contrast((1.0, 1.0, 1.0), 11.0, (0.5, 0.5), 30.0, 20.0), wide_mm=34)
     with pytest.raises(CaseError, match="E-SOFT-DISAGREE") as caught:

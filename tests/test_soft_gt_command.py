@@ -308,6 +308,7 @@ def test_a_subject_without_the_reference_takes_its_own(tmp_path: Path) -> None:
         (["-i", "a=a.nii.gz", "b=b.nii.gz", "--weights", "c=2"], "E-SOFT-NAME"),
         (["-i", "a=a.nii.gz", "b=b.nii.gz", "--method", "staple"], "E-SOFT-OPTION"),
         (["-i", "a=a.nii.gz", "b=b.nii.gz", "--trim-mm", "-1"], "E-SOFT-OPTION"),
+        (["-i", "a=a.nii.gz", "b=b.nii.gz", "--raters", "--reference", "a"], "E-SOFT-OPTION"),
     ],
 )
 def test_wrong_calls(
@@ -358,6 +359,67 @@ def test_a_folder_that_cannot_be_written_to_is_said_at_once(tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="E-OUT-FOLDER"):
         soft_gt(tmp_path / "file" / "out", i=_words(_masks(tmp_path / "in")))
+
+
+# --- what lies there already ----------------------------------------------------------------------------------------
+
+
+def test_a_mask_that_is_no_longer_given_leaves_no_label_behind(tmp_path: Path) -> None:
+    masks, out = _masks(tmp_path / "in"), tmp_path / "out"
+    soft_gt(out, i=_words(masks))
+    (out / "soft" / "mine.nii.gz").write_bytes(b"not ours")
+    soft_gt(out, i=_words(masks)[:2], overwrite=True)
+    assert sorted(path.name for path in (out / "soft").iterdir()) == ["T1w.nii.gz", "T2w.nii.gz", "mine.nii.gz"]
+    # The same when a table has lost a row, and when a subject fails that was done.
+    table, out = _table(tmp_path / "many", ("sub-1", "sub-2")), tmp_path / "out2"
+    soft_gt(out, table=table)
+    table.write_text("\n".join(line for line in table.read_text().splitlines() if "sub-1,T2star" not in line))
+    (tmp_path / "many" / "sub-2" / "T1w.nii.gz").write_bytes(b"no image")
+    result = soft_gt(out, table=table, resume=True)
+    assert (result.done, list(result.failed)) == (["sub-1"], ["sub-2"])
+    assert not (out / "sub-1" / "soft" / "T2star.nii.gz").exists()
+    assert not [path for path in (out / "sub-2").rglob("*") if path.is_file()]
+    assert "sub-2" not in (out / "qc.csv").read_text()
+
+
+@pytest.mark.parametrize("place", ["soft/T1w.nii.gz", "soft/drawn.nii.gz", "union.nii.gz"])
+def test_a_mask_is_never_replaced_by_its_own_result(tmp_path: Path, place: str) -> None:
+    masks, out = _masks(tmp_path / "in"), tmp_path / "out"
+    (out / place).parent.mkdir(parents=True)
+    masks["T1w"] = masks["T1w"].rename(out / place)
+    before = _digests(out)
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match="in the place of a result"):
+            soft_gt(out, i=_words(masks), overwrite=overwrite)
+    assert _digests(out) == before
+
+
+def test_files_that_another_program_left_are_not_replaced(tmp_path: Path) -> None:
+    words, out = _words(_masks(tmp_path / "in")), tmp_path / "out"
+    out.mkdir()
+    (out / "qc.csv").write_text("somebody's")
+    with pytest.raises(UsageError, match="E-SOFT-EXISTS"):
+        soft_gt(out, i=words)
+    assert (out / "qc.csv").read_text() == "somebody's"
+    assert soft_gt(out, i=words, overwrite=True).exit_code == 0
+
+
+def test_a_first_run_without_results_stands_in_nobodys_way(tmp_path: Path) -> None:
+    masks, out = _masks(tmp_path / "in"), tmp_path / "out"
+    wrong = [f"T2w={masks['T2w']}", "T1w=misspelt.nii.gz"]
+    assert soft_gt(out, i=wrong).exit_code == 4
+    assert soft_gt(out, i=_words(masks)).exit_code == 0
+
+
+def test_no_folder_of_the_user_gets_into_the_sidecar(tmp_path: Path) -> None:
+    masks, out = _masks(tmp_path / "Doe^Jane"), tmp_path / "out"
+    volume = read_volume(masks["T1w"])
+    write_volume(volume.with_array(volume.array * 255), masks["T1w"])
+    result = soft_gt(out, i=_words(masks))
+    assert [problem.code for problem in result.warnings["out"]] == ["W-SOFT-SCALE"]
+    text = (out / "soft_gt.json").read_text()
+    assert json.loads(text)["warnings"][0]["file"] == "T1w.nii.gz"
+    assert "Doe" not in text
 
 
 @pytest.mark.real

@@ -61,7 +61,7 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--reference",
         metavar="NAME",
-        help="the mask that the others are moved to (default: the finest voxels)",
+        help="the mask that the others are moved to (default: the one without long voxels; of equals T2w)",
     )
     how.add_argument("--raters", action="store_true", help="masks of one image, on its grid: nothing is moved")
     how.add_argument(

@@ -115,6 +115,7 @@ class Recipe:
             (self.method == "staple" and not self.raters, "--method", "staple without --raters", "masks of one image"),
             (self.method == "staple" and bool(self.weights), "--weights", "weights with staple", "no weights"),
             (self.raters and (self.rotation or self.affine), "--raters", "rotation or affine", "nothing is moved"),
+            (self.raters and self.reference is not None, "--raters", "a reference", "nothing is moved"),
             (self.extent not in ("seg", "fov"), "--extent", repr(self.extent), "seg or fov"),
             (not 0 <= self.trim_mm < np.inf, "--trim-mm", f"{self.trim_mm:g}", "0 mm or more"),
             (not 0 <= self.smooth_mm < np.inf, "--smooth-mm", f"{self.smooth_mm:g}", "0 mm or more"),
@@ -134,7 +135,7 @@ def soft_ground_truth(masks: Mapping[str, Volume], recipe: Recipe | None = None)
     ----------
     masks: contrast (or rater) to mask, values 0 to 1, each on a grid of its own, any orientation; at least two.
     recipe:
-        reference: name of the mask that the others are moved to; None: the one whose largest voxel edge is smallest.
+        reference: name of the mask that the others are moved to; None: see `default_reference`.
         raters: masks of one image, on its grid: nothing is moved, and there is one result.
         method: ``average``, or for raters ``staple``.
         rotation: turn slices in their plane; affine: one more linear map of determinant 1 per scan. Both are kept for a
@@ -179,8 +180,12 @@ def soft_ground_truth(masks: Mapping[str, Volume], recipe: Recipe | None = None)
 
 
 def default_reference(masks: Mapping[str, Volume]) -> str:
-    """Return the mask whose largest voxel edge is smallest; of equals the one with smaller voxels, then the first."""
-    return min(masks, key=lambda name: (round(max(masks[name].spacing), 3), round(masks[name].voxel_volume, 4)))
+    """Return the mask whose largest voxel edge is smallest; of equals smaller voxels, then T2w, then the first name.
+
+    In the Spine-Generic protocol that is the T2w (0.8 mm). A T2w with thick slices would make a lattice as coarse.
+    """
+    edges = {name: (round(max(mask.spacing), 3), round(mask.voxel_volume, 4)) for name, mask in masks.items()}
+    return min(masks, key=lambda name: (*edges[name], "t2w" not in name.lower(), name))
 
 
 def _check_names(masks: Mapping[str, Volume], recipe: Recipe) -> None:

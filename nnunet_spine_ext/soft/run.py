@@ -27,7 +27,7 @@ from nnunet_spine_ext.core.partial import Journal, plain, unusable_folder, unwri
 from nnunet_spine_ext.core.summary import RunSummary
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.render.png import encode_png
-from nnunet_spine_ext.soft.ground_truth import Recipe, SoftGroundTruth, soft_ground_truth
+from nnunet_spine_ext.soft.ground_truth import RATERS, Recipe, SoftGroundTruth, soft_ground_truth
 from nnunet_spine_ext.soft.inputs import Job, from_bids, from_table, from_words, weights_of
 from nnunet_spine_ext.soft.masks import read_mask
 from nnunet_spine_ext.soft.picture import picture
@@ -39,6 +39,9 @@ from nnunet_spine_ext.soft.staple import Method
 JOURNAL = "cases.jsonl"
 _LOCK = ".nnunet_spine.lock"
 _SUFFIX = ".nii.gz"
+_COVERAGE, _UNION = f"coverage{_SUFFIX}", f"union{_SUFFIX}"
+_TABLE, _PICTURE, _SIDECAR = "qc.csv", "qc.png", "soft_gt.json"
+_FILES = (_COVERAGE, _UNION, _TABLE, _PICTURE, _SIDECAR)
 
 _log = logging.getLogger(__name__)
 
@@ -165,6 +168,7 @@ class _Run:
         from tqdm import tqdm
 
         summary = SoftSummary()
+        self._refuse_inputs()
         with ExitStack() as stack:
             try:
                 self.out.mkdir(parents=True, exist_ok=True)
@@ -180,6 +184,7 @@ class _Run:
                 if entry is not None and self._is_whole(job, entry):
                     summary.skipped.append(job.subject or self.out.name)
                     continue
+                self._remove(entry)
                 self._try(job, summary)
             self._table()
         return summary
@@ -187,20 +192,59 @@ class _Run:
     def _finished(self, *, resume: bool, overwrite: bool) -> dict[str, dict[str, Any]]:
         """Return what the journal says is done, by subject, and begin the journal of this run."""
         known, entries = self.journal.read()
-        if known is not None and not (resume or overwrite):
+        made = {row["case"]: row for row in entries if row.get("status") == "done"}
+        # Without a journal they are somebody else's.
+        there = [] if known is not None else [path for job in self.jobs for path in self._targets(job) if path.exists()]
+        if (made or there) and not (resume or overwrite):
             raise UsageError(
                 "E-SOFT-EXISTS",
-                file=self.out,
-                found=f"results of {len(entries)} subject(s)",
+                file=self.out if made else there[0],
+                found=f"results of {len(made)} subject(s)" if made else "a file that would be replaced",
                 expected="an empty folder",
                 fix="--resume goes on, --overwrite replaces them, or choose another folder (-o)",
             )
         keep = resume and known == plain(self.identity())
         if resume and known is not None and not keep:
             _log.warning("%s: starting anew, because options or version differ from those of the earlier run", self.out)
-        done = {row["case"]: row for row in entries if row.get("status") == "done"} if keep else {}
+        if not keep:
+            # Before the journal forgets them: a mask that is no longer given, or left out, leaves no label behind.
+            for job in self.jobs:
+                self._remove(made.get(job.subject))
+        done = made if keep else {}
         self.journal.start(self.identity(), done.values())
         return done
+
+    def _targets(self, job: Job) -> list[Path]:
+        """Return all files that a subject may get."""
+        folder = self.out / job.subject if job.subject else self.out
+        soft = [folder / "soft" / f"{name}{_SUFFIX}" for name in ([RATERS] if self.recipe.raters else job.masks)]
+        return [*soft, *(folder / name for name in _FILES)]
+
+    def _refuse_inputs(self) -> None:
+        """Raise UsageError if a file that is read lies where files are written: it would be lost."""
+        targets = {path.resolve() for job in self.jobs for path in self._targets(job)}
+        folders = {path.parent for path in targets if path.parent.name == "soft"}
+        for job in self.jobs:
+            for path in (*job.masks.values(), *job.images.values()):
+                if path.resolve() in targets or path.resolve().parent in folders:
+                    raise UsageError(
+                        "E-SOFT-INPUT",
+                        file=path,
+                        found="an input in the place of a result",
+                        expected="results in a folder of their own",
+                        fix="choose another folder (-o)",
+                    )
+
+    def _remove(self, entry: Mapping[str, Any] | None) -> None:
+        """Remove what an earlier run wrote for a subject."""
+        for name in entry["outputs"] if entry is not None else ():
+            path = self.out / name
+            if ".." in path.parts:
+                continue
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise unwritable(path, error, "change the permissions, then --resume") from error
 
     def _is_whole(self, job: Job, entry: Mapping[str, Any]) -> bool:
         """Whether a subject's inputs are those that the journal names, and its outputs are there unchanged."""
@@ -258,18 +302,18 @@ class _Run:
     ) -> list[str]:
         folder = self.out / job.subject if job.subject else self.out
         paths: dict[Path, Volume] = {folder / "soft" / f"{n}{_SUFFIX}": v for n, v in result.soft.items()}
-        paths[folder / f"coverage{_SUFFIX}"] = result.coverage
+        paths[folder / _COVERAGE] = result.coverage
         if not self.recipe.raters:
-            paths[folder / f"union{_SUFFIX}"] = result.union
+            paths[folder / _UNION] = result.union
         try:
             for path, volume in paths.items():
                 write_volume(volume, path)
-            write_text(folder / "qc.csv", table(measured.rows))
-            write_bytes(folder / "qc.png", page)
-            write_json(folder / "soft_gt.json", record)
+            write_text(folder / _TABLE, table(measured.rows))
+            write_bytes(folder / _PICTURE, page)
+            write_json(folder / _SIDECAR, record)
         except OSError as error:
             raise unwritable(folder, error, "free space or change the permissions, then --resume") from error
-        written = [*paths, folder / "qc.csv", folder / "qc.png", folder / "soft_gt.json"]
+        written = [*paths, folder / _TABLE, folder / _PICTURE, folder / _SIDECAR]
         return [path.relative_to(self.out).as_posix() for path in written]
 
     def _table(self) -> None:
@@ -278,14 +322,14 @@ class _Run:
             return
         lines: list[str] = []
         for job in self.jobs:
-            path = self.out / job.subject / "qc.csv"
+            path = self.out / job.subject / _TABLE
             if not path.is_file():
                 continue
             head, *rows = path.read_text(encoding="utf-8").splitlines()
             lines = lines or [f"subject,{head}"]
             lines += [f"{job.subject},{row}" for row in rows]
         if lines:
-            write_text(self.out / "qc.csv", "\n".join(lines) + "\n")
+            write_text(self.out / _TABLE, "\n".join(lines) + "\n")
 
 
 def _images(job: Job, masks: Mapping[str, Volume]) -> tuple[dict[str, Volume], list[Problem]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,8 @@ def sidecar(
             "affine": [[_round(v) for v in row] for row in result.union.affine.tolist()],
         },
         "masks": {n: _mask(row, result, sources.get(n, {})) for n, row in result.contributors.items()},
-        "warnings": [problem.to_dict() for problem in (*warnings, *result.warnings)],
+        # Folders may name people and projects, and this file goes where the label goes.
+        "warnings": [{**p.to_dict(), "file": Path(p.file).name} for p in (*warnings, *result.warnings)],
     }
     if result.sensitivity:
         content["staple"] = {"sensitivity": result.sensitivity, "specificity": result.specificity}
