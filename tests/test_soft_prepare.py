@@ -92,11 +92,21 @@ def test_nnunet_does_not_take_the_files_for_cases(cohort: Cohort) -> None:
     assert sorted(f.name for f in cohort.base.iterdir() if f.name.endswith(".tmp")) == []
 
 
-@pytest.mark.parametrize("turn", ["RAS", "LPI", "PIR", "SAL"])
+@pytest.mark.parametrize("order", [[1, 0, 2], [1, 2, 0]])
+@pytest.mark.parametrize(("thick", "spacing"), [(2.0, [1.1, 1.6, 0.9]), (5.0, [4.0, 1.1, 0.9]), (5.0, [7.0, 1.3, 0.8])])
+@pytest.mark.parametrize("turn", ["RAS", "PIR", "SLA"])
 def test_what_nnunet_preprocesses_and_what_we_prepare_lie_on_each_other(
-    turn: str, nnunet_folders: dict[str, Path], make: Callable[..., Cohort]
+    turn: str,
+    thick: float,
+    spacing: list[float],
+    order: list[int],
+    nnunet_folders: dict[str, Path],
+    make: Callable[..., Cohort],
 ) -> None:
-    """An image that is its own soft label, through nnU-Net's preprocessor and through ours: oblique, anisotropic."""
+    """An image that is its own soft label, through nnU-Net's preprocessor and through ours: oblique, anisotropic.
+
+    Along thick slices nnU-Net takes the nearest one; a label between two would be that of neither.
+    """
     cohort = make(CORD)
     rng = np.random.default_rng(3)
     coarse = rng.random((8, 7, 6))
@@ -104,18 +114,18 @@ def test_what_nnunet_preprocesses_and_what_we_prepare_lie_on_each_other(
     angle = np.deg2rad(12)
     rotation = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
     affine = np.eye(4)
-    affine[:3, :3] = rotation * [0.8, 1.3, 2.0]
+    affine[:3, :3] = rotation * ([0.8, 1.3, 2.0] if thick == 2 else [0.8, thick, 1.3])
     affine[:3, 3] = [-30, 12, 5]
     volume = Volume(array, affine).to(turn)
     image = nnunet_folders["nnUNet_raw"] / DATASET / "imagesTr" / "a_1_0000.nii.gz"
     write_volume(volume, image)
     write_volume(volume, cohort.raw / "a_1.nii.gz")
-    plans = cohort.plans | {"transpose_forward": [1, 0, 2], "transpose_backward": [1, 0, 2]}
+    plans = cohort.plans | {"transpose_forward": order, "transpose_backward": np.argsort(order).tolist()}
     content = plans["configurations"][CONFIGURATION]
-    content["spacing"] = [1.1, 1.6, 0.9]
+    content["spacing"] = spacing
     content["resampling_fn_data_kwargs"] = content["resampling_fn_data_kwargs"] | {
         "order": 1,
-        "force_separate_z": False,
+        "force_separate_z": None,
     }
     content["normalization_schemes"] = ["NoNormalization"]
     manager = PlansManager(plans)

@@ -17,8 +17,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser; its destinations are the parameters of `training.soft_files.preprocess_soft`."""
     parser = make_parser(
         PROG,
-        "Bring softLabelsTr/ of a raw dataset to the grids of its preprocessed cases. The trainers of soft labels do it "
-        "themselves when a file is missing or out of date; doing it ahead spares the time of the device.",
+        "Bring softLabelsTr/ of a raw dataset to the grids of its preprocessed cases. The trainers of soft labels do "
+        "it themselves when a file is missing or out of date; doing it ahead spares the time of the device.",
         EXAMPLES,
     )
     parser.add_argument("-d", required=True, help="dataset id or name (planned and preprocessed by nnU-Net)")

@@ -24,7 +24,7 @@ class Grid:
 
     `affine`: of the image file; None where the reader keeps none. `reorient`: whether its reader turned it to RAS.
     `transpose`: `transpose_forward` of the plans. `box`: (3, 2) the crop, in that order of axes. `shape`: of the
-    preprocessed image.
+    preprocessed image. `nearest`: axis along which its slices were taken whole; None: it was interpolated.
     """
 
     affine: Array | None
@@ -33,9 +33,17 @@ class Grid:
     box: tuple[tuple[int, int], ...]
     before: tuple[int, ...]
     shape: tuple[int, ...]
+    nearest: int | None = None
 
 
-def grid_of(properties: Mapping[str, Any], plans: Mapping[str, Any], shape: Sequence[int], *, reorient: bool) -> Grid:
+def grid_of(
+    properties: Mapping[str, Any],
+    plans: Mapping[str, Any],
+    shape: Sequence[int],
+    *,
+    reorient: bool,
+    nearest: int | None = None,
+) -> Grid:
     """Return the grid of a preprocessed case from nnU-Net's properties; `shape` is that of its image."""
     return Grid(
         affine=_affine_of(properties, reorient=reorient),
@@ -44,6 +52,7 @@ def grid_of(properties: Mapping[str, Any], plans: Mapping[str, Any], shape: Sequ
         box=tuple((int(low), int(high)) for low, high in properties["bbox_used_for_cropping"]),
         before=tuple(int(n) for n in properties["shape_before_cropping"]),
         shape=tuple(int(n) for n in shape),
+        nearest=nearest,
     )
 
 
@@ -112,7 +121,7 @@ def from_file(path: Path, classes: int, grid: Grid) -> SoftLabel:
     share = float(between.sum() / max(1, foreground.sum()))
     over = overshoot(stored)
     moved = np.stack([_as_network_sees(v, affine, grid, path) for v in (*values, valid)])
-    return SoftLabel(*resampled(moved[:-1], moved[-1], grid.shape), between=share, overshoot=over)
+    return SoftLabel(*resampled(moved[:-1], moved[-1], grid.shape, grid.nearest), between=share, overshoot=over)
 
 
 def from_hard(labels: Array, ids: Sequence[int], ignore: int | None) -> SoftLabel:

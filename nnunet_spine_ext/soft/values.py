@@ -68,14 +68,24 @@ def one_hot(labels: Array, ids: Sequence[int], ignore: int | None) -> tuple[Arra
     return values, valid
 
 
-def resampled(values: Array, valid: Array, shape: Sequence[int]) -> tuple[Array, Array]:
+def resampled(values: Array, valid: Array, shape: Sequence[int], nearest: int | None = None) -> tuple[Array, Array]:
     """Return values (K, …) and validity (…) on a grid of another size over the same extent.
 
     Linear between voxel centres, as nnU-Net resamples; value = resampled(value · valid) / resampled(valid), so voxels
     that are not known contribute nothing. The result is in [0, 1].
+
+    Parameters
+    ----------
+    nearest: axis along which whole slices are taken, as nnU-Net does with images of thick slices: a label that mixed
+        two slices would not be that of the slice which the image shows.
     """
     if tuple(valid.shape) == tuple(shape):
         return values, valid
+    if nearest is not None and valid.shape[nearest] != shape[nearest]:
+        count = valid.shape[nearest]
+        place = (np.arange(shape[nearest]) + 0.5) * (count / shape[nearest])
+        slices = np.clip(np.floor(place).astype(int), 0, count - 1)
+        values, valid = values.take(slices, axis=nearest + 1), valid.take(slices, axis=nearest)
     stacked = torch.from_numpy(np.concatenate([values * valid, valid[None]])).float()
     mode = "bilinear" if valid.ndim == 2 else "trilinear"
     moved = functional.interpolate(stacked[None], size=[int(n) for n in shape], mode=mode, align_corners=False)[0]

@@ -154,6 +154,7 @@ class SoftLabelsMixin(_Trainer):
             soft_folder(dataset),
             self.dataset_json,
             self.plans_manager.plans,
+            self.configuration_name,
             wait=True,
         )
 

@@ -69,9 +69,13 @@ class Job:
         return self.folder / f"{self.case}_seg.b2nd" if self.source is None else self.source
 
 
-def needed(plans: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of plans that a job reads."""
-    return {key: plans[key] for key in ("transpose_forward", "image_reader_writer")}
+def needed(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
+    """Return the part of plans that a job reads: how the images of a configuration were read, turned and resampled."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    content = PlansManager(dict(plans)).get_configuration(configuration).configuration
+    names = ("spacing", "resampling_fn_data", "resampling_fn_data_kwargs")
+    return {key: plans[key] for key in ("transpose_forward", "image_reader_writer")} | {k: content[k] for k in names}
 
 
 def prepare_case(job: Job) -> tuple[str, Problem | list[Problem]]:
@@ -137,7 +141,9 @@ def _opened(job: Job) -> tuple[Any, Any, Grid]:
         with (job.folder / f"{job.case}.pkl").open("rb") as stream:
             # nnU-Net wrote it on this machine and reads it the same way.
             properties = pickle.load(stream)  # noqa: S301
-        return image, labels, grid_of(properties, job.plans, image.shape[1:], reorient=reader_reorients(job.plans))
+        nearest = _nearest(properties, job.plans)
+        reorient = reader_reorients(job.plans)
+        return image, labels, grid_of(properties, job.plans, image.shape[1:], reorient=reorient, nearest=nearest)
     except _UNREADABLE as error:
         raise CaseError(
             "E-SOFT-CASE",
@@ -146,6 +152,21 @@ def _opened(job: Job) -> tuple[Any, Any, Grid]:
             expected="image, label map and properties (.b2nd, _seg.b2nd, .pkl), as nnU-Net writes them",
             fix="preprocess the dataset again with nnUNetv2_preprocess",
         ) from error
+
+
+def _nearest(properties: Mapping[str, Any], plans: Mapping[str, Any]) -> int | None:
+    """Return the axis along which nnU-Net took slices of the image whole because they are thick; None: it did not."""
+    from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
+
+    name, options = plans["resampling_fn_data"], plans["resampling_fn_data_kwargs"]
+    # Defaults of nnU-Net's two functions; what another one does along thick slices is not known.
+    separate = {"resample_data_or_seg_to_shape": False, "resample_torch_fornnunet": None}
+    if name not in separate or options.get("order_z", 0) != 0:
+        return None
+    before = [float(properties["spacing"][axis]) for axis in plans["transpose_forward"]]
+    after = [*before[: 3 - len(plans["spacing"])], *map(float, plans["spacing"])]
+    apart, axis = determine_do_sep_z_and_axis(options.get("force_separate_z", separate[name]), before, after)
+    return int(axis) if apart else None
 
 
 def _stamp(path: Path) -> list[int]:

@@ -77,7 +77,9 @@ def preprocess_soft(
         source = soft_folder(folder.name)
         if source is None:
             raise _no_raw(folder.name)
-        part = prepare(data, cases, source, dataset_json, plans, num_processes=num_processes, overwrite=overwrite)
+        part = prepare(
+            data, cases, source, dataset_json, plans, configuration, num_processes=num_processes, overwrite=overwrite
+        )
         several = len(c) > 1
         _merge(summary, part, f"{configuration}/" if several else "")
     return summary
@@ -89,6 +91,7 @@ def prepare(
     source: Path | None,
     dataset_json: Mapping[str, Any],
     plans: Mapping[str, Any],
+    configuration: str,
     *,
     num_processes: int = 1,
     overwrite: bool = False,
@@ -98,7 +101,7 @@ def prepare(
 
     Parameters
     ----------
-    data: preprocessed folder of one configuration. cases: which of its cases.
+    data: preprocessed folder of the configuration. cases: which of its cases.
     source: `softLabelsTr` of the raw dataset; None where the raw dataset is gone: then all files must be there.
     wait: for another process that does the same, instead of refusing.
 
@@ -108,8 +111,9 @@ def prepare(
     """
     classes = Classes.of(dataset_json)
     _refuse_twins(data, cases)
+    plan = needed(plans, configuration)
     if source is None:
-        return _stored([Job(case, data, None, classes, needed(plans)) for case in cases], data)
+        return _stored([Job(case, data, None, classes, plan) for case in cases], data)
     given = sorted(path.name for path in source.iterdir() if is_image(path)) if source.is_dir() else []
     known = {name.removesuffix(_END) for name in given if name.endswith(_END)}
     others = sorted({*given} - {f"{case}{_END}" for case in {*cases, *_cases(data)}})
@@ -121,7 +125,7 @@ def prepare(
             expected="<case>.nii.gz with values from 0 to 1",
             fix="make them with nnUNetv2_spine_soft_gt, or train hard labels with -tr nnUNetTrainerSpine",
         )
-    jobs = [Job(c, data, source / f"{c}{_END}" if c in known else None, classes, needed(plans)) for c in cases]
+    jobs = [Job(c, data, source / f"{c}{_END}" if c in known else None, classes, plan) for c in cases]
     summary = SoftSummary()
     todo = jobs if overwrite else [job for job in jobs if not is_current(job)]
     summary.skipped = sorted({*cases} - {job.case for job in todo})

@@ -81,12 +81,14 @@ def predicted(trainer: Any, cases: Sequence[str]) -> Iterator[Predicted]:
 
     manager, configuration = trainer.plans_manager, trainer.configuration_manager
     forward = list(manager.transpose_forward)
+    # Other processes may have ended, and no longer answer the wrapper of parallel training.
+    network = getattr(trainer.network, "module", trainer.network)
     predictor = SpinePredictor(device=trainer.device, mirror=False, progress=False, crop="off")
     trainer.set_deep_supervision_enabled(False)
     trainer.network.eval()
     try:
         predictor.manual_initialization(
-            trainer.network, manager, configuration, None, trainer.dataset_json, type(trainer).__name__, None
+            network, manager, configuration, None, trainer.dataset_json, type(trainer).__name__, None
         )
         dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, cases)
         for case in cases:
