@@ -165,15 +165,27 @@ def test_outputs_sum_to_one_before_every_evaluation(make: Maker, soft_labels: Pa
         torch.testing.assert_close(output.sum(dim=1), torch.ones_like(output[:, 0]), atol=1e-5, rtol=0)
 
 
-def test_softness_survives_the_whole_way(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_in_the_middle_of_an_epoch_has_its_background_too(make: Maker, tmp_path: Path) -> None:
+    trainer = started(make())
+    trainer.train_step(next(trainer.dataloader_train))
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    weights = torch.load(tmp_path / "checkpoint.pth", weights_only=False)["network_weights"]
+    rows = [value for key, value in weights.items() if "seg_layers" in key and key.endswith("weight")]
+    assert rows
+    for row in rows:
+        torch.testing.assert_close(row[0], -row[1])
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_softness_survives_the_whole_way(channels: int, make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without augmentation the targets are the soft label's own values, on every level."""
     seen = Seen(monkeypatch)
-    trainer = started(make(augment="none", train={"mirror": False}))
+    trainer = started(make(augment="none", train={"mirror": False}, channels=channels))
     trainer.train_step(next(trainer.dataloader_train))
     (batch,) = seen.batches
     first, *coarse = batch["target"]
     assert first.shape == (2, 2, *batch["data"].shape[2:])
-    assert batch["data"].shape[1] == 1
+    assert batch["data"].shape[1] == channels
     for sample, case in enumerate(batch["keys"]):
         whole = np.asarray(open_soft(soft_file(trainer.preprocessed_dataset_folder, case))[0], dtype=np.float32)
         known = set(whole.ravel().tolist())
@@ -445,6 +457,34 @@ def test_the_loss_is_part_of_what_names_a_training() -> None:
     assert (
         len({hashed(None), hashed({}), hashed({"loss": {"omega": 9.0}}), hashed({"loss": {"name": "wing_dice"}})}) == 4
     )
+
+
+def test_a_training_that_is_resumed_goes_on_along_the_cosine(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = {"num_epochs": 3, "schedule": "cosine", "optimizer": "adam"}
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda *_: None)
+
+    def rates(trainer: Any) -> tuple[list[float], dict[str, Tensor]]:
+        trainer.run_training()
+        found = torch.load(Path(trainer.output_folder) / "checkpoint_final.pth", weights_only=False)
+        return found["logging"]["lrs"], found["network_weights"]
+
+    expected, weights = rates(make(train=train))
+    assert expected == pytest.approx([0.01, 0.0075, 0.0025])
+    trainer = make(train=train)
+    shutil.rmtree(trainer.output_folder)
+    Path(trainer.output_folder).mkdir()
+    monkeypatch.setattr(trainer, "num_epochs", 2)
+    monkeypatch.setattr(trainer, "on_train_end", lambda: None)
+    trainer.lr_scheduler = None
+    trainer.initialize()
+    trainer.lr_scheduler.max_steps = 3
+    trainer.run_training()
+    resumed = make(train=train)
+    resumed.load_checkpoint(str(Path(resumed.output_folder) / "checkpoint_latest.pth"))
+    again, continued = rates(resumed)
+    assert again == expected
+    for key, value in weights.items():
+        torch.testing.assert_close(continued[key], value, rtol=0, atol=0)
 
 
 def test_one_seed_gives_the_same_training(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
