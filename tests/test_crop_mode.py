@@ -85,18 +85,18 @@ def test_around_structures_it_equals_the_whole_volume(
 def test_auto_is_on_for_soft_models_where_it_spares_work(
     seeing: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, whole = outputs(loaded(seeing, crop="off"), image, monkeypatch)
-    _, cropped = outputs(loaded(seeing, crop="on"), image, monkeypatch)
-    _, automatic = outputs(loaded(seeing, crop="auto"), image, monkeypatch)
+    _, whole = outputs(loaded(seeing, crop="off", mirror=False), image, monkeypatch)
+    _, cropped = outputs(loaded(seeing, crop="on", mirror=False), image, monkeypatch)
+    _, automatic = outputs(loaded(seeing, crop="auto", mirror=False), image, monkeypatch)
     assert automatic == cropped < whole
     hard = make_model(tmp_path / "hard")
-    _, whole = outputs(loaded(hard, crop="off"), image, monkeypatch)
-    _, automatic = outputs(loaded(hard, crop="auto"), image, monkeypatch)
+    _, whole = outputs(loaded(hard, crop="off", mirror=False), image, monkeypatch)
+    _, automatic = outputs(loaded(hard, crop="auto", mirror=False), image, monkeypatch)
     assert automatic == whole
     small = tmp_path / "small.nii.gz"
     write_volume(Volume(read_volume(image).array[4:20, 4:20, :16], np.eye(4)), small)
-    _, one = outputs(loaded(seeing, crop="on"), small, monkeypatch)
-    assert one == 8, "one window is not worth a coarse pass"
+    _, one = outputs(loaded(seeing, crop="on", mirror=False), small, monkeypatch)
+    assert one == 1, "one window is not worth a coarse pass"
 
 
 def test_nothing_found_means_the_whole_volume_and_a_warning(
@@ -105,12 +105,12 @@ def test_nothing_found_means_the_whole_volume_and_a_warning(
     array = np.random.default_rng(0).uniform(90, 110, SHAPE).astype(np.float32)
     write_volume(Volume(array, np.eye(4)), tmp_path / "in" / "a.nii.gz")
     model = make_soft_model(tmp_path / "model", seeing=True, threshold=30)
-    whole, _ = outputs(loaded(model, crop="off"), tmp_path / "in" / "a.nii.gz", monkeypatch)
-    predictor = loaded(model, crop="on")
+    whole, _ = outputs(loaded(model, crop="off", mirror=False), tmp_path / "in" / "a.nii.gz", monkeypatch)
+    predictor = loaded(model, crop="on", mirror=False)
     cropped, _ = outputs(predictor, tmp_path / "in" / "a.nii.gz", monkeypatch)
     assert np.array_equal(whole, cropped)
     assert [problem.code for problem in predictor.warnings] == ["W-OUT-CROP"]
-    result = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", crop="on")
+    result = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", crop="on", tta="none")
     codes = [problem.code for problem in result.warnings["a"]]
     assert codes == ["W-OUT-CROP", "W-OUT-EMPTY"]
     assert all(problem.file.endswith("a.nii.gz") for problem in result.warnings["a"])
@@ -125,8 +125,8 @@ def test_other_soft_models(
     tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch, output: str, labels: dict[str, int]
 ) -> None:
     model = make_soft_model(tmp_path / "model", output=output, labels=labels, seeing=True, threshold=12)
-    whole, _ = outputs(loaded(model, crop="off"), image, monkeypatch)
-    cropped, _ = outputs(loaded(model, crop="on"), image, monkeypatch)
+    whole, _ = outputs(loaded(model, crop="off", mirror=False), image, monkeypatch)
+    cropped, _ = outputs(loaded(model, crop="on", mirror=False), image, monkeypatch)
     limit = 0 if output == "sigmoid" else 0.5
     assert (whole[1] > limit).any()
     assert np.array_equal(whole[1] > limit, cropped[1] > limit)
@@ -139,8 +139,8 @@ def test_hard_models_on_request(tmp_path: Path, image: Path, monkeypatch: pytest
     plans = json.loads((model / "plans.json").read_text())
     del plans["spine_ext"]["soft"]
     (model / "plans.json").write_text(json.dumps(plans))
-    whole, runs_whole = outputs(loaded(model, crop="off"), image, monkeypatch)
-    cropped, runs_cropped = outputs(loaded(model, crop="on"), image, monkeypatch)
+    whole, runs_whole = outputs(loaded(model, crop="off", mirror=False), image, monkeypatch)
+    cropped, runs_cropped = outputs(loaded(model, crop="on", mirror=False), image, monkeypatch)
     assert whole.argmax(axis=0).any()
     assert np.array_equal(whole.argmax(axis=0), cropped.argmax(axis=0))
     assert runs_cropped < runs_whole
