@@ -221,7 +221,16 @@ def test_goals_are_reached_or_missed(load, noise, bias, dice, reached):
     summary = load("softness.summary")
     rows = cohort("hard_all", 2.0, 2.0) + cohort("soft_all", noise, bias, dice)
     found = summary.summarise(rows, ["hard_all", "soft_all"])["sct"]["soft_all"]
-    assert tuple(found[k]["reached"] for k in ("std_half", "error_lower", "dice_not_worse")) == reached
+    verdicts = tuple("reached" if value else "missed" for value in reached)
+    assert tuple(found[k]["verdict"] for k in ("std_half", "error_lower", "dice_not_worse")) == verdicts
+
+
+def test_nothing_is_reached_against_a_baseline_that_has_not_learned(load):
+    summary = load("softness.summary")
+    rows = cohort("hard_all", 2.0, 2.0, dice=0.79) + cohort("soft_all", 0.5, 0.5)
+    found = summary.summarise(rows, ["hard_all", "soft_all"])
+    for mode in ("sct", "pv"):
+        assert {goal["verdict"] for goal in found[mode]["soft_all"].values()} == {"void"}
 
 
 def test_one_voxel_in_an_empty_volume_misses_the_goal(load):
