@@ -18,6 +18,7 @@ from nnunet_spine_ext.soft.gate import dice, leave_one_out, outlier
 from nnunet_spine_ext.soft.ground_truth import Recipe, SoftGroundTruth, default_reference, soft_ground_truth
 from nnunet_spine_ext.soft.masks import mask_values
 from nnunet_spine_ext.soft.motion import Motion
+from nnunet_spine_ext.soft.picture import picture
 from nnunet_spine_ext.soft.qc import quality, table
 from nnunet_spine_ext.soft.sidecar import sidecar
 
@@ -278,6 +279,40 @@ def test_a_slice_that_was_not_drawn_counts_for_nobody() -> None:
     a, b = (benchmark.areas(result.soft["T2w"]) for result in (whole, holed))
     # As zeros these slices would have taken a third away.
     assert np.abs(a - b)[12:15].max() < 4
+
+
+def test_beside_a_slice_that_was_not_drawn_the_cord_is_not_thinner() -> None:
+    # Slices of 3 mm on levels of 1 mm: the levels at the gap are interpolated towards it.
+    masks = _pair()
+    gap = masks["T2star"].array.copy()
+    gap[:, :, 5] = 0
+    whole, holed = soft_ground_truth(masks), soft_ground_truth(masks | {"T2star": masks["T2star"].with_array(gap)})
+    a, b = (benchmark.areas(result.soft["T2w"]) for result in (whole, holed))
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(b)), [15, 16, 17])
+    np.testing.assert_allclose(b[[12, 13, 14, 18, 19, 20]], a[[12, 13, 14, 18, 19, 20]], rtol=0.02)
+
+
+def test_beside_ignored_levels_the_cord_is_not_thinner() -> None:
+    # The other scan begins 0.6 voxels above a level of the reference: its lowest slice lies between one level that only
+    # the reference has and one that both have.
+    other = mask_of(Contrast((1.0, 1.0, 1.0), 5.0, (0.0, 0.0), 15.0, 25.6), wide_mm=34)
+    area = benchmark.areas(soft_ground_truth({"T2w": mask_of(FINE, wide_mm=34), "T1w": other}).soft["T1w"])
+    assert np.isfinite(area).sum() >= 14
+    np.testing.assert_allclose(area[np.isfinite(area)], np.pi * 25, rtol=0.03)
+
+
+def test_one_slice_that_lies_off_does_not_move_its_neighbours() -> None:
+    masks = {
+        "T2w": mask_of(FINE, wide_mm=34),
+        "T1w": mask_of(Contrast((1.0,) * 3, 5.0, (1.0, 0.0), 30.0, 20.0), wide_mm=34),
+    }
+    array = masks["T1w"].array.copy()
+    array[:, :, 15] = np.roll(array[:, :, 15], 5, axis=0)
+    result = soft_ground_truth(masks | {"T1w": Volume(array, masks["T1w"].affine)})
+    alignment = result.contributors["T1w"].alignment
+    assert alignment is not None
+    np.testing.assert_allclose(alignment.shift[alignment.common][:, 0], -1.0, atol=0.1)
+    assert [w.code for w in result.warnings] == ["W-SOFT-JUMP"]
 
 
 def test_outermost_slices_drawn_in_part_are_trimmed_in_millimetres() -> None:
@@ -643,10 +678,41 @@ def test_the_table_says_what_was_done() -> None:
     # The cord is tilted by up to 6 degrees: across it the area is a little smaller than in the slice.
     assert rows["T2star"].area_mask == pytest.approx(np.pi * 4.6**2, rel=0.03)
     assert found.std_soft < found.std_mask / 10
+    # Of three scans, with ddof 1; the rows are means over the slices of each, not over levels that all have.
+    used = [row.area_mask for row in found.rows if row.used]
+    assert found.std_mask == pytest.approx(np.std(used, ddof=1), rel=0.05)
     lines = table(found.rows, subject="sub-1").splitlines()
     assert lines[0].startswith("subject,contrast,used,why")
     assert len(lines) == 5
     assert all(line.count(",") == lines[0].count(",") for line in lines)
+
+
+def test_pictures_have_the_right_side_at_their_left_edge_and_hatch_what_is_ignored() -> None:
+    masks = _pair()
+    short = masks["T2star"].array.copy()
+    short[:, :, 6:] = 0
+    masks["T2star"] = masks["T2star"].with_array(short)
+    result = soft_ground_truth(masks)
+    bright = np.zeros(masks["T2w"].shape, np.float32)
+    bright[17:] = 1.0  # x grows to the right
+    images = {"T2w": masks["T2w"].with_array(bright).to("LPS")}
+    page = picture(result, masks, quality(result, masks), images=images).astype(int)
+    plain = picture(result, masks, quality(result, masks)).astype(int)
+    # Captions, outlines and labels are equal in both: what differs is the image.
+    across = np.flatnonzero((np.abs(page - plain).sum(axis=2) > 60).any(axis=0))
+    label = np.flatnonzero((plain == (0, 230, 255)).all(axis=2).any(axis=0))
+    assert len(across)
+    assert len(label)
+    cells = [cell for cell in np.split(across, np.flatnonzero(np.diff(across) > 60) + 1) if len(cell) > 60]
+    for cell in cells[-3:]:
+        outline = label[(label > cell[0] - 5) & (label < cell[0] + 208)]
+        assert cell[0] < outline.min()
+        assert cell[-1] < outline.max()
+    hatched = (plain == (70, 80, 95)).all(axis=2)
+    assert hatched.sum() > 500
+    everywhere = soft_ground_truth(_pair())
+    drawn = picture(everywhere, _pair(), quality(everywhere, _pair())).astype(int)
+    assert (drawn == (70, 80, 95)).all(axis=2).sum() < hatched.sum() / 4
 
 
 def test_the_sidecar_says_enough_to_do_it_again() -> None:
