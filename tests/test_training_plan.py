@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from model_builder import CORD, make_dataset_json, make_image, make_plans
 
 from nnunet_spine_ext.cli.plan import main
+from nnunet_spine_ext.core.config import to_dict
 from nnunet_spine_ext.core.errors import SetupError, SpineExtError, UsageError
 from nnunet_spine_ext.core.io import write_volume
 from nnunet_spine_ext.harmonize.reference import CURVES_FILE, read_curves
+from nnunet_spine_ext.inference.settings import PredictSettings
 from nnunet_spine_ext.training import plan as plan_module
 from nnunet_spine_ext.training.plan import plan, restore_tables
 from nnunet_spine_ext.training.presets import (
@@ -295,7 +297,7 @@ def test_a_models_prediction_can_be_edited(model: Path) -> None:
     result = plan(m=str(model), assignments=["predict.instances=true"])
     assert result.changes == ["predict.instances: False -> True"]
     after = written(model, "plans")
-    assert after["spine_ext"]["predict"] == {"mirror": True, "instances": True}
+    assert after["spine_ext"]["predict"] == to_dict(PredictSettings(instances=True))
     assert settings_from_plans(after).train == settings_from_plans(before).train
     assert after["spine_ext"]["reference"] == {"0": {"cases": 2}}
     assert {k: v for k, v in after.items() if k != "spine_ext"} == {k: v for k, v in before.items() if k != "spine_ext"}
@@ -416,3 +418,42 @@ def test_augmentation_is_set_with_its_trainer_named(folder: Path, tmp_path: Path
         with pytest.raises(UsageError, match=wanted):
             plan("901", name="bad", assignments=[assignment])
     assert not (folder / "bad.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("preset", "assignments", "trainer"),
+    [
+        ("soft", [], "Soft"),
+        ("soft", ["soft.loss.name=soft_dice_bce"], "SoftDiceBCE"),
+        ("soft", ["augment.config=shift"], "ShiftSoft"),
+        ("contrast-agnostic", [], "ContrastAgnostic"),
+        (None, ["soft.loss.omega=14"], "Soft"),
+    ],
+)
+def test_soft_labels_are_set_with_their_trainer_named(
+    folder: Path, preset: str | None, assignments: list[str], trainer: str
+) -> None:
+    result = plan("901", name="mine", preset=preset, assignments=assignments)
+    assert result.next_steps[-1].split(" -p ")[0].endswith(f"-tr nnUNetTrainerSpine{trainer}")
+    assert settings_from_plans(written(folder, "mine")).soft is not None
+
+
+def test_a_preset_with_a_loss_of_its_own_keeps_it(folder: Path) -> None:
+    plan("901", name="mine", preset="contrast-agnostic-reference", assignments=["soft.loss.weight=3"])
+    soft = settings_from_plans(written(folder, "mine")).soft
+    assert soft is not None
+    assert (soft.loss.weighting, soft.loss.reduction, soft.loss.levels, soft.loss.weight) == (
+        "paper",
+        "sum",
+        "paper",
+        3,
+    )
+    plan("901", name="off", assignments=["soft.loss.weighting=off"])
+    soft = settings_from_plans(written(folder, "off")).soft
+    assert soft is not None
+    assert soft.loss.weighting == "off", "for YAML the word is a boolean"
+    assert (
+        plan("901", p="mine", name="none", assignments=["soft=null", "augment=null"])
+        .next_steps[-1]
+        .endswith("-tr nnUNetTrainerSpine -p none")
+    )

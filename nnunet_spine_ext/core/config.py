@@ -152,6 +152,9 @@ def set_by_path(target: dict[str, Any], assignment: str) -> None:
         ) from error
 
 
+_WORDS = {False: ("off", "no"), True: ("on", "yes")}
+
+
 def _required(item: dataclasses.Field[Any]) -> bool:
     return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
 
@@ -174,6 +177,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return _convert(options[0], value, where)
         raise _wrong(value, hint, where)
     if origin is typing.Literal:
+        if isinstance(value, bool):
+            # YAML takes the words off and on for booleans.
+            value = next((word for word in _WORDS[value] if word in arguments), value)
         if value not in arguments:
             fix = nearest(str(value), map(str, arguments))
             raise UsageError("E-CONFIG-VALUE", file=where, found=repr(value), expected="a known choice", fix=fix)

@@ -182,10 +182,22 @@ def _next_steps(folder: Path, changed: dict[str, Any], plans: dict[str, Any], co
         != plans["configurations"][configuration]["data_identifier"]
     ):
         steps.append(f"next: nnUNetv2_preprocess -d {number} -plans_name {name} -c {configuration}")
-    trainer = "nnUNetTrainerSpine" if changed[SETTINGS_KEY]["augment"] is None else "nnUNetTrainerSpineShift"
+    trainer = _trainer(changed[SETTINGS_KEY])
     device = " -device cpu" if changed[SETTINGS_KEY]["preset"] == "cpu" else ""
     steps.append(f"next: nnUNetv2_train {number} {configuration} 0 -tr {trainer} -p {name}{device}")
     return steps
+
+
+def _trainer(settings: dict[str, Any]) -> str:
+    """Return the trainer that these settings are for."""
+    augment, soft = settings["augment"], settings["soft"]
+    if soft is None:
+        return "nnUNetTrainerSpine" if augment is None else "nnUNetTrainerSpineShift"
+    if soft["loss"]["name"] == "soft_dice_bce":
+        return "nnUNetTrainerSpineSoftDiceBCE"
+    by_preset = {"shift": "ShiftSoft", "contrast-agnostic": "ContrastAgnostic"}
+    config = augment["config"] if augment is not None else None
+    return f"nnUNetTrainerSpine{by_preset.get(config, 'Soft') if isinstance(config, str) else 'Soft'}"
 
 
 def restore_tables(folder: Path) -> None:
@@ -250,8 +262,9 @@ def _merged_settings(
         content["preset"] = preset_name
     content["train"].update(preset.train)
     content["predict"].update(preset.predict)
-    if preset.augment or any(_first_key(a) == "augment" for a in assignments):
-        content["augment"] = {**(content["augment"] or {}), **preset.augment}
+    for part, values in (("augment", preset.augment), ("soft", preset.soft)):
+        if values or any(_first_key(a) == part for a in assignments):
+            content[part] = {**(content[part] or {}), **values}
     for assignment in assignments:
         set_by_path(content, assignment)
     settings = load_config(SpineSettings, content, where="preset and --set")
