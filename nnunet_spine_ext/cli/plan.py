@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-c", default="3d_fullres", help="configuration that a preset changes (default: %(default)s)")
     parser.add_argument("-m", metavar="MODEL", help="folder of a trained model to edit instead of a dataset")
     parser.add_argument("--name", help="name of the new plans; train with -p NAME")
-    parser.add_argument("--preset", help="recipe: contrast-agnostic, cpu, shift, soft, spineps, …, or a YAML file of your own")
+    parser.add_argument("--preset", help="recipe: cpu, shift, soft, spineps, contrast-agnostic, … or a YAML file")
     parser.add_argument(
         "--set", dest="assignments", action="append", metavar="KEY=VALUE", help="change one setting; repeatable"
     )
