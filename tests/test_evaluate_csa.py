@@ -17,9 +17,11 @@ from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.io import read_volume, write_json, write_volume
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.evaluate.cases import on_grid_of
+from nnunet_spine_ext.evaluate.cord.analysis import ImageRow, Plan, analyse
 from nnunet_spine_ext.evaluate.cord.areas import parse_ranges, read_areas
 from nnunet_spine_ext.evaluate.cord.evaluation import CordEvaluation
 from nnunet_spine_ext.evaluate.run import evaluate
+from nnunet_spine_ext.evaluate.statistic import Resampling
 from nnunet_spine_ext.render.agreement import density, violins
 from nnunet_spine_ext.render.drawing import Dots, Outline
 from nnunet_spine_ext.render.plots import Group
@@ -392,6 +394,10 @@ def test_a_contrast_that_reads_larger_is_found(tmp_path: Path) -> None:
     assert by_contrast["T2star"].limits.bias == pytest.approx(3.0, abs=0.1)
     assert by_contrast["all"].limits.repeated
     assert by_contrast["all"].icc.reason.startswith("several images")
+    # Subjects, not images, are what is tested and resampled.
+    assert (by_contrast["all"].limits.n, by_contrast["all"].equivalence.n) == (21, 7)
+    assert found.statistics["all"]["csa_error"].subjects == 7
+    assert all(math.isfinite(side) for side in by_contrast["T2star"].icc.agreement_interval)
     assert len(cohort.read("csa_tests.csv")) == 3
     text = (cohort.out / "csa.md").read_text(encoding="utf-8")
     for words in ("F(2, 12) =", "Greenhouse-Geisser", "ICC(A,1)", "not shown", "yes (p"):
@@ -401,6 +407,20 @@ def test_a_contrast_that_reads_larger_is_found(tmp_path: Path) -> None:
     assert "²" not in tex
     assert {p.name for p in (cohort.out / "plots").iterdir()} == set(result.pictures)
     assert len(result.pictures) == 6
+
+
+def test_p_values_are_corrected_over_the_pairs_of_all_ranges() -> None:
+    rows = [
+        ImageRow(f"s{k}_{contrast}", f"s{k}", contrast, name, 70.0 + k + more + 0.01 * k * k)
+        for name in ("C2:C3", "C4")
+        for k in range(7)
+        for contrast, more in (("T1w", 0.0), ("T2w", 0.1 * k + 0.2))
+    ]
+    found = analyse(rows, Plan(correction="bonferroni", resampling=Resampling({}, 0)))
+    assert [one.name for one in found] == ["C2:C3", "C4"]
+    for one in found:
+        assert one.pairs[0].paired.p == pytest.approx(2 / 2**7)
+        assert one.pairs[0].p_corrected == pytest.approx(2 * 2 / 2**7)
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

@@ -219,6 +219,24 @@ def test_in_thick_slices_the_average_is_over_their_thickness() -> None:
     np.testing.assert_allclose(benchmark.areas(result.soft["dwi"]), truth, rtol=0.03)
 
 
+def test_a_thick_slice_sees_what_lies_at_its_edge() -> None:
+    # Two levels at the upper edge of the third slice (25 to 30 mm) are wider; its middle is not.
+    masks = {
+        "T2w": mask_of(Contrast((0.8, 0.8, 0.8), 5.0, (0.0, 0.0), 40.0, 15.0)),
+        "dwi": mask_of(Contrast((0.9, 0.9, 5.0), 5.0, (0.0, 0.0), 40.0, 15.0)),
+    }
+    wide = mask_of(Contrast((0.8, 0.8, 0.8), 7.0, (0.0, 0.0), 40.0, 15.0)).array
+    bulge = masks["T2w"].array.copy()
+    bulge[:, :, 16:18] = wide[:, :, 16:18]
+    more = np.pi * (7.0**2 - 5.0**2) / 2 * 2 * 0.8 / 5.0
+    plain, found = (
+        benchmark.areas(soft_ground_truth(masks | {"T2w": masks["T2w"].with_array(array)}).soft["dwi"])
+        for array in (masks["T2w"].array, bulge)
+    )
+    assert found[2] - plain[2] == pytest.approx(more, rel=0.15)
+    np.testing.assert_allclose(np.delete(found, [2, 3]), np.delete(plain, [2, 3]), atol=0.3)
+
+
 # --- where there is no label ----------------------------------------------------------------------------------------
 
 
