@@ -18,6 +18,7 @@ from nnunet_spine_ext.core.io import read_volume
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.measure import CrossSection, cross_sectional_area
 from nnunet_spine_ext.measure.centreline import fit_centreline
+from nnunet_spine_ext.measure.cord_line import fit_line
 
 # Asserted in the toolbox' own tests (testing/cli/test_cli_sct_process_segmentation.py, commit 3b3c5b22), slice 10.
 ASSERTED = {
@@ -243,6 +244,27 @@ def test_unknown_slices_are_not_measured(mode: str, hard: bool) -> None:
     expected = [np.nan if k == 5 else cross_sectional_area(soft, mode=mode).area[0] for k in found.slice]
     assert found.area == pytest.approx(expected, nan_ok=True)
     assert "1 slices are unknown (-1) somewhere and are not measured" in found.notes
+
+
+@pytest.mark.parametrize("mode", ["sct", "pv"])
+@pytest.mark.parametrize("hard", [True, False])
+def test_a_slice_that_is_unknown_in_one_place_is_not_measured(mode: str, hard: bool) -> None:
+    cord = straight_cord((24, 24, 8))
+    soft = cord.with_array(cord.array.astype(np.float32) * (1.0 if hard else 0.75))
+    soft.array[2, 3, 5] = -1
+    found = cross_sectional_area(soft, mode=mode)
+    assert np.flatnonzero(np.isnan(found.area)).tolist() == [5]
+    assert np.isnan(found.diameter_rl[5])
+
+
+def test_gaps_lower_the_smoothing_as_in_the_toolbox() -> None:
+    """Its rule: the residual is density² x smoothing x thickness / 3, density the share of slices that hold cord."""
+    slices = np.array([*range(10), *range(22, 30)])
+    x = 9 * np.sin(slices / 3.0) + np.random.default_rng(0).normal(0, 0.5, len(slices))
+    line = fit_line(slices, np.stack([x, np.zeros_like(x)], axis=1), thickness=2.0, smoothing=30.0)
+    wanted = (18 / 30) ** 2 * 30 * 2 / 3
+    left = ((line.centres[slices, 0] - x) ** 2).sum()
+    assert left == pytest.approx(wanted, rel=2e-3)
 
 
 @pytest.mark.parametrize("value", [1, 255])
