@@ -19,8 +19,11 @@ from nnunet_spine_ext.core.dataset import write_raw_dataset
 from nnunet_spine_ext.core.errors import CaseError, UsageError
 from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.dataset_conversion.discovery import Candidate, Source
 from nnunet_spine_ext.dataset_conversion.report import ConversionResult
 from nnunet_spine_ext.dataset_conversion.spine_generic import spine_generic
+from nnunet_spine_ext.dataset_conversion.spine_generic_cases import Found
+from nnunet_spine_ext.dataset_conversion.spine_generic_soft import with_soft
 from nnunet_spine_ext.soft.ground_truth import soft_ground_truth
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
@@ -111,6 +114,24 @@ def test_a_subject_with_one_contrast_has_hard_labels_and_it_is_said(tmp_path: Pa
     assert not (result.folder / "softLabelsTr" / "sub-amu02_T2w.nii.gz").exists()
     assert "soft_labels" not in _cases(result)["sub-amu02_T2w"]
     assert any("1 of 4 case(s) have hard labels only" in note and "sub-amu02_T2w" in note for note in result.notes)
+
+
+def test_sessions_are_not_averaged_with_one_another() -> None:
+    def case(session: str, contrast: str) -> Candidate:
+        name = f"sub-a_ses-{session}_{contrast}"
+        image, mask = (
+            Source(role, Path(f"{name}{end}.nii.gz"), name) for role, end in (("image_0000", ""), ("label", "_m"))
+        )
+        return Candidate(name, "a", (image,), mask, {})
+
+    cases = [case(session, contrast) for session in ("1", "2") for contrast in ("T1w", "T2w")]
+    found = with_soft(Found(cases), "average", Path(), ["cord"]).cases
+    assert [[source.role for source in one.extras] for one in found] == [
+        ["soft-sub-a_ses-1_T2w"],
+        ["soft-sub-a_ses-1_T1w"],
+        ["soft-sub-a_ses-2_T2w"],
+        ["soft-sub-a_ses-2_T1w"],
+    ]
 
 
 def test_masks_of_models_are_no_part_of_an_average(tmp_path: Path) -> None:

@@ -323,6 +323,9 @@ def test_without_contrasts_nothing_is_said_about_their_spread(cohort: Cohort) ->
     text = (cohort.out / "csa.md").read_text(encoding="utf-8")
     assert "Spread over contrasts" not in text
     assert "Prediction against reference" in text
+    write_cases(cohort.ref / "cases.json", cohort.rows)
+    [note] = run(cohort, contrast="contrsat").remarks
+    assert "key contrsat, has contrast" in note
 
 
 def test_a_subject_with_one_contrast_has_no_spread_and_leaves_the_anova(cohort: Cohort) -> None:

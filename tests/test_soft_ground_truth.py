@@ -288,6 +288,20 @@ def test_no_voxel_of_the_cord_is_lost_on_the_way_back() -> None:
         assert soft.array[core & (soft.array >= 0)].min() > 0.9
 
 
+def test_beside_an_image_its_mask_says_nothing() -> None:
+    # The field of view of one scan ends inside the cord, two voxels from its right edge.
+    full = mask_of(Contrast((1.0, 1.0, 1.0), 6.0, (0.0, 0.0), 30.0, 20.0), wide_mm=34)
+    end = int(np.flatnonzero(full.array.any(axis=(1, 2)))[-1]) - 1
+    result = soft_ground_truth({"T2w": full, "T1w": Volume(full.array[:end], full.affine)}, Recipe(reference="T2w"))
+    row, column = end, int(np.argwhere(full.array[end])[:, 0].mean())
+    seen = full.array[row, column] > 0
+    assert seen.any()
+    # What one alone sees there is all that is known, not half of it; half a voxel beyond is still the other's image.
+    found = result.soft["T2w"].array[row, column][seen]
+    assert found.min() > 0.7
+    assert found.mean() > 0.95
+
+
 def test_a_slice_that_was_not_drawn_counts_for_nobody() -> None:
     masks = _pair(T1w=mask_of(Contrast((1.0, 1.0, 1.0), 5.0, (0.5, 0.5), 30.0, 20.0), wide_mm=34))
     gap = masks["T1w"].array.copy()

@@ -211,9 +211,13 @@ def _about_contrasts(cases: Sequence[str], cohort: Cohort, key: str) -> list[str
     unknown = [case for case, contrast in contrasts.items() if not contrast]
     remarks = []
     if len(unknown) == len(cases):
+        keys = _some(sorted({name for facts in cohort.facts.values() for name in facts}))
+        source = (
+            f"{cohort.source}, key {key}, has {keys or 'no facts'}" if cohort.source else f"no cases.json, key {key}"
+        )
         return [
-            f"No contrast is known ({cohort.source or 'no cases.json'}, key {key}): nothing is said about the spread "
-            "over contrasts. Name a file with subjects and contrasts by --cases."
+            f"No contrast is known ({source}): nothing is said about the spread over contrasts. Name a file with "
+            "subjects and contrasts by --cases, or the key by --contrast."
         ]
     if unknown:
         remarks.append(
