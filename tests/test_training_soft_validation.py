@@ -14,10 +14,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from preprocessed_builder import SUBJECTS, make_trainer
 from test_training_soft import DATASET, SHAPE, SHORT, give
 
+from nnunet_spine_ext.soft.store import soft_file, write_soft
 from nnunet_spine_ext.training.base import keep_what_the_model_has
 from nnunet_spine_ext.training.settings import settings_from_plans, settings_hash
 from nnunet_spine_ext.training.soft import nnUNetTrainerSpineSoft
-from nnunet_spine_ext.training.soft_validation import FILE, Predicted, area_errors, choose, store
+from nnunet_spine_ext.training.soft_validation import FILE, Predicted, area_errors, choose, predicted, store
 
 
 def cord(overshoot: float = 1.0) -> Predicted:
@@ -80,6 +81,24 @@ def test_folds_decide_together_and_the_model_keeps_the_choice(tmp_path: Path) ->
     kept = settings_from_plans(plans).soft
     assert kept is not None
     assert kept.activation == "clamp"
+
+
+def test_sections_are_axial_whatever_the_order_of_the_axes(nnunet_folders: dict[str, Path]) -> None:
+    """nnU-Net puts the coarsest axis first; slices are still counted from the feet up."""
+
+    def turned(plans: dict[str, Any]) -> None:
+        plans |= {"transpose_forward": [1, 2, 0], "transpose_backward": [2, 0, 1]}
+        plans["configurations"]["3d_fullres"]["spacing"] = [2.0, 3.0, 5.0]
+
+    trainer = make_trainer(
+        nnUNetTrainerSpineSoft, nnunet_folders["nnUNet_preprocessed"], labels=CORD, sided=[], change=turned
+    )
+    trainer.initialize()
+    folder = Path(trainer.preprocessed_dataset_folder)
+    write_soft(soft_file(folder, "a_1"), np.zeros((1, *SHAPE)), np.ones(SHAPE), {}, SHAPE)
+    (case,) = predicted(trainer, ["a_1"])
+    assert (case.axis, case.pixel) == (2, 6.0)
+    assert case.outputs.shape == (2, *SHAPE)
 
 
 def test_training_ends_with_a_choice(nnunet_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
