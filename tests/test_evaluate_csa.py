@@ -16,14 +16,16 @@ from nnunet_spine_ext.cli.evaluate import main
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.io import read_volume, write_json, write_volume
 from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.evaluate.agreement import limits_of_agreement
 from nnunet_spine_ext.evaluate.cases import on_grid_of
 from nnunet_spine_ext.evaluate.cord.analysis import ImageRow, Plan, analyse
 from nnunet_spine_ext.evaluate.cord.areas import parse_ranges, read_areas
 from nnunet_spine_ext.evaluate.cord.evaluation import CordEvaluation
+from nnunet_spine_ext.evaluate.cord.pictures import bands_of
 from nnunet_spine_ext.evaluate.run import evaluate
 from nnunet_spine_ext.evaluate.statistic import Resampling
-from nnunet_spine_ext.render.agreement import density, violins
-from nnunet_spine_ext.render.drawing import Dots, Outline
+from nnunet_spine_ext.render.agreement import Points, bland_altman, density, violins
+from nnunet_spine_ext.render.drawing import Dots, Line, Outline
 from nnunet_spine_ext.render.plots import Group
 from nnunet_spine_ext.render.scales import Axis
 
@@ -556,6 +558,24 @@ def test_a_violin_shows_every_value_and_stays_inside_them() -> None:
     assert len(outlines) == 1
     xs, ends = [x for x, _ in outlines[0].points], [x for x, _ in dots[0].points]
     assert (min(xs), max(xs)) == (pytest.approx(min(ends)), pytest.approx(max(ends)))
+
+
+def test_bands_of_agreement_lie_where_the_differences_are() -> None:
+    differences = (1.0, 3.0, 2.0, 0.5)
+    limits = limits_of_agreement(differences)
+    points = Points("all", (70.0, 72.0, 75.0, 80.0), differences, "mean of both", "error")
+    bands = bands_of(limits)
+    assert f"limits {limits.low:.2f} to {limits.high:.2f}" in bands.note
+    shapes = bland_altman([(points, bands)], "mm²", "agreement").shapes
+    [dots] = [shape for shape in shapes if isinstance(shape, Dots)]
+    low, high = sorted(shape.y1 for shape in shapes if isinstance(shape, Line) and shape.style == "limit")
+    [bias] = [shape.y1 for shape in shapes if isinstance(shape, Line) and shape.style == "bias"]
+    heights = [y for _, y in dots.points]
+    assert bias == pytest.approx(np.mean(heights))
+    # Up is larger.
+    assert int(np.argmin(heights)) == 1
+    scale = (heights[0] - heights[1]) / 2.0
+    assert (high - bias, bias - low) == (pytest.approx(1.96 * limits.sd * scale, rel=1e-3),) * 2
 
 
 def test_the_density_is_that_of_scipy() -> None:
