@@ -21,16 +21,19 @@ def make_soft_model(
     seeing: bool = False,
     threshold: float = 4.0,
     folds: int = 1,
+    keep_all: bool = True,
     **options: Any,
 ) -> Path:
     """Write the folder of a soft model with the background row that training sets; return it.
 
     `seeing`: class k answers with ``intensity / (k threshold)``, intensity in standard deviations of the image, so that
     a bright cord is found; as logits so that the sigmoid is 0.5 at half the threshold. Otherwise the outputs are
-    random, about 0.3 +- 0.5.
+    random, about 0.3 +- 0.5. `keep_all`: no value is removed for being far from a structure, unless `predict` says so.
     """
     make_model(folder, labels=labels, **options)
     plans = json.loads((folder / "plans.json").read_text())
+    if keep_all:
+        plans["spine_ext"]["predict"].setdefault("support_mm", None)
     plans["spine_ext"]["soft"] = {"output": output, "loss": "of no interest here"}
     (folder / "plans.json").write_text(json.dumps(plans))
     checkpoint = torch.load(folder / "fold_0/checkpoint_final.pth", weights_only=False)

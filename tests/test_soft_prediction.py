@@ -307,7 +307,7 @@ def test_several_classes_are_one_4d_file(two: Path, tmp_path: Path) -> None:
     assert alone.any()
     assert (mask[alone] == 1).all()
     run = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert run["soft"] == {"kind": "clamp", "floor": 0.5, "classes": ["cord", "canal"]}
+    assert run["soft"] == {"kind": "clamp", "floor": 0.5, "support_mm": None, "classes": ["cord", "canal"]}
     assert run["options"]["crop"] == "auto"
     assert run["options"]["precision"] == "fp32"
 

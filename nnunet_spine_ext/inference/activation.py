@@ -99,6 +99,9 @@ def hard_labels(logits: Array, activation: Activation) -> Array:
     else:
         foreground = _scaled(foreground, activation)
         limit = 1 - foreground.sum(axis=0)
+    if len(foreground) == 1:
+        # The winner is known: argmax would take eight bytes per voxel.
+        return (foreground[0] > limit).astype(dtype)
     winner = foreground.argmax(axis=0).astype(dtype) + dtype(1)
     return np.where(foreground.max(axis=0) > limit, winner, dtype(0))
 

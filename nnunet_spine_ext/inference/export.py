@@ -11,6 +11,7 @@ from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.inference.activation import Activation, hard_labels, soft_values
 from nnunet_spine_ext.inference.managers import segmentation_volume, volume_like_image
+from nnunet_spine_ext.inference.support import limit_to_support
 
 # Interpolating in double precision and back leaves this much.
 _LINEAR = 1e-4
@@ -28,20 +29,32 @@ class SoftAnswer:
 
 
 def soft_answer(
-    logits: Array, activation: Activation, plans_manager: Any, configuration_manager: Any, properties: dict[str, Any]
+    logits: Array,
+    activation: Activation,
+    plans_manager: Any,
+    configuration_manager: Any,
+    properties: dict[str, Any],
+    *,
+    support: float | None = None,
 ) -> SoftAnswer:
     """Return mask and soft maps of outputs (K+1, *spatial) on the network's grid.
 
     Outputs are resampled as nnU-Net resamples them, then comes the activation, once for the whole volume. What nnU-Net
-    cut off around the image, where every channel is 0, is background.
+    cut off around the image, where every channel is 0, is background. Soft values farther than `support` (mm) from
+    their structure become 0; None keeps them.
     """
     spacing = [properties["spacing"][axis] for axis in plans_manager.transpose_forward]
     shape = properties["shape_after_cropping_and_before_resampling"]
     own = list(configuration_manager.spacing)
     own = own if len(own) == len(shape) else [spacing[0], *own]
     native = np.asarray(configuration_manager.resampling_fn_probabilities(logits, shape, own, spacing))
-    mask = _uncropped(hard_labels(native, activation), properties, plans_manager)
-    maps = [_uncropped(values, properties, plans_manager) for values in soft_values(native, activation)]
+    labels, soft = hard_labels(native, activation), soft_values(native, activation)
+    # Of a large image this is the largest array.
+    del native
+    if support is not None:
+        limit_to_support(soft, labels, spacing, support)
+    mask = _uncropped(labels, properties, plans_manager)
+    maps = [_uncropped(values, properties, plans_manager) for values in soft]
     return SoftAnswer(
         segmentation_volume(mask, properties), tuple(volume_like_image(values, properties) for values in maps)
     )

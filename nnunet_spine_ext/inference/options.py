@@ -6,11 +6,13 @@ import contextlib
 import hashlib
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from nnunet_spine_ext import __version__
+from nnunet_spine_ext.inference.activation import soft_activation
 from nnunet_spine_ext.inference.folder import ModelFolder, TrainedModel
+from nnunet_spine_ext.inference.support import support_mm
 
 if TYPE_CHECKING:
     from nnunet_spine_ext.inference.predictor import Precision, SpinePredictor
@@ -31,8 +33,13 @@ class RunOptions:
     precision: Precision
 
     def fingerprint(self, model: ModelFolder) -> str:
-        """Return what stands for these options, a model and this version in the journal."""
-        content = json.dumps([model.digest, vars(self), __version__], sort_keys=True)
+        """Return what stands for these options, a model and this version in the journal.
+
+        What becomes of soft values stands in the plans, and so in the model's digest, unless it is a default.
+        """
+        activation = soft_activation(model.plans)
+        soft = None if activation is None else [asdict(activation), support_mm(model.plans)]
+        content = json.dumps([model.digest, vars(self), soft, __version__], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

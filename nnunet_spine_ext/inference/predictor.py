@@ -30,6 +30,7 @@ from nnunet_spine_ext.inference.managers import segmentation_volume
 from nnunet_spine_ext.inference.model import SETTINGS_KEY, reader_reorients, refuse_what_is_not_predicted_here
 from nnunet_spine_ext.inference.reading import read_case
 from nnunet_spine_ext.inference.settings import Crop
+from nnunet_spine_ext.inference.support import support_mm
 from nnunet_spine_ext.inference.windows import HOT, Window, add_up, complete, near
 
 Accumulate = Literal["single", "half"]
@@ -176,7 +177,8 @@ class SpinePredictor(nnUNetPredictor):
                 fix="ask for its mask, or train with -tr nnUNetTrainerSpineSoft",
             )
         logits = self._finite_logits(data)
-        return soft_answer(logits, self.activation, self.plans_manager, self.configuration_manager, properties)
+        managers = self.plans_manager, self.configuration_manager
+        return soft_answer(logits, self.activation, *managers, properties, support=support_mm(managers[0].plans))
 
     def _finite_logits(self, data: torch.Tensor) -> Array:
         answer = self.predict_logits_from_preprocessed_data(data).cpu()

@@ -24,6 +24,7 @@ from nnunet_spine_ext.inference.folder import TrainedModel
 from nnunet_spine_ext.inference.journal import RUN
 from nnunet_spine_ext.inference.model import label_scheme
 from nnunet_spine_ext.inference.phases import instance_files
+from nnunet_spine_ext.inference.support import support_mm
 
 _PACKAGES = ("nnunetv2", "torch", "numpy", "nibabel")
 # Where masks of a case that is not of this run come from.
@@ -117,7 +118,9 @@ def write_run(
         "labels": {str(k): v for k, v in model.labels.items()},
         "scheme": name,
         # Volumes of a 4-D soft map follow the ids of the classes.
-        "soft": None if activation is None else asdict(activation) | {"classes": list(model.labels.values())},
+        "soft": None
+        if activation is None
+        else asdict(activation) | {"support_mm": support_mm(model.plans), "classes": list(model.labels.values())},
         "foreign": dict(foreign),
     }
     write_json(folder / RUN, facts)

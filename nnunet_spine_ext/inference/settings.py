@@ -24,26 +24,36 @@ class PredictSettings:
         with sigmoid output always use the sigmoid.
     activation_floor: `norm_relu` divides by no less than this. Outputs of a trained model reach 1 and more where there
         is a whole structure; half of that is not noise yet.
+    support_mm: soft values farther than this (mm) from every voxel above 0.5 become 0. Networks that were trained by
+        regression answer with a few hundredths where nothing is. None: nothing is removed.
     crop: whether nnUNetv2_spine_predict looks for the structures coarsely first and does only their surroundings with
         care; ``auto``: for soft models on a CPU, where that is less work.
 
     Raises
     ------
-    UsageError: a floor that is not above 0, or not finite.
+    UsageError: a floor or a distance that is not above 0, or not finite.
     """
 
     mirror: bool = True
     instances: bool = False
     activation: Literal["clamp", "norm_relu"] | None = None
     activation_floor: float = 0.5
+    support_mm: float | None = 5.0
     crop: Crop = "auto"
 
     def __post_init__(self) -> None:
-        if not (self.activation_floor > 0 and math.isfinite(self.activation_floor)):
-            raise UsageError(
-                "E-CONFIG-RANGE",
-                file="predict settings",
-                found=f"activation_floor={self.activation_floor}",
-                expected="a number above 0: volumes without any structure are divided by it",
-                fix="use 0.5",
+        if not _positive(self.activation_floor):
+            expected = "a number above 0: volumes without any structure are divided by it"
+            raise _out_of_range(f"activation_floor={self.activation_floor}", expected, "use 0.5")
+        if self.support_mm is not None and not _positive(self.support_mm):
+            raise _out_of_range(
+                f"support_mm={self.support_mm}", "millimetres above 0", "use 5, or null to keep all values"
             )
+
+
+def _positive(number: float) -> bool:
+    return number > 0 and math.isfinite(number)
+
+
+def _out_of_range(found: str, expected: str, fix: str) -> UsageError:
+    return UsageError("E-CONFIG-RANGE", file="predict settings", found=found, expected=expected, fix=fix)
