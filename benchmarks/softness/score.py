@@ -1,7 +1,8 @@
 """Predict with one trained model and measure: python -m softness.score SPEC.json.
 
 Models answer through `SpinePredictor`, as for a user: soft ones with a soft map, `hard_all` with a mask. Nothing is
-thresholded before an area is measured. Both maps of linear outputs are measured, clamped and divided by their maximum;
+thresholded before an area is measured; far from the structure soft maps are 0, and measured without that as well
+(`everywhere`). Both maps of linear outputs are measured, clamped and divided by their maximum;
 which one counts is chosen on the validation subjects, by their soft ground truth (`summary.py`).
 """
 
@@ -25,6 +26,7 @@ from nnunet_spine_ext.inference.activation import Activation
 from nnunet_spine_ext.inference.export import soft_answer
 from nnunet_spine_ext.inference.managers import segmentation_volume, volume_like_image
 from nnunet_spine_ext.inference.predictor import SpinePredictor
+from nnunet_spine_ext.inference.support import support_mm
 from softness.measures import agreement, areas, mean_area, rows_between, slice_axis, true_area
 
 FLOOR = 0.5
@@ -65,12 +67,15 @@ class Model:
             )
             mask = segmentation_volume(segmentation, properties)
             return mask, {"mask": mask, "probability": volume_like_image(probability[1], properties)}
-        answer = soft_answer(logits, own, *managers, properties)
+        reach = support_mm(predictor.plans_manager.plans)
+        answer = soft_answer(logits, own, *managers, properties, support=reach)
+        everywhere = soft_answer(logits, own, *managers, properties)
+        maps = {own.kind: answer.soft[0], "everywhere": everywhere.soft[0], "mask": answer.mask}
         if own.kind == "sigmoid":
-            return answer.mask, {"sigmoid": answer.soft[0], "mask": answer.mask}
+            return answer.mask, maps
         others = Activation("norm_relu", FLOOR) if own.kind == "clamp" else Activation("clamp")
-        other = soft_answer(logits, others, *managers, properties)
-        return answer.mask, {own.kind: answer.soft[0], others.kind: other.soft[0], "mask": answer.mask}
+        other = soft_answer(logits, others, *managers, properties, support=reach)
+        return answer.mask, {**maps, others.kind: other.soft[0]}
 
 
 def score_case(model: Model, name: str, file: Path, *, timed: bool = False) -> dict[str, Any]:

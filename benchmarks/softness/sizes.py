@@ -37,6 +37,6 @@ THREE = ("hard_all", "soft_all", "soft_all_dice_loss")
 ALL = (*THREE, "soft_per_contrast", "hard_own")
 SIZES = {
     "quick": Size(2, 1, 1, 1, 0, 1, 1, 2, 15, THREE, 1, HERE / "cpu.yaml", step=1.0),
-    "cpu": Size(12, 2, 6, 3, 3, 3, 2, 36, 60, THREE, 1, HERE / "cpu.yaml"),
+    "cpu": Size(12, 2, 6, 3, 3, 3, 2, 72, 60, THREE, 1, HERE / "cpu.yaml"),
     "full": Size(24, 4, 12, 6, 6, 6, 4, 60, 100, ALL, 3, HERE / "cpu.yaml"),
 }
