@@ -203,3 +203,9 @@ def test_resume_does_not_keep_maps_of_another_support(tmp_path: Path) -> None:
     before = np.count_nonzero(np.asarray(nib.load(tmp_path / "out/soft/a.nii.gz").dataobj))
     assert predict(tmp_path / "in", tmp_path / "out", resume=True, **run).done == ["a"]
     assert np.count_nonzero(np.asarray(nib.load(tmp_path / "out/soft/a.nii.gz").dataobj)) > before
+
+
+def test_several_settings_follow_one_option() -> None:
+    words = ["-m", "x", "--set", "predict.support_mm=3", "predict.mirror=false", "--set", "predict.crop=off"]
+    found = plan_command.build_parser().parse_args(words).assignments
+    assert found == ["predict.support_mm=3", "predict.mirror=false", "predict.crop=off"]

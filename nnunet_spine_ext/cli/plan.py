@@ -29,7 +29,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", help="name of the new plans; train with -p NAME")
     parser.add_argument("--preset", help="recipe: cpu, shift, soft, spineps, contrast-agnostic, … or a YAML file")
     parser.add_argument(
-        "--set", dest="assignments", action="append", metavar="KEY=VALUE", help="change one setting; repeatable"
+        "--set",
+        dest="assignments",
+        action="extend",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="change settings; repeatable",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace plans of the same name")
     parser.add_argument("--dry-run", action="store_true", help="show the changes, write nothing")
