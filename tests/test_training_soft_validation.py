@@ -29,7 +29,7 @@ def cord(overshoot: float = 1.0) -> Predicted:
     valid = np.ones((8, 12, 8), np.float32)
     valid[:, :4] = 0
     outputs = np.concatenate([1 - overshoot * values, overshoot * values])
-    return Predicted(outputs, values, valid, axis=1, pixel=0.8)
+    return Predicted(outputs, values, valid, axis=1, spacing=(0.8, 2.0, 1.0))
 
 
 def test_areas_are_those_of_supervised_slices() -> None:
@@ -56,8 +56,20 @@ def test_one_hot_voxel_makes_division_too_small() -> None:
     assert found["error_mm2"]["clamp"] < found["error_mm2"]["norm_relu"]
 
 
+def test_background_counts_only_where_prediction_keeps_it() -> None:
+    case = cord()
+    case.outputs[1] += 0.02
+    case.outputs[0] -= 0.02
+    everywhere, near = (area_errors([case], floor=0.5, support=reach) for reach in (None, 1.0))
+    assert everywhere is not None
+    assert near is not None
+    # .02 in 52 voxels without cord and in 3 at its soft side, of .8 mm² each; within 1 mm there are far fewer.
+    assert everywhere["error_mm2"]["clamp"] == pytest.approx(0.02 * 55 * 0.8, rel=1e-3)
+    assert near["error_mm2"]["clamp"] < everywhere["error_mm2"]["clamp"] / 2
+
+
 def test_without_a_section_nothing_is_found() -> None:
-    empty = Predicted(np.zeros((2, 4, 4, 4)), np.zeros((1, 4, 4, 4)), np.ones((4, 4, 4)), 0, 1.0)
+    empty = Predicted(np.zeros((2, 4, 4, 4)), np.zeros((1, 4, 4, 4)), np.ones((4, 4, 4)), 0, (1.0, 1.0, 1.0))
     assert area_errors([empty], floor=0.5) is None
     assert area_errors([], floor=0.5) is None
 
@@ -97,7 +109,7 @@ def test_sections_are_axial_whatever_the_order_of_the_axes(nnunet_folders: dict[
     folder = Path(trainer.preprocessed_dataset_folder)
     write_soft(soft_file(folder, "a_1"), np.zeros((1, *SHAPE)), np.ones(SHAPE), {}, SHAPE)
     (case,) = predicted(trainer, ["a_1"])
-    assert (case.axis, case.pixel) == (2, 6.0)
+    assert (case.axis, case.spacing) == (2, (2.0, 3.0, 5.0))
     assert case.outputs.shape == (2, *SHAPE)
 
 

@@ -127,8 +127,9 @@ class SoftLabelsMixin(_Trainer):
         _, cases = self.do_split()
         folder = Path(self.preprocessed_dataset_folder)
         missing = [case for case in cases if not soft_file(folder, case).is_file()]
-        floor = settings_from_plans(self.plans_manager.plans).predict.activation_floor
-        errors = None if missing else area_errors(predicted(self, cases), floor=floor)
+        settings = settings_from_plans(self.plans_manager.plans).predict
+        floor, support = settings.activation_floor, settings.support_mm
+        errors = None if missing else area_errors(predicted(self, cases), floor=floor, support=support)
         if errors is None:
             why = f"{len(missing)} cases without a prepared soft label" if missing else "no section of a soft label"
             self.print_to_log_file(f"Validation has {why}: the activation of prediction is not chosen by areas.")

@@ -16,7 +16,8 @@ import torch
 
 from nnunet_spine_ext.core.io import read_json, write_json
 from nnunet_spine_ext.core.volume import Array
-from nnunet_spine_ext.inference.activation import Activation, soft_values
+from nnunet_spine_ext.inference.activation import Activation, hard_labels, soft_values
+from nnunet_spine_ext.inference.support import limit_to_support
 from nnunet_spine_ext.soft.store import open_soft, soft_file
 from nnunet_spine_ext.soft.values import SUPERVISED
 from nnunet_spine_ext.training.settings import settings_from_plans, store_settings
@@ -30,22 +31,25 @@ CHOICES: tuple[Choice, ...] = ("clamp", "norm_relu")
 class Predicted:
     """Outputs (K+1, *spatial) of a network for a whole case, with its soft label: (K, *spatial) and validity.
 
-    `axis`: the spatial axis that slices are counted along, inferior to superior. `pixel`: mm² of a voxel in a slice.
+    `axis`: the spatial axis that slices are counted along, inferior to superior. `spacing`: mm along the spatial axes.
     """
 
     outputs: Array
     values: Array
     valid: Array
     axis: int
-    pixel: float
+    spacing: tuple[float, ...]
 
 
-def area_errors(cases: Iterable[Predicted], *, floor: float) -> dict[str, Any] | None:
+def area_errors(cases: Iterable[Predicted], *, floor: float, support: float | None = None) -> dict[str, Any] | None:
     """Return mean absolute errors of section areas by activation, and the largest output.
 
     Per class and slice that holds some of it and is supervised as a whole: difference of the summed values. Sections
-    are those of slices, not perpendicular to the structure: prediction and label are tilted alike. `floor`: of
-    ``norm_relu``.
+    are those of slices, not perpendicular to the structure: prediction and label are tilted alike.
+
+    Parameters
+    ----------
+    floor: of ``norm_relu``. support: distance in mm beyond which prediction sets soft values to 0; None: nowhere.
 
     Returns
     -------
@@ -56,14 +60,18 @@ def area_errors(cases: Iterable[Predicted], *, floor: float) -> dict[str, Any] |
     for case in cases:
         within = tuple(a for a in range(case.valid.ndim) if a != case.axis)
         supervised = np.asarray((case.valid > SUPERVISED).all(axis=within))
-        truth = case.values.sum(axis=tuple(a + 1 for a in within)) * case.pixel
+        pixel = float(np.prod([case.spacing[a] for a in within]))
+        truth = case.values.sum(axis=tuple(a + 1 for a in within)) * pixel
         held = supervised[None] & (truth > 0)
         if not held.any():
             continue
         largest.append(float(case.outputs[1:].max()))
         for name in CHOICES:
-            values = soft_values(case.outputs, Activation(name, floor))
-            areas = values.sum(axis=tuple(a + 1 for a in within)) * case.pixel
+            activation = Activation(name, floor)
+            values = soft_values(case.outputs, activation)
+            if support is not None:
+                limit_to_support(values, hard_labels(case.outputs, activation), case.spacing, support)
+            areas = values.sum(axis=tuple(a + 1 for a in within)) * pixel
             errors[name] += np.abs(areas - truth)[held].tolist()
     if not largest:
         return None
@@ -101,8 +109,8 @@ def predicted(trainer: Any, cases: Sequence[str]) -> Iterator[Predicted]:
             ]
             # nnU-Net's arrays are (z, y, x) before its own transposition.
             axis = forward.index(0)
-            pixel = float(np.prod([size for a, size in enumerate(spacing) if a != axis]))
-            yield Predicted(outputs.float().cpu().numpy(), soft[:-1], soft[-1], axis, pixel)
+            sizes = tuple(float(size) for size in spacing)
+            yield Predicted(outputs.float().cpu().numpy(), soft[:-1], soft[-1], axis, sizes)
     finally:
         trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
 
