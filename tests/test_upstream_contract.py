@@ -67,6 +67,11 @@ CALLS = (
         "self optimizer initial_lr max_steps exponent current_step",
         "training/base.py",
     ),
+    Call(
+        "nnunetv2.preprocessing.resampling.default_resampling:determine_do_sep_z_and_axis",
+        "force_separate_z current_spacing new_spacing separate_z_anisotropy_threshold",
+        "training/soft_case.py",
+    ),
     Call("nnunetv2.training.loss.dice:get_tp_fp_fn_tn", "net_output gt axes mask square", "training/soft.py"),
     Call(
         "nnunetv2.training.dataloading.nnunet_dataset:nnUNetDatasetBlosc2.load_case",
