@@ -50,8 +50,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     soft_dataset(world.folder)
     world.call("nnUNetv2_plan_and_preprocess", "-d", "978", "-c", "3d_fullres", "-np", "1", "-npfp", "1")
     # A network of four steps may find no structure that soft values could lie beside.
-    settings = [word for assignment in (*TINY, "train.seed=1", "predict.support_mm=null") for word in ("--set", assignment)]
-    world.call("nnUNetv2_spine_plan", "-d", "978", "--name", PLANS, "--preset", "soft", *settings)
+    settings = (*TINY, "train.seed=1", "predict.support_mm=null")
+    world.call("nnUNetv2_spine_plan", "-d", "978", "--name", PLANS, "--preset", "soft", "--set", *settings)
     printed = world.call("nnUNetv2_spine_preprocess_soft", "-d", "978", "-p", PLANS)
     assert "3 cases with a soft label, 1 with their hard label" in printed
     world.call(
