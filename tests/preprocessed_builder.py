@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from model_builder import LABELS14, SIDED14, make_dataset_json, make_plans
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
@@ -123,3 +124,23 @@ def make_trainer(
     if not (root / DATASET).exists():
         write_dataset(root, plans, dataset_json, shape=shape)
     return kind(plans | {"continue_training": False}, CONFIGURATION, 0, dataset_json, torch.device("cpu"))
+
+
+def started(trainer: Any) -> Any:
+    """Return a trainer that is ready for its first step."""
+    trainer.on_train_start()
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    return trainer
+
+
+class Seen:
+    """Records what the network and the loss get; stands in for nnU-Net's training step."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.batches: list[dict[str, Any]] = []
+        monkeypatch.setattr(nnUNetTrainer, "train_step", self.step)
+
+    def step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        self.batches.append(batch)
+        return {"loss": np.float32(0)}

@@ -16,7 +16,7 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from model_builder import SIDED14
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from preprocessed_builder import cascaded, make_trainer, two_dimensional
+from preprocessed_builder import Seen, cascaded, make_trainer, started, two_dimensional
 
 from nnunet_spine_ext.augment.config import AugmentConfig
 from nnunet_spine_ext.core.errors import SetupError, UsageError
@@ -46,26 +46,6 @@ def make(nnunet_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Ma
         return make_trainer(kind, nnunet_folders["nnUNet_preprocessed"], settings=settings, **kwargs)
 
     return build
-
-
-def started(trainer: Any) -> Any:
-    """Return a trainer that is ready for its first step."""
-    trainer.on_train_start()
-    trainer.on_epoch_start()
-    trainer.on_train_epoch_start()
-    return trainer
-
-
-class Seen:
-    """Records what the network and the loss get; stands in for nnU-Net's training step."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.batches: list[dict[str, Any]] = []
-        monkeypatch.setattr(nnUNetTrainer, "train_step", self.step)
-
-    def step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        self.batches.append(batch)
-        return {"loss": np.float32(0)}
 
 
 def test_a_step_augments_as_the_key_says(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:

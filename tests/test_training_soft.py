@@ -14,7 +14,7 @@ import pytest
 import torch
 from model_builder import CORD, LABELS14
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from preprocessed_builder import DATASET, SUBJECTS, cascaded, make_trainer, two_dimensional
+from preprocessed_builder import DATASET, SUBJECTS, Seen, cascaded, make_trainer, started, two_dimensional
 from torch import Tensor
 
 from nnunet_spine_ext.core.config import load_config
@@ -95,25 +95,6 @@ def make(nnunet_folders: dict[str, Path], soft_labels: Path, monkeypatch: pytest
         )
 
     return build
-
-
-def started(trainer: Any) -> Any:
-    trainer.on_train_start()
-    trainer.on_epoch_start()
-    trainer.on_train_epoch_start()
-    return trainer
-
-
-class Seen:
-    """Records what the network and the loss get; stands in for nnU-Net's training step."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.batches: list[dict[str, Any]] = []
-        monkeypatch.setattr(nnUNetTrainer, "train_step", self.step)
-
-    def step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        self.batches.append(batch)
-        return {"loss": np.float32(0)}
 
 
 def set_image(trainer: Any, case: str, image: np.ndarray) -> None:
