@@ -38,6 +38,11 @@ class RunSummary:
         if problems:
             self.warnings.setdefault(case, []).extend(problems)
 
+    def in_words(self) -> list[str]:
+        """Return failures, then warnings, each with its case."""
+        found = [f"{case}: {problem}" for case, problem in self.failed.items()]
+        return found + [f"{case}: {p}" for case, problems in self.warnings.items() for p in problems]
+
     def render(self) -> str:
         """Return a text for the console: warnings, then failures, then one line of counts."""
         lines = [self.title] if self.title else []

@@ -143,8 +143,7 @@ class DriftReport:
     @property
     def notes(self) -> list[str]:
         """Remarks, failures and warnings in words."""
-        found = [*self.remarks, *(f"{case}: {problem}" for case, problem in self.summary.failed.items())]
-        return found + [f"{case}: {p}" for case, problems in self.summary.warnings.items() for p in problems]
+        return [*self.remarks, *self.summary.in_words()]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything that csa_drift.json holds."""
