@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from nnunet_spine_ext.core.volume import Array
+from nnunet_spine_ext.losses.supervised import VALID_ABOVE
 
 IGNORE = -1.0
 """What a soft label holds on disk where it is not known."""
-SUPERVISED = 0.999
+SUPERVISED = VALID_ABOVE
 """Validity above which a voxel is supervised: below, part of its value comes from beyond what is known."""
 LARGEST = 1.5
 """What a soft label may hold: splines overshoot by a few percent. More is percent, grey values or label ids."""

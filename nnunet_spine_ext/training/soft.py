@@ -28,7 +28,7 @@ from nnunet_spine_ext.training.soft_case import Classes
 from nnunet_spine_ext.training.soft_dataset import SoftDataset
 from nnunet_spine_ext.training.soft_files import SoftSummary, prepare, soft_folder
 from nnunet_spine_ext.training.soft_validation import area_errors, predicted, store
-from nnunet_spine_ext.training.targets import Targets
+from nnunet_spine_ext.training.targets import Targets, one_hot
 
 _Trainer: Any = nnUNetTrainer if TYPE_CHECKING else object
 _LISTED = 5
@@ -104,7 +104,7 @@ class SoftLabelsMixin(_Trainer):
         if self.enable_deep_supervision:
             output, target = output[0], target[0]
         counts = get_tp_fp_fn_tn(
-            _one_hot(output), _one_hot(_with_background(target)), axes=[0, *range(2, output.ndim)], mask=target[:, -1:]
+            _winners(output), _winners(_with_background(target)), axes=[0, *range(2, output.ndim)], mask=target[:, -1:]
         )
         names = ("tp_hard", "fp_hard", "fn_hard")
         return {"loss": loss.detach().cpu().numpy()} | {
@@ -203,10 +203,9 @@ def _with_background(target: Tensor) -> Tensor:
     return torch.cat((1 - values.sum(dim=1, keepdim=True), values), dim=1)
 
 
-def _one_hot(scores: Tensor) -> Tensor:
+def _winners(scores: Tensor) -> Tensor:
     """Return which class has the highest score: (B, K+1, …) of 0 and 1."""
-    winner = scores.argmax(dim=1, keepdim=True)
-    return torch.zeros_like(scores, dtype=torch.float32).scatter_(1, winner, 1.0)
+    return one_hot(scores.argmax(dim=1, keepdim=True), range(scores.shape[1]), torch.float32)
 
 
 class nnUNetTrainerSpineSoft(SoftLabelsMixin, DeviceAugmentationMixin, nnUNetTrainerSpine):
