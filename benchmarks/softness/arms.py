@@ -59,10 +59,10 @@ ARMS = {
     for arm in (
         Arm("hard_all", "nnUNetTrainerSpineShift", soft=False),
         Arm("soft_all", "nnUNetTrainerSpineSoft", _WING),
-        Arm("soft_all_dice_loss", "nnUNetTrainerSpineSoftDiceBCE", ("soft={loss: {name: soft_dice_bce}}",)),
+        Arm("soft_all_dice_loss", "nnUNetTrainerSpineSoftDiceBCE", ("soft={loss: {name: soft_dice_bce, batch_dice: true}}",)),
         Arm("soft_per_contrast", "nnUNetTrainerSpineSoft", _WING, folds=_PER_CONTRAST),
         Arm("soft_all_weighted", "nnUNetTrainerSpineSoft", _WEIGHTED),
-        Arm("soft_all_wing_dice", "nnUNetTrainerSpineSoft", ("soft={loss: {name: wing_dice}}",)),
+        Arm("soft_all_wing_dice", "nnUNetTrainerSpineSoft", ("soft={loss: {name: wing_dice, batch_dice: true}}",)),
         Arm("hard_own", "nnUNetTrainerSpineShift", dataset=OWN, soft=False),
     )
 }
