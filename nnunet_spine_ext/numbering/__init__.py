@@ -1,0 +1,1 @@
+"""Which vertebra is which: levels of separated vertebrae from scores and anchors."""
