@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,10 @@ from nnunet_spine_ext.instances.frame import DISC, ENDPLATE, SACRUM, Frame, make
 from nnunet_spine_ext.instances.priors import class_lookup
 from nnunet_spine_ext.instances.seeds import Bodies, SeedSettings, find_bodies
 from nnunet_spine_ext.instances.slots import prune_slots, with_slots
-from nnunet_spine_ext.measure.centreline import centreline
+from nnunet_spine_ext.measure.centreline import Centreline, centreline
+
+if TYPE_CHECKING:
+    from nnunet_spine_ext.instances.cutout_network import CutoutPredictor
 
 SACRUM_INSTANCE = 26
 # C1..C7, T1..T12, L1..L6: ids from 26 on have fixed meanings (sacrum, coccyx, T13, S2..).
@@ -55,20 +58,52 @@ class InstanceResult:
     instances: uint16; vertebra n, disc 100+n, endplate 200+n (n: vertebra above), sacrum 26.
     qc: JSON-ready facts: how many, which were cut apart or rejoined, volumes, what stayed unassigned.
     warnings: findings that a user should look at.
+    semantic: the semantic mask after clean-up, in the input's scheme, number type and grid; the input itself where
+        nothing was changed.
     """
 
     instances: Volume
     qc: dict[str, Any]
     warnings: list[Problem]
+    semantic: Volume
 
 
-def separate(semantic: Volume, scheme: str = "nnunet14", *, settings: InstanceSettings | None = None) -> InstanceResult:
-    """Separate vertebrae, discs and endplates of a semantic mask without a network.
+@dataclass
+class Assignment:
+    """Which vertebra each voxel belongs to, before discs are assigned and empty places are removed.
+
+    Parameters
+    ----------
+    vertebrae: int16 array of the frame, numbers into `bodies` from 1, from head to tail; 0 elsewhere.
+    bodies: places from head to tail, some of them without a body.
+    real: (n,) bool, which places have a body.
+    method: ``geodesic`` or ``network``, for the QC.
+    steps: what was moved, for the QC; JSON-ready.
+    warnings: findings that a user should look at.
+    """
+
+    vertebrae: Array
+    bodies: Bodies
+    real: Array
+    method: str
+    steps: dict[str, Any]
+    warnings: list[Problem] = field(default_factory=list)
+
+
+def separate(
+    semantic: Volume,
+    scheme: str = "nnunet14",
+    *,
+    settings: InstanceSettings | None = None,
+    predictor: CutoutPredictor | None = None,
+) -> InstanceResult:
+    """Separate vertebrae, discs and endplates of a semantic mask.
 
     Parameters
     ----------
     semantic: mask in any orientation and spacing.
     scheme: label scheme of the mask; it must map to ``nnunet14``.
+    predictor: instance network; without one (the default) voxels find their vertebra by their way through the mask.
 
     Returns
     -------
@@ -83,34 +118,59 @@ def separate(semantic: Volume, scheme: str = "nnunet14", *, settings: InstanceSe
     frame = make_frame(semantic, scheme)
     if frame is None:
         empty = np.zeros(semantic.shape, dtype=np.uint16)
-        return InstanceResult(semantic.with_array(empty), _no_bodies_qc(), [_nothing("an empty mask")])
+        return InstanceResult(semantic.with_array(empty), _no_bodies_qc(), [_nothing("an empty mask")], semantic)
     solid = without_specks(frame, settings.min_speck_mm3)
     line = centreline(solid.volume(), smoothing_mm=settings.smoothing_mm)
     bodies = find_bodies(solid, line, settings.seeds) if line is not None else None
     if line is None or bodies is None or len(bodies) == 0:
         sacrum = np.where(frame.labels == SACRUM, SACRUM_INSTANCE, 0).astype(np.uint16)
         warning = _nothing("no vertebral body")
-        return InstanceResult(frame.restore(sacrum, semantic), _no_bodies_qc(), [warning])
-    bodies, real = with_slots(solid, bodies)
-    vertebrae, steps = assign_vertebrae(frame, bodies, line, settings.assign)
-    if settings.clean.reassign_stray:
-        steps["stray_components_moved"] = reassign_stray(frame, vertebrae, settings.clean)
-    attached, left = attach_loose(frame, vertebrae, bodies, line, settings.clean)
-    steps |= {"loose_parts_attached": attached, "loose_parts_left": left}
-    levels = assign_levels(solid, frame, bodies, line)
+        return InstanceResult(frame.restore(sacrum, semantic), _no_bodies_qc(), [warning], semantic)
+    found = _assign(frame, solid, bodies, line, settings, predictor)
+    levels = assign_levels(solid, frame, found.bodies, line)
     bodies, real, vertebrae, levels = prune_slots(
         frame,
-        vertebrae,
+        found.vertebrae,
         levels,
-        bodies,
-        real,
+        found.bodies,
+        found.real,
         min_bodyless_mm3=settings.assign.min_bodyless_mm3,
         min_disc_mm3=settings.min_above_mm3,
         min_sliver_mm3=settings.min_sliver_mm3,
     )
     instances, warnings = _number(frame, vertebrae, levels, len(bodies))
-    qc = _qc(frame, vertebrae, bodies, real, instances, steps)
-    return InstanceResult(frame.restore(instances, semantic), qc, warnings + _findings(qc))
+    qc = _qc(frame, vertebrae, bodies, real, instances, found)
+    warnings = [*found.warnings, *warnings, *_findings(qc)]
+    return InstanceResult(frame.restore(instances, semantic), qc, warnings, semantic)
+
+
+def _assign(
+    frame: Frame,
+    solid: Frame,
+    bodies: Bodies,
+    line: Centreline,
+    settings: InstanceSettings,
+    predictor: CutoutPredictor | None,
+) -> Assignment:
+    """Voxels to vertebrae, by the network if there is one."""
+    if predictor is not None:
+        msg = "assignment by a network"
+        raise NotImplementedError(msg)
+    return _assign_by_paths(frame, solid, bodies, line, settings)
+
+
+def _assign_by_paths(
+    frame: Frame, solid: Frame, bodies: Bodies, line: Centreline, settings: InstanceSettings
+) -> Assignment:
+    """Voxels to vertebrae without a network."""
+    bodies, real = with_slots(solid, bodies)
+    vertebrae, counts = assign_vertebrae(frame, bodies, line, settings.assign)
+    steps: dict[str, Any] = dict(counts)
+    if settings.clean.reassign_stray:
+        steps["stray_components_moved"] = reassign_stray(frame, vertebrae, settings.clean)
+    attached, left = attach_loose(frame, vertebrae, bodies, line, settings.clean)
+    steps |= {"loose_parts_attached": attached, "loose_parts_left": left}
+    return Assignment(vertebrae, bodies, real, "geodesic", steps)
 
 
 def _number(frame: Frame, vertebrae: Array, levels: Array, count: int) -> tuple[Array, list[Problem]]:
@@ -130,7 +190,7 @@ def _number(frame: Frame, vertebrae: Array, levels: Array, count: int) -> tuple[
 
 
 def _qc(
-    frame: Frame, vertebrae: Array, bodies: Bodies, real: Array, instances: Array, steps: dict[str, int]
+    frame: Frame, vertebrae: Array, bodies: Bodies, real: Array, instances: Array, found: Assignment
 ) -> dict[str, Any]:
     counts = np.bincount(instances.reshape(-1))
     ids = [int(k) for k in np.flatnonzero(counts) if k]
@@ -138,7 +198,7 @@ def _qc(
     loose = (class_lookup()[frame.labels] >= 0) & (vertebrae == 0)
     return {
         "numbered": False,
-        "method": "geodesic",
+        "method": found.method,
         "vertebrae": int(sum(0 < k <= POSITIONS[-1] for k in ids)),
         "discs": int(sum(DISC_OFFSET < k < ENDPLATE_OFFSET for k in ids)),
         "without_body": [k + 1 for k in range(len(bodies)) if not real[k]],
@@ -150,7 +210,7 @@ def _qc(
         },
         "pitch_mm": {str(k): round(float(p), 1) for k, p in enumerate(bodies.pitch, start=1)},
         "unassigned_voxels": int(loose.sum()),
-        **steps,
+        **found.steps,
     }
 
 
@@ -160,7 +220,7 @@ def _no_bodies_qc() -> dict[str, Any]:
 
 def _findings(qc: dict[str, Any]) -> list[Problem]:
     warnings = []
-    if qc["loose_parts_left"]:
+    if qc.get("loose_parts_left"):
         warnings.append(
             Problem(
                 "warning",
