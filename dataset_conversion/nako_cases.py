@@ -6,10 +6,10 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from nnunet_spine_ext.core.entities import agreement
 from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.splits import shorten
 from nnunet_spine_ext.dataset_conversion.discovery import Candidate, Source, case_id_of
-from nnunet_spine_ext.dataset_conversion.entities import agreement
 from nnunet_spine_ext.dataset_conversion.nako_tree import (
     CHUNKS,
     INSTANCES,

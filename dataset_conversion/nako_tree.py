@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_spine_ext.core.config import nearest
+from nnunet_spine_ext.core.entities import Entities, entities_of_path
 from nnunet_spine_ext.core.errors import NoInputError, UsageError
-from nnunet_spine_ext.dataset_conversion.entities import Entities, entities_of_path
 from nnunet_spine_ext.dataset_conversion.sidecars import json_beside
 
 # Neck, chest and lumbar spine: Hals-, Brust- und Lendenwirbelsaeule.

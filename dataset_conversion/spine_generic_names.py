@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from nnunet_spine_ext.dataset_conversion.entities import parse_entities
+from nnunet_spine_ext.core.entities import parse_entities
 
 # After the subject come entities (`key-value`), then the suffix: the first word without a dash. Whatever follows it
 # says what a derivative is.

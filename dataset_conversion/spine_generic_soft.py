@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext.check.opening import Opened
+from nnunet_spine_ext.core.entities import parse_entities
 from nnunet_spine_ext.core.errors import CaseError, Problem, UsageError
 from nnunet_spine_ext.core.io import strip_suffix
 from nnunet_spine_ext.core.splits import shorten
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.dataset_conversion.building import Builder, Built, volume_of
 from nnunet_spine_ext.dataset_conversion.discovery import Candidate, Source
-from nnunet_spine_ext.dataset_conversion.entities import parse_entities
 from nnunet_spine_ext.dataset_conversion.masks import mask_on_image
 from nnunet_spine_ext.dataset_conversion.spine_generic_cases import Found
 from nnunet_spine_ext.dataset_conversion.spine_generic_names import SOFT_MASKS

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from nnunet_spine_ext.dataset_conversion.entities import agreement, entities_of_path, parse_entities
+from nnunet_spine_ext.core.entities import agreement, entities_of_path, parse_entities
 
 
 def test_order_of_entities_does_not_matter() -> None:
