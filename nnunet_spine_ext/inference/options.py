@@ -47,7 +47,7 @@ def make_predictor(
     model: TrainedModel, options: RunOptions, device: str, *, window_batch: int, trust: bool
 ) -> SpinePredictor:
     """Return the predictor of a run, with its network; raises SetupError when model, device and options do not fit."""
-    from nnunet_spine_ext.inference.device import choose_device
+    from nnunet_spine_ext.core.device import choose_device
     from nnunet_spine_ext.inference.predictor import SpinePredictor
 
     with contextlib.redirect_stdout(io.StringIO()):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from nnunet_spine_ext.core.device import check_device_name
 from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SETUP, EXIT_SOME_FAILED, Problem, SetupError, SpineExtError
 from nnunet_spine_ext.core.io import sha256
 from nnunet_spine_ext.core.summary import RunSummary
@@ -22,7 +23,6 @@ from nnunet_spine_ext.inference.one_case import input_hashes, predict_case
 from nnunet_spine_ext.inference.options import RunOptions, make_predictor
 from nnunet_spine_ext.inference.preflight import (
     check_accumulate,
-    check_device_name,
     check_output,
     check_parts,
     check_scheme,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +70,6 @@ def check_parts(num_parts: int, part_id: int) -> None:
             found=f"part {part_id} of {num_parts}",
             expected="0 <= part_id < num_parts",
             fix="count parts from 0",
-        )
-
-
-def check_device_name(name: str) -> None:
-    """Refuse a name that stands for no kind of device; whether the device is there PyTorch knows."""
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
-        raise UsageError(
-            "E-USE-DEVICE",
-            file="-device",
-            found=repr(name),
-            expected="auto, cpu, cuda, cuda:N or mps",
-            fix="correct the name",
         )
 
 
