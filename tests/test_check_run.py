@@ -14,7 +14,8 @@ from nnunet_spine_ext.check.run import check
 from nnunet_spine_ext.cli.check import main
 from nnunet_spine_ext.core.dataset import DatasetSpec, RawCase, write_raw_dataset
 from nnunet_spine_ext.core.errors import UsageError
-from nnunet_spine_ext.core.io import read_volume
+from nnunet_spine_ext.core.io import read_volume, write_volume, write_volumes
+from nnunet_spine_ext.core.volume import Volume
 
 
 def _three(folder: Path) -> Path:
@@ -134,6 +135,52 @@ def test_a_raw_dataset_is_checked_as_a_whole(tmp_path: Path) -> None:
     assert broken.exit_code == 4
     assert "E-IN-TRUNCATED" in broken.render()
     assert str(image) in broken.render()
+
+
+def _soft(root: Path, **values: float) -> Path:
+    """Return a dataset with a soft label for every case: the mask, half as much at its rim; `values` set one voxel."""
+    folder = _dataset(root)
+    (folder / "softLabelsTr").mkdir()
+    for mask in (folder / "labelsTr").glob("*.nii.gz"):
+        volume = read_volume(mask)
+        soft = volume.array.astype(np.float32)
+        soft[::2] *= 0.5
+        case = mask.name.removesuffix(".nii.gz")
+        if case in values:
+            soft[0, 0, 0] = values[case]
+        write_volume(volume.with_array(soft), folder / "softLabelsTr" / mask.name)
+    return folder
+
+
+def _codes(folder: Path) -> list[str]:
+    return [problem.code for item in check([folder]).items for problem in item.problems]
+
+
+def test_soft_labels_of_a_dataset_are_looked_at(tmp_path: Path) -> None:
+    assert _codes(_soft(tmp_path / "fine", case_0=-1.0)) == []
+    wrong = _soft(tmp_path / "wrong", case_0=-0.4, case_1=100.0, case_2=1.06, case_3=float("nan"))
+    assert _codes(wrong) == ["E-SOFT-RANGE", "E-SOFT-RANGE", "W-SOFT-OVERSHOOT", "E-SOFT-RANGE"]
+
+
+def test_soft_labels_belong_to_a_case_and_its_grid(tmp_path: Path) -> None:
+    folder = _soft(tmp_path)
+    soft = folder / "softLabelsTr"
+    volume = read_volume(soft / "case_0.nii.gz")
+    write_volume(Volume(volume.array, volume.affine @ np.diag([1, 1, 2, 1])), soft / "case_0.nii.gz")
+    write_volumes([volume, volume], soft / "case_1.nii.gz")
+    (soft / "case_2.nii.gz").write_bytes((soft / "case_2.nii.gz").read_bytes()[:200])
+    (soft / "case_3.nii.gz").rename(soft / "nobody.nii.gz")
+    write_volume(volume.with_array(np.zeros_like(volume.array)), soft / "case_4.nii.gz")
+    found = _codes(folder)
+    assert found == ["E-GEOM-GRID", "E-SOFT-CLASSES", "E-SOFT-READ", "W-SOFT-EMPTY", "E-PAIR-NOIMAGE", "W-SOFT-LACKING"]
+
+
+def test_soft_labels_without_a_fraction_are_told(tmp_path: Path) -> None:
+    folder = _soft(tmp_path)
+    for mask in (folder / "labelsTr").glob("*.nii.gz"):
+        volume = read_volume(mask)
+        write_volume(volume.with_array(volume.array.astype(np.float32)), folder / "softLabelsTr" / mask.name)
+    assert _codes(folder) == ["W-SOFT-BINARY"]
 
 
 def test_command_prints_text_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

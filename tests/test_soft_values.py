@@ -7,16 +7,8 @@ import pytest
 import torch
 from skimage.transform import resize
 
-from nnunet_spine_ext.soft.values import (
-    SUPERVISED,
-    SoftRangeError,
-    divided,
-    one_hot,
-    overshoot,
-    resampled,
-    split,
-    weighted,
-)
+from nnunet_spine_ext.core.soft_labels import SoftRangeError, overshoot, split
+from nnunet_spine_ext.soft.values import SUPERVISED, divided, one_hot, resampled, weighted
 
 
 def test_what_is_not_known_is_split_off() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nnunet_spine_ext.check.soft_labels import FOLDERS, foreground_labels, inspect_soft_labels
 from nnunet_spine_ext.core.cases import READER, check_same_grid
 from nnunet_spine_ext.core.dataset import CASES_FILE, SPLITS_FILE
 from nnunet_spine_ext.core.errors import CaseError, Problem, UsageError
@@ -93,7 +94,7 @@ class _Inspection:
         records, found = self._cases()
         problems += found
         folds, found = self._splits(records)
-        problems += [*found, *self._test_leak(records), *self._files()]
+        problems += [*found, *self._test_leak(records), *self._files(), *self._soft_labels()]
         subjects = {row.get("subject") for row in records.values()}
         training, test = (tuple(sorted(self.images[kind])) for kind in ("Tr", "Ts"))
         return DatasetFacts(self.folder, training, test, len(subjects), folds, problems)
@@ -194,6 +195,12 @@ class _Inspection:
                 yield from self._case(case, channels, masks.get(case), needs_mask=kind == "Tr")
             for case in sorted(set(masks) - set(cases)):
                 yield _error("E-PAIR-NOIMAGE", masks[case], "a mask without an image", "both", "add or remove one")
+
+    def _soft_labels(self) -> Iterator[Problem]:
+        classes = foreground_labels(self.description)
+        for folder, kind in zip(FOLDERS, ("Tr", "Ts"), strict=True):
+            images = {case: channels[min(channels)] for case, channels in self.images[kind].items()}
+            yield from inspect_soft_labels(self.folder / folder, images, classes, self.ending)
 
     def _masks(self, kind: str) -> list[Path]:
         return sorted(p for p in (self.folder / f"labels{kind}").glob(f"*{self.ending}") if not p.name.startswith("."))

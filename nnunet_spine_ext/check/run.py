@@ -16,6 +16,7 @@ from nnunet_spine_ext.check.facts import ROLES, ImageFacts, Role
 from nnunet_spine_ext.check.geometry import Prefer, triple
 from nnunet_spine_ext.check.images import inspect
 from nnunet_spine_ext.check.rules import finding
+from nnunet_spine_ext.check.soft_labels import FOLDERS as SOFT_FOLDERS
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import EXIT_NO_INPUT, EXIT_OK, EXIT_SOME_FAILED, Problem, UsageError
 from nnunet_spine_ext.core.io import is_image
@@ -26,8 +27,8 @@ ROLE_CHOICES = (AUTO, *ROLES)
 
 # nnU-Net's folder names say what a file is for.
 _ROLE_OF_FOLDER: dict[str, Role] = {"imagesTr": "training", "labelsTr": "label", "labelsTs": "label"}
-# These hold files that are neither images nor hard masks.
-_SKIPPED_FOLDERS = {"softLabelsTr", "softLabelsTs"}
+# These hold files that are neither images nor hard masks; a check of their dataset looks at them.
+_SKIPPED_FOLDERS = set(SOFT_FOLDERS)
 
 _log = logging.getLogger(__name__)
 

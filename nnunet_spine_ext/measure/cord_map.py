@@ -8,14 +8,11 @@ import numpy as np
 
 from nnunet_spine_ext.core.errors import CaseError
 from nnunet_spine_ext.core.labels import id_ranges
+from nnunet_spine_ext.core.soft_labels import IGNORE, LARGEST
 from nnunet_spine_ext.core.volume import Array, Volume
 
 # The frame of the Spinal Cord Toolbox, which it calls RPI after the ends where its axes start.
 FRAME = "LAS"
-# Soft labels on disk say with this value that nothing is known there.
-IGNORE = -1.0
-# Interpolation and networks overshoot by a few percent (masks up to 1.06 are in circulation); more is another scale.
-MAX_OVERSHOOT = 1.5
 # Below this a value is a rounding error of interpolation (the Spinal Cord Toolbox' bound).
 NEAR_ZERO = 1e-6
 
@@ -26,7 +23,7 @@ class CordMap:
 
     Parameters
     ----------
-    array: (x, y, z) float64, from 0 up, not above `MAX_OVERSHOOT`; x to the left, y to the front, z up.
+    array: (x, y, z) float64, from 0 up, not above `LARGEST`; x to the left, y to the front, z up.
     offset: voxels cut off at the low ends of x and y.
     shape: of the whole volume in this frame.
     unknown: (z,) slices in which the map is declared unknown (-1) somewhere.
@@ -126,7 +123,7 @@ def _mask(array: Array, found: Array, notes: list[str]) -> tuple[Array, Array, l
 
 
 def _soft(array: Array, found: Array, notes: list[str]) -> tuple[Array, Array, list[str]]:
-    if found[-1] > MAX_OVERSHOOT:
+    if found[-1] > LARGEST:
         raise CaseError(
             "E-CSA-RANGE",
             found=f"values from {found[0]:g} to {found[-1]:g}",

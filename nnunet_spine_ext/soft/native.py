@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import map_coordinates
 
+from nnunet_spine_ext.core.soft_labels import IGNORE
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.soft.motion import Motion
 from nnunet_spine_ext.soft.union_grid import Box, Frame, parts, repeats
 
-IGNORE = -1.0
 # Values that interpolation left next to 0, 1 or one another: equal content gives equal bytes, and small files.
 _DECIMALS = 5
 # A voxel is labelled when at least half of it lies in slices that enough scans share.

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext.core.errors import CaseError
+from nnunet_spine_ext.core.soft_labels import checked, fractions, overshoot, read_classes
 from nnunet_spine_ext.core.volume import GRID_TOLERANCE_MM, Array, Volume
-from nnunet_spine_ext.soft.values import SoftRangeError, one_hot, overshoot, resampled, split
+from nnunet_spine_ext.soft.values import one_hot, resampled
 
 FOLDER = "softLabelsTr"
 # Affines of an image and its mask differ by this much in files of the field, by rounding of quaternions.
@@ -96,29 +97,9 @@ def from_file(path: Path, classes: int, grid: Grid) -> SoftLabel:
     ------
     CaseError: another number of classes, another grid, values that no soft label has, a file that cannot be read.
     """
-    stored, affine = _read(path)
-    if stored.shape[0] != classes:
-        raise CaseError(
-            "E-SOFT-CLASSES",
-            file=path,
-            found=f"{stored.shape[0]} classes",
-            expected=f"{classes}, one per foreground label of dataset.json, in ascending order of their ids",
-            fix="write one volume per class along the fourth axis, or take the surplus labels out of dataset.json",
-        )
-    try:
-        values, valid = split(stored)
-    except SoftRangeError as error:
-        raise CaseError(
-            "E-SOFT-RANGE",
-            file=path,
-            found=str(error),
-            expected="values from 0 to 1, and -1 where the label is not known",
-            fix="divide by the value of a full voxel; resample value and validity on their own "
-            "(nnunet_spine_ext.soft.values), not a label that holds -1",
-        ) from error
-    foreground = valid.astype(bool) & (values > 0).any(axis=0)
-    between = ((values > 0) & (values < 1)).any(axis=0) & foreground
-    share = float(between.sum() / max(1, foreground.sum()))
+    stored, affine = read_classes(path)
+    values, valid = checked(stored, path, classes)
+    share = fractions(values, valid)
     over = overshoot(stored)
     moved = np.stack([_as_network_sees(v, affine, grid, path) for v in (*values, valid)])
     return SoftLabel(*resampled(moved[:-1], moved[-1], grid.shape, grid.nearest), between=share, overshoot=over)
@@ -128,35 +109,6 @@ def from_hard(labels: Array, ids: Sequence[int], ignore: int | None) -> SoftLabe
     """Return the soft label of a preprocessed hard label map (*spatial): 0 and 1, ignored voxels not valid."""
     values, valid = one_hot(labels, ids, ignore)
     return SoftLabel(values, valid, between=0.0, overshoot=0.0)
-
-
-def _read(path: Path) -> tuple[Array, Array]:
-    """Return (K, i, j, k) float32 and the affine."""
-    import nibabel
-
-    try:
-        image = nibabel.load(path)
-        array = np.asarray(image.dataobj, dtype=np.float32)  # type: ignore[attr-defined]
-        affine = np.asarray(image.affine, dtype=np.float64)  # type: ignore[attr-defined]
-        Volume(np.empty((1, 1, 1)), affine)
-    # Damaged files raise anything: EOFError, zlib.error, ImageFileError, …; an affine that is none ValueError.
-    except Exception as error:
-        raise CaseError(
-            "E-SOFT-READ",
-            file=path,
-            found=f"a file that cannot be read ({type(error).__name__}: {error})",
-            expected="a NIfTI file with an invertible affine",
-            fix="make it again with nnUNetv2_spine_soft_gt, or copy it again",
-        ) from error
-    if array.ndim not in (3, 4):
-        raise CaseError(
-            "E-SOFT-CLASSES",
-            file=path,
-            found=f"{array.ndim} dimensions",
-            expected="3, or 4 with the classes last",
-            fix="store one volume, or one per class along the fourth axis",
-        )
-    return (array[None] if array.ndim == 3 else np.moveaxis(array, 3, 0)), affine
 
 
 def _as_network_sees(array: Array, affine: Array, grid: Grid, path: Path) -> Array:

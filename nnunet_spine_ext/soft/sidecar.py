@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext.core.errors import Problem
+from nnunet_spine_ext.core.soft_labels import IGNORE
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.soft.alignment import Alignment
 from nnunet_spine_ext.soft.ground_truth import Contributor, Recipe, SoftGroundTruth
-from nnunet_spine_ext.soft.native import IGNORE
 from nnunet_spine_ext.soft.qc import Quality
 
 VERSION = 1

@@ -17,49 +17,8 @@ from torch.nn import functional
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.losses.supervised import VALID_ABOVE
 
-IGNORE = -1.0
-"""What a soft label holds on disk where it is not known."""
 SUPERVISED = VALID_ABOVE
 """Validity above which a voxel is supervised: below, part of its value comes from beyond what is known."""
-LARGEST = 1.5
-"""What a soft label may hold: splines overshoot by a few percent. More is percent, grey values or label ids."""
-_ROUNDING = 1e-3
-
-
-class SoftRangeError(ValueError):
-    """Values that no soft label has; the message says which and how many."""
-
-
-def split(soft: Array) -> tuple[Array, Array]:
-    """Return the values (K, …) in [0, 1] and the validity (…), 0 or 1, of a soft label (K, …); both float32.
-
-    A voxel that is -1 in one class is not known in any. Values above 1 become 1: masks that were resampled with
-    splines overshoot, and a target above 1 explodes the adaptive wing loss.
-
-    Raises
-    ------
-    SoftRangeError: values that are not finite, between -1 and 0 (a -1 that was interpolated), or above 1.5 (percent, or
-    label ids: cut at 1 they would become a hard label that nobody has asked for).
-    """
-    if not np.isfinite(soft).all():
-        msg = f"{int((~np.isfinite(soft)).sum())} values that are not finite"
-        raise SoftRangeError(msg)
-    if soft.max(initial=0.0) > LARGEST:
-        msg = f"values up to {soft.max():.4g}"
-        raise SoftRangeError(msg)
-    unknown = np.abs(soft - IGNORE) <= _ROUNDING
-    between = (soft < -_ROUNDING) & ~unknown
-    if between.any():
-        msg = f"{int(between.sum())} values below 0 that are not -1, from {soft[between].min():.3g}"
-        raise SoftRangeError(msg)
-    valid = np.asarray(~unknown.any(axis=0), dtype=np.float32)
-    values = np.clip(soft, 0.0, 1.0).astype(np.float32) * valid
-    return values, valid
-
-
-def overshoot(soft: Array) -> float:
-    """Return by how much the largest value exceeds 1; 0 if none does."""
-    return max(0.0, float(soft.max(initial=0.0)) - 1.0)
 
 
 def one_hot(labels: Array, ids: Sequence[int], ignore: int | None) -> tuple[Array, Array]:

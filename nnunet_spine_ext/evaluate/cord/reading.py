@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nnunet_spine_ext.core.errors import CaseError
 from nnunet_spine_ext.core.io import NIFTI_SUFFIXES, read_volume, stored_volume
+from nnunet_spine_ext.core.soft_labels import IGNORE, read_classes
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.evaluate.cases import LabelSet
 
-# Soft labels on disk say with this value that nothing is known there.
-IGNORE = -1.0
 # Where a map exceeds this there is cord: what a stock network would call so.
 PRESENT = 0.5
 CORD_NAMES = ("cord", "spinal_cord", "spinalcord", "spinal cord", "sc", "label-sc", "sc_seg")
@@ -88,15 +86,12 @@ def _read(path: Path, labels: LabelSet, cord: str | None) -> Volume:
     except CaseError as error:
         if error.code != "E-IN-DIM" or not path.name.lower().endswith(NIFTI_SUFFIXES):
             raise
-        import nibabel as nib
-
-        image: Any = nib.load(path)
+        classes, affine = read_classes(path)
         ids = sorted(labels.names or {})
         label = _named(labels, cord)
-        if len(image.shape) != 4 or image.shape[3] != len(ids) or label not in ids:
+        if len(classes) != len(ids) or label not in ids:
             raise
-        array = np.asarray(image.dataobj[..., ids.index(label)])
-        return stored_volume(path, array, np.asarray(image.affine, dtype=np.float64))
+        return stored_volume(path, classes[ids.index(label)], affine)
 
 
 def _named(labels: LabelSet, cord: str | None) -> int | None:

@@ -1,0 +1,103 @@
+"""Soft labels of a raw dataset: one file per case that has any, on the grid of its image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_spine_ext.core.cases import check_same_grid
+from nnunet_spine_ext.core.errors import CaseError, Problem
+from nnunet_spine_ext.core.soft_labels import checked, fractions, overshoot, read_classes
+from nnunet_spine_ext.core.volume import Volume
+
+FOLDERS = ("softLabelsTr", "softLabelsTs")
+
+
+def foreground_labels(description: Mapping[str, Any]) -> int:
+    """Return how many classes a soft label has: the labels of dataset.json without background and ignore."""
+    labels = description["labels"]
+    return sum(name != "ignore" and number != 0 for name, number in labels.items())
+
+
+def inspect_soft_labels(folder: Path, images: Mapping[str, Path], classes: int, ending: str) -> Iterator[Problem]:
+    """Yield what is wrong with the soft labels in a folder; none if there is no such folder.
+
+    Parameters
+    ----------
+    images: first channel of every case of the same side.
+    classes: number of classes; see `foreground_labels`.
+    ending: of the dataset's files.
+    """
+    files = sorted(path for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
+    hard = []
+    for path in files:
+        image = images.get(path.name.removesuffix(ending))
+        if image is None:
+            yield Problem(
+                "error", "E-PAIR-NOIMAGE", str(path), "a soft label without an image", "both", "add or remove one"
+            )
+            continue
+        share = yield from _file(path, image, classes)
+        if share == 0:
+            hard.append(path.name)
+    if hard and len(hard) == len(files):
+        yield Problem(
+            "warning",
+            "W-SOFT-BINARY",
+            str(folder),
+            f"only 0 and 1 in all {len(files)} soft labels",
+            "fractions at the borders",
+            "labels that were thresholded on the way teach nothing that hard ones do not: make them again",
+        )
+    lacking = sorted(set(images) - {path.name.removesuffix(ending) for path in files})
+    if files and lacking:
+        yield Problem(
+            "warning",
+            "W-SOFT-LACKING",
+            str(folder),
+            f"no soft label for {len(lacking)} of {len(images)} cases ({', '.join(lacking[:5])}"
+            f"{', …' if len(lacking) > 5 else ''})",
+            "a soft label for every case",
+            "their hard labels are used; add the files if they exist",
+        )
+
+
+def _file(path: Path, image: Path, classes: int) -> Iterator[Problem]:
+    """Yield the problems of one file; return the share of its foreground that is soft, 1 where that is not known."""
+    from nnunet_spine_ext.check.images import inspect
+
+    try:
+        stored, affine = read_classes(path)
+        values, valid = checked(stored, path, classes)
+        facts = inspect(image, role="training")
+        if facts.ok:
+            # A view of one number: the grid is what is compared.
+            own = Volume(np.broadcast_to(np.uint8(0), stored.shape[1:]), affine)
+            check_same_grid(facts.grid(), own, file=str(path), what=path.name)
+    except CaseError as error:
+        yield error.problem()
+        return 1.0
+    over = overshoot(stored)
+    if over > 0:
+        yield Problem(
+            "warning",
+            "W-SOFT-OVERSHOOT",
+            str(path),
+            f"values up to {1 + over:.3f}",
+            "at most 1",
+            "they count as 1; interpolation with splines does that",
+        )
+    if not valid.any() or not values.any():
+        yield Problem(
+            "warning",
+            "W-SOFT-EMPTY",
+            str(path),
+            "no voxel that is known" if not valid.any() else "no structure",
+            "some of it",
+            "look at it; remove the file if it should not be trained on",
+        )
+        return 1.0
+    return fractions(values, valid)
