@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def choices(count: int, rules: PathRules, sacrum: bool) -> Choices:
             seen = [names[k] for k in picked]
             crosses = seen[0][0] != "L" and seen[-1][0] == "L"
             known_t = thoracic if crosses or "T13" in seen else None
-            hidden = tuple(b - a - 1 for a, b in zip(picked, picked[1:], strict=False))
+            hidden = tuple(b - a - 1 for a, b in pairwise(picked))
             roles = [_role(name, names, seen[k + 1 :], thoracic) for k, name in enumerate(seen)]
             variants = [(-1, 6 if "L6" in seen else None)]
             below = len(names) - 1 - picked[-1]

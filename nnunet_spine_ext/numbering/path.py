@@ -1,7 +1,7 @@
 """The best sequence of levels for a column of vertebrae: exact dynamic programming, with what comes second.
 
-Everything that a rule asks about is in the state (`rules`), so the best sequence is the best one, the second-best is the
-second-best, and the probabilities are those of all sequences; tests compare all three with enumeration.
+Everything that a rule asks about is in the state (`rules`), so nothing is an approximation: best, second-best and the
+probabilities over all sequences are compared with enumeration in the tests.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def best_path(evidence: Evidence, rules: PathRules | None = None) -> LevelPath |
     np.add.at(posterior.T, STATE_LEVEL, np.exp(total_ahead + total_behind - everything).T)
     best, others = sequences[0], sequences[1:]
     chosen = np.array([INDEX[name] for name in best.levels])
-    only = np.where(STATE_LEVEL == chosen[:, None], nodes, -np.inf)
+    only = np.where(chosen[:, None] == STATE_LEVEL, nodes, -np.inf)
     same = _log_sum(_totals(only, links, table.start)[0][-1], 0)
     return LevelPath(
         best=best,
@@ -131,7 +131,7 @@ def _link(table: Steps, rules: PathRules, evidence: Evidence, row: int) -> Array
     return link
 
 
-_FROM_T13 = np.broadcast_to((STATE_LEVEL == INDEX["T13"])[:, None], (STATES, STATES))
+_FROM_T13 = np.broadcast_to((INDEX["T13"] == STATE_LEVEL)[:, None], (STATES, STATES))
 
 
 def _sweep(nodes: Array, links: list[Array], start: Array) -> tuple[Array, Array]:
@@ -182,7 +182,7 @@ def _sequences(through: Array, came_from: Array, goes_to: Array, lumbar: Array) 
     """
     states = _trace(came_from, goes_to, *np.unravel_index([int(through.argmax())], through.shape))
     best = STATE_LEVEL[states[0]]
-    differs = np.where(STATE_LEVEL != best[:, None], through, -np.inf).reshape(-1)
+    differs = np.where(best[:, None] != STATE_LEVEL, through, -np.inf).reshape(-1)
     order = np.argsort(-differs, kind="stable")[: _ALTERNATIVES * 4 * len(through)]
     order = order[np.isfinite(differs[order])]
     others = _trace(came_from, goes_to, *np.unravel_index(order, through.shape))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -52,8 +52,8 @@ class VertebraScores:
 
     def rows(self, positions: Array) -> VertebraScores:
         """Return the scores of some vertebrae; `positions` are 0-based, head to tail."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return VertebraScores(**{name: None if value is None else value[positions] for name, value in parts.items()})
+        tables = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: table[positions] for name, table in tables.items() if table is not None})
 
 
 def _checked(name: str, value: Array, count: int) -> Array:
