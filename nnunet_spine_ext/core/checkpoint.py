@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from nnunet_spine_ext.core.errors import SetupError
 logger = logging.getLogger(__name__)
 
 
-def load_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
+def load_checkpoint(path: str | Path, *, trust: bool = False, allow: Sequence[Any] = ()) -> dict[str, Any]:
     """Load a checkpoint to the CPU.
 
     Parameters
     ----------
+    allow: further classes that may be in it; they must be inert.
     trust: allow arbitrary pickled code (a warning says so). Only for files whose origin is known.
 
     Raises
@@ -45,7 +47,7 @@ def load_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
             logger.warning("%s is loaded with --trust: code inside it runs", path)
             content = torch.load(path, map_location="cpu", weights_only=False)
         else:
-            with torch.serialization.safe_globals(_numpy_globals()):
+            with torch.serialization.safe_globals([*_numpy_globals(), *allow]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refused(path, error) from error

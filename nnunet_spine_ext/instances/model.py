@@ -1,0 +1,225 @@
+"""Instance models on disk: a folder with `instance_model.json` and one `fold_<k>.safetensors` per fold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnunet_spine_ext.core.config import load_config, naming_file, to_dict
+from nnunet_spine_ext.core.errors import CaseError, SetupError, UsageError
+from nnunet_spine_ext.core.io import read_json, write_bytes, write_json
+from nnunet_spine_ext.instances.cutout_inference import InferenceOptions, NetworkPredictor
+from nnunet_spine_ext.instances.cutouts import MULTIPLE, CutoutSpec
+from nnunet_spine_ext.instances.encoding import channels
+
+if TYPE_CHECKING:
+    import torch
+
+    from nnunet_spine_ext.networks.instance_unet import InstanceUNet
+
+MODEL_FILE = "instance_model.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class NetworkShape:
+    """Size of an `InstanceUNet`; its input channels are those of the encoding.
+
+    Parameters
+    ----------
+    width: features at full resolution.
+    multipliers: of `width` at each resolution.
+    """
+
+    width: int = 8
+    multipliers: tuple[int, ...] = (1, 2, 4, 8)
+
+    def build(self, spec: CutoutSpec) -> InstanceUNet:
+        """Return a new network for these cutouts.
+
+        Raises
+        ------
+        UsageError: numbers below 1, or more halvings than the cutouts allow.
+        """
+        from nnunet_spine_ext.networks.instance_unet import InstanceUNet
+
+        if (
+            not self.multipliers
+            or min(self.width, *self.multipliers) < 1
+            or 2 ** (len(self.multipliers) - 1) > MULTIPLE
+        ):
+            raise UsageError(
+                "E-INST-SPEC",
+                file="network",
+                found=f"width {self.width}, multipliers {list(self.multipliers)}",
+                expected="numbers from 1 on, at most four resolutions",
+                fix="correct the settings of the instance model",
+            )
+        return InstanceUNet(channels(spec.encoding), self.width, self.multipliers)
+
+
+@dataclass(frozen=True)
+class InstanceModel:
+    """Content of `instance_model.json`.
+
+    Parameters
+    ----------
+    cutout: what the network looks at.
+    network: its size.
+    folds: numbers of the folds whose weights are in the folder.
+    provenance: where the weights are from; free JSON.
+    """
+
+    format_version: int = FORMAT_VERSION
+    cutout: CutoutSpec = field(default_factory=CutoutSpec)
+    network: NetworkShape = field(default_factory=NetworkShape)
+    folds: tuple[int, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def write_instance_model(
+    folder: str | Path,
+    spec: CutoutSpec,
+    network: NetworkShape,
+    weights: Mapping[int, Mapping[str, torch.Tensor]],
+    provenance: Mapping[str, Any] | None = None,
+) -> InstanceModel:
+    """Write folds of an instance model; folds that the folder has already stay.
+
+    Parameters
+    ----------
+    weights: fold number to state dict of an `InstanceUNet`.
+    provenance: replaces that of the folder when given.
+
+    Raises
+    ------
+    SetupError: the folder holds a model of other cutouts or another size, or none that can be read.
+    UsageError: a state dict that does not fit.
+    """
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    known = read_instance_model(folder) if (folder / MODEL_FILE).exists() else None
+    if known is not None and (known.cutout, known.network) != (spec, network):
+        raise SetupError(
+            "E-MODEL-INSTANCE",
+            file=folder,
+            found="an instance model of other cutouts or another size",
+            expected="folds of one model in one folder",
+            fix="choose another folder",
+        )
+    empty = network.build(spec)
+    for fold, state in sorted(weights.items()):
+        complaint = _misfit(state, empty.state_dict())
+        if complaint:
+            raise UsageError(
+                "E-MODEL-INSTANCE",
+                file=f"fold {fold}",
+                found=complaint,
+                expected="the weights of an InstanceUNet of this size",
+                fix="correct width, multipliers or encoding",
+            )
+        content = save({name: tensor.detach().cpu().float().contiguous() for name, tensor in state.items()})
+        write_bytes(folder / _weights_name(fold), content)
+    folds = sorted({*(known.folds if known else ()), *weights})
+    kept = dict(provenance) if provenance is not None else known.provenance if known else {}
+    model = InstanceModel(FORMAT_VERSION, spec, network, tuple(folds), kept)
+    # Written last: a folder without it is no model, so a stopped run leaves nothing that looks complete.
+    write_json(folder / MODEL_FILE, to_dict(model))
+    return model
+
+
+def read_instance_model(folder: str | Path) -> InstanceModel:
+    """Read the description of a model, without its weights.
+
+    Raises
+    ------
+    SetupError: no such model, a file that cannot be read, an unknown version.
+    UsageError: an unknown encoding, a wrong cutout, an unknown key.
+    """
+    path = Path(folder) / MODEL_FILE
+    if not path.is_file():
+        there = "no such folder" if not Path(folder).is_dir() else f"a folder without {MODEL_FILE}"
+        raise _unusable(folder, there, "give the folder that the training or nnUNetv2_spine_import_instances wrote")
+    try:
+        content = read_json(path)
+    except CaseError as error:
+        raise _unusable(path, error.found, "copy the model again") from error
+    if not isinstance(content, dict):
+        raise _unusable(path, f"a {type(content).__name__}", "copy the model again")
+    if content.get("format_version") != FORMAT_VERSION:
+        found = f"format version {content.get('format_version')!r}"
+        raise _unusable(path, found, f"this version reads {FORMAT_VERSION}: update nnunet-spine-ext")
+    with naming_file(path):
+        model = load_config(InstanceModel, content, where=str(path))
+    if not model.folds:
+        raise _unusable(path, "a model without folds", "finish the training of one fold")
+    return model
+
+
+def load_instance_model(
+    folder: str | Path, options: InferenceOptions | None = None, *, folds: Sequence[int] | None = None
+) -> NetworkPredictor:
+    """Load an instance model; the mean of its folds answers.
+
+    Parameters
+    ----------
+    folds: only these; all by default.
+
+    Raises
+    ------
+    SetupError: no such model or fold, weights that are damaged or do not fit, no such device.
+    UsageError: an unknown encoding, a wrong cutout, an unknown name of a device.
+    """
+    model = read_instance_model(folder)
+    wanted = list(model.folds) if folds is None else list(folds)
+    missing = [fold for fold in wanted if fold not in model.folds]
+    if missing or not wanted:
+        raise _unusable(
+            folder,
+            f"no fold {', '.join(map(str, missing))}" if missing else "no fold chosen",
+            f"choose among {', '.join(map(str, model.folds))}",
+        )
+    networks = [_load_fold(Path(folder) / _weights_name(fold), model) for fold in wanted]
+    return NetworkPredictor(model.cutout, networks, options)
+
+
+def _load_fold(path: Path, model: InstanceModel) -> InstanceUNet:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise _unusable(path, "no such file", "copy the model again, with all files of its folder")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _unusable(path, f"cannot be read ({str(error)[:160]})", "copy the model again") from error
+    network = model.network.build(model.cutout)
+    complaint = _misfit(state, network.state_dict())
+    if complaint:
+        raise _unusable(path, complaint, f"restore {MODEL_FILE} and the weights that belong together")
+    network.load_state_dict(state)
+    return network
+
+
+def _misfit(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What keeps a state dict from being loaded; empty if nothing does."""
+    other = sorted({*state} ^ {*wanted})
+    if other:
+        return f"weights of another network ({other[0]} and {len(other) - 1} more names differ)"
+    for name, tensor in wanted.items():
+        if tuple(state[name].shape) != tuple(tensor.shape):
+            return f"{name} of shape {list(state[name].shape)} instead of {list(tensor.shape)}"
+        if not state[name].isfinite().all():
+            return f"{name} with values that are no numbers"
+    return ""
+
+
+def _weights_name(fold: int) -> str:
+    return f"fold_{fold}.safetensors"
+
+
+def _unusable(file: str | Path, found: str, fix: str) -> SetupError:
+    return SetupError("E-MODEL-INSTANCE", file=file, found=found, expected="an instance model", fix=fix)
