@@ -1,0 +1,197 @@
+"""Numbering models on disk: a folder with `numbering_model.json` and one `fold_<k>.safetensors` per fold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnunet_spine_ext.core.config import load_config, naming_file, to_dict
+from nnunet_spine_ext.core.errors import CaseError, SetupError, UsageError
+from nnunet_spine_ext.core.io import read_json, write_bytes, write_json
+from nnunet_spine_ext.numbering.crops import CropSpec
+from nnunet_spine_ext.numbering.targets import HEADS
+
+if TYPE_CHECKING:
+    import torch
+
+    from nnunet_spine_ext.networks.level_classifier import LevelClassifier
+
+MODEL_FILE = "numbering_model.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class NetworkShape:
+    """Size of a `LevelClassifier`; see there for the parameters."""
+
+    width: int = 16
+    blocks: tuple[int, ...] = (1, 1, 1, 1)
+    stem: tuple[int, int, int] = (2, 2, 1)
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not self.blocks or min(self.width, *self.blocks, *self.stem) < 1 or not 0 <= self.dropout < 1:
+            raise UsageError(
+                "E-CONFIG-RANGE",
+                file="network",
+                found=f"width {self.width}, blocks {list(self.blocks)}, stem {list(self.stem)}, dropout {self.dropout}",
+                expected="numbers from 1 on, dropout from 0 to below 1",
+                fix="correct the settings of the network",
+            )
+
+    def build(self, spec: CropSpec) -> LevelClassifier:
+        """Return a new network for these patches."""
+        from nnunet_spine_ext.networks.level_classifier import LevelClassifier
+
+        return LevelClassifier(spec.channels, HEADS, self.width, self.blocks, self.stem, self.dropout)
+
+
+@dataclass(frozen=True)
+class NumberingModel:
+    """Content of `numbering_model.json`.
+
+    Parameters
+    ----------
+    crop: the patches.
+    network: its size.
+    folds: numbers of the folds whose weights are in the folder.
+    contrasts: what `cases.json` says about the images of the training; empty: nothing.
+    provenance: where the weights are from; free JSON.
+    """
+
+    format_version: int = FORMAT_VERSION
+    crop: CropSpec = field(default_factory=CropSpec)
+    network: NetworkShape = field(default_factory=NetworkShape)
+    folds: tuple[int, ...] = ()
+    contrasts: tuple[str, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def write_numbering_model(
+    folder: str | Path, model: NumberingModel, fold: int, state: Mapping[str, torch.Tensor]
+) -> NumberingModel:
+    """Write one fold of a model; folds that the folder has already stay.
+
+    Parameters
+    ----------
+    model: its `folds` are those that are in the folder, with this one.
+    state: state dict of the network of this fold.
+
+    Raises
+    ------
+    SetupError: the folder holds a model of other patches or another size, or none that can be read.
+    UsageError: a state dict that does not fit.
+    """
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    known = check_same_model(folder, model.crop, model.network)
+    if complaint := misfit(state, model.network.build(model.crop).state_dict()):
+        raise UsageError(
+            "E-MODEL-NUMBERING",
+            file=f"fold {fold}",
+            found=complaint,
+            expected="the weights of a LevelClassifier of this size",
+            fix="correct the settings of the network",
+        )
+    content = save({name: tensor.detach().cpu().float().contiguous() for name, tensor in state.items()})
+    write_bytes(folder / weights_name(fold), content)
+    folds = tuple(sorted({*(known.folds if known else ()), fold}))
+    written = NumberingModel(FORMAT_VERSION, model.crop, model.network, folds, model.contrasts, model.provenance)
+    # Written last: a folder without it is no model, so a stopped run leaves nothing that looks complete.
+    write_json(folder / MODEL_FILE, to_dict(written))
+    return written
+
+
+def check_same_model(folder: str | Path, crop: CropSpec, network: NetworkShape) -> NumberingModel | None:
+    """Return the model that a folder has; None: it has none.
+
+    Raises SetupError when it has one of other patches or another size.
+    """
+    known = read_numbering_model(folder) if (Path(folder) / MODEL_FILE).exists() else None
+    if known is not None and (known.crop, known.network) != (crop, network):
+        raise SetupError(
+            "E-MODEL-NUMBERING",
+            file=folder,
+            found="a numbering model of other patches or another size",
+            expected="folds of one model in one folder",
+            fix="choose another folder",
+        )
+    return known
+
+
+def read_numbering_model(folder: str | Path) -> NumberingModel:
+    """Read the description of a model, without its weights.
+
+    Raises
+    ------
+    SetupError: no such model, a file that cannot be read, an unknown version.
+    UsageError: an unknown key, an impossible value.
+    """
+    path = Path(folder) / MODEL_FILE
+    if not path.is_file():
+        there = "no such folder" if not Path(folder).is_dir() else f"a folder without {MODEL_FILE}"
+        raise unusable(folder, there, "give the folder that nnUNetv2_spine_train_numbering wrote")
+    try:
+        content = read_json(path)
+    except CaseError as error:
+        raise unusable(path, error.found, "copy the model again") from error
+    if not isinstance(content, dict):
+        raise unusable(path, f"a {type(content).__name__}", "copy the model again")
+    if content.get("format_version") != FORMAT_VERSION:
+        found = f"format version {content.get('format_version')!r}"
+        raise unusable(path, found, f"this version reads {FORMAT_VERSION}: update nnunet-spine-ext")
+    with naming_file(path):
+        model = load_config(NumberingModel, content, where=str(path))
+    if not model.folds:
+        raise unusable(path, "a model without folds", "finish the training of one fold")
+    return model
+
+
+def load_fold(folder: str | Path, model: NumberingModel, fold: int) -> LevelClassifier:
+    """Return the network of a fold with its weights, on the CPU, in evaluation mode.
+
+    Raises SetupError: no such fold, weights that are damaged or belong to another network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(folder) / weights_name(fold)
+    if fold not in model.folds:
+        raise unusable(folder, f"no fold {fold}", f"choose among {', '.join(map(str, model.folds))}")
+    if not path.is_file():
+        raise unusable(path, "no such file", "copy the model again, with all files of its folder")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise unusable(path, f"cannot be read ({str(error)[:160]})", "copy the model again") from error
+    network = model.network.build(model.crop)
+    if complaint := misfit(state, network.state_dict()):
+        raise unusable(path, complaint, f"restore {MODEL_FILE} and the weights that belong together")
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def misfit(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Return what keeps a state dict from being loaded; empty if nothing does."""
+    other = sorted({*state} ^ {*wanted})
+    if other:
+        return f"weights of another network ({other[0]} and {len(other) - 1} more names differ)"
+    for name, tensor in wanted.items():
+        if tuple(state[name].shape) != tuple(tensor.shape):
+            return f"{name} of shape {list(state[name].shape)} instead of {list(tensor.shape)}"
+        if not state[name].isfinite().all():
+            return f"{name} with values that are no numbers"
+    return ""
+
+
+def weights_name(fold: int) -> str:
+    """Return the file name of a fold's weights."""
+    return f"fold_{fold}.safetensors"
+
+
+def unusable(file: str | Path, found: str, fix: str) -> SetupError:
+    """Return the error for a folder or file that is no numbering model."""
+    return SetupError("E-MODEL-NUMBERING", file=file, found=found, expected="a numbering model", fix=fix)
