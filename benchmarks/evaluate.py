@@ -94,13 +94,14 @@ def ours(pair: dict[str, Any], names: tuple[str, ...] | None = None, *, regions:
 
     from nnunet_spine_ext.evaluate.registry import METRICS, select
     from nnunet_spine_ext.evaluate.scoring import Settings, score_classes, score_instances
+    from nnunet_spine_ext.evaluate.structures import Structure
 
     names = names or (
         "dice", "iou", "relative_volume_error", "assd_voxel", "rq", "sq", "pq", "instance_dice", "instance_assd_voxel",
     )  # fmt: skip
     chosen = (tuple(select(names, scope)) for scope in ("class", "group", "level"))
     settings = Settings(*chosen, 1.0, 0.5, "spineps", regions=regions)
-    classes = [(label, str(label)) for label in range(1, 15)]
+    classes = [Structure.of_label(label, str(label)) for label in range(1, 15)]
     for name in names:
         METRICS[name].resolve()
 

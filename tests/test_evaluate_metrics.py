@@ -23,7 +23,7 @@ from nnunet_spine_ext.evaluate.tables import statistic
 
 MASK_METRICS = [row for row in METRICS.values() if row.scope in ("class", "level") and not row.needs_centres]
 MATCHING_METRICS = [
-    row for row in METRICS.values() if row.scope == "group" and not (row.needs_spacing or row.needs_centres)
+    row for row in METRICS.values() if row.scope == "group" and not (row.unit or row.needs_spacing or row.needs_centres)
 ]
 # What a metric becomes when reference and prediction change places.
 TWINS = {"precision": "recall", "recall": "precision", "msd_ref_to_pred": "msd_pred_to_ref"}

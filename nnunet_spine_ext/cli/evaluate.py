@@ -21,6 +21,7 @@ each subject: soft maps or masks in, csa.csv, csa.md, csa.json and plots out."""
 _EXAMPLES = """  nnUNetv2_spine_evaluate -ref nnUNet_raw/Dataset501_SPIDER/labelsTs -pred out -o out/evaluation
   nnUNetv2_spine_evaluate -ref labels -pred out -o scores --metrics dice assd --scheme nnunet14
   nnUNetv2_spine_evaluate -ref labelsTs -pred out -o scores --regions --by manufacturer --latex --jobs 4
+  nnUNetv2_spine_evaluate -ref labelsTs -pred out -o scores --scheme nnunet14 --structures spineps --regions
   nnUNetv2_spine_evaluate -ref truth.nii.gz -pred mine.nii.gz -o scores --resample nearest
   nnUNetv2_spine_evaluate --csa -ref softLabelsTs -pred out -o area --discs discs --level-range C2:C3
   nnUNetv2_spine_evaluate --csa -ref areas.csv -pred out -o area --mode pv --cases subjects.csv"""
@@ -55,6 +56,18 @@ def build_parser() -> argparse.ArgumentParser:
     names = parser.add_argument_group("labels")
     names.add_argument("--labels", metavar="FILE", help="dataset.json, or JSON with names and ids")
     names.add_argument("--scheme", choices=sorted(SCHEMES), help="label scheme; default: dataset.json beside the masks")
+    names.add_argument(
+        "--structures",
+        default="labels",
+        metavar="WORD",
+        help="labels: score each; spineps: vertebra, disc, canal, cord and parts of vertebrae instead; or a JSON file "
+        "{name: [ids or label names]} (default: labels)",
+    )
+    names.add_argument(
+        "--pred-labels",
+        metavar="WORD",
+        help="scheme, or file as for --labels, of predictions that have other labels; needs --structures",
+    )
     names.add_argument(
         "--instance-ids",
         choices=("spineps", "any"),

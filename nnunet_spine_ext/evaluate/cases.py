@@ -121,6 +121,13 @@ def find_labels(ref: Path, pred: Path, labels: str | Path | None = None, scheme:
     return LabelSet(None)
 
 
+def labels_of_word(word: str | Path) -> LabelSet:
+    """Return the labels of a scheme, or of a file (dataset.json or {name: id}); raises UsageError for anything else."""
+    if Path(word).is_file():
+        return _labels_of_file(Path(word))
+    return LabelSet(label_scheme(str(word)).labels, source=f"scheme {word}")
+
+
 def _labels_of_file(path: Path) -> LabelSet:
     content = read_json(path)
     table = content.get("labels", content) if isinstance(content, dict) else None

@@ -16,7 +16,8 @@ from nnunet_spine_ext.evaluate.markdown import head as markdown_head
 from nnunet_spine_ext.evaluate.paired import ALPHA, MIN_PAIRS, stars
 
 if TYPE_CHECKING:
-    from nnunet_spine_ext.evaluate.compare import Comparison, Row
+    from nnunet_spine_ext.evaluate.compare import Comparison
+    from nnunet_spine_ext.evaluate.pairing import Row
 
 # comparison.json is written last: where it is, the comparison is complete.
 FILES = ("comparison.json", "comparison.csv", "comparison.md", "comparison.tex")

@@ -140,6 +140,9 @@ def refuse_other_options(scored: Sequence[Scored], names: Sequence[str], keys: S
     defaults: dict[str, object] = {}
     if any(METRICS[name].needs_instances for name in used):
         defaults |= _MATCHING
+    if any(not METRICS[name].needs_instances for name in used):
+        # A vertebra of one file of structures need not be that of another one.
+        defaults["structures"] = "labels"
     if any(name.endswith("nsd") for name in used):
         defaults["nsd_tolerance_mm"] = 1.0
     if "localisation_distance" in used:

@@ -94,7 +94,7 @@ def evaluation(
         shown = [line for line in summarise(rows, scope) if line.present]
         # Instances and classes of a region have different metrics: two tables.
         for kind in (True, False):
-            lines = [line for line in shown if (line.label_id is None) == kind]
+            lines = [line for line in shown if line.of_instances == kind]
             if lines:
                 caption = f"{title}. {WORDS[spread]} over {n_cases} cases."
                 parts.append(_of_lines(lines, spread, caption, f"{scope}-{'instances' if kind else 'labels'}"))

@@ -9,7 +9,14 @@ from nnunet_spine_ext.evaluate.cord.metrics import EVERY_METRIC
 from nnunet_spine_ext.evaluate.metric import Scope
 from nnunet_spine_ext.evaluate.scoring import Score
 from nnunet_spine_ext.evaluate.statistic import Resampling, Statistic
-from nnunet_spine_ext.evaluate.tables import Line, case_means, overall, pooled_identification, summarise
+from nnunet_spine_ext.evaluate.tables import (
+    Line,
+    case_means,
+    identification_by_region,
+    overall,
+    pooled_identification,
+    summarise,
+)
 
 TITLES: dict[Scope, str] = {"class": "Classes", "group": "Instances", "region": "Regions", "level": "Levels"}
 # Of the metrics of instances those that every case is listed with.
@@ -69,7 +76,7 @@ def _section(title: str, lines: Sequence[Line]) -> list[str]:
     absent = ", ".join(line.label for line in lines if not line.present)
     parts = [f"## {title}"]
     # Instances and classes of a region have different metrics: two tables.
-    kinds = [[line for line in shown if (line.label_id is None) == whole] for whole in (True, False)]
+    kinds = [[line for line in shown if line.of_instances == whole] for whole in (True, False)]
     parts += [table("label", kind) for kind in kinds if kind]
     parts += [f"In no reference and in no prediction: {absent}."] if absent else []
     return parts
@@ -127,6 +134,8 @@ def _identification(rows: Sequence[Score]) -> list[str]:
     if not pooled:
         return []
     lines = ["| kind | identified | rate | mean distance [mm] | perfect sequences |", "|---|---|---|---|---|"]
+    for region, kinds in identification_by_region(rows).items():
+        pooled |= {f"{region} {kind}": found for kind, found in kinds.items()}
     for kind, found in pooled.items():
         lines.append(
             f"| {kind} | {found['identified']} of {found['instances']} | {found['rate']:.3f} | "

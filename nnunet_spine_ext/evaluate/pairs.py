@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.evaluate.metric import Metric
+from nnunet_spine_ext.evaluate.structures import Structure
 from nnunet_spine_ext.evaluate.surface import SurfaceDistances, boundary_distances, surface_distances
 
 DEFAULT_TOLERANCE_MM = 1.0
@@ -65,6 +66,11 @@ class MaskPair:
         """Distances between boundary voxels, computed once."""
         return boundary_distances(self.ref, self.pred, self.spacing)
 
+    @cached_property
+    def counted_boundaries(self) -> SurfaceDistances:
+        """Distances between boundary voxels in voxels: every edge of a voxel counts as 1."""
+        return boundary_distances(self.ref, self.pred, (1.0, 1.0, 1.0))
+
 
 @dataclass(frozen=True, eq=False)
 class PairPart:
@@ -105,7 +111,14 @@ class PairPart:
     @cached_property
     def boundaries(self) -> SurfaceDistances:
         """Distances from the boundary voxels in this part."""
-        found = self.whole.boundaries
+        return self._boundaries_of(self.whole.boundaries)
+
+    @cached_property
+    def counted_boundaries(self) -> SurfaceDistances:
+        """The same in voxels."""
+        return self._boundaries_of(self.whole.counted_boundaries)
+
+    def _boundaries_of(self, found: SurfaceDistances) -> SurfaceDistances:
         return found.part(self._inside(found.ref_points), self._inside(found.pred_points))
 
     def _inside(self, points: Array) -> Array:
@@ -130,13 +143,36 @@ def boxes_of(labels: Array) -> dict[int, Box]:
     return {index + 1: box for index, box in enumerate(find_objects(labels)) if box is not None}
 
 
-def union_box(first: Box | None, second: Box | None) -> Box:
-    """Return the smallest box around both; a box of nothing when both are None."""
-    known = [box for box in (first, second) if box is not None]
+def union_box(*boxes: Box | None) -> Box:
+    """Return the smallest box around all; a box of nothing when all are None."""
+    known = [box for box in boxes if box is not None]
     if not known:
         return (slice(0, 0), slice(0, 0), slice(0, 0))
     spans = [(min(b[axis].start for b in known), max(b[axis].stop for b in known)) for axis in range(3)]
     return (slice(*spans[0]), slice(*spans[1]), slice(*spans[2]))
+
+
+def structure_pairs(
+    ref: Array, pred: Array, structures: Iterable[Structure], spacing: Spacing, *, tolerance_mm: float
+) -> Iterator[tuple[Structure, MaskPair]]:
+    """Yield (structure, pair) for every structure, which may be several labels; pairs hold the box around both sides.
+
+    `ref` and `pred` are arrays (i, j, k) of unsigned integers, of one shape.
+    """
+    ref_boxes, pred_boxes = boxes_of(ref), boxes_of(pred)
+    for one in structures:
+        box = union_box(*map(ref_boxes.get, one.ref_ids), *map(pred_boxes.get, one.pred_ids))
+        own, found = (_members(side[box], ids) for side, ids in ((ref, one.ref_ids), (pred, one.pred_ids)))
+        yield one, MaskPair(own, found, spacing, tolerance_mm, (box[0].start, box[1].start, box[2].start))
+
+
+def _members(labels: Array, ids: Sequence[int]) -> Array:
+    """Return where an array of unsigned integers has one of the ids."""
+    if len(ids) == 1:
+        return np.asarray(labels == ids[0])
+    table = np.zeros(max(int(labels.max(initial=0)), *ids) + 1, dtype=bool)
+    table[list(ids)] = True
+    return np.asarray(table[labels])
 
 
 def pair_in_box(
@@ -160,7 +196,6 @@ def label_pairs(
 
     `ref` and `pred` are integer arrays (i, j, k) of one shape.
     """
-    ref_boxes, pred_boxes = boxes_of(ref), boxes_of(pred)
-    for label in labels:
-        box = union_box(ref_boxes.get(label), pred_boxes.get(label))
-        yield label, pair_in_box(ref, pred, (label, label), box, spacing, tolerance_mm)
+    structures = (Structure.of_label(label, "") for label in labels)
+    for one, pair in structure_pairs(ref, pred, structures, spacing, tolerance_mm=tolerance_mm):
+        yield one.ref_ids[0], pair

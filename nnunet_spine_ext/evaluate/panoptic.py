@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from nnunet_spine_ext.evaluate.matching import Matching
 from nnunet_spine_ext.evaluate.metric import Metric
-from nnunet_spine_ext.evaluate.surface import assd, assd_voxel
+from nnunet_spine_ext.evaluate.surface import assd, assd_in_voxels, assd_voxel
 
 if TYPE_CHECKING:
     from nnunet_spine_ext.evaluate.identification import Location
@@ -87,6 +87,12 @@ def instance_assd_voxel(group: Group) -> float:
     """Return the mean over the matches of the distance in mm between boundary voxels; infinite without a match."""
     matches = group.matching.matches
     return fmean(assd_voxel(group.pairs[match.ref]) for match in matches) if matches else float("inf")
+
+
+def instance_assd_in_voxels(group: Group) -> float:
+    """Return the mean over the matches of the distance in voxels between boundary voxels; infinite without a match."""
+    matches = group.matching.matches
+    return fmean(assd_in_voxels(group.pairs[match.ref]) for match in matches) if matches else float("inf")
 
 
 def score_group(metric: Metric, group: Group) -> float:

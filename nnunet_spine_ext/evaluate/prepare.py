@@ -12,12 +12,21 @@ from typing import Any, get_args
 
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.labels import SCHEMES
-from nnunet_spine_ext.evaluate.cases import NO_MASKS, LabelSet, MaskFolder, Resample, find_labels, list_masks
+from nnunet_spine_ext.evaluate.cases import (
+    NO_MASKS,
+    LabelSet,
+    MaskFolder,
+    Resample,
+    find_labels,
+    labels_of_word,
+    list_masks,
+)
 from nnunet_spine_ext.evaluate.latex import Spread
 from nnunet_spine_ext.evaluate.metric import Metric
 from nnunet_spine_ext.evaluate.registry import expand, select
 from nnunet_spine_ext.evaluate.result import FILES
 from nnunet_spine_ext.evaluate.scoring import InstanceIds, Rule, Settings
+from nnunet_spine_ext.evaluate.structures import LABELS, Structure, choose
 from nnunet_spine_ext.measure.numbered import is_numbered
 
 
@@ -25,7 +34,10 @@ from nnunet_spine_ext.measure.numbered import is_numbered
 class Job:
     """Where the files of a run are and how they are read and scored.
 
-    `counted` are the cases whose predicted instances are counted from the top: their ids are no levels.
+    `counted` are the cases whose predicted instances are counted from the top: their ids are no levels; `unplaced`
+    those whose reference instances are: nobody knows their regions. `structures`
+    (None: every label is one) were asked for as `structures_asked`; `pred_labels` are those of the predictions where
+    they are others than those of the references.
     """
 
     refs: MaskFolder
@@ -38,6 +50,15 @@ class Job:
     resample: Resample
     remarks: tuple[str, ...] = ()
     counted: frozenset[str] = frozenset()
+    unplaced: frozenset[str] = frozenset()
+    structures: tuple[Structure, ...] | None = None
+    pred_labels: LabelSet | None = None
+    structures_asked: Any = LABELS
+
+    def record(self) -> dict[str, Any]:
+        """Return what summary.json says about structures: how they were asked for, and their ids on both sides."""
+        ids = {one.name: {"ref": one.ref_ids, "pred": one.pred_ids} for one in self.structures or ()}
+        return {"structures": self.structures_asked, "structure_ids": ids or None}
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,8 @@ class Options:
     seed: int
     latex: Spread | None
     jobs: int
+    structures: str | Path
+    pred_labels: str | Path | None
 
     def check(self) -> None:
         """Raise UsageError for a value outside its range."""
@@ -145,8 +168,7 @@ def find_files(ref: Path, pred: Path, options: Options, settings: Settings) -> J
     if ref.is_file() and pred.is_file():
         # Two files are compared whatever their names are.
         preds = MaskFolder(dict.fromkeys(refs.files, pred))
-    beside = [ref / "instances", ref.parent / ref.name.replace("labels", "instances", 1)]
-    ref_folder = _instance_folder(options.ref_instances, [folder for folder in beside if folder != ref])
+    ref_folder = reference_instances(ref, options.ref_instances)
     pred_folder = _instance_folder(options.pred_instances, [pred / "instances"])
     asked = bool(settings.group_metrics or settings.level_metrics)
     wanted = asked and ref_folder and pred_folder
@@ -161,25 +183,40 @@ def find_files(ref: Path, pred: Path, options: Options, settings: Settings) -> J
     pred_instances = list_masks(pred_folder) if pred_folder and wanted else None
     counted = _counted(refs, pred_instances) if settings.instance_ids == "spineps" else frozenset()
     remarks = _about_instances(settings, ref_folder, pred_folder)
+    labels = find_labels(ref, pred, options.labels, options.scheme)
+    pred_labels = None if options.pred_labels is None else labels_of_word(options.pred_labels)
+    chosen = choose(options.structures, labels, pred_labels)
+    ref_instances = list_masks(ref_folder) if ref_folder and (wanted or settings.regions) else NO_MASKS
     return Job(
         refs,
         preds,
-        list_masks(ref_folder) if ref_folder and (wanted or settings.regions) else NO_MASKS,
+        ref_instances,
         pred_instances,
-        find_labels(ref, pred, options.labels, options.scheme),
+        labels,
         known,
         settings,
         options.resample,
-        remarks + (_about_counted(counted) if settings.needs_centres else ()),
+        chosen.remarks + remarks + (_about_counted(counted) if settings.needs_centres else ()),
         counted,
+        _without_numbers(refs, ref_instances) if settings.instance_ids == "spineps" else frozenset(),
+        chosen.structures,
+        pred_labels,
+        chosen.record,
     )
 
 
 def _counted(refs: MaskFolder, preds: MaskFolder | None) -> frozenset[str]:
     """Return the cases without numbers; where no prediction has any, the missing ones have none to get wrong."""
-    given = [(case, preds.files[case]) for case in refs.cases if case in preds.files] if preds else []
-    found = frozenset(case for case, path in given if not is_numbered(path.parent.parent, case))
-    return frozenset(refs.cases) if found and len(found) == len(given) else found
+    if preds is None:
+        return frozenset()
+    found = _without_numbers(refs, preds)
+    return frozenset(refs.cases) if found and found == set(refs.cases) & set(preds.files) else found
+
+
+def _without_numbers(refs: MaskFolder, instances: MaskFolder) -> frozenset[str]:
+    """Return the cases whose instances are said to be counted from the top, by the files beside their folder."""
+    given = [(case, instances.files[case]) for case in refs.cases if case in instances.files]
+    return frozenset(case for case, path in given if not is_numbered(path.parent.parent, case))
 
 
 def _about_counted(cases: frozenset[str]) -> tuple[str, ...]:
@@ -206,6 +243,12 @@ def _about_instances(settings: Settings, ref: Path | None, pred: Path | None) ->
             fix="name the folders by --ref-instances and --pred-instances",
         )
     return (f"Instances are not scored: {without}.",) if len(sides) == 1 else ()
+
+
+def reference_instances(ref: Path, given: str | Path | None = None) -> Path | None:
+    """Return the folder of the references' instances: `given`, else the one inside or beside them, None without any."""
+    beside = [ref / "instances", ref.parent / ref.name.replace("labels", "instances", 1)]
+    return _instance_folder(given, [folder for folder in beside if folder != ref])
 
 
 def _instance_folder(given: str | Path | None, candidates: Sequence[Path]) -> Path | None:

@@ -27,16 +27,39 @@ _PAGE_FOOT = """
   `msd_ref_to_pred` and `msd_pred_to_ref`.
 - **ASD** of SPIDER is `level_assd` or `instance_assd` with `--matching overlap`.
 - **ASSD** of tables made with panoptica or MedPy (those of SPINEPS, for example) counts every boundary voxel once:
-  `assd_voxel`, `level_assd_voxel`, `instance_assd_voxel`.
+  `assd_voxel`, `level_assd_voxel`, `instance_assd_voxel`. Both measure in voxels unless they are told the voxel size:
+  `assd_in_voxels`, `level_assd_in_voxels`, `instance_assd_in_voxels`.
 - **ID rate** of VerSe over all vertebrae of a test set is `identification` in `summary.json`: the mean of
   `level_identified` over all vertebrae of all cases. `id_rate` is the share within one case.
+
+## Structures
+
+With `--structures spineps` or a file the rows of scope `class` are about unions of labels. Names of labels decide
+(capitals and underscores do not matter):
+
+| structure | labels |
+|---|---|
+| vertebra | arcus, spinous, costal, superior and inferior articular processes and corpus, all of them; or labels such as `vertebra`, `vertebra_3`, `L4` |
+| disc | `disc`, `ivd`, `disc_3`, `disc L4`, … |
+| canal, cord | each alone. Where one side does not tell them apart (SPIDER), the canal of the other side holds the cord too |
+| arcus, spinous process | as they are called |
+| inferior articular, superior articular, costal process | left and right together |
+| corpus | corpus, corpus inner, dens |
+| endplate | endplate, endplate superior, endplate inferior; not part of the vertebra |
+| sacrum | sacrum, S1 to S6 |
+
+A structure of which a label is lacking is left out, and a remark says so. Structures overlap: the mean over classes
+counts a corpus on its own and in the vertebra.
 
 ## Regions
 
 With `--regions` the metrics of classes, of instances and of levels appear again for the cervical, thoracic, lumbar and
 sacral part (scope `region`, label such as `lumbar cord`). An instance belongs to the region of its number; discs and
 endplates go with the vertebra above them; T12/L1 is thoracic. A matched pair counts where its reference instance is, a
-spurious instance where its own number is. Values of levels are averaged over the reference instances of the region.
+spurious instance where its own number is. Values of levels are averaged over the reference instances of the region;
+`perfect_sequence` asks for those of the region only. Identification over all cases is pooled per region too
+(`identification_by_region` in `summary.json`). Reference instances that are counted from the top, not numbered, have
+no regions: a warning names the case. Predicted ones without numbers belong to the region in which most of them lies.
 
 For classes, every place belongs to the region of the reference instance that is there, else of the nearest one
 (within about 2 mm). Voxels and surface elements of both masks are counted where they are, and distances are those to

@@ -178,6 +178,16 @@ _CLASSES = (
         f"{_PANOPTICA}, ASSD",
         default=False,
     ),
+    _distance(
+        "assd_in_voxels",
+        "ASSD in voxels",
+        "surface:assd_in_voxels",
+        "`assd_voxel` with every edge of a voxel counted as 1: what panoptica gives when no voxel size is passed",
+        f"{_PANOPTICA}, ASSD without voxelspacing",
+        default=False,
+        unit="voxels",
+        needs_spacing=False,
+    ),
 )
 
 
@@ -247,6 +257,17 @@ _GROUPS = (
         f"{_PANOPTICA}, sq_assd",
         default=False,
         scope="group",
+    ),
+    _distance(
+        "instance_assd_in_voxels",
+        "Instance ASSD in voxels",
+        "panoptic:instance_assd_in_voxels",
+        "mean of `assd_in_voxels` over the matched instances; infinite when none is matched",
+        f"{_PANOPTICA}, sq_assd without voxelspacing",
+        default=False,
+        scope="group",
+        unit="voxels",
+        needs_spacing=False,
     ),
     Metric(
         name="id_rate",

@@ -23,6 +23,7 @@ from nnunet_spine_ext.evaluate.registry import DEFAULT_METRICS
 from nnunet_spine_ext.evaluate.result import EvaluationResult
 from nnunet_spine_ext.evaluate.scoring import InstanceIds, Rule
 from nnunet_spine_ext.evaluate.statistic import DEFAULT_RESAMPLES, DEFAULT_SEED, Resampling
+from nnunet_spine_ext.evaluate.structures import LABELS
 from nnunet_spine_ext.evaluate.work import outcomes
 
 __all__ = ["CordEvaluation", "EvaluationResult", "evaluate"]
@@ -35,6 +36,8 @@ def evaluate(
     *,
     labels: str | Path | None = None,
     scheme: str | None = None,
+    structures: str | Path = LABELS,
+    pred_labels: str | Path | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
     ref_instances: str | Path | None = None,
     pred_instances: str | Path | None = None,
@@ -72,6 +75,9 @@ def evaluate(
     ----------
     ref, pred: folders of masks (or one file each); o: folder for the tables.
     labels: dataset.json or {name: id} file; scheme: name of a label scheme; None: dataset.json beside the masks.
+    structures: ``labels`` (each is scored), ``spineps`` (vertebra, disc, canal, cord and parts of vertebrae, left and
+        right together) or a JSON file {name: [ids or label names]}: they are scored instead of the labels.
+    pred_labels: scheme or file of the predictions' labels where they differ from the references'; needs `structures`.
     metrics: names from the registry, or ``default`` and ``all``.
     ref_instances, pred_instances: folders of instance masks; None: `instancesTr` beside `labelsTr` (or `instances`
         inside the reference folder), and `instances` inside the prediction folder, where they exist.
@@ -117,7 +123,7 @@ def _run(ref: Path, pred: Path, out: Path, options: Options) -> EvaluationResult
     result = EvaluationResult(
         out,
         _inputs(ref, pred, job, cohort),
-        options.record() | {"instances": job.pred_instances is not None},
+        options.record() | job.record() | {"instances": job.pred_instances is not None},
         remarks=[*remarks, *job.remarks],
         cohort=cohort,
         resampling=Resampling(cohort.subject_of, options.bootstrap, options.seed),

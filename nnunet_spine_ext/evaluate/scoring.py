@@ -22,7 +22,7 @@ from nnunet_spine_ext.evaluate.matching import (
     overlap_table,
 )
 from nnunet_spine_ext.evaluate.metric import Metric, Scope
-from nnunet_spine_ext.evaluate.pairs import Box, MaskPair, boxes_of, label_pairs, pair_in_box, score, union_box
+from nnunet_spine_ext.evaluate.pairs import Box, MaskPair, boxes_of, pair_in_box, score, structure_pairs, union_box
 from nnunet_spine_ext.evaluate.panoptic import Group, score_group
 from nnunet_spine_ext.evaluate.regions import (
     REGIONS,
@@ -33,6 +33,7 @@ from nnunet_spine_ext.evaluate.regions import (
     regions_by_place,
 )
 from nnunet_spine_ext.evaluate.statistic import finite_mean
+from nnunet_spine_ext.evaluate.structures import Structure
 from nnunet_spine_ext.measure.centroids import centroids
 
 InstanceIds = Literal["spineps", "any"]
@@ -45,7 +46,8 @@ Spacing = tuple[float, float, float]
 class Score:
     """One value: a row of metrics.csv.
 
-    `label_id` is None for groups; `status` says whether a prediction existed; `region` is set in rows of scope region.
+    `label_id` is None for groups and for structures of several labels; `status` says whether a prediction existed;
+    `region` is set in rows of scope region.
     """
 
     case: str
@@ -119,22 +121,21 @@ def score_classes(
     case: str,
     ref: Array,
     pred: Array,
-    names: Iterable[tuple[int, str]],
+    structures: Iterable[Structure],
     spacing: Spacing,
     settings: Settings,
     status: Status = "done",
     instances: Array | None = None,
 ) -> list[Score]:
-    """Return a row per label and class metric; `ref` and `pred` are label arrays (i, j, k) of one shape.
+    """Return a row per structure and class metric; `ref` and `pred` are label arrays (i, j, k) of one shape.
 
     With `settings.regions` and the reference's `instances` on the same grid, rows of the regions follow.
     """
-    named = dict(names)
     regions = region_map(instances, spacing) if settings.regions and instances is not None else None
     rows: list[Score] = []
     parts: list[Score] = []
-    for label, pair in label_pairs(ref, pred, named, spacing, tolerance_mm=settings.tolerance_mm):
-        name = named[label]
+    for one, pair in structure_pairs(ref, pred, structures, spacing, tolerance_mm=settings.tolerance_mm):
+        label, name = one.label_id, one.name
         rows += [
             Score(case, label, name, metric.name, score(metric, pair), "class", status)
             for metric in settings.class_metrics

@@ -216,7 +216,15 @@ def nsd(pair: Pair) -> float:
 
 def assd_voxel(pair: Pair) -> float:
     """Return the mean of both directed mean distances in mm between the centres of boundary voxels."""
-    found = pair.boundaries
+    return _both_ways(pair.boundaries)
+
+
+def assd_in_voxels(pair: Pair) -> float:
+    """Return `assd_voxel` in voxels: every edge of a voxel counts as 1, whatever its length in mm."""
+    return _both_ways(pair.counted_boundaries)
+
+
+def _both_ways(found: SurfaceDistances) -> float:
     there, back = _mean(found.ref_to_pred, found.ref_areas), _mean(found.pred_to_ref, found.pred_areas)
     return (there + back) / 2
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from nnunet_spine_ext.core.io import write_text
 from nnunet_spine_ext.evaluate.metric import Scope
-from nnunet_spine_ext.evaluate.regions import REGIONS
+from nnunet_spine_ext.evaluate.regions import REGIONS, region_of
 from nnunet_spine_ext.evaluate.registry import METRICS
 from nnunet_spine_ext.evaluate.scoring import Score, level_order
 from nnunet_spine_ext.evaluate.statistic import Resampling, Statistic, finite_mean, statistic
@@ -37,16 +37,23 @@ class Line:
         """Whether any case had the structure in its reference or its prediction."""
         return any(found.n or found.excluded_infinite for found in self.metrics.values())
 
+    @property
+    def of_instances(self) -> bool:
+        """Whether its metrics are about instances, not about classes."""
+        return any(map(_of_instances, self.metrics))
+
 
 def summarise(rows: Sequence[Score], scope: Scope, resampling: Resampling | None = None) -> list[Line]:
     """Return a line per label of one scope.
 
     Classes by id, groups as they come, levels from head to tail, regions from head to tail and then as they come.
     """
-    values: dict[tuple[int | None, str, str | None], dict[str, list[Score]]] = {}
+    values: dict[tuple[int | None, str, str | None, bool], dict[str, list[Score]]] = {}
     for row in rows:
         if row.scope == scope:
-            values.setdefault((row.label_id, row.label, row.region), {}).setdefault(row.metric, []).append(row)
+            # "lumbar vertebra" may be the structure and all its instances.
+            key = (row.label_id, row.label, row.region, _of_instances(row.metric))
+            values.setdefault(key, {}).setdefault(row.metric, []).append(row)
     keys = list(values)
     if scope == "class":
         keys.sort(key=lambda key: key[0] or 0)
@@ -54,11 +61,15 @@ def summarise(rows: Sequence[Score], scope: Scope, resampling: Resampling | None
         keys.sort(key=lambda key: level_order(key[0] or 0))
     elif scope == "region":
         # Instances before classes: case by case they come in the other order.
-        keys.sort(key=lambda key: (REGIONS.index(str(key[2])), key[0] or 0))
+        keys.sort(key=lambda key: (REGIONS.index(str(key[2])), not key[3], key[0] or 0))
     return [
         Line(key[0], key[1], {metric: _over_cases(found, resampling) for metric, found in values[key].items()}, key[2])
         for key in keys
     ]
+
+
+def _of_instances(metric: str) -> bool:
+    return metric in METRICS and METRICS[metric].needs_instances
 
 
 def _over_cases(rows: Sequence[Score], resampling: Resampling | None) -> Statistic:
@@ -88,20 +99,29 @@ def overall(rows: Sequence[Score], resampling: Resampling | None = None) -> dict
     }
 
 
-def pooled_identification(rows: Sequence[Score]) -> dict[str, dict[str, Any]]:
+def pooled_identification(rows: Sequence[Score], region: str | None = None) -> dict[str, dict[str, Any]]:
     """Return, per kind of instance, the identification rate over all instances of all cases, as VerSe reports it.
 
-    Needs rows of `level_identified`; without them the result is empty. Cases whose predicted instances are counted, not
-    numbered, do not enter. Keys: instances, identified, rate,
-    mean_distance_mm (of identified instances, where `level_distance` was computed), cases, perfect_sequences (cases
-    all of whose instances are identified), perfect_rate.
+    Needs rows of `level_identified`; without them the result is empty. With `region`, over the reference instances of
+    that region. Cases whose predicted instances are counted, not numbered, do not enter. Keys: instances, identified,
+    rate, mean_distance_mm (of identified instances, where `level_distance` was computed), cases, perfect_sequences
+    (cases all of whose instances are identified), perfect_rate.
     """
     distance = {(row.case, row.label_id): row.value for row in rows if row.metric == "level_distance"}
     found: dict[str, list[Score]] = {}
     for row in rows:
-        if row.metric == "level_identified" and row.scope == "level" and not math.isnan(row.value):
+        here = region is None or region_of(row.label_id or 0) == region
+        if here and row.metric == "level_identified" and row.scope == "level" and not math.isnan(row.value):
             found.setdefault(_kind(row.label_id or 0), []).append(row)
     return {kind: _pooled(members, distance) for kind, members in found.items()}
+
+
+def identification_by_region(rows: Sequence[Score]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return `pooled_identification` of every region that has instances; nothing when regions were not scored."""
+    if not any(row.scope == "region" for row in rows):
+        return {}
+    found = {region: pooled_identification(rows, region) for region in REGIONS}
+    return {region: kinds for region, kinds in found.items() if kinds}
 
 
 def _kind(label: int) -> str:
@@ -150,6 +170,7 @@ def to_json(rows: Sequence[Score], resampling: Resampling | None = None) -> dict
         "levels": [asdict(line) for line in summarise(rows, "level", resampling)],
         "regions": [asdict(line) for line in summarise(rows, "region", resampling)],
         "identification": pooled_identification(rows),
+        "identification_by_region": identification_by_region(rows),
     }
 
 

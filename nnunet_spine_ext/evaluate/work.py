@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from nnunet_spine_ext.evaluate.parallel import each_case
 from nnunet_spine_ext.evaluate.prepare import Job
 from nnunet_spine_ext.evaluate.result import MISSING
 from nnunet_spine_ext.evaluate.scoring import Score, Status, score_classes, score_instances
+from nnunet_spine_ext.evaluate.structures import Structure
 
 logger = logging.getLogger(__name__)
 
@@ -69,16 +70,16 @@ def score_case(case: str, job: Job) -> Outcome:
         msg = f"case {case!r} is not among the references"
         raise KeyError(msg)
     ref = read_labels(ref_path, job.labels)
-    pred, warnings = _read_other(ref, pred_path, job.labels, job.resample)
+    pred, warnings = _read_other(ref, pred_path, job.pred_labels or job.labels, job.resample)
     outcome = Outcome(warnings=warnings)
     if pred_path is None:
         outcome.failure = _missing(ref_path, "prediction", "predict the case, or remove its reference")
     pred = _without_ignored(ref, pred, ref, job.labels)
     true = _true_instances(case, job, outcome)
-    regions = _for_regions(true, ref, ref_path, outcome) if job.settings.regions else None
+    regions = _for_regions(case, job, ref, true, outcome) if job.settings.regions else None
     status: Status = "missing" if outcome.failure else "done"
-    names = _names(job.labels, ref.array, pred)
-    outcome.rows += score_classes(case, ref.array, pred, names, ref.spacing, job.settings, status, regions)
+    structures = job.structures or _of_labels(job.labels, ref.array, pred)
+    outcome.rows += score_classes(case, ref.array, pred, structures, ref.spacing, job.settings, status, regions)
     if true is not None and job.pred_instances is not None:
         _score_instances(case, job, ref, true, outcome)
     return outcome
@@ -93,12 +94,20 @@ def _true_instances(case: str, job: Job, outcome: Outcome) -> Volume | None:
     return None
 
 
-def _for_regions(true: Volume | None, ref: Volume, path: Path, outcome: Outcome) -> Array | None:
-    """Return the instances that say which region is where; None, with a warning, when their grid is another one."""
-    if true is None or ref.same_grid(true):
-        return None if true is None else true.array
-    found, fix = "instances on another grid than the mask", "its classes are not scored by region"
-    outcome.warnings.append(Problem("warning", "W-EVAL-NOREGION", str(path), found, "one grid for both", fix))
+def _for_regions(case: str, job: Job, ref: Volume, true: Volume | None, outcome: Outcome) -> Array | None:
+    """Return the instances that say which region is where; None, with a warning, when they cannot."""
+    if true is None:
+        return None
+    if case in job.unplaced:
+        found, fix = "instances counted from the top, not numbered", "it is not scored by region"
+        expected = "numbers that say which vertebra it is"
+    elif not ref.same_grid(true):
+        found, fix = "instances on another grid than the mask", "its classes are not scored by region"
+        expected = "one grid for both"
+    else:
+        return true.array
+    path = str(job.ref_instances.get(case))
+    outcome.warnings.append(Problem("warning", "W-EVAL-NOREGION", path, found, expected, fix))
     return None
 
 
@@ -113,9 +122,10 @@ def _score_instances(case: str, job: Job, ref: Volume, true: Volume, outcome: Ou
         missing = _missing(where, "instance mask", "predict with instances, or leave them out")
         outcome.failure = outcome.failure or missing
     status: Status = "done" if path else "missing"
-    numbered = case not in job.counted
+    numbered = case not in job.counted | job.unplaced
+    settings = replace(job.settings, regions=False) if case in job.unplaced else job.settings
     rows, outcome.matchings = score_instances(
-        case, true.array, found, true.spacing, job.settings, status, numbered=numbered
+        case, true.array, found, true.spacing, settings, status, numbered=numbered
     )
     outcome.rows += rows
     outcome.warnings += warnings
@@ -146,9 +156,10 @@ def _without_instances(case: str, folder: str) -> Problem:
     return Problem("warning", "W-EVAL-NOREF", folder, found, "an instance mask for every reference", fix)
 
 
-def _names(labels: LabelSet, ref: Array, pred: Array) -> list[tuple[int, str]]:
+def _of_labels(labels: LabelSet, ref: Array, pred: Array) -> list[Structure]:
+    """Return one structure per label: those that have names, else those that are there."""
     if labels.names is not None:
-        return list(labels.names.items())
+        return [Structure.of_label(label, name) for label, name in labels.names.items()]
     present = np.flatnonzero(np.bincount(ref.ravel(), minlength=1))
     present = np.union1d(present, np.flatnonzero(np.bincount(pred.ravel(), minlength=1)))
-    return [(int(label), labels.name(int(label))) for label in present if label != 0]
+    return [Structure.of_label(int(label), labels.name(int(label))) for label in present if label != 0]

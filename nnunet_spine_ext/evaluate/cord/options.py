@@ -129,7 +129,7 @@ _AREAS_ONLY = (
 )  # fmt: skip
 _MASKS_ONLY = (
     "metrics", "pred_instances", "instance_ids", "matching", "regions", "missing_distance", "nsd_tolerance",
-    "iou_threshold", "by",
+    "iou_threshold", "by", "structures", "pred_labels",
 )  # fmt: skip
 
 
