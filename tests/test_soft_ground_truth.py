@@ -386,6 +386,34 @@ def test_masks_without_a_common_slice_are_an_error() -> None:
     assert "header" in caught.value.fix
 
 
+def test_a_mask_out_of_reach_is_left_out_and_the_others_go_on() -> None:
+    masks = {
+        "T2w": mask_of(FINE, wide_mm=34),
+        "T1w": mask_of(Contrast((1.0, 1.0, 1.0), 5.2, (-1.0, 0.5), 40.0, 0.0), wide_mm=34),
+        "T2star": mask_of(Contrast((1.0, 1.0, 3.0), 5.0, (0.0, 0.0), 30.0, 60.0), wide_mm=34),
+    }
+    result = soft_ground_truth(masks)
+    assert [row.used for row in result.contributors.values()] == [True, True, False]
+    assert "no slice in common" in result.contributors["T2star"].why
+    assert [(w.code, w.file) for w in result.warnings] == [("W-SOFT-APART", "T2star")]
+    alone = soft_ground_truth({name: masks[name] for name in ("T2w", "T1w")})
+    np.testing.assert_array_equal(result.soft["T1w"].array, alone.soft["T1w"].array)
+    assert set(result.soft) == {"T2w", "T1w"}
+
+
+def test_a_reference_that_stands_alone_is_left_out_unless_it_was_chosen() -> None:
+    masks = {
+        "T2w": mask_of(FINE, wide_mm=34),
+        "low": mask_of(Contrast((1.0, 1.0, 2.0), 4.8, (1.0, 0.0), 30.0, 60.0), wide_mm=34),
+        "lower": mask_of(Contrast((1.0, 1.0, 3.0), 5.2, (-1.0, 0.5), 40.0, 60.0), wide_mm=34),
+    }
+    result = soft_ground_truth(masks)
+    assert [name for name, row in result.contributors.items() if row.used] == ["low", "lower"]
+    assert result.reference == "low"
+    with pytest.raises(CaseError, match="E-SOFT-APART"):
+        soft_ground_truth(masks, Recipe(reference="T2w"))
+
+
 def test_two_scans_meet_through_a_third() -> None:
     masks = {
         "T2w": mask_of(FINE, wide_mm=34),

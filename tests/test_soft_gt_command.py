@@ -149,10 +149,24 @@ def test_values_that_are_no_zero_and_one(tmp_path: Path, capsys: pytest.CaptureF
     assert "E-SOFT-LABEL" in capsys.readouterr().out
 
 
+def test_a_mask_that_lies_elsewhere_is_left_out_and_said_so(tmp_path: Path) -> None:
+    masks = _masks(tmp_path / "in")
+    mask = read_volume(masks["T1w"])
+    affine = mask.affine.copy()
+    affine[2, 3] += 200
+    write_volume(Volume(mask.array, affine), masks["T1w"])
+    result = soft_gt(tmp_path / "out", i=_words(masks))
+    assert result.exit_code == 0
+    assert [problem.code for problem in result.warnings["out"]] == ["W-SOFT-APART"]
+    assert not (tmp_path / "out" / "soft" / "T1w.nii.gz").exists()
+    rows = (tmp_path / "out" / "qc.csv").read_text().splitlines()
+    assert [row for row in rows if row.startswith("T1w,no,")]
+
+
 @pytest.mark.parametrize(
     ("kind", "code"),
     [("series", "E-IN-DIM"), ("sheared", "E-GEOM-SHEAR"), ("cut", "E-IN-TRUNCATED"), ("missing", "E-IN-MISSING"),
-     ("empty", "E-SOFT-EMPTY"), ("nan", "E-INT-NONFINITE"), ("away", "E-SOFT-APART")],
+     ("empty", "E-SOFT-EMPTY"), ("nan", "E-INT-NONFINITE")],
 )  # fmt: skip
 def test_masks_that_cannot_be_used_end_their_subject_with_the_reason(tmp_path: Path, kind: str, code: str) -> None:
     masks = _masks(tmp_path / "in")
@@ -175,12 +189,8 @@ def test_masks_that_cannot_be_used_end_their_subject_with_the_reason(tmp_path: P
         path.unlink()
     elif kind == "empty":
         write_volume(mask.with_array(np.zeros_like(mask.array)), path)
-    elif kind == "nan":
-        write_volume(mask.with_array(np.where(mask.array > 0, np.nan, 0).astype(np.float32)), path)
     else:
-        affine = mask.affine.copy()
-        affine[2, 3] += 200
-        write_volume(Volume(mask.array, affine), path)
+        write_volume(mask.with_array(np.where(mask.array > 0, np.nan, 0).astype(np.float32)), path)
     result = soft_gt(tmp_path / "out", i=_words(masks))
     assert result.exit_code == 4
     assert result.failed["out"].code == code

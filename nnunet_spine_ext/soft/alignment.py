@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, median_filter
@@ -96,6 +97,14 @@ class Alignment:
     tried: dict[str, float] = field(default_factory=dict)
 
 
+class ApartError(CaseError):
+    """Scans without a slice in common with the others: `apart` are out of reach, `together` the others."""
+
+    def __init__(self, code: str, *, apart: Sequence[str], together: Sequence[str], **words: Any) -> None:
+        super().__init__(code, **words)
+        self.apart, self.together = tuple(apart), tuple(together)
+
+
 def align_centres(
     tracks: Mapping[str, Track], reference: str, z: Array, *, slice_mm: Mapping[str, float], smooth_mm: float = 0.0
 ) -> tuple[dict[str, Alignment], Track]:
@@ -114,7 +123,7 @@ def align_centres(
 
     Raises
     ------
-    CaseError: a scan has no slice in common with any other.
+    ApartError: scans have no slice in common with those that the reference reaches.
     """
     target = tracks[reference]
     zero = np.zeros((len(z), 2))
@@ -124,7 +133,7 @@ def align_centres(
         shared = [int((tracks[name].seen & target.seen).sum()) for name in waiting]
         name = waiting.pop(int(np.argmax(shared)))
         if max(shared) == 0:
-            raise _apart(name, tracks, z, list(done))
+            raise _apart([name, *waiting], tracks, z, list(done))
         done[name] = _centred(tracks[name], target, z, slice_mm[name], smooth_mm)
         target = _continued(target, tracks[name], done[name].shift)
     return {name: done[name] for name in tracks}, target
@@ -178,17 +187,20 @@ def _continued(target: Track, own: Track, shift: Array) -> Track:
     return Track(target.seen | new, centre, area, moments)
 
 
-def _apart(name: str, tracks: Mapping[str, Track], z: Array, done: Sequence[str]) -> CaseError:
+def _apart(waiting: Sequence[str], tracks: Mapping[str, Track], z: Array, done: Sequence[str]) -> ApartError:
     def reach(chosen: str) -> str:
         levels = z[tracks[chosen].seen]
         return f"{chosen} {levels.min():.4g} to {levels.max():.4g} mm" if len(levels) else f"{chosen} nowhere whole"
 
-    return CaseError(
+    places = shorten([reach(name) for name in (*waiting, *done)], 7)
+    return ApartError(
         "E-SOFT-APART",
-        file=name,
-        found=f"no slice in common with the others (along the body: {shorten([reach(n) for n in (name, *done)], 7)})",
+        file=", ".join(waiting),
+        found=f"no slice in common with the others (along the body: {places})",
         expected="masks that overlap along the body",
-        fix="leave this mask out; if the scans do overlap, the header of one of them is wrong",
+        fix="leave masks out; if the scans do overlap, the header of one of them is wrong",
+        apart=waiting,
+        together=done,
     )
 
 

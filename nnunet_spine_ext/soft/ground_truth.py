@@ -15,7 +15,17 @@ import numpy as np
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import CaseError, Problem, UsageError
 from nnunet_spine_ext.core.volume import Array, Volume
-from nnunet_spine_ext.soft.alignment import Alignment, Track, align_centres, is_better, reshaped, track, turned
+from nnunet_spine_ext.soft.alignment import (
+    Alignment,
+    ApartError,
+    Track,
+    align_centres,
+    is_better,
+    reshaped,
+    track,
+    turned,
+)
+from nnunet_spine_ext.soft.findings import disagreement, out_of_reach, warning, warnings_of
 from nnunet_spine_ext.soft.gate import Agreement, dice, leave_one_out, outlier
 from nnunet_spine_ext.soft.native import Union, to_native
 from nnunet_spine_ext.soft.scan import Extent, Scan
@@ -24,8 +34,6 @@ from nnunet_spine_ext.soft.union_grid import Box, Frame, union
 
 # In-plane room around the structure, for the edge that interpolation makes and for turning.
 _MARGIN_MM = 4.0
-# A scan that has to be moved this far lies elsewhere: the subject moved, or a header is wrong.
-_FAR_MM = 10.0
 # Headers that are metres off would need all the memory; their masks do not overlap.
 _MOST_POINTS = 3e7
 RATERS = "raters"
@@ -159,17 +167,24 @@ def soft_ground_truth(masks: Mapping[str, Volume], recipe: Recipe | None = None)
     dropped: dict[str, Contributor] = {}
     warnings: list[Problem] = []
     while True:
-        result = _rated(left, recipe) if recipe.raters else _averaged(left, recipe)
+        try:
+            result = _rated(left, recipe) if recipe.raters else _averaged(left, recipe)
+        except ApartError as error:
+            for name in _apart(error, recipe):
+                warnings.append(out_of_reach(name, error))
+                dropped[name] = Contributor(name, used=False, weight=recipe.weights.get(name, 1.0), why=error.found)
+                del left[name]
+            continue
         worst = outlier({n: c.agreement for n, c in result.contributors.items() if c.agreement}, recipe.min_dice)
         if worst is None:
             break
         row = result.contributors[worst]
         value = row.agreement.dice if row.agreement else float("nan")
         if len(left) <= 2:
-            raise _disagree(list(left), value, recipe.min_dice, list(dropped))
+            raise disagreement(list(left), value, recipe.min_dice, list(dropped))
         why = f"Dice {value:.3f} with the average of the others"
         warnings.append(
-            _warning("W-SOFT-OUTLIER", worst, why, f"{recipe.min_dice:g} or more", "it was left out: check it")
+            warning("W-SOFT-OUTLIER", worst, why, f"{recipe.min_dice:g} or more", "it was left out: check it")
         )
         dropped[worst] = replace(row, used=False, why=why)
         del left[worst]
@@ -177,6 +192,18 @@ def soft_ground_truth(masks: Mapping[str, Volume], recipe: Recipe | None = None)
             recipe = replace(recipe, reference=None)
     contributors = {name: result.contributors.get(name) or dropped[name] for name in masks}
     return replace(result, contributors=contributors, warnings=[*warnings, *result.warnings])
+
+
+def _apart(error: ApartError, recipe: Recipe) -> Sequence[str]:
+    """Return the masks to leave out because the others do not reach them; raises the error if fewer than two are left.
+
+    The reference is left out if it is the one that stands alone, unless it was chosen.
+    """
+    if len(error.together) >= 2:
+        return error.apart
+    if len(error.apart) >= 2 and recipe.reference is None:
+        return error.together
+    raise error
 
 
 def default_reference(masks: Mapping[str, Volume]) -> str:
@@ -285,7 +312,7 @@ def _averaged(masks: Mapping[str, Volume], recipe: Recipe) -> SoftGroundTruth:
     }
     coverage = frame.volume(count.astype(np.uint8), box)
     return SoftGroundTruth(
-        soft, done.volume(), coverage, reference, z, rows, warnings=_warnings(rows, soft), average=done
+        soft, done.volume(), coverage, reference, z, rows, warnings=warnings_of(rows, soft), average=done
     )
 
 
@@ -354,45 +381,3 @@ def _dice_before(scans: Mapping[str, Scan], frame: Frame, box: Box) -> dict[str,
     read = {name: scan.read(frame, box) for name, scan in scans.items()}
     found = leave_one_out({n: r[0] for n, r in read.items()}, {n: r[2] for n, r in read.items()})
     return {name: row.dice for name, row in found.items()}
-
-
-def _warnings(rows: Mapping[str, Contributor], soft: Mapping[str, Volume]) -> list[Problem]:
-    found = []
-    if not any(((volume.array > 0) & (volume.array < 1)).any() for volume in soft.values()):
-        fix = "look whether one mask was copied to all contrasts: such an average says nothing about contrasts"
-        found.append(_warning("W-SOFT-HARD", ", ".join(rows), "a label of 0 and 1 only", "fractions", fix))
-    for name, row in rows.items():
-        alignment = row.alignment
-        if alignment is None:
-            continue
-        if alignment.jumps:
-            places = ", ".join(f"{place:.4g}" for place in alignment.jumps[:5])
-            step = f"{alignment.largest_step_mm:.3g} mm"
-            said = f"{len(alignment.jumps)} jump(s) of the shift by up to {step}, at {places} mm"
-            fix = "look at the picture: a slice of this mask or of the reference is wrong; --smooth-mm evens it out"
-            found.append(_warning("W-SOFT-JUMP", name, said, "less than 3 mm from slice to slice", fix))
-        far = float(np.linalg.norm(alignment.shift[alignment.common], axis=1).max(initial=0.0))
-        if far > _FAR_MM:
-            fix = (
-                "the subject moved or a header is wrong; along the body nothing is corrected: leave it out if in doubt"
-            )
-            found.append(_warning("W-SOFT-FAR", name, f"a shift of {far:.3g} mm", f"at most {_FAR_MM:g} mm", fix))
-        if not (soft[name].array >= 0).any():
-            fix = "its label is ignore everywhere"
-            found.append(_warning("W-SOFT-NOTHING", name, "no slice with enough other masks", "some", fix))
-    return found
-
-
-def _disagree(names: Sequence[str], value: float, lowest: float, dropped: Sequence[str]) -> CaseError:
-    after = f" (after leaving out {', '.join(dropped)})" if dropped else ""
-    return CaseError(
-        "E-SOFT-DISAGREE",
-        file=", ".join(names),
-        found=f"Dice {value:.3f} between the last two masks{after}",
-        expected=f"{lowest:g} or more",
-        fix="look at the masks: which of two is wrong cannot be told; correct it, or lower --min-dice",
-    )
-
-
-def _warning(code: str, file: str, found: str, expected: str, fix: str) -> Problem:
-    return Problem("warning", code, file, found, expected, fix)
