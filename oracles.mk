@@ -47,3 +47,12 @@ $(ORACLES)/auglab/.installed: oracles.mk
 	$(PYTHON) -m venv $(ORACLES)/auglab
 	$(ORACLES)/auglab/bin/pip install --disable-pip-version-check -q auglab==20260109 kornia==0.8.2 torchvision 'torchio<2'
 	@touch $@
+
+# The instance phase by the authors of SPINEPS, for benchmarks/instances.py. PyTorch is that of .venv, so pip downloads it once.
+.PHONY: spineps
+spineps: $(ORACLES)/spineps/.installed ## install SPINEPS to compare the instance phase with (6 GB)
+
+$(ORACLES)/spineps/.installed: oracles.mk
+	$(PYTHON) -m venv $(ORACLES)/spineps
+	$(ORACLES)/spineps/bin/pip install --disable-pip-version-check -q spineps==2.1.3 torch==2.14.1 nnunetv2==2.8.1
+	@touch $@
