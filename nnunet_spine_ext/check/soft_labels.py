@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def inspect_soft_labels(folder: Path, images: Mapping[str, Path], classes: int, 
         )
 
 
-def _file(path: Path, image: Path, classes: int) -> Iterator[Problem]:
+def _file(path: Path, image: Path, classes: int) -> Generator[Problem, None, float]:
     """Yield the problems of one file; return the share of its foreground that is soft, 1 where that is not known."""
     from nnunet_spine_ext.check.images import inspect
 
