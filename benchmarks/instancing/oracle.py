@@ -1,8 +1,8 @@
 """In place of an instance network: answers that are perfect, or wrong in a chosen way. NumPy only.
 
-A network sees a cutout and says which voxels belong to the vertebra above (1), in the centre (2) and below (3). Here the
-truth says so. Errors are drawn per vertebra in the centre, so two programs that look at the same vertebra get the same
-answer, whatever seeds they find. `share` of the answers are wrong:
+A network sees a cutout and says which voxels belong to the vertebra above (1), in the centre (2) and below (3). Here
+the truth says so. Errors are drawn per vertebra in the centre, so two programs that look at the same vertebra get the
+same answer, whatever seeds they find. `share` of the answers are wrong:
 
 shift      the vertebra next to the centre is taken for the centre
 merge      the centre's label covers a neighbour too
@@ -12,8 +12,8 @@ boundary   borders between vertebrae are displaced by 2 to 4 voxels
 swap_post  posterior elements of the centre are given to a neighbour
 dropout    a vertebra is found by only one of the three cutouts that should find it
 
-Correlated errors concern a vertebra rather than a cutout: every cutout that sees it makes the same mistake, four times in
-five; shift, empty and boundary go on in the next cutout as often.
+Correlated errors concern a vertebra rather than a cutout: every cutout that sees it makes the same mistake, four times
+in five; shift, empty and boundary go on in the next cutout as often.
 """
 
 from __future__ import annotations

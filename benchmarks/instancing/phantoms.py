@@ -1,4 +1,4 @@
-"""The masks: one digital spine per case, C2 to sacrum, along P, I, R at 0.75 x 0.75 x 1.65 mm, with its true instances."""
+"""The masks: a digital spine per case, C2 to sacrum, along P, I, R at 0.75 x 0.75 x 1.65 mm, with true instances."""
 
 from __future__ import annotations
 
@@ -91,8 +91,12 @@ CASES = {
 def make(case: Case, seed: int = 0) -> Phantom:
     """Build the masks of a case from the spine with this seed; equal arguments give equal masks."""
     options: dict[str, Any] = {
-        "anomalies": "none", "pathologies": False, "scoliosis": 0, "scoliosis_type": "thoracolumbar", "stature": STATURE,
-    }  # fmt: skip
+        "anomalies": "none",
+        "pathologies": False,
+        "scoliosis": 0,
+        "scoliosis_type": "thoracolumbar",
+        "stature": STATURE,
+    }
     options |= case.overrides
     if case.findings:
         options["findings"] = ",".join(case.findings)

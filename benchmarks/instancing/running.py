@@ -23,7 +23,7 @@ from nnunet_spine_ext.core.volume import Array
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SPINEPS, OURS = "spineps", "ours"
-_POSTERIOR_TO_CORPUS = (2, 10)
+_VERTEBRA = (2, 10)
 # One thread each; SPINEPS' request to be cited is answered in the documentation.
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
@@ -84,9 +84,12 @@ class Bench:
                 return dict(known["result"])
         result = self._call(side, masks, conditions, repeats, self.out / "found" / f"{case}_{side}")
         for condition, figures in result["conditions"].items():
-            found = np.load(self.out / "found" / f"{case}_{side}" / f"{condition}.npz")["instances"]
+            stored = np.load(self.out / "found" / f"{case}_{side}" / f"{condition}.npz")
+            found = stored["instances"]
             figures["pq"] = score(instances, found)
-            labelled = (semantic >= _POSTERIOR_TO_CORPUS[0]) & (semantic <= _POSTERIOR_TO_CORPUS[1])
+            if "raw" in stored:
+                figures["pq_before_post"] = score(instances, stored["raw"]).get("vertebra", {})
+            labelled = (semantic >= _VERTEBRA[0]) & (semantic <= _VERTEBRA[1])
             if not np.array_equal(labelled, (instances > 0) & (instances < 100) & (instances != 26)):
                 # A noisy mask: how well are the voxels divided that it calls vertebra?
                 seen = np.where(labelled, instances, 0)

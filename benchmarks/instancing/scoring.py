@@ -13,7 +13,7 @@ KINDS = ("vertebra", "disc", "endplate")
 
 
 def score(reference: Array, found: Array) -> dict[str, Any]:
-    """Return RQ, SQ, PQ, least Dice of a match and counts for each kind of instance (spineps ids; numbers are ignored)."""
+    """Return RQ, SQ, PQ, least Dice of a match and counts per kind of instance (spineps ids; numbers are ignored)."""
     settings = Settings((), tuple(select(("rq", "sq", "pq"), "group")), (), 1.0, 0.5, "spineps")
     rows, matchings = score_instances("", reference, found, SPACING, settings, numbered=False)
     result: dict[str, Any] = {}

@@ -56,7 +56,9 @@ def main() -> None:
             "hit": oracle.hit,
             "error": runs[-1]["error"],
         }
-        np.savez_compressed(Path(job["out"]) / f"{condition.name}.npz", instances=runs[-1]["instances"])
+        np.savez_compressed(
+            Path(job["out"]) / f"{condition.name}.npz", instances=runs[-1]["instances"], raw=runs[-1]["raw"]
+        )
     print(json.dumps(results))
 
 
@@ -69,10 +71,14 @@ def _run(mask: Any, oracle: Oracle, peak: Any) -> dict[str, Any]:
     model = _Model(oracle)
     semantic = mask.copy()
     image = mask.set_array(np.zeros(mask.shape, np.uint8), seg=False)
-    error, post_s, instances = "", 0.0, np.zeros(mask.shape, np.uint8)
+    error, instance_s, post_s, found, final = "", 0.0, 0.0, None, None
     began, own = time.process_time(), oracle.seconds
     peak.reset()
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         try:
             found, code = predict_instance_mask(semantic.copy(), model, {})
             instance_s = time.process_time() - began - (oracle.seconds - own)
@@ -81,19 +87,24 @@ def _run(mask: Any, oracle: Oracle, peak: Any) -> dict[str, Any]:
             else:
                 began = time.process_time()
                 _, final = phase_postprocess_combined(
-                    img_nii=image, seg_nii=semantic, vert_nii=found.copy(), model_labeling=None, debug_data=None,
+                    img_nii=image,
+                    seg_nii=semantic,
+                    vert_nii=found.copy(),
+                    model_labeling=None,
+                    debug_data=None,
                     labeling_offset=1,
-                )  # fmt: skip
+                )
                 post_s = time.process_time() - began
-                instances = final.get_seg_array()
-        except Exception:
-            instance_s = time.process_time() - began
+        except Exception:  # whatever it raises is its result for this mask
             error = traceback.format_exc(limit=-1)
+    peak_mib = peak.above_mib()
+    nothing = np.zeros(mask.shape, np.uint8)
     return {
         "instance_s": instance_s,
         "post_s": post_s,
-        "peak_mib": peak.above_mib(),
-        "instances": instances,
+        "peak_mib": peak_mib,
+        "raw": nothing if found is None else found.get_seg_array(),
+        "instances": nothing if final is None else final.get_seg_array(),
         "error": error,
     }
 
