@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from nnunet_spine_ext.cli.phase_options import add_phase_options
 from nnunet_spine_ext.cli.shell import add_json_option, make_parser, run
 
 PROG = "nnUNetv2_spine_predict"
 FUNCTION = "nnunet_spine_ext.inference.predict:predict"
 EXAMPLES = """  nnUNetv2_spine_predict -i scan.nii.gz -o out -m MODEL_FOLDER --instances --report
+  nnUNetv2_spine_predict -i folder -o out -m MODEL_FOLDER --numbering --snapshots --bids
   nnUNetv2_spine_predict -i folder -o out -d 501 -p spineCpu -c 3d_fullres -f 0 1 2
   nnUNetv2_spine_predict -i folder -o out -m SOFT_MODEL_FOLDER --crop on --precision bf16
   nnUNetv2_spine_predict -i folder -o out -m MODEL_FOLDER --dry-run
@@ -44,7 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="precision in which windows add up; half is nnU-Net's (default: %(default)s)",
     )
     _add_speed_options(parser)
-    parser.add_argument("--instances", action="store_true", help="also write instances/, centroids/ and qc/")
+    phases = parser.add_argument_group("after the network")
+    phases.add_argument("--instances", action="store_true", help="also write instances/, centroids/ and qc/")
+    add_phase_options(phases)
     parser.add_argument("--report", action="store_true", help="also write report.html")
     parser.add_argument(
         "--resume",

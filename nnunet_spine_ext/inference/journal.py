@@ -85,6 +85,14 @@ def is_finished(entry: dict[str, Any] | None, mask: Path, inputs: list[dict[str,
     return True
 
 
+def hash_of(file: Path) -> str:
+    """Return the hash of a file, nothing if it cannot be read: the gatekeeper says why."""
+    try:
+        return sha256(file)
+    except OSError:
+        return ""
+
+
 @contextmanager
 def folder_lock(folder: Path, *, part: tuple[int, int] = (0, 1)) -> Iterator[None]:
     """Keep a second run out of an output folder; the parts (number, of how many) of one run may share it.

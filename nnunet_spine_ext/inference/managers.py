@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +26,33 @@ from nnunet_spine_ext.core.io import strip_suffix, write_json, write_volume
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.inference.activation import Activation, hard_labels, probabilities, soft_activation
 from nnunet_spine_ext.inference.model import label_scheme, predict_settings
-from nnunet_spine_ext.inference.phases import instance_files, write_instances
+from nnunet_spine_ext.inference.phase_options import PhaseOptions, check_phases
+from nnunet_spine_ext.inference.phases import CaseInput, Phases, image_for, phase_files, qc_file
+from nnunet_spine_ext.inference.preflight import check_scheme
 from nnunet_spine_ext.inference.reading import read_case
+from nnunet_spine_ext.inference.settings import PredictSettings
 
 logger = logging.getLogger(__name__)
+# Where the reader leaves the name of the image for the writer, which is not told it.
+_IMAGE = "spine_image"
 
 
 class SpinePreprocessor(DefaultPreprocessor):
     """nnU-Net's preprocessor behind the gatekeeper: a damaged file is an error that names it, not half a mask."""
 
     def run_case(self, image_files: list[str], *args: Any, **kwargs: Any) -> Any:
-        """Inspect the files of a case, then preprocess it. Raises CaseError for the first error, logs warnings."""
+        """Inspect the files of a case, then preprocess it.
+
+        Raises CaseError for the first error, and SetupError or UsageError for phases that cannot work: nothing runs in
+        stock prediction before its first case is preprocessed. Logs warnings.
+        """
         from nnunet_spine_ext.check.images import inspect
 
+        for manager in (*args, *kwargs.values()):
+            if isinstance(manager, SpinePlansManager):
+                _check_once(
+                    _phases_of(manager.plans), label_scheme(manager.plans), str(manager.plans.get("plans_name"))
+                )
         for file in image_files:
             for problem in inspect(file).problems:
                 if problem.severity == "error":
@@ -47,32 +64,64 @@ class SpinePreprocessor(DefaultPreprocessor):
 class SpineReaderWriter(NibabelIOWithReorient):
     """nnU-Net's reorienting reader without NaN; the writer is atomic, restores the grid exactly and adds our phases.
 
-    `scheme` and `instances` have defaults because nnU-Net creates readers without arguments.
+    `scheme` and `options` have defaults because nnU-Net creates readers without arguments.
     """
 
-    def __init__(self, scheme: str = "custom", instances: bool = False) -> None:
+    def __init__(self, scheme: str = "custom", options: PhaseOptions | None = None) -> None:
         super().__init__()
         self.scheme = scheme
-        self.instances = instances
+        self.options = options or PhaseOptions()
 
     def read_images(self, image_fnames: list[str] | tuple[str, ...]) -> tuple[Array, dict[str, Any]]:
         """Read the channels of a case; a NaN, which nnU-Net's reader lets through, would make the whole mask empty."""
-        return read_case([Path(f) for f in image_fnames])
+        data, properties = read_case([Path(f) for f in image_fnames])
+        if self.options.numbering_model is not None:
+            properties[_IMAGE] = str(image_fnames[0])
+        return data, properties
 
     def write_seg(self, seg: Array, output_fname: str, properties: dict[str, Any]) -> None:
-        """Write a segmentation (z, y, x) in RAS on the grid of its image; then `instances/` when asked for.
+        """Write a segmentation (z, y, x) in RAS on the grid of its image, after the phases that the plans ask for.
 
-        An error of the instance step is logged and recorded in ``qc/<case>.json``: raised, it would end the run of
-        nnU-Net, whose other cases have nothing to do with it.
+        An error of a phase is logged and recorded in ``qc/<case>.json``: raised, it would end the run of nnU-Net, whose
+        other cases have nothing to do with it.
         """
-        volume = segmentation_volume(seg, properties)
-        write_volume(volume, output_fname)
-        if self.instances:
+        volume, mask = segmentation_volume(seg, properties), Path(output_fname)
+        if self.options.instances:
             try:
-                for problem in write_instances(volume, self.scheme, Path(output_fname)):
+                image = image_for(self.options, Path(properties[_IMAGE]), volume) if _IMAGE in properties else None
+                given = CaseInput(file=mask.name, image=image)
+                volume, warnings = _phases(self.options, self.scheme).run(
+                    volume, mask.parent, strip_suffix(mask), given
+                )
+                for problem in warnings:
                     logger.warning("%s", problem)
             except Exception as error:
-                _record_failure(Path(output_fname), error)
+                _record_failure(mask, error)
+        write_volume(volume, mask)
+
+
+@functools.lru_cache(maxsize=1)
+def _phases(options: PhaseOptions, scheme: str) -> Phases:
+    """Keep networks from case to case; on the CPU, because the process that predicts has the other device."""
+    return Phases(options, scheme, "cpu")
+
+
+@functools.lru_cache
+def _check_once(options: PhaseOptions, scheme: str, plans_name: str) -> None:
+    if options.instances:
+        check_scheme(scheme, f"plans {plans_name}")
+        check_phases(options)
+
+
+def _phases_of(plans: Mapping[str, Any]) -> PhaseOptions:
+    """Return the phases that plans ask of stock prediction."""
+    settings = predict_settings(plans) or PredictSettings()
+    asked = PhaseOptions(instances=settings.instances, numbering=settings.numbering).completed()
+    return replace(
+        asked,
+        instance_model=settings.instance_model if asked.instances else None,
+        numbering_model=settings.numbering_model if asked.numbering else None,
+    )
 
 
 _without_instances: list[str] = []
@@ -90,12 +139,11 @@ def _record_failure(mask: Path, error: Exception) -> None:
         "the mask is complete; report this with the log",
     )
     logger.error("%s", problem, exc_info=error)
-    files = instance_files(mask.parent, case)
-    for file in files:
+    for file in phase_files(mask.parent, case):
         file.unlink(missing_ok=True)
     # The disk may be what failed.
     with contextlib.suppress(OSError):
-        write_json(files[-1], {"error": problem.to_dict()})
+        write_json(qc_file(mask.parent, case), {"error": problem.to_dict()})
     if not _without_instances:
         atexit.register(_name_failures)
     _without_instances.append(case)
@@ -161,7 +209,7 @@ class SpinePlansManager(PlansManager):
         base = super().image_reader_writer_class
         if settings is None or base is not NibabelIOWithReorient:
             return base
-        return _Configured(label_scheme(self.plans), settings.instances)
+        return _Configured(label_scheme(self.plans), _phases_of(self.plans))
 
 
 class SpineConfigurationManager(ConfigurationManager):
@@ -177,12 +225,12 @@ class SpineConfigurationManager(ConfigurationManager):
 class _Configured:
     """A reader/writer class with its options filled in; picklable, unlike a lambda or a local class."""
 
-    def __init__(self, scheme: str, instances: bool) -> None:
+    def __init__(self, scheme: str, options: PhaseOptions) -> None:
         self.scheme = scheme
-        self.instances = instances
+        self.options = options
 
     def __call__(self) -> SpineReaderWriter:
-        return SpineReaderWriter(self.scheme, self.instances)
+        return SpineReaderWriter(self.scheme, self.options)
 
 
 def segmentation_volume(seg: Array, properties: dict[str, Any]) -> Volume:

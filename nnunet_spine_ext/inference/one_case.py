@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_spine_ext.core.errors import Problem
-from nnunet_spine_ext.core.io import sha256, write_volume, write_volumes
+from nnunet_spine_ext.core.io import write_volume, write_volumes
 from nnunet_spine_ext.inference.cases import InputCase
-from nnunet_spine_ext.inference.folder import ModelFolder
 from nnunet_spine_ext.inference.gate import inspect_case
-from nnunet_spine_ext.inference.model import label_scheme
+from nnunet_spine_ext.inference.journal import hash_of
 from nnunet_spine_ext.inference.options import RunOptions
-from nnunet_spine_ext.inference.phases import write_instances
+from nnunet_spine_ext.inference.phases import CaseInput, Phases, image_for
 from nnunet_spine_ext.inference.results import soft_file
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def predict_case(
-    case: InputCase, folder: Path, model: ModelFolder, options: RunOptions, predictor: SpinePredictor
+    case: InputCase, folder: Path, options: RunOptions, predictor: SpinePredictor, phases: Phases
 ) -> list[Problem]:
     """Check, predict and write one case; return its warnings. Raises CaseError for what makes it unusable."""
     warnings, grid = inspect_case(case, strict=options.strict, prefer=options.prefer)
@@ -52,8 +51,9 @@ def predict_case(
     mask = folder / f"{case.name}.nii.gz"
     if answer is not None:
         write_volumes(answer.soft, soft_file(folder, case.name))
-    if options.instances:
-        warnings += write_instances(semantic, label_scheme(model.plans), mask)
+    given = CaseInput(file=mask.name, image=image_for(options.phases, case.files[0], semantic))
+    semantic, found = phases.run(semantic, folder, case.name, given)
+    warnings += found
     write_volume(semantic, mask)
     return warnings
 
@@ -62,12 +62,4 @@ def input_hashes(case: InputCase) -> list[dict[str, str]]:
     """Return name and hash of the files of a case, none for a case that was found unusable by its names."""
     if case.problem is not None:
         return []
-    return [{"file": f.name, "sha256": _hash(f)} for f in case.files]
-
-
-def _hash(file: Path) -> str:
-    """Return the hash of a file, nothing if it cannot be read: the gatekeeper says why."""
-    try:
-        return sha256(file)
-    except OSError:
-        return ""
+    return [{"file": f.name, "sha256": hash_of(f)} for f in case.files]

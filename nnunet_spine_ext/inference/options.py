@@ -6,12 +6,13 @@ import contextlib
 import hashlib
 import io
 import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from nnunet_spine_ext import __version__
 from nnunet_spine_ext.inference.activation import soft_activation
 from nnunet_spine_ext.inference.folder import ModelFolder, TrainedModel
+from nnunet_spine_ext.inference.phase_options import PhaseOptions
 from nnunet_spine_ext.inference.support import support_mm
 
 if TYPE_CHECKING:
@@ -26,11 +27,16 @@ class RunOptions:
     step_size: float
     tta: str
     accumulate: str
-    instances: bool
     strict: bool
     prefer: Literal["sform", "qform"] | None
     crop: Crop
     precision: Precision
+    phases: PhaseOptions = field(default_factory=PhaseOptions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options by name, those of the phases among them, as plain JSON."""
+        own = asdict(self)
+        return own | own.pop("phases")
 
     def fingerprint(self, model: ModelFolder) -> str:
         """Return what stands for these options, a model and this version in the journal.
@@ -39,7 +45,8 @@ class RunOptions:
         """
         activation = soft_activation(model.plans)
         soft = None if activation is None else [asdict(activation), support_mm(model.plans)]
-        content = json.dumps([model.digest, vars(self), soft, __version__], sort_keys=True)
+        own = self.to_dict() | self.phases.identity()
+        content = json.dumps([model.digest, own, soft, __version__], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

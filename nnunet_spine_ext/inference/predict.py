@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nnunet_spine_ext.core.device import check_device_name
-from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SETUP, EXIT_SOME_FAILED, Problem, SetupError, SpineExtError
-from nnunet_spine_ext.core.io import sha256
-from nnunet_spine_ext.core.summary import RunSummary
+from nnunet_spine_ext.core.errors import Problem, SpineExtError
 from nnunet_spine_ext.inference.activation import soft_activation
+from nnunet_spine_ext.inference.batch import (
+    FULL_LIMIT,
+    BatchResult,
+    attempt,
+    record,
+    stopped,
+    unexpected,
+)
+from nnunet_spine_ext.inference.bids import refuse_equal_names
 from nnunet_spine_ext.inference.cases import InputCase, find_cases
 from nnunet_spine_ext.inference.folder import ModelFolder, find_model_folder, load_weights, open_model_folder
 from nnunet_spine_ext.inference.gate import inspect_case
@@ -21,6 +28,8 @@ from nnunet_spine_ext.inference.journal import Journal, folder_lock, is_finished
 from nnunet_spine_ext.inference.model import label_scheme, predict_settings, refuse_what_is_not_predicted_here
 from nnunet_spine_ext.inference.one_case import input_hashes, predict_case
 from nnunet_spine_ext.inference.options import RunOptions, make_predictor
+from nnunet_spine_ext.inference.phase_options import PhaseOptions, check_phases, phases_of
+from nnunet_spine_ext.inference.phases import Phases
 from nnunet_spine_ext.inference.preflight import (
     check_accumulate,
     check_output,
@@ -29,59 +38,22 @@ from nnunet_spine_ext.inference.preflight import (
     check_use,
     check_windows,
 )
-from nnunet_spine_ext.inference.results import discard, foreign_cases, foreign_warning, outputs, write_run
+from nnunet_spine_ext.inference.results import foreign_cases, foreign_warning, write_run
 from nnunet_spine_ext.inference.settings import Crop, PredictSettings
-from nnunet_spine_ext.inference.space import is_full, little_space, unwritable, writing
+from nnunet_spine_ext.inference.space import little_space, writing
 
 if TYPE_CHECKING:
     from nnunet_spine_ext.inference.predictor import SpinePredictor
 
 logger = logging.getLogger(__name__)
-# A full disk rarely empties itself: after this many cases that found no room the run ends.
-_FULL_LIMIT = 3
 
 
 @dataclass
-class PredictResult(RunSummary):
-    """Outcome of a run, with its output folder.
+class PredictResult(BatchResult):
+    """Outcome of a prediction; see `BatchResult`."""
 
-    `notes` are warnings about the run as a whole, `stopped` is why it ended before its last case. A dry run lists in
-    `planned` the files of each case that would be predicted; `failed` are then those that would fail.
-    """
-
-    folder: Path = field(default_factory=Path)
-    planned: dict[str, list[str]] = field(default_factory=dict)
-    notes: list[Problem] = field(default_factory=list)
-    stopped: Problem | None = None
-    dry_run: bool = False
-
-    @property
-    def exit_code(self) -> int:
-        """As for every run; 5 when it was stopped; of a dry run, what the run would end with."""
-        if self.stopped is not None:
-            return EXIT_SETUP
-        if self.planned:
-            return EXIT_SOME_FAILED if self.failed else EXIT_OK
-        return super().exit_code
-
-    def render(self) -> str:
-        """Return a text for the console; a dry run lists the cases."""
-        *lines, counts = super().render().splitlines()
-        if self.dry_run:
-            counts = f"{len(self.planned)} to predict, {len(self.skipped)} finished, {len(self.failed)} would fail"
-            counts += "; nothing was predicted (dry run: the checkpoints were not opened)"
-            # A run says them when it starts.
-            lines[1:1] = [f"WARNING {problem}" for problem in self.notes]
-        lines += [f"{case}: {', '.join(files)}" for case, files in self.planned.items()]
-        lines += [f"STOPPED {self.stopped}"] if self.stopped else []
-        return "\n".join([*lines, counts])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the same as plain JSON."""
-        content = super().to_dict() | {"notes": [problem.to_dict() for problem in self.notes]}
-        if self.dry_run:
-            content["planned"] = self.planned
-        return content | ({"stopped": self.stopped.to_dict()} if self.stopped else {})
+    verb = ("predict", "predicted")
+    rehearsal = "dry run: the checkpoints were not opened"
 
 
 def predict(
@@ -103,6 +75,13 @@ def predict(
     precision: Literal["fp32", "bf16"] = "fp32",
     window_batch: int = 1,
     instances: bool = False,
+    instance_model: str | Path | None = None,
+    numbering: bool = False,
+    numbering_model: str | Path | None = None,
+    first_vertebra: str | None = None,
+    enforce: bool = False,
+    snapshots: bool = False,
+    bids: bool = False,
     report: bool = False,
     resume: bool = False,
     strict: bool = False,
@@ -124,7 +103,9 @@ def predict(
     crop: ``on`` and ``auto`` look for the structures coarsely first and do only their surroundings with care (``auto``:
         soft models on a CPU, where that spares work), ``off`` does everything; None: as the model's plans say.
     precision: ``fp32`` as nnU-Net, or ``bf16`` on hardware that has it. window_batch: windows computed at once.
-    instances: also separate vertebrae, discs and endplates. report: also write report.html.
+    instances: also separate vertebrae, discs and endplates, with the network `instance_model` if there is one.
+    numbering: also say which vertebra is which, by `numbering_model`, `first_vertebra`, `enforce`; see `postprocess`.
+    snapshots: a picture per case. bids: BIDS-derivatives as well. report: also write report.html.
     resume: keep finished cases whose input, model, options and output bytes are unchanged.
     strict: geometry warnings are errors. prefer: which of two conflicting transforms to believe.
     trust: load checkpoints that carry code. num_parts, part_id: predict every n-th case only (cluster arrays).
@@ -142,37 +123,79 @@ def predict(
     check_windows(crop, precision, window_batch)
     check_parts(num_parts, part_id)
     check_device_name(device)
-    i = i[0] if isinstance(i, Sequence) and not isinstance(i, str) and len(i) == 1 else i
-    output = check_output(Path(o), i)
-    model = open_model_folder(
-        find_model_folder(None if m is None else str(m), d, tr, p, c), tuple(f) if f else None, chk
-    )
+    model = _open_model(m, d, (tr, p, c), f, chk)
+    models = (instance_model, numbering_model)
+    asked = phases_of(instances, numbering, models, first_vertebra, enforce=enforce, snapshots=snapshots, bids=bids)
+    used, phases = _checked_crop(model, crop, accumulate), _checked_phases(model, asked)
+    options = RunOptions(step_size, tta, accumulate, strict, prefer, used, precision, phases)
+    work = partial(_work, device=device, window_batch=window_batch, trust=trust, report=report)
+    return _predict(model, options, i, o, (part_id, num_parts), None if dry_run else work, resume=resume, report=report)
+
+
+def _open_model(
+    m: str | Path | None, d: str | None, names: tuple[str, str, str], f: Sequence[str] | None, chk: str
+) -> ModelFolder:
+    """Find a model by its folder, or by dataset, trainer, plans and configuration; raises SetupError."""
+    folder = find_model_folder(None if m is None else str(m), d, *names)
+    model = open_model_folder(folder, tuple(f) if f else None, chk)
     # nnU-Net names a model's folder <trainer>__<plans>__<configuration>; a renamed one is looked at when it is loaded.
     refuse_what_is_not_predicted_here(model.plans, model.folder.name.rpartition("__")[2])
-    chosen = _checked_crop(model, crop, accumulate, instances=instances)
+    return model
+
+
+def _predict(
+    model: ModelFolder,
+    options: RunOptions,
+    i: str | Path | Sequence[str | Path],
+    o: str | Path,
+    part: tuple[int, int],
+    work: Callable[..., None] | None,
+    *,
+    resume: bool,
+    report: bool,
+) -> PredictResult:
+    """Find the cases and do them; without `work`, rehearse."""
+    i = i[0] if isinstance(i, Sequence) and not isinstance(i, str) and len(i) == 1 else i
+    output = check_output(Path(o), i)
     everything = find_cases(i, model.channels)
-    cases = everything[part_id::num_parts]
+    if options.phases.bids:
+        refuse_equal_names(case.name for case in everything)
+    cases = everything[part[0] :: part[1]]
     title = f"{len(cases)} cases, model {model.folder.name}, fold {', '.join(model.folds)}"
-    result = PredictResult(title=title, folder=output, dry_run=dry_run)
-    options = RunOptions(step_size, tta, accumulate, instances, strict, prefer, chosen, precision)
+    result = PredictResult(title=title, folder=output, dry_run=work is None)
     journal = Journal(output).read()
     run = _Run(model, options, options.fingerprint(model), journal if resume else {}, result)
     foreign = foreign_cases(output, {case.name for case in everything}, journal, run.fingerprint)
     result.notes += _notes(run, cases, foreign, resume=resume, report=report)
-    if dry_run:
+    if work is None:
         _rehearse(run, cases)
     else:
-        _work(run, cases, i, foreign, device, (part_id, num_parts), window_batch, trust=trust, report=report)
+        work(run, cases, i, foreign, part)
     return result
 
 
-def _checked_crop(model: ModelFolder, crop: Crop | None, accumulate: str, *, instances: bool) -> Crop:
+def _checked_crop(model: ModelFolder, crop: Crop | None, accumulate: str) -> Crop:
     """Return the crop mode in force; raises UsageError for what the model cannot do."""
     chosen = crop or (predict_settings(model.plans) or PredictSettings()).crop
     check_accumulate(accumulate, chosen, soft=soft_activation(model.plans) is not None)
-    if instances:
-        check_scheme(label_scheme(model.plans), model.folder)
     return chosen
+
+
+def _checked_phases(model: ModelFolder, asked: PhaseOptions) -> PhaseOptions:
+    """Return the phases with what they need of each other; raises UsageError or SetupError for what cannot work.
+
+    Where a phase is asked for without a model, it takes the one that the plans name, if they do.
+    """
+    planned = predict_settings(model.plans) or PredictSettings()
+    phases = asked.completed()
+    if phases.instances and phases.instance_model is None:
+        phases = replace(phases, instance_model=planned.instance_model)
+    if phases.numbering and phases.numbering_model is None:
+        phases = replace(phases, numbering_model=planned.numbering_model)
+    if phases.instances:
+        check_scheme(label_scheme(model.plans), model.folder)
+        check_phases(phases)
+    return phases
 
 
 @dataclass(frozen=True)
@@ -203,7 +226,7 @@ def _notes(
         little_space(
             output,
             cases,
-            instances=run.options.instances,
+            instances=run.options.phases.instances,
             report=report,
             soft=len(run.model.labels) if soft_activation(run.model.plans) else 0,
         ),
@@ -216,10 +239,10 @@ def _work(
     cases: Sequence[InputCase],
     source: Any,
     foreign: Mapping[str, list[str]],
-    device: str,
     part: tuple[int, int],
-    window_batch: int,
     *,
+    device: str,
+    window_batch: int,
     trust: bool,
     report: bool,
 ) -> None:
@@ -232,9 +255,11 @@ def _work(
         output.mkdir(parents=True, exist_ok=True)
     with folder_lock(output, part=part):
         predictor = make_predictor(model, run.options, device, window_batch=window_batch, trust=trust)
+        phases = Phases(run.options.phases, label_scheme(model.plans), str(predictor.device))
+        phases.load()
         with writing(output):
-            write_run(output, model, vars(run.options) | {"device": str(predictor.device)}, source, foreign)
-        _run_cases(run, cases, predictor)
+            write_run(output, model, run.options.to_dict() | {"device": str(predictor.device)}, source, foreign)
+        _run_cases(run, cases, predictor, phases)
     if report and (result.done or result.skipped) and result.stopped is None:
         from nnunet_spine_ext.report.build import report as build_report
 
@@ -242,43 +267,27 @@ def _work(
             build_report(output)
 
 
-def _run_cases(run: _Run, cases: Sequence[InputCase], predictor: SpinePredictor) -> None:
+def _run_cases(run: _Run, cases: Sequence[InputCase], predictor: SpinePredictor, phases: Phases) -> None:
     from tqdm import tqdm
 
     result, output = run.result, run.result.folder
     journal = Journal(output)
     full = 0
     for number, case in enumerate(tqdm(cases, desc="cases", disable=None)):
-        entry: dict[str, Any] = {"case": case.name, "fingerprint": run.fingerprint}
-        start = time.perf_counter()
-        try:
-            entry["input"] = input_hashes(case)
-            if run.finished(case, entry["input"]):
-                result.skipped.append(case.name)
-                continue
-            discard(output, case.name)
-            warnings = predict_case(case, output, run.model, run.options, predictor)
-        except SpineExtError as error:
-            entry["seconds"] = _seconds_since(start)
-            _fail(result, journal, entry, error.problem())
-        except Exception as error:
-            entry["seconds"] = _seconds_since(start)
-            _fail(result, journal, entry, unwritable(output, error) or _unexpected(case, error))
-            full += is_full(error)
-            if full == _FULL_LIMIT:
-                result.stopped = _stopped(output, full, len(cases) - number - 1)
-                return
-        else:
-            entry |= {
-                "status": "done",
-                "seconds": _seconds_since(start),
-                "warnings": [w.to_dict() for w in warnings],
-                "error": None,
-                "outputs": {str(f.relative_to(output)): sha256(f) for f in outputs(output, case.name)},
-            }
-            journal.append(entry)
-            result.done.append(case.name)
-            result.warn(case.name, *warnings)
+        made = attempt(
+            case.name,
+            output,
+            run.fingerprint,
+            inputs=partial(input_hashes, case),
+            finished=partial(run.finished, case),
+            work=partial(predict_case, case, output, run.options, predictor, phases),
+            source=str(case.files[0]),
+        )
+        record(made, result, journal)
+        full += made.full
+        if full == FULL_LIMIT:
+            result.stopped = stopped(output, full, len(cases) - number - 1)
+            return
 
 
 def _rehearse(run: _Run, cases: Sequence[InputCase]) -> None:
@@ -294,41 +303,7 @@ def _rehearse(run: _Run, cases: Sequence[InputCase]) -> None:
         except SpineExtError as error:
             run.result.fail(case.name, error.problem())
         except Exception as error:
-            run.result.fail(case.name, _unexpected(case, error))
+            run.result.fail(case.name, unexpected(case.name, str(case.files[0]), error))
         else:
             run.result.planned[case.name] = [str(f) for f in case.files]
             run.result.warn(case.name, *warnings)
-
-
-def _seconds_since(start: float) -> float:
-    return round(time.perf_counter() - start, 2)
-
-
-def _fail(result: PredictResult, journal: Journal, entry: dict[str, Any], problem: Problem) -> None:
-    case = entry["case"]
-    discard(result.folder, case)
-    journal.append(entry | {"status": "failed", "warnings": [], "error": problem.to_dict()})
-    result.fail(case, problem)
-
-
-def _stopped(output: Path, full: int, left: int) -> Problem:
-    return SetupError(
-        "E-OUT-FULL",
-        file=output,
-        found=f"no space left, {full} times; the run was ended before {left} further cases",
-        expected="room for the results on the disk",
-        fix="free space, then run again with --resume",
-    ).problem()
-
-
-def _unexpected(case: InputCase, error: Exception) -> Problem:
-    logger.error("%s: unexpected error", case.name, exc_info=error)
-    found = f"{type(error).__name__}: {error}"
-    return Problem(
-        "error",
-        "E-INTERNAL",
-        str(case.files[0]),
-        found,
-        "a prediction",
-        "report this with the log; the other cases went on",
-    )

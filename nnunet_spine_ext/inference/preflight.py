@@ -8,9 +8,7 @@ from typing import Any
 
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import UsageError
-from nnunet_spine_ext.core.labels import MAPPINGS
-
-_CORPUS = 10
+from nnunet_spine_ext.inference.phase_options import schemes_with_bodies
 
 
 def check_use(m: str | Path | None, d: str | None, step_size: float) -> None:
@@ -73,10 +71,9 @@ def check_parts(num_parts: int, part_id: int) -> None:
         )
 
 
-def check_scheme(name: str, folder: Path) -> None:
+def check_scheme(name: str, folder: str | Path) -> None:
     """Refuse the instance step for a model whose classes it does not know."""
-    bodies = {a for (a, b), row in MAPPINGS.items() if b == "nnunet14" and _CORPUS in row.table.values()}
-    if name not in {"nnunet14", *bodies}:
+    if name not in schemes_with_bodies():
         raise UsageError(
             "E-USE-SCHEME",
             file=folder,

@@ -14,17 +14,18 @@ from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.io import strip_suffix, write_json
 from nnunet_spine_ext.core.labels import (
     colours_for,
-    instance_name,
     scheme,
     write_itksnap_labels,
     write_slicer_table,
 )
 from nnunet_spine_ext.inference.activation import soft_activation
+from nnunet_spine_ext.inference.bids import write_description
 from nnunet_spine_ext.inference.folder import TrainedModel
 from nnunet_spine_ext.inference.journal import RUN
 from nnunet_spine_ext.inference.model import label_scheme
-from nnunet_spine_ext.inference.phases import instance_files
+from nnunet_spine_ext.inference.phases import phase_files
 from nnunet_spine_ext.inference.support import support_mm
+from nnunet_spine_ext.report.naming import instance_naming
 
 _PACKAGES = ("nnunetv2", "torch", "numpy", "nibabel")
 # Where masks of a case that is not of this run come from.
@@ -43,7 +44,7 @@ def soft_file(folder: Path, case: str) -> Path:
 
 def outputs(folder: Path, case: str) -> list[Path]:
     """Return the files of a case that are there, the mask first."""
-    files = (folder / f"{case}.nii.gz", soft_file(folder, case), *instance_files(folder, case))
+    files = (folder / f"{case}.nii.gz", soft_file(folder, case), *phase_files(folder, case))
     return [f for f in files if f.is_file()]
 
 
@@ -93,6 +94,34 @@ def foreign_warning(folder: Path, foreign: Mapping[str, list[str]]) -> Problem |
     )
 
 
+def write_mask_run(
+    folder: Path,
+    scheme_name: str,
+    options: Mapping[str, Any],
+    sources: Mapping[str, Any],
+    foreign: Mapping[str, list[str]],
+    dataset_json: Mapping[str, Any] | None,
+) -> None:
+    """Write what a reader of post-processed masks needs: the run's facts, a dataset.json and label tables.
+
+    Parameters
+    ----------
+    sources: where masks, images and other companions were, None for what was not given.
+    dataset_json: that of the masks, whose names of classes are kept; None: those of the scheme.
+    """
+    table = scheme(scheme_name)
+    own = {"labels": {"background": 0} | {name: key for key, name in table.labels.items()}, "file_ending": ".nii.gz"}
+    content = dict(dataset_json or own)
+    sided = [list(pair) for pair in table.sided_pairs]
+    content["spine_ext"] = {"version": 1, "scheme": scheme_name, "sided_labels": sided}
+    labels = {v: str(k) for k, v in content["labels"].items() if isinstance(v, int) and v > 0 and k != "ignore"}
+    facts = _facts(options, labels, scheme_name, foreign) | dict(sources)
+    write_json(folder / RUN, facts)
+    write_json(folder / "dataset.json", content)
+    _write_tables(folder, labels, colours_for(labels, scheme_name))
+    _write_instance_tables(folder, options)
+
+
 def write_run(
     folder: Path, model: TrainedModel, options: Mapping[str, Any], source: Any, foreign: Mapping[str, list[str]]
 ) -> None:
@@ -101,10 +130,7 @@ def write_run(
     activation = soft_activation(model.plans)
     sources = [source] if isinstance(source, (str, Path)) else list(source)
     places = [str(Path(s).resolve()) for s in sources]
-    facts = {
-        "nnunet_spine_ext": __version__,
-        "versions": {package: version(package) for package in _PACKAGES},
-        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    facts = _facts(options, model.labels, name, foreign) | {
         "model": {
             "name": model.folder.name,
             "dataset": model.folder.parent.name,
@@ -113,22 +139,39 @@ def write_run(
             "checkpoint": model.checkpoint,
             "sha256": model.digest,
         },
-        "options": dict(options),
         "input": places[0] if isinstance(source, (str, Path)) else places,
-        "labels": {str(k): v for k, v in model.labels.items()},
-        "scheme": name,
         # Volumes of a 4-D soft map follow the ids of the classes.
         "soft": None
         if activation is None
         else asdict(activation) | {"support_mm": support_mm(model.plans), "classes": list(model.labels.values())},
-        "foreign": dict(foreign),
     }
     write_json(folder / RUN, facts)
     write_json(folder / "dataset.json", model.dataset_json)
     _write_tables(folder, model.labels, colours_for(model.labels, name))
+    _write_instance_tables(folder, options)
+
+
+def _facts(
+    options: Mapping[str, Any], labels: Mapping[int, str], scheme_name: str, foreign: Mapping[str, list[str]]
+) -> dict[str, Any]:
+    return {
+        "nnunet_spine_ext": __version__,
+        "versions": {package: version(package) for package in _PACKAGES},
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "options": dict(options),
+        "labels": {str(k): v for k, v in labels.items()},
+        "scheme": scheme_name,
+        "foreign": dict(foreign),
+    }
+
+
+def _write_instance_tables(folder: Path, options: Mapping[str, Any]) -> None:
+    """Write names and colours of instances: levels where they are numbered, else places from the top."""
     if options["instances"]:
-        table = scheme("instances")
-        _write_tables(folder / "instances", {key: instance_name(key) for key in table.labels}, dict(table.colours))
+        naming = instance_naming(numbered=bool(options["numbering"]))
+        _write_tables(folder / "instances", dict(naming.labels), dict(naming.colours))
+    if options["bids"]:
+        write_description(folder)
 
 
 def _write_tables(folder: Path, names: dict[int, str], colours: Any) -> None:

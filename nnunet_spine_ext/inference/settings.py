@@ -19,6 +19,9 @@ class PredictSettings:
     ----------
     mirror: average with the left-right mirrored image, sided classes exchanged (models with sided classes only).
     instances: stock `nnUNetv2_predict` also writes `instances/` (vertebrae, discs and endplates separated).
+    numbering: stock `nnUNetv2_predict` also numbers them, which means that it separates them.
+    instance_model, numbering_model: folders of the networks for these two; our own commands take them, too, unless they
+        are given others.
     activation: how linear outputs of a soft model become values in [0, 1]: ``clamp`` cuts at 0 and 1, ``norm_relu``
         divides by the maximum of the volume. None: what validation chose (``soft.activation``), else ``clamp``. Models
         with sigmoid output always use the sigmoid.
@@ -36,6 +39,9 @@ class PredictSettings:
 
     mirror: bool = True
     instances: bool = False
+    numbering: bool = False
+    instance_model: str | None = None
+    numbering_model: str | None = None
     activation: Literal["clamp", "norm_relu"] | None = None
     activation_floor: float = 0.5
     support_mm: float | None = 5.0

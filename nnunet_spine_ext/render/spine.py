@@ -94,7 +94,8 @@ def _named(
     places = laid_out.project(np.array([points[key] for key in shown]))
     font = ImageFont.load_default(_letters(places, rgb.shape[0]))
     for key, (x, y) in zip(shown, places, strict=True):
-        pen.text((float(x), float(y)), names[key], fill=_TEXT, font=font, anchor="mm", stroke_width=2, stroke_fill=_HALO)
+        place = (float(x), float(y))
+        pen.text(place, names[key], fill=_TEXT, font=font, anchor="mm", stroke_width=2, stroke_fill=_HALO)
     return np.asarray(picture)
 
 

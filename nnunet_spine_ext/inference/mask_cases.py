@@ -1,0 +1,253 @@
+"""Masks to post-process and what belongs to each: its image, levels that somebody else gave, a localizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from nnunet_spine_ext.check.facts import Role
+from nnunet_spine_ext.check.opening import open_image
+from nnunet_spine_ext.core.errors import CaseError, Problem, UsageError
+from nnunet_spine_ext.core.io import IMAGE_SUFFIXES, is_image, read_json
+from nnunet_spine_ext.core.labels import SCHEMES, scheme
+from nnunet_spine_ext.core.volume import GRID_TOLERANCE_MM, Volume
+from nnunet_spine_ext.inference.cases import InputCase, find_cases
+from nnunet_spine_ext.inference.journal import hash_of
+from nnunet_spine_ext.inference.phase_options import schemes_with_bodies
+from nnunet_spine_ext.inference.phases import CaseInput
+from nnunet_spine_ext.measure.numbered import is_numbered
+
+_CHANNEL = "_0000"
+# Headers of an image and of a mask made from it can differ by rounding.
+_HEADER_TOLERANCE = 0.01
+# What a file of an option is called.
+_ROLES = {"images": "image"}
+# What a case cannot be done without, once it was asked for.
+_NEEDED = ("levels", "localizer")
+
+
+@dataclass(frozen=True)
+class MaskCase:
+    """A mask and its companions (``images``, ``levels``, ``localizer``), or the problem that keeps it from being used.
+
+    `lacks_image`: images were given, none of them for this case.
+    """
+
+    name: str
+    mask: Path
+    companions: Mapping[str, Path] = field(default_factory=dict)
+    problem: Problem | None = None
+    lacks_image: bool = False
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files, the mask first."""
+        return (self.mask, *self.companions.values())
+
+    def hashes(self) -> list[dict[str, str]]:
+        """Return role, name and hash of every file, the image first: there the report looks for it."""
+        rows = sorted([("mask", self.mask), *self.companions.items()], key=lambda row: row[0] != "images")
+        return [{"role": _ROLES.get(name, name), "file": f.name, "sha256": hash_of(f)} for name, f in rows]
+
+
+def find_masks(
+    i: str | Path | Sequence[str | Path], companions: Mapping[str, str | Path | None], *, image_needed: bool
+) -> list[MaskCase]:
+    """Return the masks of a file, a folder or a list of files, each with the companions of its name.
+
+    A companion that is one file belongs to a single mask whatever its name; in a folder it has the name of the mask,
+    for images also with ``_0000``. What a case lacks is its own error; the others go on.
+
+    Raises
+    ------
+    NoInputError: no mask. UsageError: two masks of one name, a companion that is not there, one for several masks.
+    """
+    cases = find_cases(i, ["mask"])
+    given = {name: Path(path) for name, path in companions.items() if path is not None}
+    for name, path in given.items():
+        _check_place(name, path, len(cases))
+    return [_with_companions(case, given, image_needed=image_needed) for case in cases]
+
+
+def _check_place(name: str, path: Path, count: int) -> None:
+    found = None
+    if not path.exists():
+        found = "nothing there"
+    elif path.is_file() and count > 1:
+        found = f"one file for {count} masks"
+    if found:
+        raise UsageError(
+            "E-POST-FILES",
+            file=path,
+            found=f"{found} (--{name})",
+            expected="a folder with a file per mask, or a file for a single mask",
+            fix="check the path",
+        )
+
+
+def _with_companions(case: InputCase, given: Mapping[str, Path], *, image_needed: bool) -> MaskCase:
+    own: dict[str, Path] = {}
+    problem, lacks_image = case.problem, False
+    for name, path in given.items():
+        file = path if path.is_file() else _in_folder(path, case.name, image=name == "images")
+        if file is not None:
+            own[name] = file
+        elif name in _NEEDED or image_needed:
+            problem = problem or _missing(path, case.name, name)
+        else:
+            lacks_image = True
+    return MaskCase(case.name, case.files[0], own, problem, lacks_image)
+
+
+def _in_folder(folder: Path, case: str, *, image: bool) -> Path | None:
+    names = [f"{case}{s}" for s in IMAGE_SUFFIXES] + [f"{case}{_CHANNEL}{s}" for s in IMAGE_SUFFIXES if image]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _missing(folder: Path, case: str, name: str) -> Problem:
+    return CaseError(
+        "E-POST-COMPANION",
+        file=folder,
+        found=f"no file of the case {case} (--{name})",
+        expected=f"a file such as {case}.nii.gz",
+        fix="add it, or do this case without",
+    ).problem()
+
+
+def open_mask(
+    case: MaskCase, *, strict: bool, prefer: Literal["sform", "qform"] | None
+) -> tuple[Volume, CaseInput, list[Problem]]:
+    """Read a mask and its companions through the gatekeeper; return them with the warnings about them.
+
+    Raises
+    ------
+    CaseError: a companion is missing, a file cannot be used, grids differ, a localizer is not numbered.
+    """
+    if case.problem is not None:
+        raise case.problem.to_error()
+    warnings: list[Problem] = []
+
+    def read(file: Path, role: Role) -> Volume:
+        opened = open_image(file, role=role, strict=strict, prefer=prefer)
+        opened.facts.raise_errors()
+        warnings.extend(opened.facts.problems)
+        if opened.volume is None:
+            # Without an error there is a volume; type checkers do not know.
+            raise CaseError(
+                "E-IN-UNREADABLE", file=file, found="no voxels", expected="a volume", fix="copy the file again"
+            )
+        return opened.volume
+
+    mask = read(case.mask, "label")
+    given = CaseInput(file=str(case.mask))
+    for name, file in case.companions.items():
+        if name == "localizer":
+            _refuse_unnumbered(file, case.name)
+        volume = read(file, "image" if name == "images" else "label")
+        if name != "localizer":
+            volume = on_grid_of(mask, volume, case.mask, file)
+        found: dict[str, Any] = {_ROLES.get(name, name): volume}
+        given = replace(given, **found)
+    if case.lacks_image:
+        warnings.append(
+            Problem(
+                "warning",
+                "W-POST-IMAGE",
+                str(case.mask),
+                "no image of this case (--images)",
+                f"a file such as {case.name}.nii.gz",
+                "its picture shows the mask alone",
+            )
+        )
+    return mask, given, warnings
+
+
+def on_grid_of(mask: Volume, other: Volume, mask_file: Path, file: Path) -> Volume:
+    """Return a companion on exactly the grid of the mask; raises CaseError with both grids when they differ."""
+    error = mask.corner_error(other)
+    if error <= max(GRID_TOLERANCE_MM, _HEADER_TOLERANCE * min(mask.spacing)):
+        return mask.with_array(other.array)
+    apart = "" if mask.shape != other.shape else f", corners up to {error:.3g} mm apart"
+    raise CaseError(
+        "E-GEOM-GRID",
+        file=file,
+        found=f"another grid than {mask_file.name}: {_grid(other)}{apart}",
+        expected=f"the grid of the mask: {_grid(mask)}",
+        fix="resample one of them onto the other's grid",
+    )
+
+
+def _grid(volume: Volume) -> str:
+    shape = "x".join(map(str, volume.shape))
+    spacing = "x".join(f"{size:.4g}" for size in volume.spacing)
+    origin = ", ".join(f"{value:.4g}" for value in volume.affine[:3, 3])
+    return f"{shape} voxels of {spacing} mm, {volume.orientation}, origin {origin}"
+
+
+def _refuse_unnumbered(file: Path, case: str) -> None:
+    if not is_numbered(file.parent.parent, case):
+        raise CaseError(
+            "E-POST-LOCALIZER",
+            file=file,
+            found="instances that are counted from the top, not numbered",
+            expected="a localizer with anatomical numbers",
+            fix="number it first (--numbering), or correct it",
+        )
+
+
+def scheme_of_masks(i: str | Path | Sequence[str | Path], asked: str | None) -> str:
+    """Return the label scheme of the masks: the one asked for, else that of the dataset.json beside them.
+
+    Raises
+    ------
+    UsageError: an unknown scheme, one without vertebral bodies, or none known; says which ones fit the first mask.
+    """
+    if asked is not None:
+        scheme(asked)
+    first = Path(i if isinstance(i, (str, Path)) else i[0])
+    folder = first if first.is_dir() else first.parent
+    name = asked or recorded_scheme(dataset_beside(i))
+    usable = schemes_with_bodies()
+    if name in usable:
+        return name
+    found = f"the label scheme {name!r}" if name else "masks without a dataset.json that says their label scheme"
+    fits = [] if name else _fitting(first, usable)
+    raise UsageError(
+        "E-POST-SCHEME",
+        file=folder,
+        found=found + (f" (the ids of the first one are known to {' and '.join(fits)})" if fits else ""),
+        expected=f"--scheme {' or '.join(usable)}: classes with vertebral bodies",
+        fix=f"give --scheme {fits[0] if fits else 'SCHEME'}" if not name else "translate them: nnUNetv2_spine_labels",
+    )
+
+
+def dataset_beside(i: str | Path | Sequence[str | Path]) -> dict[str, Any]:
+    """Return the dataset.json in the folder of the (first) mask; empty if there is none, or none that can be read."""
+    first = Path(i if isinstance(i, (str, Path)) else i[0])
+    path = (first if first.is_dir() else first.parent) / "dataset.json"
+    try:
+        content = read_json(path) if path.is_file() else None
+    except CaseError:
+        return {}
+    return content if isinstance(content, dict) and isinstance(content.get("labels"), dict) else {}
+
+
+def recorded_scheme(dataset_json: Mapping[str, Any]) -> str | None:
+    """Return the label scheme that a dataset.json says; None if it says none."""
+    own = dataset_json.get("spine_ext")
+    name = own.get("scheme") if isinstance(own, dict) else None
+    return None if name is None else str(name)
+
+
+def _fitting(first: Path, names: Sequence[str]) -> list[str]:
+    """Return the schemes that know every id of the first mask."""
+    from nnunet_spine_ext.check.images import inspect
+
+    file = next((f for f in sorted(first.iterdir()) if is_image(f)), None) if first.is_dir() else first
+    if file is None or not file.is_file():
+        return []
+    voxels = inspect(file, role="label").voxels
+    ids = set() if voxels is None or voxels.ids is None else set(voxels.ids) - {0}
+    return [name for name in names if ids and ids <= set(SCHEMES[name].labels)]
