@@ -15,7 +15,7 @@ from nnunet_spine_ext.numbering.levels import FIRST_L, FIRST_T, INDEX, LAST_C, L
 from nnunet_spine_ext.numbering.rules import STATE_COUNT, STATE_LEVEL, STATES, PathRules, Steps, ends, steps
 
 _ALTERNATIVES = 4
-# A rare vertebra that is certainly the last of its region is so wherever the path goes on.
+# What is so wherever the path goes on; whether T12 or T11 is the last thoracic one depends on the next vertebra.
 _ROLES = {"C7": LAST_C, "T1": FIRST_T, "T13": LAST_T, "L1": FIRST_L, "L6": LAST_L}
 
 
@@ -127,11 +127,9 @@ def _link(table: Steps, rules: PathRules, evidence: Evidence, row: int) -> Array
     distance = rules.missing * table.hidden if np.isnan(gap) else rules.gap * np.abs(table.hidden - gap)
     link = table.score - distance
     if evidence.relative is not None:
-        link = link + np.where(table.last_thoracic & ~_FROM_T13, evidence.relative[row, LAST_T], 0.0)
+        link = link + np.where(table.last_thoracic, evidence.relative[row, LAST_T], 0.0)
     return link
 
-
-_FROM_T13 = np.broadcast_to((INDEX["T13"] == STATE_LEVEL)[:, None], (STATES, STATES))
 
 
 def _sweep(nodes: Array, links: list[Array], start: Array) -> tuple[Array, Array]:

@@ -86,7 +86,7 @@ class Steps:
     start: (S,) scores of the uppermost vertebra, minus infinity where it cannot start.
     score: (S, S) score of the step from a state to the one below, distance left out; minus infinity: no such step.
     hidden: (S, S) number of vertebrae that the step passes over.
-    last_thoracic: (S, S) whether the upper vertebra of the step is the last thoracic one.
+    last_thoracic: (S, S) whether the step shows that the upper vertebra is the last thoracic one (T13 always is).
     """
 
     start: Array
@@ -177,4 +177,4 @@ def _crossing(rules: PathRules, above: int, below: int) -> float:
 
 def _is_last_thoracic(above: int, below: int) -> bool:
     high, low = int(STATE_LEVEL[above]), int(STATE_LEVEL[below])
-    return high < _L1 <= low and LEVELS[high] == f"T{STATE_COUNT[below]}"
+    return high < _T13 and low >= _L1 and LEVELS[high] == f"T{STATE_COUNT[below]}"
