@@ -1,6 +1,7 @@
 """Changes of a painted spine that no parameter of the phantom makes: missing bodies, clefts, bridges, noise, borders.
 
-Masks are arrays along P, I, R. An edit takes and returns (semantic with ids of nnunet14, instances with spineps ids).
+Masks are arrays along P, I, R with a voxel size in mm along these. An edit takes and returns the semantic mask with ids
+of nnunet14 and the instances with spineps ids.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ SACRUM, CORPUS, CORD, CANAL, ENDPLATE, DISC = 1, 10, 11, 12, 13, 14
 COSTAL = (4, 5)
 POSTERIOR = tuple(range(2, 10))
 SACRUM_ID = 26
-SPACING = (0.75, 0.75, 1.65)
 
+Spacing = tuple[float, float, float]
 Masks = tuple[Array, Array]
-Edit = Callable[[Array, Array], Masks]
+Edit = Callable[[Array, Array, Spacing], Masks]
 
 
 def box_of(mask: Array, margin: int = 0) -> tuple[slice, slice, slice]:
@@ -31,10 +32,10 @@ def box_of(mask: Array, margin: int = 0) -> tuple[slice, slice, slice]:
     return slices[0], slices[1], slices[2]
 
 
-def without_c1(semantic: Array, instances: Array) -> Masks:
+def without_c1(semantic: Array, instances: Array, spacing: Spacing) -> Masks:
     """Take C1 out, and what of cord and canal lies more than a centimetre above C2: the 14 classes have no atlas."""
     semantic = np.where(instances == 1, 0, semantic)
-    top = int(np.flatnonzero((instances == 2).any(axis=(0, 2)))[0]) - round(10 / SPACING[1])
+    top = int(np.flatnonzero((instances == 2).any(axis=(0, 2)))[0]) - round(10 / spacing[1])
     semantic[:, : max(0, top)] = 0
     return semantic, np.where(instances == 1, 0, instances)
 
@@ -42,7 +43,7 @@ def without_c1(semantic: Array, instances: Array) -> Masks:
 def missing_bodies(*ids: int) -> Edit:
     """Turn the bodies of some vertebrae into background; their posterior elements stay."""
 
-    def edit(semantic: Array, instances: Array) -> Masks:
+    def edit(semantic: Array, instances: Array, spacing: Spacing) -> Masks:
         gone = (semantic == CORPUS) & np.isin(instances, ids)
         return np.where(gone, 0, semantic), np.where(gone, 0, instances)
 
@@ -52,7 +53,7 @@ def missing_bodies(*ids: int) -> Edit:
 def missing_discs(*above: int) -> Edit:
     """Turn the discs below some vertebrae into background; the endplates stay."""
 
-    def edit(semantic: Array, instances: Array) -> Masks:
+    def edit(semantic: Array, instances: Array, spacing: Spacing) -> Masks:
         gone = np.isin(instances, [100 + k for k in above])
         return np.where(gone, 0, semantic), np.where(gone, 0, instances)
 
@@ -62,7 +63,7 @@ def missing_discs(*above: int) -> Edit:
 def cleft(vertebra: int) -> Edit:
     """Divide a body by a sagittal gap of one slice (butterfly vertebra)."""
 
-    def edit(semantic: Array, instances: Array) -> Masks:
+    def edit(semantic: Array, instances: Array, spacing: Spacing) -> Masks:
         body = (semantic == CORPUS) & (instances == vertebra)
         weight = body.sum(axis=(0, 1))
         middle = round(float(np.average(np.arange(len(weight)), weights=weight)))
@@ -79,16 +80,16 @@ def bridged(*above: int, share: float = 0.3) -> Edit:
     Each voxel of the bridge belongs to the nearer body.
     """
 
-    def edit(semantic: Array, instances: Array) -> Masks:
+    def edit(semantic: Array, instances: Array, spacing: Spacing) -> Masks:
         semantic, instances = semantic.copy(), instances.copy()
         for vertebra in above:
             gap = np.isin(instances, (100 + vertebra, 200 + vertebra))
             front = np.quantile(np.flatnonzero(gap.any(axis=(1, 2))), share)
-            box = box_of(gap, 12)
+            box = box_of(gap, 9)
             bridge = gap[box].copy()
             bridge[max(0, int(front) - box[0].start) :] = False
             far = [
-                distance_transform_edt(~((semantic[box] == CORPUS) & (instances[box] == k)), sampling=SPACING)
+                distance_transform_edt(~((semantic[box] == CORPUS) & (instances[box] == k)), sampling=spacing)
                 for k in (vertebra, vertebra + 1)
             ]
             semantic[box][bridge] = CORPUS
@@ -101,14 +102,14 @@ def bridged(*above: int, share: float = 0.3) -> Edit:
 def sacralised(vertebra: int = 24, reach_mm: float = 14.0) -> Edit:
     """Join the transverse processes of the last vertebra with the sacrum by bone (costal label)."""
 
-    def edit(semantic: Array, instances: Array) -> Masks:
+    def edit(semantic: Array, instances: Array, spacing: Spacing) -> Masks:
         semantic, instances = semantic.copy(), instances.copy()
         sacrum = semantic == SACRUM
         for label in COSTAL:
             process = (semantic == label) & (instances == vertebra)
-            box = box_of(process, round(reach_mm / SPACING[0]))
-            near = distance_transform_edt(~process[box], sampling=SPACING)
-            ala = distance_transform_edt(~sacrum[box], sampling=SPACING)
+            box = box_of(process, round(reach_mm / spacing[0]))
+            near = distance_transform_edt(~process[box], sampling=spacing)
+            ala = distance_transform_edt(~sacrum[box], sampling=spacing)
             joined = (near + ala <= max(reach_mm, float((near + ala).min()) + 2.0)) & (semantic[box] == 0)
             semantic[box][joined] = label
             instances[box][joined] = vertebra
@@ -117,7 +118,7 @@ def sacralised(vertebra: int = 24, reach_mm: float = 14.0) -> Edit:
     return edit
 
 
-def without_posterior(semantic: Array, instances: Array) -> Masks:
+def without_posterior(semantic: Array, instances: Array, spacing: Spacing) -> Masks:
     """Leave bodies, discs, endplates, canal and sacrum only."""
     gone = np.isin(semantic, POSTERIOR)
     return np.where(gone, 0, semantic), np.where(gone, 0, instances)
@@ -126,7 +127,7 @@ def without_posterior(semantic: Array, instances: Array) -> Masks:
 def only(vertebrae: Sequence[int]) -> Edit:
     """Leave some vertebrae with the discs and endplates between them, and the canal at their height."""
 
-    def edit(semantic: Array, instances: Array) -> Masks:
+    def edit(semantic: Array, instances: Array, spacing: Spacing) -> Masks:
         kept = [*vertebrae, *(k + offset for k in vertebrae[:-1] for offset in (100, 200))]
         own = np.isin(instances, kept)
         height = box_of(np.isin(instances, vertebrae))[1]
@@ -140,7 +141,7 @@ def only(vertebrae: Sequence[int]) -> Edit:
 def cut_through(top: int | None, bottom: int | None) -> Edit:
     """End the picture in the middle of the bodies of two vertebrae (None: do not cut there)."""
 
-    def edit(semantic: Array, instances: Array) -> Masks:
+    def edit(semantic: Array, instances: Array, spacing: Spacing) -> Masks:
         first = 0 if top is None else _middle(semantic, instances, top)
         last = semantic.shape[1] if bottom is None else _middle(semantic, instances, bottom)
         return semantic[:, first:last].copy(), instances[:, first:last].copy()
@@ -151,7 +152,7 @@ def cut_through(top: int | None, bottom: int | None) -> Edit:
 def noise(share: float, seed: int) -> Edit:
     """Give a share of all voxels a random label, background included; the true instances stay what they are."""
 
-    def edit(semantic: Array, instances: Array) -> Masks:
+    def edit(semantic: Array, instances: Array, spacing: Spacing) -> Masks:
         rng = np.random.default_rng(seed)
         semantic = semantic.copy()
         hit = rng.random(semantic.shape, dtype=np.float32) < share

@@ -32,7 +32,6 @@ CORPUS = 10
 POSTERIOR = (2, 10)
 PERSISTENCE = 0.8
 _NEAR = (4, 12, 40, 120)
-_SPACING = np.array([0.75, 0.75, 1.65])
 
 
 @dataclass(frozen=True)
@@ -60,16 +59,20 @@ class Oracle:
     truth: uint8 along P, I, R; vertebrae 1..n from head to tail.
     semantic: uint8 ids of nnunet14 on the same grid.
     condition: which answers are wrong.
+    spacing: voxel size in mm along P, I, R.
 
     `seconds` counts the processor's time spent in here, `hit` the wrong answers given, `asked` all.
     """
 
-    def __init__(self, truth: Array, semantic: Array, condition: Condition) -> None:
+    def __init__(
+        self, truth: Array, semantic: Array, condition: Condition, spacing: Sequence[float] = (0.75, 0.75, 1.65)
+    ) -> None:
         if condition.mode not in MODES:
             msg = f"{condition.mode!r} is none of {', '.join(MODES)}"
             raise ValueError(msg)
         begin = time.process_time()
         self.truth, self.semantic, self.condition = truth, semantic, condition
+        self.spacing = np.asarray(spacing)
         self.count = int(truth.max())
         rng = np.random.default_rng((condition.seed, MODES.index(condition.mode)))
         size = self.count + 2
@@ -120,7 +123,7 @@ class Oracle:
             box = tuple(slice(a, p + reach + 1) for a, p in zip(low, point, strict=True))
             voxels = np.argwhere((self.truth[box] > 0) & (self.semantic[box] == CORPUS))
             if len(voxels):
-                apart = (voxels + low - np.asarray(point)) * _SPACING
+                apart = (voxels + low - np.asarray(point)) * self.spacing
                 return int(self.truth[tuple(voxels[np.argmin((apart**2).sum(axis=1))] + low)])
         return 0
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from instancing import edits
-from instancing.edits import Edit
+from instancing.edits import Edit, Spacing
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.phantom.model import SpineParameters
 from nnunet_spine_ext.phantom.paint import paint
@@ -17,13 +17,13 @@ from nnunet_spine_ext.phantom.protocols import protocol
 from nnunet_spine_ext.phantom.scan import scan_grid
 from nnunet_spine_ext.phantom.spine import build_spine
 
-SPACING = edits.SPACING
-# Voxels along P, I, R of a sagittal scan; larger where the spine does not fit.
-SCAN = (232, 0, 48)
+SPACING = (0.75, 0.75, 1.65)
+# Extent in mm along P, I, R of a sagittal scan; larger where the spine does not fit.
+SCAN_MM = (174.0, 0.0, 79.2)
 STATURE = 1.64
-# SPINEPS deletes what is smaller; so do we where nothing else speaks for a vertebra.
-MIN_VERTEBRA_VOXELS = 250
-# Cobb angles that are tried for a sideways deviation.
+# SPINEPS deletes what is smaller (250 voxels of 0.75 x 0.75 x 1.65 mm).
+MIN_VERTEBRA_MM3 = 232.0
+# Largest Cobb angle that is tried for a sideways deviation (degrees).
 _STEEPEST = 60.0
 
 
@@ -88,8 +88,13 @@ CASES = {
 }
 
 
-def make(case: Case, seed: int = 0) -> Phantom:
-    """Build the masks of a case from the spine with this seed; equal arguments give equal masks."""
+def make(case: Case, seed: int = 0, spacing: Spacing = SPACING) -> Phantom:
+    """Build the masks of a case from the spine with this seed; equal arguments give equal masks.
+
+    Parameters
+    ----------
+    spacing: voxel size in mm along P, I, R.
+    """
     options: dict[str, Any] = {
         "anomalies": "none",
         "pathologies": False,
@@ -102,10 +107,10 @@ def make(case: Case, seed: int = 0) -> Phantom:
         options["findings"] = ",".join(case.findings)
     if case.deviation_mm:
         options["scoliosis"] = _cobb(seed, options, case.deviation_mm)
-    semantic, instances = _painted(sample_parameters(seed, **options))
+    semantic, instances = _painted(sample_parameters(seed, **options), spacing)
     for change in case.changes:
-        semantic, instances = change(semantic, instances)
-    return Phantom(np.ascontiguousarray(semantic, np.uint8), _without_slivers(instances))
+        semantic, instances = change(semantic, instances, spacing)
+    return Phantom(np.ascontiguousarray(semantic, np.uint8), _without_slivers(instances, spacing))
 
 
 def ordered(instances: Array) -> Array:
@@ -139,25 +144,27 @@ def _cobb(seed: int, options: dict[str, Any], wanted_mm: float) -> float:
     return high
 
 
-def _painted(parameters: SpineParameters) -> tuple[Array, Array]:
-    """Paint C2 to the sacrum and cut to the scan: at least `SCAN`, two voxels of air at least."""
+def _painted(parameters: SpineParameters, spacing: Spacing) -> tuple[Array, Array]:
+    """Paint C2 to the sacrum and cut to the scan: `SCAN_MM` and two voxels of air at least."""
     spine = build_spine(parameters)
     points = np.array([pose.origin for pose in spine.poses.values()])
     half = max(39.6, 0.5 * float(np.ptp(points[:, 0])) + 32.0)
     box = np.asarray(spine.field_of_view("whole", half_width=half))
-    grid = scan_grid(box, protocol("t2w_sagittal").with_spacing(SPACING), np.zeros(3), 1)
+    grid = scan_grid(box, protocol("t2w_sagittal").with_spacing(spacing), np.zeros(3), 1)
     painted = paint(spine, grid.affine, grid.shape)
-    semantic, instances = edits.without_c1(painted.semantic, painted.instances)
+    semantic, instances = edits.without_c1(painted.semantic, painted.instances, spacing)
     window = []
     for axis, used in enumerate(edits.box_of(semantic > 0, 2)):
-        missing = max(0, min(SCAN[axis], semantic.shape[axis]) - (used.stop - used.start))
+        wanted = min(round(SCAN_MM[axis] / spacing[axis]), semantic.shape[axis])
+        missing = max(0, wanted - (used.stop - used.start))
         start = max(0, min(used.start - missing // 2, semantic.shape[axis] - (used.stop - used.start) - missing))
         window.append(slice(start, start + used.stop - used.start + missing))
     return semantic[tuple(window)], instances[tuple(window)]
 
 
-def _without_slivers(instances: Array) -> Array:
+def _without_slivers(instances: Array, spacing: Spacing) -> Array:
     """Take vertebrae out of the truth of which next to nothing is in the picture."""
     counts = np.bincount(instances.reshape(-1), minlength=256)
-    small = [k for k in range(1, 29) if 0 < counts[k] < MIN_VERTEBRA_VOXELS]
+    least = MIN_VERTEBRA_MM3 / float(np.prod(spacing))
+    small = [k for k in range(1, 29) if 0 < counts[k] < least]
     return np.ascontiguousarray(np.where(np.isin(instances, small), 0, instances), np.uint8)

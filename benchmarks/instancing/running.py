@@ -32,6 +32,7 @@ _SOURCES = {
     SPINEPS: (HERE / "spineps_side.py", HERE / "oracle.py", HERE / "memory.py"),
     OURS: (
         HERE / "our_side.py",
+        HERE / "predictor.py",
         HERE / "oracle.py",
         HERE / "memory.py",
         *sorted((ROOT / "nnunet_spine_ext" / "instances").glob("*.py")),
