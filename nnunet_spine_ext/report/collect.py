@@ -161,7 +161,8 @@ def _problem(item: Any, severity: str, name: str) -> Problem | None:
 def find_image(case: Case, run: Mapping[str, Any], images: Path | None) -> Path | None:
     """Return the (first channel of the) image of a case: in the given place, else where the run found it."""
     places = [Path(images)] if images is not None else _recorded_inputs(run)
-    for entry in case.inputs[:1]:
+    # Post-processing of masks records them among its inputs.
+    for entry in [row for row in case.inputs if row.get("role") in (None, "image")][:1]:
         recorded = Path(str(entry.get("file", "")))
         candidates = [] if images is not None else [recorded]
         candidates += [place / recorded.name for place in places]
