@@ -13,6 +13,7 @@ from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.instances.assign import AssignSettings, assign_levels, assign_vertebrae
 from nnunet_spine_ext.instances.clean import CleanSettings, attach_loose, reassign_stray
 from nnunet_spine_ext.instances.frame import DISC, ENDPLATE, SACRUM, Frame, make_frame, without_specks
+from nnunet_spine_ext.instances.networked import NetworkSettings, assign_by_network, low_agreement
 from nnunet_spine_ext.instances.priors import class_lookup
 from nnunet_spine_ext.instances.seeds import Bodies, SeedSettings, find_bodies
 from nnunet_spine_ext.instances.slots import prune_slots, with_slots
@@ -43,6 +44,7 @@ class InstanceSettings:
     seeds: SeedSettings = field(default_factory=SeedSettings)
     assign: AssignSettings = field(default_factory=AssignSettings)
     clean: CleanSettings = field(default_factory=CleanSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
     smoothing_mm: float = 20.0
     min_above_mm3: float = 100.0
     min_sliver_mm3: float = 232.0
@@ -80,6 +82,7 @@ class Assignment:
     method: ``geodesic`` or ``network``, for the QC.
     steps: what was moved, for the QC; JSON-ready.
     warnings: findings that a user should look at.
+    of_places: for the QC, by name: values by number of place.
     """
 
     vertebrae: Array
@@ -88,6 +91,7 @@ class Assignment:
     method: str
     steps: dict[str, Any]
     warnings: list[Problem] = field(default_factory=list)
+    of_places: dict[str, dict[int, Any]] = field(default_factory=dict)
 
 
 def separate(
@@ -140,7 +144,8 @@ def separate(
     )
     instances, warnings = _number(frame, vertebrae, levels, len(bodies))
     qc = _qc(frame, vertebrae, bodies, real, instances, found)
-    warnings = [*found.warnings, *warnings, *_findings(qc)]
+    qc |= _of_positions(found, bodies)
+    warnings = [*found.warnings, *warnings, *_findings(qc), *low_agreement(qc.get("agreement", {}), settings.network)]
     return InstanceResult(frame.restore(instances, semantic), qc, warnings, semantic)
 
 
@@ -153,10 +158,22 @@ def _assign(
     predictor: CutoutPredictor | None,
 ) -> Assignment:
     """Voxels to vertebrae, by the network if there is one."""
-    if predictor is not None:
-        msg = "assignment by a network"
-        raise NotImplementedError(msg)
-    return _assign_by_paths(frame, solid, bodies, line, settings)
+    found = _assign_by_paths(frame, solid, bodies, line, settings)
+    return found if predictor is None else _assign_by_network(frame, found, line, settings, predictor)
+
+
+def _assign_by_network(
+    frame: Frame, paths: Assignment, line: Centreline, settings: InstanceSettings, predictor: CutoutPredictor
+) -> Assignment:
+    """Voxels to vertebrae by a network; the assignment without one has a vote."""
+    found = assign_by_network(frame, paths.vertebrae, paths.bodies, paths.real, line, predictor, settings.network)
+    steps: dict[str, Any] = dict(found.steps)
+    if settings.clean.reassign_stray:
+        steps["stray_components_moved"] = reassign_stray(frame, found.vertebrae, settings.clean)
+    attached, left = attach_loose(frame, found.vertebrae, found.bodies, line, settings.clean)
+    steps |= {"loose_parts_attached": attached, "loose_parts_left": left}
+    places: dict[str, dict[int, Any]] = {"agreement": found.agreement, "cutouts_per_vertebra": found.answers}
+    return Assignment(found.vertebrae, found.bodies, found.real, "network", steps, found.warnings, places)
 
 
 def _assign_by_paths(
@@ -211,6 +228,15 @@ def _qc(
         "pitch_mm": {str(k): round(float(p), 1) for k, p in enumerate(bodies.pitch, start=1)},
         "unassigned_voxels": int(loose.sum()),
         **found.steps,
+    }
+
+
+def _of_positions(found: Assignment, kept: Bodies) -> dict[str, dict[str, Any]]:
+    """Values of places by the positions that these have after the empty ones were removed."""
+    position = {int(k) + 1: n for n, k in enumerate(np.flatnonzero(np.isin(found.bodies.arc, kept.arc)), start=1)}
+    return {
+        name: {str(position[place]): value for place, value in sorted(values.items()) if place in position}
+        for name, values in found.of_places.items()
     }
 
 

@@ -1,0 +1,91 @@
+"""The voxels of vertebrae as a list, ordered from head to tail: what cutouts answer about and votes are counted for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnunet_spine_ext.core.volume import Array
+from nnunet_spine_ext.instances.cutout_network import ANSWERS, CutoutAnswer
+from nnunet_spine_ext.instances.cutouts import ModelGrid, vertebra_voxels
+from nnunet_spine_ext.instances.frame import CORPUS, Frame
+from nnunet_spine_ext.instances.fusion import Voter
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Voxels of vertebrae on the grid of the network.
+
+    Parameters
+    ----------
+    flat: (n,) ascending flat indices into the grid with its axes in the order I, P, R.
+    rows: number of the first site of every level I, and one more.
+    corpus: (n,) bool, which sites are of a body.
+    shape: of the grid along P, I, R.
+    scales: per axis P, I, R the position in mm of every voxel along y, z, x of the frame.
+    """
+
+    flat: Array
+    rows: Array
+    corpus: Array
+    shape: tuple[int, int, int]
+    scales: tuple[Array, Array, Array]
+
+    def __len__(self) -> int:
+        return len(self.flat)
+
+    def take(self, array: Array) -> Array:
+        """Return the values (n,) of an array (P, I, R) at the sites."""
+        return np.ascontiguousarray(array.transpose(1, 0, 2)).reshape(-1)[self.flat]
+
+    def put(self, values: Array) -> Array:
+        """Return an array (P, I, R) with these values (n,) at the sites and 0 elsewhere."""
+        p, i, r = self.shape
+        whole = np.zeros(p * i * r, dtype=values.dtype)
+        whole[self.flat] = values
+        return whole.reshape(i, p, r).transpose(1, 0, 2)
+
+    def positions(self, low: int = 0, high: int | None = None) -> Array:
+        """Return where sites low..high lie, (n, 3) mm along x, y, z of the frame."""
+        p, i, r = self.shape
+        level, depth, side = np.unravel_index(self.flat[low:high], (i, p, r))
+        return np.stack([self.scales[2][side], self.scales[0][depth], self.scales[1][level]], axis=1)
+
+    def voxels(self, chosen: Array) -> Array:
+        """Return the voxels (n, 3) along P, I, R of the sites with these numbers."""
+        p, i, r = self.shape
+        level, depth, side = np.unravel_index(self.flat[chosen], (i, p, r))
+        return np.stack([depth, level, side], axis=1)
+
+    def voter(self, answer: CutoutAnswer) -> Voter:
+        """Return what a cutout's answer says at the sites."""
+        low, labels = self._read(answer, answer.labels)
+        used = np.flatnonzero(labels)
+        if len(used) == 0:
+            return Voter(low, labels[:0], ANSWERS - 1)
+        first, last = int(used[0]), int(used[-1]) + 1
+        soft = None
+        if answer.probabilities is not None:
+            soft = np.stack([self._read(answer, channel)[1][first:last] for channel in answer.probabilities])
+        return Voter(low + first, labels[first:last], ANSWERS - 1, probabilities=soft)
+
+    def _read(self, answer: CutoutAnswer, values: Array) -> tuple[int, Array]:
+        """Number of the first site at the levels of the box; values there, 0 beside the box."""
+        p, _, r = self.shape
+        box = answer.box
+        low, high = int(self.rows[box[1].start]), int(self.rows[box[1].stop])
+        levels = np.zeros((box[1].stop - box[1].start, p, r), dtype=values.dtype)
+        levels[:, box[0], box[2]] = values.transpose(1, 0, 2)
+        return low, levels.reshape(-1)[self.flat[low:high] - box[1].start * p * r]
+
+
+def find_sites(grid: ModelGrid, frame: Frame) -> Sites:
+    """Return the voxels of vertebrae of a grid that was made from this frame."""
+    p, i, r = grid.labels.shape
+    labels = np.ascontiguousarray(grid.labels.transpose(1, 0, 2)).reshape(-1)
+    flat = np.flatnonzero(vertebra_voxels(labels))
+    rows = np.searchsorted(flat, np.arange(i + 1) * p * r)
+    steps = (frame.spacing[1], frame.spacing[2], frame.spacing[0])
+    scales = [source * step for source, step in zip(grid.source, steps, strict=True)]
+    return Sites(flat, rows, labels[flat] == CORPUS, (p, i, r), (scales[0], scales[1], scales[2]))
