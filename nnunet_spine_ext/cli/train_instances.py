@@ -1,0 +1,62 @@
+"""`nnUNetv2_spine_train_instances`: train the network that separates vertebrae."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from nnunet_spine_ext.cli.shell import add_json_option, make_parser, run
+
+PROG = "nnUNetv2_spine_train_instances"
+FUNCTION = "nnunet_spine_ext.instances.training.run:train_instances"
+
+_DESCRIPTION = """Train the network that separates vertebrae from each other, for the instance phase.
+
+It learns from masks alone: labelsTr (the 14 classes, or whole vertebrae with discs and canal as in SPIDER) and
+instancesTr of a raw dataset. Cutouts around each vertebra go in; which voxels belong to the one above, in the centre
+and below comes out. The model folder gets instance_model.json and one file of weights per fold."""
+_EXAMPLES = f"""  {PROG} -d 501 -f 0 1 2 3 4
+  # without a GPU: a small network on coarse voxels, in under 40 minutes of one core
+  {PROG} -d 900 --preset cpu -device cpu
+  {PROG} -d 501 -f 0 --resume
+  # masks of whole vertebrae, as SPIDER has them
+  {PROG} -d 502 --set cutout.encoding=body epochs=200 --name spider"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    parser = make_parser(PROG, _DESCRIPTION, _EXAMPLES)
+    parser.add_argument("-d", required=True, metavar="DATASET", help="id, name or folder of a raw dataset")
+    parser.add_argument(
+        "-f", nargs="+", default=("0",), metavar="FOLD", help="folds, or all: one network of all cases (default: 0)"
+    )
+    parser.add_argument(
+        "-o", metavar="DIR", help="folder of the model (default: nnUNet_results/<dataset>/<name>, with _all for -f all)"
+    )
+    parser.add_argument("--name", default="instances", help="name of that folder (default: instances)")
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--preset", default="paper", metavar="NAME", help="paper, cpu, or a YAML file (default: paper; it needs a GPU)"
+    )
+    how.add_argument(
+        "--set",
+        dest="assignments",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change settings, repeatable: epochs=100, learning_rate=1e-3, augment.flip=0, cutout.encoding=body, ...",
+    )
+    how.add_argument(
+        "-device", "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (default: auto)"
+    )
+    again = parser.add_argument_group("an earlier training")
+    again.add_argument("--resume", action="store_true", help="go on where it was stopped; finished folds stay")
+    again.add_argument("--overwrite", action="store_true", help="train its folds anew")
+    add_json_option(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return run(build_parser(), FUNCTION, argv)

@@ -1,0 +1,257 @@
+"""Training of an instance network on a raw dataset, fold by fold, into a model folder."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnunet_spine_ext import __version__
+from nnunet_spine_ext.core.config import to_dict
+from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem, SetupError, UsageError
+from nnunet_spine_ext.core.io import write_json
+from nnunet_spine_ext.core.splits import Split
+from nnunet_spine_ext.core.summary import RunSummary
+from nnunet_spine_ext.instances.training.dataset import ALL, TrainingData, dataset_folder, folds_of, open_dataset
+from nnunet_spine_ext.instances.training.settings import InstanceTrainSettings, read_settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from nnunet_spine_ext.instances.training.fold import FoldResult, FoldTraining
+    from nnunet_spine_ext.instances.training.grids import GridStore
+
+_log = logging.getLogger(__name__)
+SETTINGS_FILE = "settings.json"
+_STATE_FILE = "state.safetensors"
+
+
+@dataclass
+class TrainInstancesResult:
+    """What was trained.
+
+    Parameters
+    ----------
+    folder: of the model.
+    folds: per fold its epochs, CPU seconds, Dice of the last validation and scores of whole cases.
+    cases: which cases could be used, with warnings and errors of the others.
+    """
+
+    folder: Path
+    folds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cases: RunSummary = field(default_factory=RunSummary)
+
+    @property
+    def exit_code(self) -> int:
+        """0: all fine; 3: cases could not be used, the network was trained without them."""
+        return self.cases.exit_code
+
+    def render(self) -> str:
+        """Return a text for the console."""
+        lines = [*self.cases.in_words(), f"{self.folder}: trained with {len(self.cases.done)} cases"]
+        for fold, row in self.folds.items():
+            dice = row["dice"].get("dice")
+            shown = "" if dice is None else f", Dice {dice:.3f} of the last validation"
+            whole = row["fusion"]
+            if whole:
+                shown += f"; whole cases PQ {whole['pq']:.3f}, without the network {whole['pq_without']:.3f}"
+            lines.append(f"fold {fold}: {row['epochs']} epochs, {row['cpu_seconds'] / 60:.1f} CPU minutes{shown}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the same as plain JSON."""
+        return {"folder": str(self.folder), "folds": self.folds, **self.cases.to_dict()}
+
+
+def train_instances(
+    d: str | Path,
+    *,
+    f: Sequence[str | int] = ("0",),
+    o: str | Path | None = None,
+    name: str = "instances",
+    preset: str = "paper",
+    assignments: Sequence[str] = (),
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> TrainInstancesResult:
+    """Train the network that separates vertebrae, from semantic and instance masks; images are not needed.
+
+    Parameters
+    ----------
+    d: dataset id, its name, or the folder of a raw dataset with ``labelsTr`` and ``instancesTr``.
+    f: folds, or ``all`` alone: one network of all cases (fold 0 of its model).
+    o: folder of the model; default ``nnUNet_results/<dataset>/<name>``, with ``_all`` added for the fold all.
+    preset, assignments: see `settings.read_settings`.
+    device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    resume: go on where an earlier run of the same settings was stopped; finished folds stay as they are.
+    overwrite: train folds anew that are there.
+
+    Returns
+    -------
+    What was trained; the model folder can be given to the instance phase (`instances.model.load_instance_model`).
+
+    Raises
+    ------
+    UsageError: unknown settings or folds, a fold that is there (without `resume` and `overwrite`), a state of other
+        settings or cases.
+    NoInputError: no instance masks, no usable case.
+    SetupError: no such dataset or device, a damaged state.
+    """
+    from nnunet_spine_ext.core.device import choose_device
+
+    settings = read_settings(preset, assignments)
+    where = choose_device(device)
+    data = open_dataset(dataset_folder(str(d)), settings.cutout.encoding)
+    wanted = [str(fold) for fold in ([f] if isinstance(f, (str, int)) else f)]
+    folds_of(data, list(data.cases), wanted)  # A wrong fold is said before minutes of preparation.
+    folder = _model_folder(data.folder, o, name, wanted)
+    result = TrainInstancesResult(folder)
+    if not resume and not overwrite:
+        _refuse_existing(folder, wanted)
+    store = _prepare(data, settings, folder, result.cases)
+    for fold, split in folds_of(data, result.cases.done, wanted).items():
+        training = _fold_training(settings, fold, split, store, folder, where)
+        if resume:
+            _resume(training)
+        else:
+            (training.folder / _STATE_FILE).unlink(missing_ok=True)
+        outcome = training.run()
+        _publish(training, data, split, outcome)
+        result.folds[fold] = asdict(outcome)
+        write_json(training.folder / "result.json", result.folds[fold])
+    return result
+
+
+def _model_folder(dataset: Path, o: str | Path | None, name: str, wanted: Sequence[str]) -> Path:
+    if o is not None:
+        return Path(o)
+    results = os.environ.get("nnUNet_results", "")
+    if not results:
+        raise SetupError(
+            "E-ENV-PATH",
+            file="nnUNet_results",
+            found="not set",
+            expected="nnU-Net's folder of trained models",
+            fix="export nnUNet_results=… or say with -o where the model goes",
+        )
+    return Path(results) / dataset.name / (f"{name}_{ALL}" if list(wanted) == [ALL] else name)
+
+
+def _refuse_existing(folder: Path, wanted: Sequence[str]) -> None:
+    there = [fold for fold in wanted if (_fold_folder(folder, fold) / _STATE_FILE).is_file()]
+    if there:
+        raise UsageError(
+            "E-TRAIN-EXISTS",
+            file=folder,
+            found=f"fold {', '.join(there)} of an earlier training",
+            expected="a new folder",
+            fix="--resume goes on with it, --overwrite starts anew, -o or --name chooses another folder",
+        )
+
+
+def _fold_folder(folder: Path, fold: str) -> Path:
+    return folder / "training" / f"fold_{fold}"
+
+
+def _prepare(data: TrainingData, settings: InstanceTrainSettings, folder: Path, cases: RunSummary) -> GridStore:
+    """Bring all cases onto the network's grid; one that cannot be used is said and left out."""
+    from tqdm import tqdm
+
+    from nnunet_spine_ext.instances.training.grids import GridStore
+
+    store = GridStore(
+        _cache_folder(data, settings, folder), data.table, settings.cutout, substructures=data.substructures
+    )
+    for name, case in tqdm(data.cases.items(), desc="cases", unit="case", disable=None):
+        try:
+            if store.add(case):
+                cases.done.append(name)
+            else:
+                cases.warn(name, _no_vertebra(case.semantic))
+        except CaseError as error:
+            cases.fail(name, error.problem())
+    for line in cases.in_words():
+        _log.warning("%s", line)
+    if not cases.done:
+        raise NoInputError(
+            "E-TRAIN-NOCASE",
+            file=data.folder,
+            found=f"{len(data.cases)} cases, none of them usable",
+            expected="a case with a vertebra",
+            fix="correct what the messages above name",
+        )
+    return store
+
+
+def _cache_folder(data: TrainingData, settings: InstanceTrainSettings, folder: Path) -> Path:
+    """One folder per grid: trainings that differ otherwise share it."""
+    facts = f"{settings.cutout.spacing} {sorted(data.table.items())}"
+    name = f"spine_instances_{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
+    preprocessed = os.environ.get("nnUNet_preprocessed", "")
+    return Path(preprocessed) / data.folder.name / name if preprocessed else folder / "training" / name
+
+
+def _fold_training(
+    settings: InstanceTrainSettings, fold: str, split: Split, store: GridStore, folder: Path, device: torch.device
+) -> FoldTraining:
+    from nnunet_spine_ext.instances.training.fold import FoldData, FoldTraining
+
+    target = _fold_folder(folder, fold)
+    training = FoldTraining(settings, fold, FoldData(store, tuple(split["train"]), tuple(split["val"])), target, device)
+    write_json(target / SETTINGS_FILE, {**to_dict(settings), "hash": settings.hash, **split})
+    return training
+
+
+def _resume(training: FoldTraining) -> None:
+    found = (training.folder / _STATE_FILE).is_file()
+    if training.resume():
+        _log.info("fold %s: goes on after epoch %d", training.name, training.epoch)
+    elif found:
+        raise UsageError(
+            "E-TRAIN-OTHER",
+            file=training.folder,
+            found="a training with other settings or other cases",
+            expected="the settings and cases it was started with",
+            fix="give the same options, or start anew with --overwrite, or choose another folder with -o or --name",
+        )
+
+
+def _publish(training: FoldTraining, data: TrainingData, split: Split, outcome: FoldResult) -> None:
+    """Write the fold into the model folder, then try it on whole cases."""
+    from nnunet_spine_ext.instances.cutout_inference import InferenceOptions, NetworkPredictor
+    from nnunet_spine_ext.instances.model import MODEL_FILE, read_instance_model, write_instance_model
+    from nnunet_spine_ext.instances.training.fusion import fusion_scores
+
+    settings, folder = training.settings, training.folder.parent.parent
+    number = 0 if training.name == ALL else int(training.name)
+    known = read_instance_model(folder).provenance if (folder / MODEL_FILE).is_file() else {}
+    facts = {
+        "made_by": f"nnunet_spine_ext {__version__}",
+        "dataset": data.folder.name,
+        "settings": to_dict(settings),
+        "trained_on": {**known.get("trained_on", {}), str(number): list(split["train"])},
+    }
+    write_instance_model(
+        folder, settings.cutout, settings.network, {number: training.network.state_dict()}, provenance=facts
+    )
+    most = len(split["val"]) if settings.fusion_cases < 0 else settings.fusion_cases
+    if most and data.substructures:
+        predictor = NetworkPredictor(settings.cutout, [training.network], InferenceOptions(device=str(training.device)))
+        cases = [data.cases[case] for case in split["val"][:most]]
+        outcome.fusion = fusion_scores(cases, data.table, predictor)
+
+
+def _no_vertebra(path: Path) -> Problem:
+    return Problem(
+        "warning",
+        "W-TRAIN-NOVERTEBRA",
+        str(path),
+        "no vertebra with a body in both masks",
+        "at least one",
+        "the case is left out; check its masks if it should have one",
+    )
