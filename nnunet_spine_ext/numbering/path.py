@@ -131,7 +131,6 @@ def _link(table: Steps, rules: PathRules, evidence: Evidence, row: int) -> Array
     return link
 
 
-
 def _sweep(nodes: Array, links: list[Array], start: Array) -> tuple[Array, Array]:
     """Best score (n, S) of a beginning that ends in each state, and where it came from."""
     ahead = np.empty_like(nodes)

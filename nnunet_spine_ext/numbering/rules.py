@@ -6,7 +6,7 @@ where the picture begins below). So the price of an anomaly can depend on the ot
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -57,6 +57,12 @@ class PathRules:
     max_missing: int = 3
     off_sacrum: float = 15.0
     enforce: bool = False
+
+    def cheaper(self, share: float) -> PathRules:
+        """Return the rules with only this share of the prices of anomalies."""
+        names = ("eleven_thoracic", "thirteen_thoracic", "four_lumbar", "six_lumbar")
+        pairs = ("eleven_and_six", "thirteen_and_four")
+        return replace(self, **{name: share * getattr(self, name) for name in names + pairs})
 
     def thoracic_price(self, count: int) -> float:
         """Return the price of a number of thoracic vertebrae; 0 stands for unknown."""

@@ -1,0 +1,60 @@
+"""What the lumbosacral junction looks like: a vertebra that belongs half to the spine, half to the sacrum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nnunet_spine_ext.core.labels import DISC_OFFSET
+from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.numbering.column import SACRUM_ID, Column
+from nnunet_spine_ext.numbering.path import Alternative
+
+# A transitional disc is little more than half as high as its neighbours (60 %); less than this is as good as none.
+_SMALL_DISC = 0.5
+
+
+def lumbosacral_facts(instances: Volume, column: Column, best: Alternative, sacrum_gap: float | None) -> dict[str, Any]:
+    """Return facts about the vertebra on the sacrum: contact in mm², size of its disc, and what that suggests.
+
+    Without a sacrum right below the last vertebra there are none.
+    """
+    if sacrum_gap is None or sacrum_gap > 0:
+        return {}
+    last = column.ids[-1]
+    discs = _disc_volumes(instances, column)
+    above = discs[:-1][discs[:-1] > 0][-3:]
+    share = float(discs[-1] / np.median(above)) if len(above) else None
+    notes = []
+    if best.lumbar == 4:
+        notes.append("four lumbar vertebrae above the sacrum: L5 may be sacralised")
+    if best.lumbar == 6:
+        notes.append("six lumbar vertebrae above the sacrum: S1 may be lumbarised")
+    contact = _contact_mm2(instances, last)
+    if share is not None and share < _SMALL_DISC and contact > 0:
+        notes.append(f"{best.levels[-1]} touches the sacrum and its disc is small: it may be sacralised")
+    return {
+        "contact_with_sacrum_mm2": round(contact, 1),
+        "disc_over_those_above": None if share is None else round(share, 2),
+        "notes": notes,
+    }
+
+
+def _disc_volumes(instances: Volume, column: Column) -> np.ndarray:
+    size = DISC_OFFSET + max(column.ids) + 1
+    counts = np.bincount(instances.array.reshape(-1), minlength=size) * instances.voxel_volume
+    return counts[[DISC_OFFSET + k for k in column.ids]]
+
+
+def _contact_mm2(instances: Volume, vertebra: int) -> float:
+    """Area of the faces between a vertebra and the sacrum."""
+    mine, sacrum = instances.array == vertebra, instances.array == SACRUM_ID
+    total = 0.0
+    for axis in range(3):
+        spacing = instances.spacing
+        area = spacing[(axis + 1) % 3] * spacing[(axis + 2) % 3]
+        low = tuple(slice(None, -1) if k == axis else slice(None) for k in range(3))
+        high = tuple(slice(1, None) if k == axis else slice(None) for k in range(3))
+        total += area * float((mine[low] & sacrum[high]).sum() + (mine[high] & sacrum[low]).sum())
+    return total
