@@ -105,6 +105,17 @@ def test_a_model_that_finds_less_of_the_cord_is_listed(cohort: Cohort) -> None:
     assert "(6 slices of 10 and 6)" in (cohort.out / "csa_drift.md").read_text(encoding="utf-8")
 
 
+def test_an_image_without_cord_for_both_has_not_changed(cohort: Cohort) -> None:
+    for folder in (cohort.pred, cohort.other):
+        save(folder / "s0_T1w.nii.gz", np.zeros(SHAPE, np.float32))
+    report = run(cohort, margin=1.0)
+    assert {row.case for row in report.changed} == {f"s{k}_T2w" for k in range(7)}
+    text = (cohort.out / "csa_drift.md").read_text(encoding="utf-8")
+    assert "In 1 of 14 neither finds cord." in text
+    save(cohort.other / "s0_T1w.nii.gz", soft_cord(70.0))
+    assert "s0_T1w" in {row.case for row in run(cohort, margin=1.0).changed}
+
+
 def test_what_the_reference_does_not_say_is_not_called_lost(cohort: Cohort) -> None:
     """Unknown slices count for nobody; slices beyond the reference are no difference between the models."""
     unknown = soft_cord(70.0)

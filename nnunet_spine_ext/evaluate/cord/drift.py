@@ -65,6 +65,11 @@ class DriftRow:
         return self.b - self.a
 
     @property
+    def empty(self) -> bool:
+        """Whether neither model finds cord here: then nothing has changed."""
+        return self.a_slices == self.b_slices == 0
+
+    @property
     def shared(self) -> float:
         """Share of the slices of the longer one of both cords that both have; NaN where there is none."""
         longest = max(self.a_slices, self.b_slices)
@@ -128,10 +133,10 @@ class DriftReport:
     def changed(self) -> list[DriftRow]:
         """Images that differ by more than ``changed_above`` mm², the largest first; those without an area before.
 
-        Images of which one model finds fewer slices are among them: their areas are only those of what both find.
+        Images in which neither model finds cord have not changed. Images of which one model finds fewer slices are among them: their areas are only those of what both find.
         """
         bound = self.options["changed_above"]
-        found = [row for row in self.rows if not abs(row.difference) <= bound or row.shared < SHARED]
+        found = [r for r in self.rows if not r.empty and (not abs(r.difference) <= bound or r.shared < SHARED)]
         return sorted(found, key=lambda r: (math.isfinite(r.difference), -abs(r.difference), r.case))
 
     @property

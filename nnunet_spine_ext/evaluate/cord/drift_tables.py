@@ -153,8 +153,10 @@ def _spread(report: DriftReport, group: DriftGroup) -> list[str]:
 def _changed(report: DriftReport) -> str:
     found = report.changed
     bound = f"{report.options['changed_above']:g} mm²"
+    empty = sum(row.empty for row in report.rows)
+    none = f"\n\nIn {empty} of {len(report.rows)} neither finds cord." if empty else ""
     if not found:
-        return f"No image differs by more than {bound}."
+        return f"No image differs by more than {bound}.{none}"
     rows = [
         [row.case, row.contrast, row.range, words.number(row.a), words.number(row.b), _difference(row)]
         for row in found[:_LISTED]
@@ -162,7 +164,7 @@ def _changed(report: DriftReport) -> str:
     table = words.markdown_table(["image", "contrast", "range", *report.names, "difference"], rows)
     more = f"\n\n{len(found) - _LISTED} more are in csa_drift.csv." if len(found) > _LISTED else ""
     head = f"{len(found)} of {len(report.rows)} differ by more than {bound}, or in the slices that have cord:"
-    return f"{head}\n\n{table}{more}"
+    return f"{head}\n\n{table}{more}{none}"
 
 
 def _difference(row: DriftRow) -> str:
