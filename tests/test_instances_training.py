@@ -29,6 +29,7 @@ from nnunet_spine_ext.instances.training.loss import instance_loss, region_mask
 from nnunet_spine_ext.instances.training.run import TrainInstancesResult, train_instances
 from nnunet_spine_ext.instances.training.sampler import (
     epoch_order,
+    narrowed,
     places_of,
     plain_cutout,
     training_cutout,
@@ -183,6 +184,23 @@ def test_training_cutouts_shift_and_repeat() -> None:
     for settings in (quiet, read_settings("cpu", [*TINY, *(f"augment.{k}=1" for k in _AUGMENTATIONS)])):
         labels, target = training_cutout(case, place, settings, rng(1))
         assert labels.shape == target.shape == SPEC.size
+
+
+def test_narrow_windows_hold_all_vertebrae_and_keep_their_height() -> None:
+    rng = np.random.default_rng(0)
+    pairs = []
+    for first, last in ((3, 12), (9, 30)):
+        labels = np.zeros((40, 16, 32), dtype=np.uint8)
+        labels[first:last, 2:9, 14:20] = 10
+        labels[:, 12:, :] = 12
+        pairs.append((labels, rng.integers(0, 4, labels.shape, dtype=np.uint8) * (labels == 10)))
+    cut = narrowed(pairs)
+    assert [labels.shape for labels, _ in cut] == [(24, 16, 8)] * 2
+    for (labels, target), (before, wanted) in zip(cut, pairs, strict=True):
+        assert (labels == 10).sum() == (before == 10).sum()
+        assert np.bincount(target.reshape(-1))[1:].tolist() == np.bincount(wanted.reshape(-1))[1:].tolist()
+    empty = (np.zeros((40, 16, 32), dtype=np.uint8),) * 2
+    assert narrowed([pairs[0], empty])[0][0].shape == (40, 16, 32)
 
 
 _AUGMENTATIONS = ("scaling", "erosion", "resampling", "label_drop", "vertical_crop", "flip")

@@ -18,7 +18,14 @@ from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.instances.encoding import encode
 from nnunet_spine_ext.instances.training.grids import GridStore
 from nnunet_spine_ext.instances.training.loss import instance_loss, region_mask
-from nnunet_spine_ext.instances.training.sampler import Place, epoch_order, places_of, plain_cutout, training_cutout
+from nnunet_spine_ext.instances.training.sampler import (
+    Place,
+    epoch_order,
+    narrowed,
+    places_of,
+    plain_cutout,
+    training_cutout,
+)
 from nnunet_spine_ext.instances.training.settings import InstanceTrainSettings
 from nnunet_spine_ext.instances.training.state import (
     LOG_FILE,
@@ -33,7 +40,7 @@ from nnunet_spine_ext.instances.training.state import (
 _log = logging.getLogger(__name__)
 NAMES = ("above", "centre", "below")
 # Streams of random numbers are told apart by their first word.
-_START, _CUTOUT = 1, 2
+_START, _CUTOUT, _STEP = 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,8 @@ class FoldTraining:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
         table = encode(np.arange(256, dtype=np.uint8).reshape(256, 1, 1), settings.cutout.encoding)
         self._table = torch.from_numpy(table.reshape(-1, 256)).to(device)
+        # Half precision of the kind that needs no scaling of the loss.
+        self._half = device.type == "cuda" and torch.cuda.is_bf16_supported()
         self.epoch = 0
         self.cpu_seconds = 0.0
         self.rows: list[dict[str, Any]] = []
@@ -151,7 +160,7 @@ class FoldTraining:
         for labels, target in bar:
             self.optimizer.zero_grad(set_to_none=True)
             counts = region_mask(labels, self.settings.loss_region)
-            with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
+            with torch.autocast("cuda", torch.bfloat16) if self._half else nullcontext():
                 logits = self.network(self._encoded(labels))
             entropy, dice = instance_loss(logits.float(), target.long(), counts)
             (entropy + dice).backward()
@@ -169,7 +178,9 @@ class FoldTraining:
                 # Of its own for every cutout: what is drawn does not depend on what was done before.
                 rng = np.random.default_rng([_CUTOUT, self.settings.seed, *self.name.encode(), self.epoch, position])
                 pairs.append(training_cutout(self.data.store[place.case], place, self.settings, rng))
-            yield self._stacked(pairs)
+            # Drawn for the step, because its cutouts have one size.
+            chance = np.random.default_rng([_STEP, self.settings.seed, *self.name.encode(), self.epoch, first])
+            yield self._stacked(narrowed(pairs) if chance.random() < self.settings.narrow else pairs)
 
     def _stacked(self, pairs: Sequence[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]) -> tuple[Tensor, Tensor]:
         labels, target = (torch.from_numpy(np.stack(arrays)).to(self.device) for arrays in zip(*pairs, strict=True))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnunet_spine_ext.core.volume import Array
-from nnunet_spine_ext.instances.cutouts import CutoutSpec, Index, read_window
+from nnunet_spine_ext.instances.cutouts import MULTIPLE, CutoutSpec, Index, read_window, vertebra_voxels
+from nnunet_spine_ext.instances.frame import bounding_box
 from nnunet_spine_ext.instances.training import augment
 from nnunet_spine_ext.instances.training.grids import GridCase, Seeds
 from nnunet_spine_ext.instances.training.settings import InstanceTrainSettings
@@ -58,6 +59,32 @@ def training_cutout(
 def plain_cutout(case: GridCase, place: Place, spec: CutoutSpec) -> augment.Pair:
     """Return labels and target (uint8, P, I, R) of the cutout as it is."""
     return _window(case, place, spec.size, (0, 0, 0))
+
+
+def narrowed(pairs: Sequence[augment.Pair]) -> list[augment.Pair]:
+    """Cut the cutouts of a step along P and R to their vertebrae, all to one size, multiples of what the network needs.
+
+    I stays as it is. Cutouts without a vertebra stay whole.
+    """
+    shape = pairs[0][0].shape
+    boxes = [bounding_box(vertebra_voxels(labels)) for labels, _ in pairs]
+    found = [box for box in boxes if box is not None]
+    if len(found) < len(pairs):
+        return list(pairs)
+    size = {}
+    for axis in (0, 2):
+        extent = max(box[axis].stop - box[axis].start for box in found)
+        size[axis] = min(shape[axis], -(-extent // MULTIPLE) * MULTIPLE)
+    result = []
+    for (labels, target), box in zip(pairs, found, strict=True):
+        part = [slice(None)] * 3
+        for axis, n in size.items():
+            # Vertebrae in the middle, as far as the window goes.
+            first = (box[axis].start + box[axis].stop - n) // 2
+            first = min(max(first, 0), shape[axis] - n)
+            part[axis] = slice(first, first + n)
+        result.append((np.ascontiguousarray(labels[tuple(part)]), np.ascontiguousarray(target[tuple(part)])))
+    return result
 
 
 def _window(case: GridCase, place: Place, size: Sequence[int], shift: Sequence[int]) -> augment.Pair:

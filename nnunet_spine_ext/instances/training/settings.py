@@ -57,6 +57,9 @@ class InstanceTrainSettings:
     learning_rate, final_learning_rate: Adam's, falling linearly from epoch to epoch.
     loss_region: voxels that count in the loss: ``all``, or ``vertebrae`` only. Fusion looks at those only, so short
         trainings need not learn what is background.
+    narrow: share of the steps whose windows are cut, along P and R, to the vertebrae in them: less to compute, and the
+        network gets used to what the fast mode of prediction shows it. Never along I: the middle of a window says
+        which vertebra is meant.
     jitter_mm: largest shift of a cutout along each axis: bodies found in a predicted mask are not where the true ones
         are.
     validate_every: epochs between validations; `validation_cutouts`: at most so many of them, the same ones each time.
@@ -75,6 +78,7 @@ class InstanceTrainSettings:
     learning_rate: float = 1e-4
     final_learning_rate: float = 1e-6
     loss_region: Literal["all", "vertebrae"] = "all"
+    narrow: float = 0.0
     jitter_mm: float = 3.0
     validate_every: int = 1
     validation_cutouts: int = 64
@@ -89,6 +93,7 @@ class InstanceTrainSettings:
             wrong.append(f"cutouts_per_epoch={self.cutouts_per_epoch}")
         if not 0 < self.final_learning_rate <= self.learning_rate:
             wrong.append(f"learning_rate={self.learning_rate}, final_learning_rate={self.final_learning_rate}")
+        wrong += [] if 0 <= self.narrow <= 1 else [f"narrow={self.narrow}"]
         wrong += [] if self.jitter_mm >= 0 else [f"jitter_mm={self.jitter_mm}"]
         wrong += [] if self.seed >= 0 else [f"seed={self.seed}"]
         wrong += [] if self.fusion_cases >= -1 else [f"fusion_cases={self.fusion_cases}"]
@@ -96,7 +101,7 @@ class InstanceTrainSettings:
             wrong.append(f"network {to_dict(self.network)}")
         elif 2 ** (len(self.network.multipliers) - 1) > MULTIPLE:
             wrong.append(f"{len(self.network.multipliers)} resolutions, but cutouts are multiples of {MULTIPLE}")
-        _refuse(wrong, "counts from 1, a learning rate that falls and stays above 0, a shift and a seed from 0")
+        _refuse(wrong, "counts from 1, a learning rate that falls and stays above 0, shares, a shift and a seed from 0")
 
     def learning_rate_of(self, epoch: int) -> float:
         """Return the learning rate of an epoch (0-based)."""
