@@ -31,6 +31,7 @@ class FusionSettings:
         `free_vote` when voxels are.
     price: what a vertebra must be worth to exist.
     overlap: two vertebrae cannot share more than this of the smaller one.
+    torn: trust in an answer whose arch is on another vertebra's body.
     crowding: how much of the worth of a vertebra is lost for what it shares with its neighbour.
     swallow: an answer that covers this share of two vertebrae has put them together and is not used.
     """
@@ -41,6 +42,7 @@ class FusionSettings:
     price: float = 0.3
     overlap: float = 0.5
     swallow: float = 0.6
+    torn: float = 0.1
     crowding: float = 2.0
 
 
@@ -71,12 +73,20 @@ class Voter:
 
 @dataclass(frozen=True)
 class Candidates:
-    """All parts that any voter named: number of `voter`, `label` there, `size` in sites; `shared` (n, n) sites."""
+    """All parts that any voter named.
+
+    Parameters
+    ----------
+    voter, label: (n,) number of the voter and label there.
+    size: (n,) sites; `shared` (n, n) sites of every two.
+    whole: (n,) 0..1, how far the arch of a part is on its own body rather than on another part's.
+    """
 
     voter: Array
     label: Array
     size: Array
     shared: Array
+    whole: Array
 
     def __len__(self) -> int:
         return len(self.size)
@@ -96,8 +106,13 @@ class Vertebra:
     weights: tuple[float, ...]
 
 
-def find_candidates(voters: Sequence[Voter], min_sites: int) -> Candidates:
-    """Return the parts of at least `min_sites` and how much they share."""
+def find_candidates(voters: Sequence[Voter], min_sites: int, pedicles: tuple[Array, Array]) -> Candidates:
+    """Return the parts of at least `min_sites`, how much they share, and whether they are whole.
+
+    Parameters
+    ----------
+    pedicles: numbers of sites of arches and of the bodies' sites beside them.
+    """
     counts = [np.bincount(v.labels, minlength=v.count + 1) for v in voters]
     index = [np.full(v.count + 1, -1) for v in voters]
     voter: list[int] = []
@@ -127,7 +142,22 @@ def find_candidates(voters: Sequence[Voter], min_sites: int) -> Candidates:
                 shared[np.ix_(index[b][columns], index[a][rows])] = block.T
     sizes = np.array(size, dtype=np.float64)
     shared[np.arange(len(size)), np.arange(len(size))] = sizes
-    return Candidates(np.array(voter, dtype=np.intp), np.array(label, dtype=np.intp), sizes, shared)
+    names = np.array(label, dtype=np.intp)
+    whole = np.ones(len(names))
+    for number, own in enumerate(index):
+        here = np.flatnonzero(own >= 0)
+        whole[own[here]] = _whole(voters[number], *pedicles)[here]
+    return Candidates(np.array(voter, dtype=np.intp), names, sizes, shared, whole)
+
+
+def _whole(voter: Voter, arch: Array, body: Array) -> Array:
+    """Share (count + 1,) of the contacts between arch and body within a label, of those that the label has at all."""
+    inside = (np.minimum(arch, body) >= voter.low) & (np.maximum(arch, body) < voter.high)
+    first, second = voter.labels[arch[inside] - voter.low], voter.labels[body[inside] - voter.low]
+    same = np.bincount(first[first == second], minlength=voter.count + 1)
+    split = (first != second) & (first > 0) & (second > 0)
+    apart = np.bincount(first[split], minlength=voter.count + 1) + np.bincount(second[split], minlength=voter.count + 1)
+    return np.where(same + apart > 0, same / np.maximum(same + apart, 1), 1.0)
 
 
 def choose(candidates: Candidates, voters: Sequence[Voter], place: Array, settings: FusionSettings) -> list[int]:
@@ -178,10 +208,12 @@ def gather(
             continue
         taken.add(key)
         members[home].append(k)
+    trust = settings.torn + (1.0 - settings.torn) * candidates.whole
     result = []
     for number, found in enumerate(members):
         found = sorted(found)
-        result.append(Vertebra(int(chosen[number]), tuple(found), tuple(float(dice[k, number]) for k in found)))
+        weights = tuple(float(dice[k, number] * trust[k]) for k in found)
+        result.append(Vertebra(int(chosen[number]), tuple(found), weights))
     return result, sorted(unused)
 
 
@@ -231,8 +263,10 @@ def vote(
 def _support(candidates: Candidates, voters: Sequence[Voter], settings: FusionSettings) -> Array:
     """How much each answer (row) says for each candidate (column)."""
     clear = np.clip((candidates.dice - settings.agree) / (1.0 - settings.agree), 0.0, 1.0)
-    weight = [1.0 if voters[k].network else settings.free_weight for k in candidates.voter]
-    return clear * np.array(weight)[:, None]
+    weight = np.array([1.0 if voters[k].network else settings.free_weight for k in candidates.voter])
+    trust = settings.torn + (1.0 - settings.torn) * candidates.whole
+    # A torn part may be the only one that there is of a vertebra, so it can be one, but it is worth less.
+    return clear * (weight * trust)[:, None] * (0.5 + 0.5 * candidates.whole)[None, :]
 
 
 def _best_chain(gain: Array, cost: Array, clash: Array) -> list[int]:

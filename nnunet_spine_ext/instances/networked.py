@@ -116,6 +116,7 @@ def assign_by_network(
     volume = float(np.prod(predictor.spec.spacing))
     at_sites = sites.take(grid.from_frame(free))
     voters = [Voter(0, at_sites, len(bodies), network=False)]
+    pedicles = sites.pedicles()
     asked: list[Index] = []
     seeds = body_seeds(grid, bodies)
     rounds = 0
@@ -123,7 +124,7 @@ def assign_by_network(
         cutouts = make_cutouts(grid, seeds, predictor.spec, first=len(asked))
         voters += [sites.voter(answer) for answer in predictor.predict(grid, cutouts)]
         asked += seeds
-        fused = _fuse(sites, voters, bodies, line, settings, volume)
+        fused = _fuse(sites, voters, pedicles, bodies, line, settings, volume)
         claimed = vote(
             fused.candidates, voters, fused.vertebrae, len(sites), settings.fusion, network_only=True
         ).astype(bool)
@@ -137,9 +138,15 @@ def assign_by_network(
 
 
 def _fuse(
-    sites: Sites, voters: list[Voter], bodies: Bodies, line: Centreline, settings: NetworkSettings, volume: float
+    sites: Sites,
+    voters: list[Voter],
+    pedicles: tuple[Array, Array],
+    bodies: Bodies,
+    line: Centreline,
+    settings: NetworkSettings,
+    volume: float,
 ) -> _Fused:
-    candidates = find_candidates(voters, int(settings.min_part_mm3 / volume))
+    candidates = find_candidates(voters, int(settings.min_part_mm3 / volume), pedicles)
     place = _places(sites, candidates, voters, bodies, line)
     chosen = choose(candidates, voters, place, settings.fusion)
     vertebrae, unused = gather(candidates, voters, chosen, settings.fusion)

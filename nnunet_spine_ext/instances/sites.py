@@ -9,7 +9,7 @@ import numpy as np
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.instances.cutout_network import ANSWERS, CutoutAnswer
 from nnunet_spine_ext.instances.cutouts import ModelGrid, vertebra_voxels
-from nnunet_spine_ext.instances.frame import CORPUS, Frame
+from nnunet_spine_ext.instances.frame import ARCUS, CORPUS, Frame
 from nnunet_spine_ext.instances.fusion import Voter
 
 
@@ -21,19 +21,40 @@ class Sites:
     ----------
     flat: (n,) ascending flat indices into the grid with its axes in the order I, P, R.
     rows: number of the first site of every level I, and one more.
-    corpus: (n,) bool, which sites are of a body.
+    kinds: (n,) uint8 ids of ``nnunet14``.
     shape: of the grid along P, I, R.
     scales: per axis P, I, R the position in mm of every voxel along y, z, x of the frame.
     """
 
     flat: Array
     rows: Array
-    corpus: Array
+    kinds: Array
     shape: tuple[int, int, int]
     scales: tuple[Array, Array, Array]
 
     def __len__(self) -> int:
         return len(self.flat)
+
+    @property
+    def corpus(self) -> Array:
+        """Which sites are of a body, (n,) bool."""
+        result: Array = self.kinds == CORPUS
+        return result
+
+    def pedicles(self) -> tuple[Array, Array]:
+        """Return pairs of sites (numbers) at most two voxels apart along one axis, of an arch and of a body."""
+        p, _, r = self.shape
+        arch = np.flatnonzero(self.kinds == ARCUS)
+        pairs = []
+        for step in (1, r, p * r):
+            for way in (-2 * step, -step, step, 2 * step):
+                # Steps beyond an edge of the grid come out on its other side, where no body borders on an arch.
+                beside = self.flat[arch] + way
+                found = np.minimum(np.searchsorted(self.flat, beside), len(self.flat) - 1)
+                touching = (self.flat[found] == beside) & (self.kinds[found] == CORPUS)
+                pairs.append(np.stack([arch[touching], found[touching]]))
+        first, second = np.concatenate(pairs, axis=1)
+        return first, second
 
     def take(self, array: Array) -> Array:
         """Return the values (n,) of an array (P, I, R) at the sites."""
@@ -88,4 +109,4 @@ def find_sites(grid: ModelGrid, frame: Frame) -> Sites:
     rows = np.searchsorted(flat, np.arange(i + 1) * p * r)
     steps = (frame.spacing[1], frame.spacing[2], frame.spacing[0])
     scales = [source * step for source, step in zip(grid.source, steps, strict=True)]
-    return Sites(flat, rows, labels[flat] == CORPUS, (p, i, r), (scales[0], scales[1], scales[2]))
+    return Sites(flat, rows, labels[flat], (p, i, r), (scales[0], scales[1], scales[2]))
