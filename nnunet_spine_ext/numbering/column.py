@@ -15,6 +15,8 @@ _FIRST_FREE = 34
 _CORPUS, _COSTAL = 10, (4, 5)
 _MIN_SACRUM_MM3 = 500.0
 _MIN_COSTAL_MM3 = 60.0
+# Square of a length over the variance of points along it: from top to bottom of a block, through an ellipse.
+_BLOCK, _ELLIPSE = 12.0, 16.0
 _UP_MM = np.array([0.0, 0.0, 1.0])
 
 
@@ -86,8 +88,8 @@ def measure_column(instances: Volume, classes: Array | None) -> Column:
         centre=centre,
         body=body,
         down=down,
-        height=_extent(spread, down),
-        depth=_extent(spread, front),
+        height=_extent(spread, down, _BLOCK),
+        depth=_extent(spread, front, _ELLIPSE),
         span=_spans(world, rows, kind, down, instances),
         pitch=np.append(np.linalg.norm(np.diff(body, axis=0), axis=1), np.nan)[: len(ids)],
         cut=_cut(index, rows, len(ids), instances),
@@ -108,9 +110,9 @@ def _moments(points: Array, rows: Array, count: int) -> tuple[Array, Array]:
     return centre, spread
 
 
-def _extent(spread: Array, direction: Array) -> Array:
-    """Length of the box with the same spread along a direction."""
-    return np.sqrt(np.maximum(12 * np.einsum("ni,nij,nj->n", direction, spread, direction), 0.0))
+def _extent(spread: Array, direction: Array, shape: float) -> Array:
+    """Length along a direction of the body with this spread; `shape` is its square over the variance."""
+    return np.sqrt(np.maximum(shape * np.einsum("ni,nij,nj->n", direction, spread, direction), 0.0))
 
 
 def _directions(places: Array) -> Array:

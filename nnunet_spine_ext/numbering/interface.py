@@ -52,7 +52,7 @@ class NumberingSettings:
     weights: ScoreWeights = field(default_factory=ScoreWeights)
     anchors: AnchorSettings = field(default_factory=AnchorSettings)
     prior_with_scores: float = 0.3
-    min_posterior: float = 0.75
+    min_posterior: float = 0.85
     contradiction: float = 4.0
     first_vertebra: str | None = None
     last_vertebra: str | None = None
@@ -181,7 +181,8 @@ def _rules(settings: NumberingSettings, scores: VertebraScores | None) -> PathRu
 
 def _given(settings: NumberingSettings, count: int) -> dict[int, str]:
     """Levels by position, of all three settings that can name one."""
-    named: list[tuple[int, str]] = [(int(k), name) for k, name in settings.positions.items()]
+    # What is no number cannot be a position: 0 is refused with those that are not in the mask.
+    named = [(int(k) if k.isdecimal() else 0, name) for k, name in settings.positions.items()]
     named += [(1, settings.first_vertebra)] if settings.first_vertebra else []
     named += [(count, settings.last_vertebra)] if settings.last_vertebra else []
     given: dict[int, str] = {}
@@ -222,8 +223,9 @@ def _unknown(instances: Volume, column: Column, facts: dict[str, Any], warnings:
 def _whole_numbers(array: Array) -> Array:
     if array.dtype == np.uint16:
         return array
-    whole = np.rint(array)
-    if array.size and (not np.array_equal(whole, array) or whole.min() < 0 or whole.max() > np.iinfo(np.uint16).max):
+    whole = array if array.dtype.kind in "ui" else np.rint(array)
+    highest = int(np.iinfo(np.uint16).max)
+    if array.size and (not np.array_equal(whole, array) or int(whole.min()) < 0 or int(whole.max()) > highest):
         raise CaseError(
             "E-NUM-IDS",
             file="instance mask",
