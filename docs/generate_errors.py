@@ -61,6 +61,7 @@ GROUPS = {
     "LOSS": "Losses",
     "USE": "Options of prediction",
     "OUT": "Outputs",
+    "POST": "Post-processing of masks",
     "INST": "Instances",
     "AUG": "Augmentation",
     "EVAL": "Evaluation",

@@ -45,8 +45,12 @@ def build_parser() -> argparse.ArgumentParser:
     phases.add_argument("--report", action="store_true", help="also write report.html")
     others = parser.add_argument_group("what belongs to the masks, as a folder with the same file names or one file")
     others.add_argument("--images", metavar="PLACE", help="images, for --numbering-model and the pictures")
+    others.add_argument("--levels", metavar="PLACE", help="other masks that name levels; implies --numbering")
     others.add_argument(
-        "--levels", metavar="PLACE", help="masks that name levels, on the same grid; implies --numbering"
+        "--levels-scheme",
+        default="instances",
+        metavar="SCHEME",
+        help="label scheme of --levels, such as totalspineseg (default: %(default)s)",
     )
     others.add_argument(
         "--localizer",

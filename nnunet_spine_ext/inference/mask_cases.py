@@ -146,7 +146,7 @@ def open_mask(
         if name == "localizer":
             _refuse_unnumbered(file, case.name)
         volume = read(file, "image" if name == "images" else "label")
-        if name != "localizer":
+        if name == "images":
             volume = on_grid_of(mask, volume, case.mask, file)
         found: dict[str, Any] = {_ROLES.get(name, name): volume}
         given = replace(given, **found)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nnunet_spine_ext.core.config import load_config, set_by_path
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.io import sha256
-from nnunet_spine_ext.core.labels import MAPPINGS
+from nnunet_spine_ext.core.labels import MAPPINGS, scheme
 
 if TYPE_CHECKING:
     from nnunet_spine_ext.instances.cutout_inference import InferenceOptions
@@ -33,6 +33,7 @@ class PhaseOptions:
     numbering_model: folder of a classifier of levels; None: from anchors.
     first_vertebra: level of the uppermost vertebra in the picture, such as ``L1``.
     enforce: 12 thoracic and 5 lumbar vertebrae, no anomaly.
+    levels_scheme: label scheme of masks of levels that are given besides.
     snapshots: a picture per case.
     bids: results under names of the BIDS-derivatives kind as well.
     settings: assignments such as ``instances.smoothing_mm=25``; the first word is the phase: ``instances``,
@@ -48,6 +49,7 @@ class PhaseOptions:
     snapshots: bool = False
     bids: bool = False
     settings: tuple[str, ...] = ()
+    levels_scheme: str = "instances"
 
     def completed(self, *, anchored: bool = False) -> PhaseOptions:
         """Return the options with numbering where a model, a level or an anchor asks for it, and then instances."""
@@ -63,6 +65,15 @@ class PhaseOptions:
         from nnunet_spine_ext.numbering.model import read_numbering_model
 
         return read_numbering_model(self.numbering_model).crop.inputs != "masks"
+
+    def models(self) -> dict[str, dict[str, str]]:
+        """Return folder and digest of the networks of the phases, for the record of a run."""
+        folders = {"instances": self.instance_model, "numbering": self.numbering_model}
+        return {
+            name: {"folder": Path(folder).name, "sha256": folder_digest(folder)}
+            for name, folder in folders.items()
+            if folder
+        }
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the results: the options, with the content of model folders in place of their paths."""
@@ -142,6 +153,7 @@ def check_phases(options: PhaseOptions, *, images: bool = True) -> None:
     options.network_settings("auto")
     if options.numbering:
         options.numbering_settings()
+        _check_level(options)
     if options.instance_model is not None:
         from nnunet_spine_ext.instances.model import read_instance_model
 
@@ -154,6 +166,14 @@ def check_phases(options: PhaseOptions, *, images: bool = True) -> None:
             expected="--images with the images that the masks belong to",
             fix="add --images, or number without a model",
         )
+
+
+def _check_level(options: PhaseOptions) -> None:
+    from nnunet_spine_ext.numbering.levels import level_index
+
+    scheme(options.levels_scheme)
+    if options.first_vertebra is not None:
+        level_index(options.first_vertebra, option="--first-vertebra")
 
 
 def schemes_with_bodies() -> list[str]:

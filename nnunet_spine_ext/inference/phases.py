@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from nnunet_spine_ext.instances.cutout_network import CutoutPredictor
     from nnunet_spine_ext.numbering.classifier import Classifier
 
-_CORPUS, _DISC = 10, 14
+# What the planes of a picture follow: sacrum, bodies, discs.
+_FOLLOWED = (1, 10, 14)
 _SACRUM = 26
 _VERTEBRAE = 100
 
@@ -48,13 +49,13 @@ def snapshot_file(folder: Path, case: str) -> Path:
 
 @dataclass(frozen=True)
 class CaseInput:
-    """What belongs to a mask besides its voxels, on its grid unless said otherwise.
+    """What belongs to a mask besides its voxels.
 
     Parameters
     ----------
-    image: grey values, for a numbering model and the picture.
-    levels: ids of the scheme ``instances`` that somebody else gave, as votes for levels.
-    localizer: numbered instances of another scan of the same person, on any grid.
+    image: grey values on the grid of the mask, for a numbering model and the picture.
+    levels: a mask of levels that somebody else made, in the options' scheme, on any grid.
+    localizer: numbered instances of another scan of the same person, in scanner coordinates, on any grid.
     file: the file that messages name.
     """
 
@@ -145,8 +146,13 @@ class Phases:
             settings=self.options.numbering_settings(),
             scores=scores,
             localizer=given.localizer,
+            level_map=given.levels,
+            level_scheme=self.options.levels_scheme,
         )
-        return numbered.instances, qc | numbered.qc, list(numbered.warnings)
+        facts = dict(numbered.qc)
+        # What the instance step says of vertebrae goes by places from the top; `levels` tells which is which.
+        qc |= {"numbered": facts.pop("numbered"), "levels": facts.pop("levels", {}), "numbering": facts}
+        return numbered.instances, qc, list(numbered.warnings)
 
     def _write(
         self, instances: Volume, semantic: Volume, qc: dict[str, Any], folder: Path, case: str, given: CaseInput
@@ -185,7 +191,7 @@ class Phases:
             image,
             instances,
             colours=SCHEMES["instances"].colours,
-            bodies=classes.with_array(np.isin(classes.array, (_CORPUS, _DISC))),
+            bodies=classes.with_array(np.isin(classes.array, _FOLLOWED)),
             names={key: _short_name(key, numbered=numbered) for key in shown},
             points={key: _triple(instances.world(points[key])) for key in shown},
         )

@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -57,6 +57,7 @@ def postprocess(
     numbering_model: str | Path | None = None,
     images: str | Path | None = None,
     levels: str | Path | None = None,
+    levels_scheme: str = "instances",
     localizer: str | Path | None = None,
     first_vertebra: str | None = None,
     enforce: bool = False,
@@ -79,8 +80,8 @@ def postprocess(
     scheme: their label scheme; None: as the dataset.json beside them says.
     instance_model: folder of an instance network; None: without a network.
     numbering: also say which vertebra is which; the next five imply it. numbering_model: folder of a network that looks
-        at `images` (a file or a folder). levels: masks that name levels, on the grids of the masks. localizer: numbered
-        instances of another scan of the same person. first_vertebra: level of the uppermost vertebra in the picture.
+        at `images` (a file or a folder). levels: masks of levels, in `levels_scheme`. localizer: numbered instances of
+        another scan of the same person. first_vertebra: level of the uppermost vertebra in the picture.
     enforce: 12 thoracic and 5 lumbar vertebrae, no anomaly; implies `numbering`.
     assignments: settings of the phases, such as ``instances.smoothing_mm=25``.
     snapshots: a picture per case. bids: BIDS-derivatives as well. report: also write report.html.
@@ -103,7 +104,7 @@ def postprocess(
     asked = PhaseOptions(
         True, models[0], numbering, models[1], first_vertebra, enforce, snapshots, bids, tuple(assignments)
     )
-    phases = asked.completed(anchored=levels is not None or localizer is not None)
+    phases = replace(asked.completed(anchored=(levels or localizer) is not None), levels_scheme=levels_scheme)
     check_phases(phases, images=images is not None)
     sources = {"images": images, "levels": levels, "localizer": localizer}
     run = _prepare(i, Path(o), scheme, phases, sources, device, jobs, resume=resume, strict=strict, prefer=prefer)
@@ -213,7 +214,7 @@ def _write_records(run: _Run, i: str | Path | Sequence[str | Path]) -> None:
     options = asdict(job.phases) | {"strict": job.strict, "prefer": job.prefer, "device": job.device}
     # Not under "input": a report would take the masks for images.
     sources = places | {"masks": [str(Path(mask).resolve()) for mask in masks]}
-    write_mask_run(job.output, job.scheme, options, sources, run.foreign, dataset)
+    write_mask_run(job.output, job.scheme, options, sources, run.foreign, dataset, job.phases.models())
 
 
 def _run_cases(run: _Run) -> None:

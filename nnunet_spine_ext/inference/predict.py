@@ -258,7 +258,8 @@ def _work(
         phases = Phases(run.options.phases, label_scheme(model.plans), str(predictor.device))
         phases.load()
         with writing(output):
-            write_run(output, model, run.options.to_dict() | {"device": str(predictor.device)}, source, foreign)
+            options = run.options.to_dict() | {"device": str(predictor.device)}
+            write_run(output, model, options, source, foreign, run.options.phases.models())
         _run_cases(run, cases, predictor, phases)
     if report and (result.done or result.skipped) and result.stopped is None:
         from nnunet_spine_ext.report.build import report as build_report

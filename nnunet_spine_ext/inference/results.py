@@ -101,6 +101,7 @@ def write_mask_run(
     sources: Mapping[str, Any],
     foreign: Mapping[str, list[str]],
     dataset_json: Mapping[str, Any] | None,
+    phase_models: Mapping[str, Any],
 ) -> None:
     """Write what a reader of post-processed masks needs: the run's facts, a dataset.json and label tables.
 
@@ -108,6 +109,7 @@ def write_mask_run(
     ----------
     sources: where masks, images and other companions were, None for what was not given.
     dataset_json: that of the masks, whose names of classes are kept; None: those of the scheme.
+    phase_models: the networks of the phases, see `PhaseOptions.models`.
     """
     table = scheme(scheme_name)
     own = {"labels": {"background": 0} | {name: key for key, name in table.labels.items()}, "file_ending": ".nii.gz"}
@@ -115,7 +117,7 @@ def write_mask_run(
     sided = [list(pair) for pair in table.sided_pairs]
     content["spine_ext"] = {"version": 1, "scheme": scheme_name, "sided_labels": sided}
     labels = {v: str(k) for k, v in content["labels"].items() if isinstance(v, int) and v > 0 and k != "ignore"}
-    facts = _facts(options, labels, scheme_name, foreign) | dict(sources)
+    facts = _facts(options, labels, scheme_name, foreign) | dict(sources) | {"phase_models": dict(phase_models)}
     write_json(folder / RUN, facts)
     write_json(folder / "dataset.json", content)
     _write_tables(folder, labels, colours_for(labels, scheme_name))
@@ -123,7 +125,12 @@ def write_mask_run(
 
 
 def write_run(
-    folder: Path, model: TrainedModel, options: Mapping[str, Any], source: Any, foreign: Mapping[str, list[str]]
+    folder: Path,
+    model: TrainedModel,
+    options: Mapping[str, Any],
+    source: Any,
+    foreign: Mapping[str, list[str]],
+    phase_models: Mapping[str, Any],
 ) -> None:
     """Write what a reader of the results needs: the run's facts, nnU-Net's dataset.json and label tables."""
     name = label_scheme(model.plans)
@@ -139,6 +146,7 @@ def write_run(
             "checkpoint": model.checkpoint,
             "sha256": model.digest,
         },
+        "phase_models": dict(phase_models),
         "input": places[0] if isinstance(source, (str, Path)) else places,
         # Volumes of a 4-D soft map follow the ids of the classes.
         "soft": None
