@@ -10,7 +10,7 @@ from typing import Any, get_args
 from nnunet_spine_ext.core.errors import NoInputError, Problem, UsageError
 from nnunet_spine_ext.core.summary import RunSummary
 from nnunet_spine_ext.evaluate import comparison_tables
-from nnunet_spine_ext.evaluate.cohort import Cohort, check_keys, read_cohort
+from nnunet_spine_ext.evaluate.cohort import check_keys
 from nnunet_spine_ext.evaluate.folders import (
     Scope,
     chosen_keys,
@@ -20,7 +20,7 @@ from nnunet_spine_ext.evaluate.folders import (
 )
 from nnunet_spine_ext.evaluate.latex import Spread
 from nnunet_spine_ext.evaluate.paired import Correction
-from nnunet_spine_ext.evaluate.pairing import Missing, Pairing, Row, Unit, corrected
+from nnunet_spine_ext.evaluate.pairing import Missing, Pairing, Row, Unit, cohort_of, corrected
 from nnunet_spine_ext.evaluate.prepare import prepare_output, writing
 from nnunet_spine_ext.evaluate.scored import Scored, read_scored
 from nnunet_spine_ext.evaluate.statistic import DEFAULT_RESAMPLES, DEFAULT_SEED
@@ -114,7 +114,7 @@ def compare(
     keys, remarks = chosen_keys(scored, called, metrics, scopes)
     refuse_other_options(scored, called, keys)
     kept, lacking = common_cases(scored, called)
-    cohort = _cohort(scored, cases)
+    cohort = cohort_of(scored, cases)
     if by is not None:
         check_keys(cohort, [by])
     prepare_output(Path(o), [one.folder for one in scored], comparison_tables.FILES)
@@ -151,20 +151,6 @@ def _check(*, unit: Unit, missing: Missing, correction: Correction, latex: Sprea
     for option, value, valid, expected in rules:
         if not valid:
             raise UsageError("E-COMPARE-RANGE", found=f"{option} {value}", expected=expected, fix="correct the option")
-
-
-def _cohort(scored: Sequence[Scored], given: str | Path | None) -> Cohort:
-    """Subjects and facts: from a file, else as the evaluations recorded them, the first folder first."""
-    every = sorted({case for one in scored for case in one.cases})
-    if given is not None:
-        return read_cohort(every, given, ())
-    subjects: dict[str, str] = {}
-    facts: dict[str, Mapping[str, str]] = {}
-    for one in reversed(scored):
-        subjects |= one.subject_of
-        facts |= {case: known for case, known in one.facts.items() if known}
-    source = next((str(one.inputs["cases"]) for one in scored if one.inputs.get("cases")), None)
-    return Cohort(subjects, facts, source)
 
 
 def _tell_missing(

@@ -17,30 +17,40 @@ SCOPES: tuple[str, ...] = get_args(Scope)
 _MATCHING = {"instance_ids": "spineps", "matching": "iou", "iou_threshold": 0.5}
 
 
-def folder_names(folders: Sequence[Path], given: Sequence[str]) -> tuple[str, ...]:
+def folder_names(
+    folders: Sequence[Path], given: Sequence[str], *, least: int = 2, options: str = "-a and -b"
+) -> tuple[str, ...]:
     """Return a name for each folder: those given, else the shortest end of its path that no other one has.
+
+    Parameters
+    ----------
+    folders, given: folders, and names for them or nothing.
+    least: number of folders from which on there is something to do.
+    options: the options that name them, for messages.
 
     Raises
     ------
     UsageError: a folder twice, fewer or more names than folders, or equal names.
     """
     resolved = [folder.resolve() for folder in folders]
-    if len(set(resolved)) < len(resolved) or len(resolved) < 2:
+    if len(set(resolved)) < len(resolved) or len(resolved) < least:
         raise UsageError(
             "E-COMPARE-FOLDERS",
-            found=f"{len(set(resolved))} different folder(s) in -a and -b",
-            expected="at least two evaluations, each named once",
-            fix="check -a and -b",
+            found=f"{len(set(resolved))} different folder(s) in {options}",
+            expected=f"at least {'two evaluations' if least == 2 else 'one folder'}, each named once",
+            fix=f"check {options}",
         )
     if given:
         if len(set(given)) != len(folders) or len(given) != len(folders):
             raise UsageError(
                 "E-COMPARE-NAMES",
                 found=f"--names {' '.join(given)}",
-                expected=f"{len(folders)} different names, first that of -a",
+                expected=f"{len(folders)} different names in the order of {options}",
                 fix="correct --names",
             )
         return tuple(given)
+    if len(resolved) == 1:
+        return (resolved[0].name,)
     for depth in range(1, max(len(path.parts) for path in resolved)):
         names = ["/".join(path.parts[-depth:]) for path in resolved]
         # Parts that all names share say nothing: model_a/evaluation is called model_a.

@@ -17,7 +17,7 @@ _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
 }  # fmt: skip
-_ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$", "zero": r"$\rightarrow 0$"}
+ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$", "zero": r"$\rightarrow 0$"}
 WORDS = {"mean": "Mean $\\pm$ standard deviation", "median": "Median [quartiles]"}
 
 
@@ -38,15 +38,26 @@ def head(name: str) -> str:
     if row is None:
         return escape(name)
     unit = f" [{escape(row.unit)}]" if row.unit else ""
-    return f"{escape(row.long_name)}{unit} {_ARROWS[row.direction]}"
+    return f"{escape(row.long_name)}{unit} {ARROWS[row.direction]}"
 
 
-def cell(name: str, found: Statistic | None, spread: Spread, *, bold: bool = False, mark: str = "") -> str:
-    """Return a value and its spread: mean and standard deviation, or median and quartiles; ``--`` without a value."""
+def cell(
+    name: str,
+    found: Statistic | None,
+    spread: Spread,
+    *,
+    bold: bool = False,
+    mark: str = "",
+    places: int | None = None,
+) -> str:
+    """Return a value and its spread: mean and standard deviation, or median and quartiles; ``--`` without a value.
+
+    `mark` is set high behind the value; `places` are decimals, by default those that the metric deserves.
+    """
     middle = None if found is None else found.mean if spread == "mean" else found.median
     if found is None or middle is None:
         return "--"
-    places = digits(name)
+    places = digits(name) if places is None else places
     value = f"{middle:.{places}f}"
     value = f"\\mathbf{{{value}}}" if bold else value
     value += f"^{{{mark}}}" if mark else ""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
-from nnunet_spine_ext.evaluate.cohort import Cohort
+from nnunet_spine_ext.evaluate.cohort import Cohort, read_cohort
 from nnunet_spine_ext.evaluate.folders import common_classes
 from nnunet_spine_ext.evaluate.paired import ALPHA, Correction, Paired, compare_pairs, correct
 from nnunet_spine_ext.evaluate.registry import METRICS
@@ -139,3 +140,17 @@ def corrected(rows: Sequence[Row], method: Correction) -> list[Row]:
     """Return the rows with p-values corrected for all their tests together."""
     values = iter(correct([test.p for row in rows for test in row.tests], method))
     return [replace(row, corrected=tuple(next(values) for _ in row.tests)) for row in rows]
+
+
+def cohort_of(scored: Sequence[Scored], given: str | Path | None) -> Cohort:
+    """Return subjects and facts: of the `given` file, else as the evaluations recorded them, the first folder first."""
+    every = sorted({case for one in scored for case in one.cases})
+    if given is not None:
+        return read_cohort(every, given, ())
+    subjects: dict[str, str] = {}
+    facts: dict[str, Mapping[str, str]] = {}
+    for one in reversed(scored):
+        subjects |= one.subject_of
+        facts |= {case: known for case, known in one.facts.items() if known}
+    source = next((str(one.inputs["cases"]) for one in scored if one.inputs.get("cases")), None)
+    return Cohort(subjects, facts, source)

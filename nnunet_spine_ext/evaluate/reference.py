@@ -39,9 +39,9 @@ With `--structures spineps` or a file the rows of scope `class` are about unions
 
 | structure | labels |
 |---|---|
-| vertebra | arcus, spinous, costal, superior and inferior articular processes and corpus, all of them; or labels such as `vertebra`, `vertebra_3`, `L4` |
+| vertebra | arcus, corpus and all processes; or labels such as `vertebra`, `vertebra_3`, `L4` |
 | disc | `disc`, `ivd`, `disc_3`, `disc L4`, … |
-| canal, cord | each alone. Where one side does not tell them apart (SPIDER), the canal of the other side holds the cord too |
+| canal, cord | each alone; where one side does not tell them apart (SPIDER), canals hold the cord |
 | arcus, spinous process | as they are called |
 | inferior articular, superior articular, costal process | left and right together |
 | corpus | corpus, corpus inner, dens |

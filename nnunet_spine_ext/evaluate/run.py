@@ -66,40 +66,38 @@ def evaluate(
     margin: float = DEFAULT_MARGIN_MM2,
     correction: Correction = "holm",
 ) -> EvaluationResult | CordEvaluation:
-    """Compare every reference with the prediction of the same case name; write metrics.csv, summary.json, summary.md.
+    """Compare every reference with the prediction of the same case name; write metrics.csv, summary.md, summary.json.
 
-    Tables of an earlier run in `o` are removed first; summary.json is written last, so it is there when all is. With
-    `csa` areas of the cord are compared instead (see `evaluate_areas`), and csa.csv, csa.json and others are written.
+    Tables of an earlier run in `o` are removed first; summary.json is written last. With `csa` areas of the cord are
+    compared instead (see `evaluate_areas`).
 
     Parameters
     ----------
     ref, pred: folders of masks (or one file each); o: folder for the tables.
     labels: dataset.json or {name: id} file; scheme: name of a label scheme; None: dataset.json beside the masks.
-    structures: ``labels`` (each is scored), ``spineps`` (vertebra, disc, canal, cord and parts of vertebrae, left and
-        right together) or a JSON file {name: [ids or label names]}: they are scored instead of the labels.
+    structures: ``labels`` (each is scored); instead of them ``spineps`` (vertebra, disc, canal, cord, parts of
+        vertebrae with left and right together) or a JSON file {name: [ids or label names]}.
     pred_labels: scheme or file of the predictions' labels where they differ from the references'; needs `structures`.
     metrics: names from the registry, or ``default`` and ``all``.
-    ref_instances, pred_instances: folders of instance masks; None: `instancesTr` beside `labelsTr` (or `instances`
-        inside the reference folder), and `instances` inside the prediction folder, where they exist.
+    ref_instances, pred_instances: folders of instance masks; None: `instancesTr` beside `labelsTr`, and `instances`
+        inside the folder of references or predictions, where they exist.
     instance_ids: ``spineps`` (kinds are told apart by id) or ``any`` (all instances are of one kind).
     matching: ``iou`` (one to one, from `iou_threshold` on) or ``overlap`` (largest overlap, as SPIDER's evaluation).
     regions: score the cervical, thoracic, lumbar and sacral part too.
     missing_distance: mm that an instance which is not identified counts in the localisation distance.
     resample: ``nearest`` brings predictions from other grids onto the reference's; None refuses them.
     nsd_tolerance: mm; iou_threshold: smallest IoU of a match, in (0, 1].
-    cases: cases.json with subjects and facts; None: the one beside the references or in the folder above them.
-    by: facts in cases.json (``manufacturer``) to give means for.
+    cases: cases.json with subjects and facts; None: the one beside the references or in the folder above them; by:
+        facts in it (``manufacturer``) to give means for.
     bootstrap: resamples of the subjects for the intervals; 0: none. seed: of the resampling.
-    latex: ``mean`` or ``median``: write summary.tex too.
-    jobs: processes.
+    latex: ``mean`` or ``median``: write summary.tex too; jobs: processes.
     csa: compare cross-sectional areas; `ref` may then be soft maps, or a table of areas (.csv, .tsv).
     cord, maps, mode, level_range, levels, discs, contrast, ddof, margin, correction: see `AreaOptions`.
 
     Raises
     ------
     UsageError: wrong options, only instance metrics without instance masks, or `o` is one of the inputs.
-    NoInputError: no reference mask.
-    SetupError: `o` cannot be written, or a process died.
+    NoInputError: no reference mask. SetupError: `o` cannot be written, or a process died.
     """
     given = dict(locals())
     ref, pred, o = (Path(given.pop(name)) for name in ("ref", "pred", "o"))

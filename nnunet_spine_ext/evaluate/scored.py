@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nnunet_spine_ext.core.errors import CaseError, UsageError
+from nnunet_spine_ext.core.errors import CaseError, Problem, UsageError
 from nnunet_spine_ext.core.io import read_json
 from nnunet_spine_ext.evaluate.registry import METRICS
 from nnunet_spine_ext.evaluate.statistic import finite_mean
@@ -31,7 +31,8 @@ class Scored:
     """One evaluation folder.
 
     `values`: by key and case. `cases`: those that were scored (a missing prediction is). `options`, `inputs`: as
-    recorded. `subject_of`, `facts`: by case.
+    recorded. `subject_of`, `facts`: by case. `status`: ``done``, ``missing`` or ``failed`` for every case; `failed`,
+    `warnings`: what was wrong or odd, by case; `remarks`: what the evaluation said about itself.
     """
 
     folder: Path
@@ -42,6 +43,10 @@ class Scored:
     subject_of: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     unknown_metrics: tuple[str, ...] = ()
+    status: Mapping[str, str] = field(default_factory=dict)
+    failed: Mapping[str, Problem] = field(default_factory=dict)
+    warnings: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 def read_scored(folder: str | Path) -> Scored:
@@ -61,6 +66,7 @@ def read_scored(folder: str | Path) -> Scored:
             if line["metric"] in METRICS:
                 values.setdefault(_key(line), {})[line["case"]] = float(line["value"])
         entries: dict[str, dict[str, Any]] = content["cases"]
+        run: dict[str, Any] = content.get("run", {})
         return Scored(
             folder,
             values | _overall(values),
@@ -70,6 +76,10 @@ def read_scored(folder: str | Path) -> Scored:
             {case: str(entry["subject"]) for case, entry in entries.items() if "subject" in entry},
             {case: entry.get("facts", {}) for case, entry in entries.items()},
             tuple(sorted({line["metric"] for line in lines} - METRICS.keys())),
+            {case: str(entry["status"]) for case, entry in entries.items()},
+            {case: Problem(**found) for case, found in run.get("failed", {}).items()},
+            {case: tuple(Problem(**one) for one in found) for case, found in run.get("warnings", {}).items()},
+            tuple(map(str, content.get("remarks", ()))),
         )
     except (CaseError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(
