@@ -70,9 +70,9 @@ def errors(
 
 ALL = tuple(CASES)
 PRESETS = {
-    "full": Preset(ALL, errors(MODES, (0.4, 0.6, 0.8), (0.4, 0.8, 1.0), 2), 3),
+    "full": Preset(ALL, errors(MODES, (0.5, 0.8), (0.5, 1.0), 1), 3),
     "cases": Preset(ALL, (), 1),
-    "errors": Preset(("clean",), errors(MODES, (0.4, 0.6, 0.8), (0.4, 0.8, 1.0), 2), 1),
+    "errors": Preset(("clean",), errors(MODES, (0.4, 0.5, 0.6, 0.8), (0.4, 0.5, 0.8, 1.0), 3), 1),
     "quick": Preset(
         ("clean", "fused12", "missing_2bodies", "two", "noise"),
         (*errors(("shift", "merge", "swap_post"), (0.6,), (), 1), Condition("dropout", 1.0)),
@@ -131,13 +131,13 @@ def run_errors(bench: Bench, conditions: Sequence[Condition], sides: Sequence[st
     """Run the clean mask with wrong answers; return the PQ of each program by condition."""
     rows: dict[str, dict[str, Any]] = {condition.name: {} for condition in conditions}
     for side, key in ((SPINEPS, SPINEPS), (OURS, "oracle")):
-        if key not in sides or not conditions:
-            continue
-        result = bench.run("clean", side, conditions, 1)
-        for name, found in result["conditions"].items():
-            rows[name][key] = {"pq": found["pq"]["vertebra"]["pq"], "hit": found["hit"], "asked": found["asked"]}
-            if found["error"]:
-                rows[name][key]["error"] = found["error"]
+        for mode in dict.fromkeys(condition.mode for condition in conditions if key in sides):
+            result = bench.run("clean", side, [condition for condition in conditions if condition.mode == mode], 1)
+            for name, found in result["conditions"].items():
+                rows[name][key] = {"pq": found["pq"]["vertebra"]["pq"], "hit": found["hit"], "asked": found["asked"]}
+                if found["error"]:
+                    rows[name][key]["error"] = found["error"]
+                print(f"{key:12} {name:26} PQ {rows[name][key]['pq']:.4f}, {found['hit']} wrong answers", flush=True)
     return rows
 
 

@@ -76,7 +76,7 @@ class Bench:
         """
         masks = self.masks(case)
         semantic, instances, digest = self._truths[case]
-        name = "network-free" if not conditions else conditions[0].name if len(conditions) == 1 else "errors"
+        name = "network-free" if not conditions else conditions[0].name if len(conditions) == 1 else conditions[0].mode
         key = self._key(side, digest, conditions, repeats)
         path = self.out / "runs" / f"{case}_{side}_{name}.json"
         if path.exists() and not self.again:
