@@ -491,6 +491,14 @@ def test_without_a_file_of_splits_subjects_stay_together(dataset: Path) -> None:
     assert sorted([settings["train"], settings["val"]]) == [["case0", "case1"], ["case2", "case3"]]
 
 
+def test_cases_without_an_instance_mask_are_left_out_of_the_folds(dataset: Path) -> None:
+    (dataset / "instancesTr/case0.nii.gz").unlink()
+    (dataset / "cases.json").unlink()
+    result = _train(dataset)
+    settings = json.loads((result.folder / "training/fold_0/settings.json").read_text())
+    assert sorted([*settings["train"], *settings["val"]]) == ["case1", "case2", "case3"]
+
+
 def test_classes_that_are_no_spine_are_refused(dataset: Path) -> None:
     description = json.loads((dataset / "dataset.json").read_text())
     description["spine_ext"]["scheme"] = "custom"

@@ -50,13 +50,15 @@ class TrainingData:
     folder: ``nnUNet_raw/Dataset…``.
     table: id of the semantic masks to id of ``nnunet14``; whole vertebrae become corpus, ignored voxels background.
     substructures: whether arches and processes are classes of their own.
-    cases: by name.
+    cases: those with both masks, by name.
+    subjects: of all cases with a semantic mask; the name itself where cases.json says nothing.
     """
 
     folder: Path
     table: Mapping[int, int]
     substructures: bool
     cases: Mapping[str, TrainingCase]
+    subjects: Mapping[str, str]
 
 
 def dataset_folder(d: str) -> Path:
@@ -111,12 +113,13 @@ def open_dataset(folder: Path, encoding: str) -> TrainingData:
             expected="an encoding for these masks",
             fix="--set cutout.encoding=body",
         )
-    subjects = _subjects(folder)
+    labelled = [p.name.removesuffix(ending) for p in sorted((folder / LABELS).glob(f"*{ending}"))]
+    subjects = {name: name for name in labelled if not name.startswith(".")} | _subjects(folder)
     cases = {}
-    for path in sorted((folder / INSTANCES).glob(f"*{ending}")):
-        name = path.name.removesuffix(ending)
-        if not name.startswith(".") and (folder / LABELS / path.name).is_file():
-            cases[name] = TrainingCase(name, subjects.get(name, name), folder / LABELS / path.name, path)
+    for name in labelled:
+        semantic, instances = (folder / kind / f"{name}{ending}" for kind in (LABELS, INSTANCES))
+        if not name.startswith(".") and instances.is_file():
+            cases[name] = TrainingCase(name, subjects[name], semantic, instances)
     if not cases:
         raise NoInputError(
             "E-TRAIN-INSTANCES",
@@ -125,7 +128,7 @@ def open_dataset(folder: Path, encoding: str) -> TrainingData:
             expected=f"one mask {INSTANCES}/<case>{ending} beside {LABELS}/<case>{ending}",
             fix="convert with instance masks, or make phantoms (nnUNetv2_spine_phantom)",
         )
-    return TrainingData(folder, table, substructures, cases)
+    return TrainingData(folder, table, substructures, cases, subjects)
 
 
 def folds_of(data: TrainingData, names: Sequence[str], wanted: Sequence[str]) -> dict[str, Split]:
@@ -163,11 +166,8 @@ def _splits(data: TrainingData, names: Sequence[str]) -> list[Split]:
     path = data.folder / SPLITS_FILE
     if path.is_file():
         splits = read_json(path)
-        subjects = {**_subjects(data.folder), **{case.name: case.subject for case in data.cases.values()}}
-        listed = [case for split in splits for side in ("train", "val") for case in split.get(side, ())]
         # Cases without instance masks are in the splits too: they only have to be known.
-        known = {case: subjects.get(case, case) for case in {*listed, *subjects} if case in subjects or case in names}
-        faults = [f for f in split_faults(splits, known) if "empty" not in f]
+        faults = list(split_faults(splits, data.subjects))
         if faults:
             raise UsageError(
                 "E-SPLIT-WRONG",
