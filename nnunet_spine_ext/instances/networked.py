@@ -33,6 +33,8 @@ from nnunet_spine_ext.measure.centreline import Centreline
 _POSTERIOR_LEVEL = 0.4
 # A seed this near (in voxels along each axis) to one that was asked already would only repeat the question.
 _SAME_SEED = 3
+# The middle of a vertebra is known well enough from some of its sites.
+_ENOUGH_SITES = 20_000
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,13 @@ def assign_by_network(
             fused.candidates, voters, fused.vertebrae, len(sites), settings.fusion, network_only=True
         ).astype(bool)
         uncovered = sites.corpus & ~claimed & (at_sites > 0)
-        seeds = _uncovered_seeds(sites, uncovered, at_sites, asked, settings.min_uncovered_mm3 / volume)
+        left = _uncovered_bodies(uncovered, at_sites, settings.min_uncovered_mm3 / volume)
+        seeds = _new_seeds(sites, left, asked)
         if not seeds or rounds >= settings.reseed:
             break
         rounds += 1
     names = vote(fused.candidates, voters, fused.vertebrae, len(sites), settings.fusion)
-    return _assemble(frame, grid, sites, fused, names, bodies, real, asked, uncovered, settings)
+    return _assemble(frame, grid, sites, fused, names, bodies, real, asked, settings, sum(map(len, left)) * volume)
 
 
 def _fuse(
@@ -159,13 +162,13 @@ def _places(sites: Sites, candidates: Candidates, voters: Sequence[Voter], bodie
     with_body = np.zeros(len(candidates), dtype=bool)
     for number in np.unique(candidates.voter):
         voter = voters[number]
-        points = sites.positions(voter.low, voter.high)
-        body = sites.corpus[voter.low : voter.high]
+        some = np.arange(voter.low, voter.high, max(1, len(voter.labels) // _ENOUGH_SITES))
+        points, names = sites.positions(some), voter.labels[some - voter.low]
         own = np.flatnonzero(candidates.voter == number)
-        everything = _means(voter.labels, points, voter.count)[1]
-        counts, of_bodies = _means(np.where(body, voter.labels, 0), points, voter.count)
+        all_counts, everything = _means(names, points, voter.count)
+        counts, of_bodies = _means(np.where(sites.kinds[some] == CORPUS, names, 0), points, voter.count)
         label = candidates.label[own]
-        with_body[own] = counts[label] > 0.1 * candidates.size[own]
+        with_body[own] = counts[label] > 0.1 * all_counts[label]
         centres[own] = np.where(with_body[own, None], of_bodies[label], everything[label])
     arc = line.locate(centres) if len(candidates) else np.zeros(0)
     pitch = np.interp(arc, bodies.arc, bodies.pitch)
@@ -183,16 +186,20 @@ def _means(labels: Array, points: Array, count: int) -> tuple[Array, Array]:
     return sizes, sums / np.maximum(sizes, 1)[:, None]
 
 
-def _uncovered_seeds(sites: Sites, uncovered: Array, names: Array, asked: list[Index], least: float) -> list[Index]:
-    """Middles of bodies of which much was claimed by no answer."""
+def _uncovered_bodies(uncovered: Array, names: Array, least: float) -> list[Array]:
+    """Numbers of the uncovered sites of each body of which at least so many sites are."""
     chosen = np.flatnonzero(uncovered)
-    voxels = sites.voxels(chosen)
+    sizes = np.bincount(names[chosen])
+    return [chosen[names[chosen] == name] for name in np.flatnonzero(sizes >= max(least, 1.0))]
+
+
+def _new_seeds(sites: Sites, parts: Sequence[Array], asked: Sequence[Index]) -> list[Index]:
+    """Middles of parts, without those where a cutout was placed already."""
     seeds: list[Index] = []
-    for name in np.flatnonzero(np.bincount(names[chosen]) >= max(least, 1)):
-        own = voxels[names[chosen] == name]
-        middle = own.mean(axis=0)
+    for part in parts:
+        voxels = sites.voxels(part)
         # The middle itself may lie in what is covered.
-        nearest = own[((own - middle) ** 2).sum(axis=1).argmin()]
+        nearest = voxels[((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1).argmin()]
         seed = (int(nearest[0]), int(nearest[1]), int(nearest[2]))
         if not any(max(abs(a - b) for a, b in zip(seed, old, strict=True)) <= _SAME_SEED for old in asked):
             seeds.append(seed)
@@ -208,8 +215,8 @@ def _assemble(
     bodies: Bodies,
     real: Array,
     asked: list[Index],
-    uncovered: Array,
     settings: NetworkSettings,
+    uncovered_mm3: float,
 ) -> NetworkAssignment:
     """Number the vertebrae from head to tail together with the places that stay empty, and bring them to the frame."""
     free_of = [_free_member(fused, vertebra) for vertebra in fused.vertebrae]
@@ -244,9 +251,8 @@ def _assemble(
         "answers_unused": len(fused.unused),
         "voxels_filled": filled,
     }
-    left = float(uncovered.sum()) * float(np.prod(grid.spacing))
     of_places = {int(number[k]): value for k, value in agreement.items()}
-    warnings = _warnings(steps, left, settings)
+    warnings = _warnings(steps, uncovered_mm3)
     return NetworkAssignment(
         vertebrae, found, is_real, of_places, {int(number[k]): n for k, n in answers.items()}, steps, warnings
     )
@@ -316,7 +322,7 @@ def low_agreement(agreement: Mapping[str, float], settings: NetworkSettings) -> 
     ]
 
 
-def _warnings(steps: dict[str, Any], uncovered: float, settings: NetworkSettings) -> list[Problem]:
+def _warnings(steps: dict[str, Any], uncovered_mm3: float) -> list[Problem]:
     """What the answers of the network as a whole give reason to look at."""
     found = []
     if steps["answers_unused"]:
@@ -341,13 +347,13 @@ def _warnings(steps: dict[str, Any], uncovered: float, settings: NetworkSettings
                 "check whether the model was trained for masks like this one",
             )
         )
-    if uncovered > settings.min_uncovered_mm3:
+    if uncovered_mm3 > 0:
         found.append(
             Problem(
                 "warning",
                 "W-INST-UNCOVERED",
                 "",
-                f"{uncovered:.0f} mm³ of vertebral bodies in no answer of the network",
+                f"{uncovered_mm3:.0f} mm³ of vertebral bodies in no answer of the network",
                 "every body in one",
                 "those voxels were assigned without the network; look at them",
             )

@@ -67,10 +67,10 @@ class Sites:
         whole[self.flat] = values
         return whole.reshape(i, p, r).transpose(1, 0, 2)
 
-    def positions(self, low: int = 0, high: int | None = None) -> Array:
-        """Return where sites low..high lie, (n, 3) mm along x, y, z of the frame."""
+    def positions(self, chosen: Array) -> Array:
+        """Return where the sites with these numbers lie, (n, 3) mm along x, y, z of the frame."""
         p, i, r = self.shape
-        level, depth, side = np.unravel_index(self.flat[low:high], (i, p, r))
+        level, depth, side = np.unravel_index(self.flat[chosen], (i, p, r))
         return np.stack([self.scales[2][side], self.scales[0][depth], self.scales[1][level]], axis=1)
 
     def voxels(self, chosen: Array) -> Array:
