@@ -79,8 +79,8 @@ class CropSpec:
         return p, i, r
 
     def widened(self, factor: float) -> CropSpec:
-        """Return a patch that is larger by a factor, its sizes even, for augmentation to cut from."""
-        p, i, r = (2 * int(np.ceil(n * factor / 2)) for n in self.size)
+        """Return a patch about one centre that is larger by a factor, for augmentation to cut from."""
+        p, i, r = (n + 2 * int(np.ceil(n * (factor - 1) / 2)) for n in self.size)
         return CropSpec((p, i, r), self.spacing, self.inputs, self.rotate, self.centre)
 
 

@@ -1,0 +1,64 @@
+"""`nnUNetv2_spine_train_numbering`: train the network that names vertebrae."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from nnunet_spine_ext.cli.shell import add_json_option, make_parser, run
+
+PROG = "nnUNetv2_spine_train_numbering"
+FUNCTION = "nnunet_spine_ext.numbering.training.run:train_numbering"
+
+_DESCRIPTION = """Train the network that says which vertebra is which, for the numbering.
+
+It looks at a patch around each vertebra: the image, and masks of this and of all vertebrae. It learns from imagesTr,
+labelsTr and instancesTr of a raw dataset, where instancesTr holds levels (C1 is 1, T1 8, L1 20). It answers with
+probabilities of region, level, group, first and last of a region, T13, and whether the vertebra is wholly in the
+picture; the solver makes a sequence of them. The model folder gets numbering_model.json and one file of weights per
+fold."""
+_EXAMPLES = f"""  {PROG} -d 501 -f 0 1 2 3 4
+  # without a GPU: a small network on coarse voxels
+  {PROG} -d 900 --preset cpu -device cpu
+  {PROG} -d 501 -f 0 --resume
+  # for images of any kind: masks alone
+  {PROG} -d 501 --set crop.inputs=masks --name numbering_masks"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    parser = make_parser(PROG, _DESCRIPTION, _EXAMPLES)
+    parser.add_argument("-d", required=True, metavar="DATASET", help="id, name or folder of a raw dataset")
+    parser.add_argument(
+        "-f", nargs="+", default=("0",), metavar="FOLD", help="folds, or all: one network of all cases (default: 0)"
+    )
+    parser.add_argument(
+        "-o", metavar="DIR", help="folder of the model (default: nnUNet_results/<dataset>/<name>, with _all for -f all)"
+    )
+    parser.add_argument("--name", default="numbering", help="name of that folder (default: numbering)")
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--preset", default="paper", metavar="NAME", help="paper, cpu, or a YAML file (default: paper; it needs a GPU)"
+    )
+    how.add_argument(
+        "--set",
+        dest="assignments",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change settings, repeatable: epochs=50, learning_rate=1e-3, crop.inputs=image, loss.t13=0, ...",
+    )
+    how.add_argument(
+        "-device", "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (default: auto)"
+    )
+    again = parser.add_argument_group("an earlier training")
+    again.add_argument("--resume", action="store_true", help="go on where it was stopped; finished folds stay")
+    again.add_argument("--overwrite", action="store_true", help="train its folds anew")
+    add_json_option(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return run(build_parser(), FUNCTION, argv)

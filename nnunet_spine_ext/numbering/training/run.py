@@ -1,0 +1,254 @@
+"""Training of a numbering network on a raw dataset, fold by fold, into a model folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnunet_spine_ext import __version__
+from nnunet_spine_ext.core.config import to_dict
+from nnunet_spine_ext.core.errors import Problem, SetupError, UsageError
+from nnunet_spine_ext.core.io import write_json
+from nnunet_spine_ext.core.splits import Split
+from nnunet_spine_ext.core.summary import RunSummary
+from nnunet_spine_ext.instances.training.dataset import ALL, dataset_folder, folds_of
+from nnunet_spine_ext.numbering.crops import CropSpec
+from nnunet_spine_ext.numbering.model import (
+    MODEL_FILE,
+    NumberingModel,
+    check_same_model,
+    read_numbering_model,
+    write_numbering_model,
+)
+from nnunet_spine_ext.numbering.training.data import (
+    CachedCase,
+    NumberedData,
+    cache_cases,
+    contrast_warnings,
+    open_numbered,
+    spec_for,
+)
+from nnunet_spine_ext.numbering.training.settings import NumberingTrainSettings, read_settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from nnunet_spine_ext.numbering.training.loop import FoldResult
+
+_log = logging.getLogger(__name__)
+SETTINGS_FILE, RESULT_FILE = "settings.json", "result.json"
+_STATE_FILE = "state.safetensors"
+
+
+@dataclass
+class TrainNumberingResult:
+    """What was trained.
+
+    Parameters
+    ----------
+    folder: of the model.
+    folds: per fold its epochs, CPU seconds and metrics of the validation (`training.scores.level_metrics`).
+    cases: which cases could be used, with warnings and errors of the others.
+    """
+
+    folder: Path
+    folds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cases: RunSummary = field(default_factory=RunSummary)
+
+    @property
+    def exit_code(self) -> int:
+        """0: all fine; 3: cases could not be used, the network was trained without them."""
+        return self.cases.exit_code
+
+    def render(self) -> str:
+        """Return a text for the console."""
+        lines = [*self.cases.in_words(), f"{self.folder}: trained with {len(self.cases.done)} cases"]
+        for fold, row in self.folds.items():
+            shown = ""
+            if row["metrics"]:
+                single, solved = row["metrics"]["single"], row["metrics"]["solved"]
+                shown = (
+                    f"; validation: levels {single['accuracy']:.3f} (off by one {single['off_by_one']:.3f}), perfect "
+                    f"sequences {single['perfect']:.3f}, with the solver {solved['perfect']:.3f}"
+                )
+            lines.append(f"fold {fold}: {row['epochs']} epochs, {row['cpu_seconds'] / 60:.1f} CPU minutes{shown}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the same as plain JSON."""
+        return {"folder": str(self.folder), "folds": self.folds, **self.cases.to_dict()}
+
+
+def train_numbering(
+    d: str | Path,
+    *,
+    f: Sequence[str | int] = ("0",),
+    o: str | Path | None = None,
+    name: str = "numbering",
+    preset: str = "paper",
+    assignments: Sequence[str] = (),
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> TrainNumberingResult:
+    """Train the network that names vertebrae, from images and instance masks that hold levels.
+
+    Parameters
+    ----------
+    d: dataset id, its name, or the folder of a raw dataset with ``imagesTr``, ``labelsTr`` and ``instancesTr``.
+    f: folds, or ``all`` alone: one network of all cases (fold 0 of its model).
+    o: folder of the model; default ``nnUNet_results/<dataset>/<name>``, with ``_all`` added for the fold all.
+    preset, assignments: see `settings.read_settings`.
+    device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    resume: go on where an earlier run of the same settings was stopped; finished folds stay as they are.
+    overwrite: train folds anew that are there.
+
+    Returns
+    -------
+    What was trained; `classifier.load_classifier` reads the model folder.
+
+    Raises
+    ------
+    UsageError: unknown settings or folds, a fold that is there (without `resume` and `overwrite`), a state of other
+        settings or cases.
+    NoInputError: no instance masks, no images, no usable case.
+    CaseError: instances that only count from the top.
+    SetupError: no such dataset or device, a damaged state, another model in the folder.
+    """
+    from nnunet_spine_ext.core.device import choose_device
+
+    settings = read_settings(preset, assignments)
+    where = choose_device(device)
+    data = open_numbered(dataset_folder(str(d)), settings.crop.inputs)
+    crop = spec_for(data, settings.crop)
+    wanted = [str(fold) for fold in ([f] if isinstance(f, (str, int)) else f)]
+    folds_of(data.data, list(data.data.cases), wanted)  # A wrong fold is said before minutes of preparation.
+    folder = _model_folder(data.data.folder, o, name, wanted)
+    if not resume and not overwrite:
+        _refuse_existing(folder, wanted)
+    if not overwrite:
+        check_same_model(folder, crop, settings.network)
+    result = TrainNumberingResult(folder)
+    cases, failed = cache_cases(data, crop, _cache_folder(data, crop, settings, folder), settings.augment.widen)
+    result.cases.done.extend(cases)
+    for case, problem in failed.items():
+        result.cases.fail(case, problem)
+    for fold, split in folds_of(data.data, list(cases), wanted).items():
+        _warn_of_contrasts(result, data, folder, split)
+        outcome = _train(settings, crop, fold, split, cases, folder, where, resume=resume)
+        _publish(settings, crop, fold, split, data, folder, outcome)
+        facts = {"epochs": outcome.epochs, "cpu_seconds": round(outcome.cpu_seconds, 1), "metrics": outcome.metrics}
+        result.folds[fold] = facts
+        write_json(_fold_folder(folder, fold) / RESULT_FILE, facts)
+    return result
+
+
+def _train(
+    settings: NumberingTrainSettings,
+    crop: CropSpec,
+    fold: str,
+    split: Split,
+    cases: Mapping[str, CachedCase],
+    folder: Path,
+    device: torch.device,
+    *,
+    resume: bool,
+) -> FoldResult:
+    from nnunet_spine_ext.numbering.training.loop import Job, train_fold
+
+    target = _fold_folder(folder, fold)
+    train, validation = (tuple(cases[case] for case in split[side]) for side in ("train", "val"))
+    job = Job(fold, settings, crop, train, validation, target, device)
+    if not resume:
+        (target / _STATE_FILE).unlink(missing_ok=True)
+    write_json(target / SETTINGS_FILE, {**to_dict(settings), "hash": job.hash, **split})
+    return train_fold(job, resume=resume)
+
+
+def _publish(
+    settings: NumberingTrainSettings,
+    crop: CropSpec,
+    fold: str,
+    split: Split,
+    data: NumberedData,
+    folder: Path,
+    outcome: FoldResult,
+) -> None:
+    """Write the fold into the model folder."""
+    number = 0 if fold == ALL else int(fold)
+    known = read_numbering_model(folder) if (folder / MODEL_FILE).is_file() else NumberingModel()
+    if (known.crop, known.network) != (crop, settings.network):
+        # Only --overwrite comes this far: the folds of the other model are of no use beside this one.
+        (folder / MODEL_FILE).unlink(missing_ok=True)
+        known = NumberingModel()
+    trained = known.provenance.get("trained_on", {})
+    facts = {
+        "made_by": f"nnunet_spine_ext {__version__}",
+        "dataset": data.data.folder.name,
+        "settings": to_dict(settings),
+        "trained_on": {**trained, str(number): list(split["train"])},
+    }
+    contrasts = {*known.contrasts, *(data.contrasts[case] for case in split["train"] if case in data.contrasts)}
+    model = NumberingModel(crop=crop, network=settings.network, contrasts=tuple(sorted(contrasts)), provenance=facts)
+    write_numbering_model(folder, model, number, outcome.network.state_dict())
+
+
+def _warn_of_contrasts(result: TrainNumberingResult, data: NumberedData, folder: Path, split: Split) -> None:
+    earlier = read_numbering_model(folder).contrasts if (folder / MODEL_FILE).is_file() else ()
+    for text in contrast_warnings(data.contrasts, split["train"], split["val"], earlier):
+        problem = Problem(
+            "warning",
+            "W-TRAIN-CONTRAST",
+            str(data.data.folder),
+            text,
+            "images of the kinds that the model is for",
+            "train on all of them, or on masks alone (--set crop.inputs=masks)",
+        )
+        _log.warning("%s", problem)
+        result.cases.warn(data.data.folder.name, problem)
+
+
+def _model_folder(dataset: Path, o: str | Path | None, name: str, wanted: Sequence[str]) -> Path:
+    if o is not None:
+        return Path(o)
+    results = os.environ.get("nnUNet_results", "")
+    if not results:
+        raise SetupError(
+            "E-ENV-PATH",
+            file="nnUNet_results",
+            found="not set",
+            expected="nnU-Net's folder of trained models",
+            fix="export nnUNet_results=… or say with -o where the model goes",
+        )
+    return Path(results) / dataset.name / (f"{name}_{ALL}" if list(wanted) == [ALL] else name)
+
+
+def _refuse_existing(folder: Path, wanted: Sequence[str]) -> None:
+    there = [fold for fold in wanted if (_fold_folder(folder, fold) / _STATE_FILE).is_file()]
+    if there:
+        raise UsageError(
+            "E-TRAIN-EXISTS",
+            file=folder,
+            found=f"fold {', '.join(there)} of an earlier training",
+            expected="a new folder",
+            fix="--resume goes on with it, --overwrite starts anew, -o or --name chooses another folder",
+        )
+
+
+def _fold_folder(folder: Path, fold: str) -> Path:
+    return folder / "training" / f"fold_{fold}"
+
+
+def _cache_folder(data: NumberedData, crop: CropSpec, settings: NumberingTrainSettings, folder: Path) -> Path:
+    """One folder per kind of patch: trainings that differ otherwise share it."""
+    text = json.dumps([to_dict(replace(crop, inputs="image+masks")), settings.augment.widen, crop.inputs == "masks"])
+    name = f"spine_numbering_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    preprocessed = os.environ.get("nnUNet_preprocessed", "")
+    root = Path(preprocessed) / data.data.folder.name if preprocessed else folder / "training"
+    return root / name
