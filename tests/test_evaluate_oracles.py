@@ -32,6 +32,7 @@ GROUP_NAMES = {
 }  # fmt: skip
 SEEDS = range(pairs.N_RANDOM)
 REAL = [row["name"] for row in pairs.REAL]
+UNIT = (1.0, 1.0, 1.0)
 
 
 def equal(value: float, expected: float | str) -> None:
@@ -49,6 +50,9 @@ def check_class(pair: MaskPair, overlap: dict[str, Any], distances: dict[str, An
     if ref_empty or pred_empty:
         return
     equal(ours["assd_voxel"], overlap["assd"])
+    if tuple(pair.spacing) == UNIT:
+        # Without a voxel size panoptica takes 1 for every edge.
+        equal(ours["assd_in_voxels"], overlap["assd"])
     check_surface("", pair, distances)
 
 
@@ -95,6 +99,8 @@ def check_levels(
     group = Group(matching, level)
     if level:
         equal(score_group(METRICS["instance_assd_voxel"], group), overlap["sq_assd"])
+        if tuple(spacing) == UNIT:
+            equal(score_group(METRICS["instance_assd_in_voxels"], group), overlap["sq_assd"])
     if level and all(m.iou > 0.5 for m in matching.matches):
         averages = [sum(distances[str(m.ref)]["average"]) / 2 for m in matching.matches]
         equal(score_group(METRICS["instance_assd"], group), sum(averages) / len(averages))

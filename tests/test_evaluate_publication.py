@@ -204,6 +204,7 @@ def test_regions_that_no_case_has(tmp_path: Path) -> None:
     table = next(one for one in result.tables if one.number == 5)
     assert [column.region for column in table.parts[0].columns] == ["thoracic", "lumbar"]
     assert "No case has a cervical part: no column for it." in table.remarks
+    assert "In none of these regions: Sacrum." in table.remarks
     # One folder: nothing to test and nothing to be better than.
     assert all(cell.tested is None for one in result.tables for *_, cell in one.cells())
     assert not any(cell.best for *_, cell in result.tables[0].cells())

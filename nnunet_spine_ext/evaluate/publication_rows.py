@@ -160,7 +160,7 @@ def side_by_side(number: int, lines: Sequence[Line], columns: Sequence[Column], 
 def by_region(number: int, lines: Sequence[Line], columns: Sequence[Column], rules: Rules) -> Table:
     """Return a table with a part for each folder and a column for each region; the best mean is that of a region."""
     every = [replace(column, region=region) for column in columns for region in REGIONS]
-    shown, remarks = _present(lines, every)
+    shown, remarks = _present(lines, every, "In none of these regions")
     regions = [r for r in REGIONS if any(c.values(line) for c in every if c.region == r for line in shown)]
     gone = ", ".join(region for region in REGIONS if region not in regions)
     remarks += (f"No case has a {gone.replace(', ', ' or ')} part: no column for it.",) if gone and shown else ()
@@ -179,7 +179,9 @@ def by_region(number: int, lines: Sequence[Line], columns: Sequence[Column], rul
     return _finished(number, parts, rules, remarks)
 
 
-def _present(lines: Sequence[Line], columns: Sequence[Column]) -> tuple[list[Line], tuple[str, ...]]:
+def _present(
+    lines: Sequence[Line], columns: Sequence[Column], where: str = "In no reference and in no prediction"
+) -> tuple[list[Line], tuple[str, ...]]:
     """Return the rows that any column has something for, and a remark on the others."""
 
     def there(line: Line) -> bool:
@@ -188,7 +190,7 @@ def _present(lines: Sequence[Line], columns: Sequence[Column]) -> tuple[list[Lin
     shown = [line for line in lines if there(line)]
     kept = {(line.section, line.structure) for line in shown}
     gone = dict.fromkeys(line.title for line in lines if (line.section, line.structure) not in kept)
-    return shown, (f"In no reference and in no prediction: {', '.join(gone)}.",) if gone and shown else ()
+    return shown, (f"{where}: {', '.join(gone)}.",) if gone and shown else ()
 
 
 def _cell(line: Line, column: Column, best: set[str], tested: Paired | None) -> Cell:
