@@ -176,8 +176,8 @@ def test_validation_writes_nothing_of_ours(world: World) -> None:
 
 @pytest.fixture(scope="module")
 def predicted(world: World) -> list[Path]:
-    """Return two folders that stock nnUNetv2_predict filled, with and without worker processes, instances asked for."""
-    world.call("nnUNetv2_spine_plan", "-m", world.model, "--set", "predict.instances=true")
+    """Return two folders that stock nnUNetv2_predict filled, with and without worker processes, numbers asked for."""
+    world.call("nnUNetv2_spine_plan", "-m", world.model, "--set", "predict.numbering=true")
     outputs = [world.folder / "out_workers", world.folder / "out_sequential"]
     for out, processes in zip(outputs, (1, 0), strict=True):
         # nnU-Net's ensembling wants the class probabilities beside the masks.
@@ -196,6 +196,7 @@ def test_stock_prediction_writes_instances_in_every_process_layout(world: World,
             assert files[0].read_bytes() == files[1].read_bytes()
     for out in predicted:
         assert {f.name for f in out.iterdir() if f.is_dir()} == {"instances", "centroids", "qc"}
+        assert "numbering" in read_json(out / "qc" / "anna_0.json")
 
 
 @pytest.mark.parametrize("processes", [0, 1])
