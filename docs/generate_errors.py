@@ -63,6 +63,7 @@ GROUPS = {
     "OUT": "Outputs",
     "POST": "Post-processing of masks",
     "INST": "Instances",
+    "NUM": "Numbering",
     "AUG": "Augmentation",
     "EVAL": "Evaluation",
     "COMPARE": "Comparison of evaluations",

@@ -79,13 +79,7 @@ def findings(
     if None in levels:
         unknown = [k for k, name in enumerate(levels, start=1) if name is None]
         second = _range(path.others[0].levels) if path.others else "nothing else"
-        warnings.append(
-            unnumbered(
-                "W-NUM-UNKNOWN",
-                f"levels of vertebrae {_listed(unknown)} are not certain ({_range(path.best.levels)}, or {second})",
-                f"levels with a probability of at least {min_posterior:g}",
-            )
-        )
+        warnings.append(_uncertain(_listed(unknown), _range(path.best.levels), second, min_posterior))
     for anchor in anchors:
         lost = anchor.objections(path.best.levels)
         rows = np.flatnonzero(lost >= contradiction)
@@ -101,14 +95,37 @@ def findings(
     return warnings
 
 
-def unnumbered(code: str, found: str, expected: str = "vertebrae whose levels can be told") -> Problem:
-    """Return the warning of a mask that keeps its positions."""
+def no_vertebra() -> Problem:
+    """Return the warning of a mask without vertebrae."""
     return Problem(
         "warning",
-        code,
+        "W-NUM-NONE",
         "",
-        found,
-        expected,
+        "no vertebra in the instance mask",
+        "vertebrae counted from the top",
+        "nothing was numbered; look at the segmentation",
+    )
+
+
+def no_path(count: int) -> Problem:
+    """Return the warning of a mask with vertebrae that no spine has."""
+    return Problem(
+        "warning",
+        "W-NUM-PATH",
+        "",
+        f"{count} vertebrae, which no allowed sequence of levels holds",
+        "at most 26, from C1 to L6; 24 where anomalies are left out",
+        "the ids stay positions from the top; the mask may hold two spines or broken bodies",
+    )
+
+
+def _uncertain(unknown: str, best: str, second: str, least: float) -> Problem:
+    return Problem(
+        "warning",
+        "W-NUM-UNKNOWN",
+        "",
+        f"levels of vertebrae {unknown} are not certain ({best}, or {second})",
+        f"levels with a probability of at least {least:g}",
         "the ids stay positions from the top; give the level of one vertebra (--first-vertebra) if you know it",
     )
 

@@ -20,7 +20,7 @@ from nnunet_spine_ext.numbering.anchors import (
     mask_anchors,
 )
 from nnunet_spine_ext.numbering.column import SACRUM_ID, Column, measure_column
-from nnunet_spine_ext.numbering.findings import anchor_facts, findings, path_facts, unnumbered
+from nnunet_spine_ext.numbering.findings import anchor_facts, findings, no_path, no_vertebra, path_facts
 from nnunet_spine_ext.numbering.levels import IDS, INDEX, LEVELS, level_index
 from nnunet_spine_ext.numbering.masks import classes_of, levels_of, special_classes
 from nnunet_spine_ext.numbering.path import Evidence, LevelPath, best_path
@@ -118,7 +118,7 @@ def number(
     if scores is not None and len(scores) != count:
         raise _other_count(len(scores), count)
     if count == 0:
-        return _unknown(instances, column, {}, [unnumbered("W-NUM-NONE", "no vertebra in the instance mask")])
+        return _unknown(instances, column, {}, [no_vertebra()])
     given = _given(settings, count)
     special = {} if semantic is None else special_classes(semantic, scheme)
     anchors = mask_anchors(column, instances, classes, special, settings.anchors)
@@ -133,9 +133,7 @@ def number(
     if path is None:
         if given:
             raise _impossible("; ".join(a.saw for a in anchors if a.name == "user"), count)
-        found_many = f"{count} vertebrae, which no allowed sequence of levels holds"
-        facts = {"anchors": anchor_facts(anchors, None)}
-        return _unknown(instances, column, facts, [unnumbered("W-NUM-PATH", found_many)])
+        return _unknown(instances, column, {"anchors": anchor_facts(anchors, None)}, [no_path(count)])
     return _result(instances, column, path, anchors, evidence, settings)
 
 
