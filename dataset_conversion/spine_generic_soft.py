@@ -13,6 +13,7 @@ from nnunet_spine_ext.check.opening import Opened
 from nnunet_spine_ext.core.entities import parse_entities
 from nnunet_spine_ext.core.errors import CaseError, Problem, UsageError
 from nnunet_spine_ext.core.io import strip_suffix
+from nnunet_spine_ext.core.soft_labels import IGNORE
 from nnunet_spine_ext.core.splits import shorten
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.dataset_conversion.building import Builder, Built, volume_of
@@ -23,7 +24,6 @@ from nnunet_spine_ext.dataset_conversion.spine_generic_names import SOFT_MASKS
 from nnunet_spine_ext.dataset_conversion.spine_generic_tree import name_in, soft_files
 from nnunet_spine_ext.soft.ground_truth import Recipe, SoftGroundTruth, soft_ground_truth
 from nnunet_spine_ext.soft.masks import mask_values
-from nnunet_spine_ext.soft.native import IGNORE
 
 AVERAGE = "average"
 _ROLE = "soft"
