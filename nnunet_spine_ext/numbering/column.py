@@ -34,6 +34,7 @@ class Column:
     span: (n,) from the tip of one costal process to that of the other.
     pitch: (n,) from the centre of the body to that of the next one.
     cut: (n,) whether the upper or lower end of the picture touches the vertebra.
+    voxels: (ids,) number of voxels of every id of the mask, discs and endplates too.
     sacrum_mm: from the centre of the last body to the nearest point of the sacrum below it; None: no sacrum.
     """
 
@@ -46,6 +47,7 @@ class Column:
     span: Array
     pitch: Array
     cut: Array
+    voxels: Array
     sacrum_mm: float | None
 
     def __len__(self) -> int:
@@ -54,9 +56,12 @@ class Column:
 
 def vertebra_ids(instances: Volume) -> tuple[int, ...]:
     """Return the ids of single vertebrae of an instance mask, head to tail."""
-    present = {int(k) for k in id_counts(instances.array) if 0 < k < DISC_OFFSET}
+    return _in_order({int(k) for k in id_counts(instances.array)})
+
+
+def _in_order(present: set[int]) -> tuple[int, ...]:
     known = [k for k in VERTEBRA_ORDER if k in present and (k < SACRUM_ID or k == 28)]
-    return tuple(known + sorted(k for k in present if k >= _FIRST_FREE))
+    return tuple(known + sorted(k for k in present if _FIRST_FREE <= k < DISC_OFFSET))
 
 
 def measure_column(instances: Volume, classes: Array | None) -> Column:
@@ -67,9 +72,10 @@ def measure_column(instances: Volume, classes: Array | None) -> Column:
     instances: vertebra ids below 100, counted from the top; 26 is the sacrum.
     classes: (i, j, k) ``nnunet14`` labels on the same grid; None: all of a vertebra counts as its body.
     """
-    ids = vertebra_ids(instances)
     flat = np.flatnonzero(instances.array)
     value = instances.array.reshape(-1)[flat].astype(np.intp)
+    voxels = np.bincount(value)
+    ids = _in_order(set(np.flatnonzero(voxels).tolist()))
     row = np.full(max(int(value.max(initial=0)), SACRUM_ID) + 1, -1)
     row[list(ids)] = np.arange(len(ids))
     mine = row[value] >= 0
@@ -93,6 +99,7 @@ def measure_column(instances: Volume, classes: Array | None) -> Column:
         span=_spans(world, rows, kind, down, instances),
         pitch=np.append(np.linalg.norm(np.diff(body, axis=0), axis=1), np.nan)[: len(ids)],
         cut=_cut(index, rows, len(ids), instances),
+        voxels=voxels,
         sacrum_mm=_sacrum_distance(sacrum, instances, body, centre, down),
     )
 

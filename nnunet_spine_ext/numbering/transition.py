@@ -23,7 +23,7 @@ def lumbosacral_facts(instances: Volume, column: Column, best: Alternative, sacr
     if sacrum_gap is None or sacrum_gap > 0:
         return {}
     last = column.ids[-1]
-    discs = _disc_volumes(instances, column)
+    discs = np.array([_voxels(column, DISC_OFFSET + k) for k in column.ids])
     above = discs[:-1][discs[:-1] > 0][-3:]
     share = float(discs[-1] / np.median(above)) if len(above) else None
     notes = []
@@ -41,10 +41,8 @@ def lumbosacral_facts(instances: Volume, column: Column, best: Alternative, sacr
     }
 
 
-def _disc_volumes(instances: Volume, column: Column) -> np.ndarray:
-    size = DISC_OFFSET + max(column.ids) + 1
-    counts = np.bincount(instances.array.reshape(-1), minlength=size) * instances.voxel_volume
-    return counts[[DISC_OFFSET + k for k in column.ids]]
+def _voxels(column: Column, instance: int) -> float:
+    return float(column.voxels[instance]) if instance < len(column.voxels) else 0.0
 
 
 def _contact_mm2(instances: Volume, vertebra: int) -> float:
