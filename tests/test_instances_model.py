@@ -12,6 +12,7 @@ import pytest
 import torch
 from spineps_checkpoint import forward, random_state, write
 
+from nnunet_spine_ext.cli.import_instances import main
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.instances.cutout_inference import InferenceOptions
 from nnunet_spine_ext.instances.cutouts import Cutout, CutoutSpec, ModelGrid
@@ -149,7 +150,7 @@ def test_a_spineps_checkpoint_answers_as_its_own_architecture(
     tmp_path: Path, channels: int, width: int, encoding: str
 ) -> None:
     state = random_state(channels, width)
-    model = import_spineps(write(tmp_path / "x_weights.ckpt", state), tmp_path / "model")
+    model = import_spineps(write(tmp_path / "x_weights.ckpt", state), tmp_path / "model").model
     assert (model.cutout, model.network) == (CutoutSpec(encoding=encoding), NetworkShape(width))
     network = load_instance_model(tmp_path / "model", CPU)._networks[0]
     labels = random_labels((16, 24, 8))
@@ -171,7 +172,7 @@ def test_the_configuration_beside_a_checkpoint_is_used(tmp_path: Path) -> None:
         "mapping": {str(k): k - 40 for k in range(41, 50)} | {"50": 9, "26": 0},
     }
     (folder / "inference_config.json").write_text(json.dumps(config))
-    model = import_spineps(tmp_path / "spineps", tmp_path / "model")
+    model = import_spineps(tmp_path / "spineps", tmp_path / "model").model
     assert model.cutout == CutoutSpec((128, 160, 32), (0.7, 0.75, 1.65))
     for key, value, code in (
         ("mapping", {"41": 9, "49": 1}, "E-INST-ENCODING"),
@@ -189,6 +190,22 @@ def test_the_configuration_beside_a_checkpoint_is_used(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="E-INST-SPEC"):
         import_spineps(tmp_path / "spineps", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_the_command_imports_a_checkpoint_and_names_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "x_weights.ckpt", random_state())
+    assert main(["-i", str(path), "-o", str(tmp_path / "model"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["cutout"]["encoding"], told["folds"]) == ("onehot", [0])
+    assert main(["-i", str(path), "-o", str(tmp_path / "model")]) == 0
+    assert "248x304x64 voxels, 0.75x0.75x1.65 mm" in capsys.readouterr().out
+    assert main(["-i", str(tmp_path / "none.ckpt"), "-o", str(tmp_path / "other")]) == 5
+    assert "E-MODEL-CHECKPOINT" in capsys.readouterr().err
+    write_instance_model(tmp_path / "other", SMALL, TINY, {0: tiny_weights()})
+    assert main(["-i", str(path), "-o", str(tmp_path / "other")]) == 5
+    assert "E-MODEL-INSTANCE" in capsys.readouterr().err
 
 
 class Exploit:

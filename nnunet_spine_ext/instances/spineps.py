@@ -10,11 +10,13 @@ import argparse
 import pathlib
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_spine_ext.core.checkpoint import load_checkpoint
-from nnunet_spine_ext.core.errors import CaseError, SetupError, UsageError
+from nnunet_spine_ext.core.config import to_dict
+from nnunet_spine_ext.core.errors import EXIT_OK, CaseError, SetupError, UsageError
 from nnunet_spine_ext.core.io import read_json, sha256
 from nnunet_spine_ext.instances.cutouts import CutoutSpec
 from nnunet_spine_ext.instances.model import InstanceModel, NetworkShape, write_instance_model
@@ -50,7 +52,28 @@ _BLOCK_NAMES = (
 )
 
 
-def import_spineps(checkpoint: str | Path, out: str | Path) -> InstanceModel:
+@dataclass(frozen=True)
+class ImportedModel:
+    """What was imported: the folder of the instance model and its description."""
+
+    folder: Path
+    model: InstanceModel
+    exit_code: int = EXIT_OK
+
+    def render(self) -> str:
+        """Return a line for the console."""
+        cutout = self.model.cutout
+        size = "x".join(map(str, cutout.size))
+        spacing = "x".join(f"{mm:g}" for mm in cutout.spacing)
+        what = f"cutouts of {size} voxels, {spacing} mm (P, I, R), encoding {cutout.encoding}"
+        return f"{self.folder}: instance model, {what}, width {self.model.network.width}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the folder and the content of `instance_model.json`."""
+        return {"folder": str(self.folder), **to_dict(self.model)}
+
+
+def import_spineps(checkpoint: str | Path, out: str | Path) -> ImportedModel:
     """Write a SPINEPS instance checkpoint as an instance model.
 
     Parameters
@@ -74,9 +97,10 @@ def import_spineps(checkpoint: str | Path, out: str | Path) -> InstanceModel:
     spec = _spec_of(path, encoding)
     provenance = {"source": "SPINEPS", "file": path.name, "sha256": sha256(path)}
     try:
-        return write_instance_model(out, spec, shape, {0: translated}, provenance)
+        model = write_instance_model(out, spec, shape, {0: translated}, provenance)
     except UsageError as error:
         raise _other_architecture(path, error.found) from error
+    return ImportedModel(Path(out), model)
 
 
 def translate_name(name: str) -> str:
