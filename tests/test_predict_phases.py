@@ -104,8 +104,8 @@ def test_a_trained_model_can_be_told_to_number(tmp_path: Path) -> None:
     assert settings == to_dict(PredictSettings(numbering=True, instance_model="/models/instances"))
     options = managers._phases_of(json.loads((model / "plans.json").read_text()))
     assert (options.instances, options.numbering, options.instance_model) == (True, True, "/models/instances")
-    with pytest.raises(UsageError, match="numbring"):
-        plan(m=model, assignments=["predict.numbring=true"])
+    with pytest.raises(UsageError, match="did you mean .numbering"):
+        plan(m=model, assignments=["predict.number=true"])
 
 
 # ---- stock nnU-Net -------------------------------------------------------------------------------------------------
