@@ -12,6 +12,7 @@ from nnunet_spine_ext.core.labels import DISC_OFFSET, ENDPLATE_OFFSET
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.instances.assign import AssignSettings, assign_levels, assign_vertebrae
 from nnunet_spine_ext.instances.clean import CleanSettings, attach_loose, reassign_stray
+from nnunet_spine_ext.instances.encoding import check_encoding
 from nnunet_spine_ext.instances.frame import DISC, ENDPLATE, SACRUM, Frame, make_frame, without_specks
 from nnunet_spine_ext.instances.networked import NetworkSettings, assign_by_network, low_agreement
 from nnunet_spine_ext.instances.priors import class_lookup
@@ -116,9 +117,12 @@ def separate(
 
     Raises
     ------
-    CaseError: label ids that the scheme does not know.
+    CaseError: label ids that the scheme does not know, or a voxel size with which this is no spine.
+    UsageError: a network that needs arches and processes, for a scheme of whole vertebrae.
     """
     settings = settings or InstanceSettings()
+    if predictor is not None:
+        check_encoding(predictor.spec.encoding, scheme)
     frame = make_frame(semantic, scheme)
     if frame is None:
         empty = np.zeros(semantic.shape, dtype=np.uint16)
