@@ -98,6 +98,11 @@ class Volume:
 
         Oblique volumes keep their obliquity: the closest anatomical direction names an axis.
         """
+        turned = self.turned(orientation)
+        return Volume(np.ascontiguousarray(turned.array), turned.affine)
+
+    def turned(self, orientation: str) -> Volume:
+        """Return what `to` returns without copying: the array is a view, writing into it writes into this volume."""
         source_axes, source_signs = _axes_of(self.affine)
         target_axes, target_signs = _parse(orientation)
         order = [source_axes.index(axis) for axis in target_axes]
@@ -109,7 +114,7 @@ class Volume:
                 array = np.flip(array, axis)
                 affine[:3, 3] += affine[:3, axis] * (array.shape[axis] - 1)
                 affine[:3, axis] *= -1
-        return Volume(np.ascontiguousarray(array), affine)
+        return Volume(array, affine)
 
     def to_grid_of(self, original: Volume) -> Volume:
         """Undo `original.to(...)`: return this array on the grid of `original`, with exactly its affine.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from nnunet_spine_ext.core.volume import Array
-from nnunet_spine_ext.instances.frame import Frame, bounding_box
 from nnunet_spine_ext.instances.priors import EXPECTED, class_lookup
 from nnunet_spine_ext.instances.seeds import Bodies
+from nnunet_spine_ext.instances.voxels import Voxels, neighbours
 from nnunet_spine_ext.measure.centreline import Centreline
 
 
@@ -35,32 +36,36 @@ class CleanSettings:
     min_attach_mm3: float = 28.0
 
 
-def reassign_stray(frame: Frame, vertebrae: Array, settings: CleanSettings) -> int:
+def reassign_stray(voxels: Voxels, vertebra: Array, settings: CleanSettings) -> int:
     """Give stray components of an instance to the instance with the longest shared border, in place.
 
     A component is stray if it is small against the largest one of its vertebra and touches another vertebra. Returns
     how many components changed.
+
+    Parameters
+    ----------
+    vertebra: (n,) vertebra of each voxel.
     """
     import cc3d
 
-    box = bounding_box(vertebrae)
-    if box is None:
-        return 0
-    view = np.ascontiguousarray(vertebrae[box]).astype(np.uint16)
-    parts, count = cc3d.connected_components(view, connectivity=18, return_N=True)
-    flat = np.flatnonzero(parts)
-    name = parts.reshape(-1)[flat].astype(np.intp)
+    used = np.flatnonzero(vertebra)
+    dtype = np.uint8 if int(vertebra.max(initial=0)) < 256 else np.uint16
+    parts, count = cc3d.connected_components(voxels.dense(vertebra, dtype), connectivity=18, return_N=True)
+    parts = parts.reshape(-1)
+    name = parts[voxels.flat[used]].astype(np.intp)
     size = np.bincount(name, minlength=count + 1)
     owner = np.zeros(count + 1, dtype=np.intp)
-    owner[name] = view.reshape(-1)[flat]
+    owner[name] = vertebra[used]
     largest = np.zeros(int(owner.max()) + 1, dtype=np.intp)
     np.maximum.at(largest, owner[1:], size[1:])
-    stray = [k for k in range(1, count + 1) if size[k] < settings.stray_share * largest[owner[k]]]
-    if not stray:
+    stray = size < settings.stray_share * largest[owner]
+    stray[0] = False
+    if not stray.any():
         return 0
-    contacts = _contacts(parts, frame.spacing, count)
+    members = stray[name]
+    contacts = _contacts(parts, voxels, voxels.flat[used[members]])
     changed = 0
-    for k in sorted(stray, key=lambda part: (int(size[part]), part)):
+    for k in sorted(np.flatnonzero(stray).tolist(), key=lambda part: (int(size[part]), part)):
         border: dict[int, float] = {}
         for other, area in contacts.get(k, {}).items():
             border[int(owner[other])] = border.get(int(owner[other]), 0.0) + area
@@ -68,41 +73,35 @@ def reassign_stray(frame: Frame, vertebrae: Array, settings: CleanSettings) -> i
         if border:
             owner[k] = max(border, key=lambda v: (border[v], -v))
             changed += 1
-    view.reshape(-1)[flat] = owner[name]
-    vertebrae[box] = view.astype(vertebrae.dtype)
+    vertebra[used[members]] = owner[name[members]]
     return changed
 
 
-def _contacts(parts: Array, spacing: tuple[float, float, float], count: int) -> dict[int, dict[int, float]]:
-    """Border area in mm² between touching components (faces only)."""
-    pairs: list[Array] = []
-    areas: list[Array] = []
-    for axis in range(3):
-        ahead, behind = [slice(None)] * 3, [slice(None)] * 3
-        ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
-        a, b = parts[tuple(behind)], parts[tuple(ahead)]
-        touch = (a != b) & (a > 0) & (b > 0)
-        key = a[touch].astype(np.int64) * (count + 1) + b[touch]
-        pairs.append(key)
-        areas.append(np.full(len(key), spacing[(axis + 1) % 3] * spacing[(axis + 2) % 3]))
-    keys, inverse = np.unique(np.concatenate(pairs), return_inverse=True)
-    sums = np.bincount(inverse, np.concatenate(areas), minlength=len(keys))
+def _contacts(parts: Array, voxels: Voxels, flat: Array) -> dict[int, dict[int, float]]:
+    """Border in mm² (faces only) that the components of some voxels share with each other component."""
+    shape, spacing = voxels.frame.labels.shape, voxels.frame.spacing
+    own = parts[flat]
     table: dict[int, dict[int, float]] = {}
-    for key, area in zip(keys.tolist(), sums.tolist(), strict=True):
-        a, b = divmod(key, count + 1)
-        for first, second in ((a, b), (b, a)):
-            row = table.setdefault(first, {})
-            row[second] = row.get(second, 0.0) + area
+    # Faces come in the order of the axes x, y, z, z, y, x.
+    for axis, place in zip((0, 1, 2, 2, 1, 0), neighbours(flat, shape, faces=True), strict=True):
+        other = parts[place]
+        touch = (other != own) & (other > 0)
+        pairs, counts = np.unique(np.stack([own[touch], other[touch]]), axis=1, return_counts=True)
+        area = spacing[(axis + 1) % 3] * spacing[(axis + 2) % 3]
+        for a, b, faces in zip(pairs[0].tolist(), pairs[1].tolist(), counts.tolist(), strict=True):
+            row = table.setdefault(a, {})
+            row[b] = row.get(b, 0.0) + faces * area
     return table
 
 
 def attach_loose(
-    frame: Frame, vertebrae: Array, bodies: Bodies, line: Centreline, settings: CleanSettings
+    voxels: Voxels, vertebra: Array, bodies: Bodies, line: Centreline, settings: CleanSettings
 ) -> tuple[int, int]:
     """Give parts that touch nothing to the vertebra that is near and at the right level, in place.
 
     Parameters
     ----------
+    vertebra: (n,) vertebra of each voxel.
     bodies: with the empty places; one that holds no voxel yet may take a part too.
 
     Returns (parts attached, parts left unassigned) among those of at least `min_attach_mm3`.
@@ -110,55 +109,57 @@ def attach_loose(
     import cc3d
     from scipy.spatial import cKDTree
 
-    kinds = class_lookup()[frame.labels]
-    loose = (kinds >= 0) & (vertebrae == 0)
-    box = bounding_box(loose)
-    if box is None or settings.attach_mm <= 0:
+    loose = np.flatnonzero((class_lookup()[voxels.label] >= 0) & (vertebra == 0))
+    if settings.attach_mm <= 0 or len(loose) * voxels.frame.voxel_volume < settings.min_attach_mm3:
         return 0, 0
-    parts, count = cc3d.connected_components(loose[box], connectivity=26, return_N=True)
-    size = np.bincount(parts.reshape(-1), minlength=count + 1) * frame.voxel_volume
-    offset = np.array([s.start for s in box])
-    wanted = [k for k in range(1, count + 1) if size[k] >= settings.min_attach_mm3]
-    if not wanted:
+    mask = np.zeros(voxels.frame.labels.shape, dtype=bool)
+    mask.reshape(-1)[voxels.flat[loose]] = True
+    parts, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
+    name = parts.reshape(-1)[voxels.flat[loose]].astype(np.intp)
+    del parts, mask
+    size = np.bincount(name, minlength=count + 1) * voxels.frame.voxel_volume
+    wanted = np.flatnonzero(size >= settings.min_attach_mm3)
+    if len(wanted) == 0:
         return 0, 0
-    taken = np.flatnonzero(vertebrae)
-    tree = cKDTree(frame.positions(taken))
-    owners = vertebrae.reshape(-1)[taken]
+    taken = np.flatnonzero(vertebra)
+    near = _Near(cKDTree(voxels.frame.positions(voxels.flat[taken])), vertebra[taken], bodies, settings)
     attached = 0
     for k in wanted:
-        place = np.argwhere(parts == k) + offset
-        best = _nearest_vertebra(place * np.asarray(frame.spacing), kinds, place, tree, owners, bodies, line, settings)
+        members = loose[name == k]
+        best = near.best(voxels, members, line)
         if best > 0:
-            vertebrae[tuple(place.T)] = best
+            vertebra[members] = best
             attached += 1
     return attached, len(wanted) - attached
 
 
-def _nearest_vertebra(
-    points: Array,
-    kinds: Array,
-    place: Array,
-    tree: object,
-    owners: Array,
-    bodies: Bodies,
-    line: Centreline,
-    settings: CleanSettings,
-) -> int:
-    thinned = points[:: max(1, len(points) // 200)]
-    distance, index = tree.query(thinned, k=8, distance_upper_bound=settings.attach_mm)  # type: ignore[attr-defined]
-    found = np.isfinite(distance)
-    names = owners[index[found]]
-    gaps = {int(v): float(distance[found][names == v].min()) for v in np.unique(names)}
-    if gaps:
-        empty = set(range(1, len(bodies) + 1)) - set(np.unique(owners).tolist())
-        gaps |= dict.fromkeys(sorted(empty), settings.empty_mm)
-    kind = np.bincount(kinds[tuple(place.T)].astype(np.intp)).argmax()
-    level, tolerance = EXPECTED.get(int(kind), (0.0, 0.5))
-    middle = float(line.locate(points).mean())
-    best, best_cost = 0, np.inf
-    for vertebra, gap in gaps.items():
-        away = abs((middle - bodies.arc[vertebra - 1]) / bodies.pitch[vertebra - 1] - level) / tolerance
-        cost = gap + 10.0 * max(0.0, away - 1.0)
-        if cost < best_cost:
-            best, best_cost = vertebra, cost
-    return best
+@dataclass(frozen=True)
+class _Near:
+    """Which vertebrae are near a part that touches none."""
+
+    tree: Any
+    owners: Array
+    bodies: Bodies
+    settings: CleanSettings
+
+    def best(self, voxels: Voxels, members: Array, line: Centreline) -> int:
+        """Return the vertebra that a part belongs to, 0 if none is near."""
+        points = voxels.frame.positions(voxels.flat[members])
+        thinned = points[:: max(1, len(points) // 200)]
+        distance, index = self.tree.query(thinned, k=8, distance_upper_bound=self.settings.attach_mm)
+        found = np.isfinite(distance)
+        names = self.owners[index[found]]
+        gaps = {int(v): float(distance[found][names == v].min()) for v in np.unique(names)}
+        if gaps:
+            empty = set(range(1, len(self.bodies) + 1)) - set(np.unique(self.owners).tolist())
+            gaps |= dict.fromkeys(sorted(empty), self.settings.empty_mm)
+        kind = np.bincount(class_lookup()[voxels.label[members]]).argmax()
+        level, tolerance = EXPECTED.get(int(kind), (0.0, 0.5))
+        middle = float(line.locate(points).mean())
+        best, best_cost = 0, np.inf
+        for vertebra, gap in gaps.items():
+            place = (middle - self.bodies.arc[vertebra - 1]) / self.bodies.pitch[vertebra - 1]
+            cost = gap + 10.0 * max(0.0, abs(place - level) / tolerance - 1.0)
+            if cost < best_cost:
+                best, best_cost = vertebra, cost
+        return best

@@ -6,7 +6,7 @@ bit, whatever order the file had.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from nnunet_spine_ext.core.volume import Array, Volume
 SACRUM, ARCUS, SPINOUS, CORPUS, CORD, CANAL, ENDPLATE, DISC = 1, 2, 3, 10, 11, 12, 13, 14
 COSTAL, SUPERIOR, INFERIOR = (4, 5), (6, 7), (8, 9)
 _LAST = 14
+_LARGEST = 4096
+_UNKNOWN = 255
 ORIENTATION = "RAS"
 
 
@@ -49,12 +51,6 @@ class Frame:
         """Return the positions (n, 3) in mm of flat indices into `labels`."""
         return np.stack(np.unravel_index(flat, self.labels.shape), axis=1) * np.asarray(self.spacing)
 
-    def restore(self, instances: Array, original: Volume) -> Volume:
-        """Put an instance array of the frame back onto the grid of the original volume (uint16)."""
-        whole = np.zeros(self.shape, dtype=np.uint16)
-        whole[self.box] = instances
-        return Volume(whole, original.to(ORIENTATION).affine).to_grid_of(original)
-
 
 def make_frame(semantic: Volume, scheme: str) -> Frame | None:
     """Cut the foreground out in RAS order and translate it to ``nnunet14``; None when the mask is empty.
@@ -66,11 +62,11 @@ def make_frame(semantic: Volume, scheme: str) -> Frame | None:
     """
     array = _integers(semantic.array)
     table = {k: k for k in range(1, _LAST + 1)} if scheme == "nnunet14" else dict(mapping(scheme, "nnunet14").table)
-    canonical = Volume(array, semantic.affine).to(ORIENTATION)
+    canonical = Volume(array, semantic.affine).turned(ORIENTATION)
     box = bounding_box(canonical.array)
     if box is None:
         return None
-    labels = _translate(np.ascontiguousarray(canonical.array[box]), table)
+    labels = np.ascontiguousarray(_translate(canonical.array[box], table))
     sizes = canonical.spacing
     return Frame(labels, (round(sizes[0], 6), round(sizes[1], 6), round(sizes[2], 6)), box, canonical.shape)
 
@@ -99,22 +95,6 @@ def grown(mask: Array, axes: tuple[int, ...] = (0, 1, 2)) -> Array:
     return mask
 
 
-def without_specks(frame: Frame, min_mm3: float) -> Frame:
-    """Return the frame without components (6-connected, of one class) smaller than `min_mm3`.
-
-    Specks decide nothing: the line, the bodies and the places in the sequence are found without them. They are given
-    back to the instances afterwards where they touch one.
-    """
-    import cc3d
-
-    parts, count = cc3d.connected_components(frame.labels, connectivity=6, return_N=True)
-    size = np.bincount(parts.reshape(-1), minlength=count + 1) * frame.voxel_volume
-    keep = size >= min_mm3
-    keep[0] = False
-    labels = frame.labels * keep[parts]
-    return replace(frame, labels=labels.astype(np.uint8))
-
-
 def _integers(array: Array) -> Array:
     """Masks stored as floating point hold whole numbers; anything else is caught as an unknown id later."""
     if array.dtype == np.uint8 or not np.issubdtype(array.dtype, np.floating):
@@ -124,13 +104,18 @@ def _integers(array: Array) -> Array:
 
 
 def _translate(array: Array, table: dict[int, int]) -> Array:
-    if array.dtype.kind not in "ui" or int(array.min()) < 0 or int(array.max()) > 4096:
+    """Look ids up plane by plane; the careful way, with its message, is for what does not fit the table."""
+    small = array.dtype == np.uint8
+    if not small and (array.dtype.kind not in "ui" or int(array.min()) < 0 or int(array.max()) > _LARGEST):
         return apply_table(array, table, file="semantic mask").astype(np.uint8)
-    counts = np.bincount(array.reshape(-1))
-    if any(int(k) not in table for k in np.flatnonzero(counts) if k):
-        return apply_table(array, table, file="semantic mask").astype(np.uint8)
-    lookup = np.zeros(len(counts), dtype=np.uint8)
+    lookup = np.full(256 if small else _LARGEST + 1, _UNKNOWN, dtype=np.uint8)
+    lookup[0] = 0
     for source, target in table.items():
-        if source < len(counts):
+        if source < len(lookup):
             lookup[source] = target
-    return lookup[array]
+    result = np.empty(array.shape, dtype=np.uint8)
+    for index, plane in enumerate(array):
+        result[index] = lookup[plane]
+        if int(result[index].max()) == _UNKNOWN:
+            return apply_table(array, table, file="semantic mask").astype(np.uint8)
+    return result

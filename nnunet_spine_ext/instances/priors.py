@@ -12,7 +12,6 @@ import numpy as np
 
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.instances.frame import ARCUS, CORPUS, COSTAL, INFERIOR, SPINOUS, SUPERIOR
-from nnunet_spine_ext.measure.centreline import Centreline
 
 # Compact classes of the tables below.
 BODY, ARCH, SPINE, RIB, UPPER, LOWER = range(6)
@@ -134,9 +133,8 @@ _HIGH = np.array([_HOME[k][1] for k in range(6)])
 _SLOW = np.array([_SLOWING[k] for k in range(6)])
 
 
-def prior_cost(
-    kind: Array, positions: Array, line: Centreline, centre: Array, pitch: Array, strength: float
-) -> PriorCost:
-    """Build the cost for nodes at `positions` (n, 3) in mm."""
-    arc = line.locate(positions)
-    return PriorCost(kind, arc, line.tangent(arc), centre, pitch, strength)
+def entry_toll() -> Array:
+    """Return the toll in mm of the step from a body into each compact class, on the level."""
+    result: Array = _TOLL_TABLE[BODY, :, 1].copy()
+    result[BODY] = 0.0
+    return result

@@ -7,22 +7,21 @@ below it would count one too few.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from nnunet_spine_ext.core.volume import Array
-from nnunet_spine_ext.instances.frame import DISC, ENDPLATE, SACRUM, Frame
+from nnunet_spine_ext.instances.frame import DISC, ENDPLATE, SACRUM
 from nnunet_spine_ext.instances.seeds import MISSING_BODY, Bodies
+from nnunet_spine_ext.instances.voxels import Voxels
 
 
-def with_slots(frame: Frame, bodies: Bodies) -> tuple[Bodies, Array]:
+def with_slots(voxels: Voxels, bodies: Bodies, min_speck_mm3: float = 0.0) -> tuple[Bodies, Array]:
     """Add empty places above the first, below the last and between distant bodies.
 
     Returns
     -------
-    (bodies with renumbered labels, (n,) bool: which places have a body). No place is added below when there is a
-    sacrum: it is what lies below.
+    (bodies with the labels renumbered in place, (n,) bool: which places have a body). No place is added below when
+    there is a sacrum: it is what lies below.
     """
     arcs, pitches, real = [float(bodies.arc[0] - bodies.pitch[0])], [float(bodies.pitch[0])], [False]
     for k in range(len(bodies)):
@@ -37,24 +36,29 @@ def with_slots(frame: Frame, bodies: Bodies) -> tuple[Bodies, Array]:
                 arcs.append(float(bodies.arc[k]) + distance * step / (missing + 1))
                 pitches.append(pitch)
                 real.append(False)
-    if not (frame.labels == SACRUM).any():
+    if not ((voxels.part_label == SACRUM) & (voxels.part_mm3 >= min_speck_mm3)).any():
         arcs.append(float(bodies.arc[-1] + bodies.pitch[-1]))
         pitches.append(float(bodies.pitch[-1]))
         real.append(False)
-    return _renumbered(bodies, np.array(arcs), np.array(pitches), np.array(real))
+    return _renumbered(voxels, bodies, np.array(arcs), np.array(pitches), np.array(real))
 
 
-def _renumbered(bodies: Bodies, arcs: Array, pitches: Array, real: Array) -> tuple[Bodies, Array]:
-    number = np.concatenate([[0], np.flatnonzero(real) + 1])
+def _renumbered(voxels: Voxels, bodies: Bodies, arcs: Array, pitches: Array, real: Array) -> tuple[Bodies, Array]:
+    number = np.concatenate([[0], np.flatnonzero(real) + 1]).astype(np.int16)
     notes = {key: [int(number[k]) for k in found] for key, found in bodies.notes.items()}
-    labels = number.astype(np.int16)[bodies.labels]
-    return Bodies(labels, arcs, pitches, notes), real
+    _rename(voxels, bodies.labels, number)
+    return Bodies(bodies.labels, arcs, pitches, notes), real
+
+
+def _rename(voxels: Voxels, labels: Array, number: Array) -> None:
+    """Replace each id k by number[k], in place: a second array of this size would be most of the memory in use."""
+    labels.reshape(-1)[voxels.flat] = number[labels.reshape(-1)[voxels.flat]]
 
 
 def prune_slots(
-    frame: Frame,
-    vertebrae: Array,
-    levels: Array,
+    voxels: Voxels,
+    vertebra: Array,
+    level: Array,
     bodies: Bodies,
     real: Array,
     *,
@@ -68,14 +72,19 @@ def prune_slots(
     place between two bodies) above it as well. A place that stays for its discs alone is no vertebra when less than
     `min_sliver_mm3` of posterior elements lies in it: a few voxels at the edge of the picture are noise.
 
+    Parameters
+    ----------
+    vertebra: (n,) vertebra of each voxel; `level` (n,) vertebra above each voxel of a disc or endplate.
+    real: (places,) bool, which places have a body.
+
     Returns
     -------
-    (bodies, real, vertebrae, levels) with the remaining places.
+    (bodies, real, vertebra, level) with the remaining places; the labels of the bodies are renumbered in place.
     """
     count = len(bodies)
-    posterior = np.bincount(vertebrae.reshape(-1), minlength=count + 1)[1:] * frame.voxel_volume
-    gap = (frame.labels == DISC) | (frame.labels == ENDPLATE)
-    below = np.bincount(levels[gap], minlength=count + 1) * frame.voxel_volume
+    size = voxels.frame.voxel_volume
+    posterior = np.bincount(vertebra, minlength=count + 1)[1:] * size
+    below = np.bincount(level[voxels.of(DISC, ENDPLATE)], minlength=count + 1) * size
     keep = real | (posterior >= min_bodyless_mm3)
     inner = np.zeros(count, dtype=bool)
     inner[1:-1] = True
@@ -90,7 +99,6 @@ def prune_slots(
     of_level = np.concatenate([[0], new]).astype(np.int16)
     number = np.concatenate([[0], new])
     notes = {key: [int(number[k]) for k in found] for key, found in bodies.notes.items()}
-    kept = replace(
-        bodies, labels=of_vertebra[bodies.labels], arc=bodies.arc[keep], pitch=bodies.pitch[keep], notes=notes
-    )
-    return kept, real[keep], of_vertebra[vertebrae], of_level[levels]
+    _rename(voxels, bodies.labels, of_vertebra)
+    kept = Bodies(bodies.labels, bodies.arc[keep], bodies.pitch[keep], notes)
+    return kept, real[keep], of_vertebra[vertebra], of_level[level]

@@ -1,0 +1,102 @@
+"""What the instance step says about its result: facts for the QC and warnings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nnunet_spine_ext.core.errors import Problem
+from nnunet_spine_ext.core.labels import DISC_OFFSET, ENDPLATE_OFFSET
+from nnunet_spine_ext.core.volume import Array
+from nnunet_spine_ext.instances.priors import class_lookup
+from nnunet_spine_ext.instances.seeds import Bodies
+from nnunet_spine_ext.instances.voxels import Voxels
+
+# C1..C7, T1..T12, L1..L6: ids from 26 on have fixed meanings (sacrum, coccyx, T13, S2..).
+POSITIONS = tuple(range(1, 26))
+
+
+def make_qc(voxels: Voxels, vertebra: Array, bodies: Bodies, real: Array, instances: Array) -> dict[str, Any]:
+    """Return the JSON-ready facts about a result.
+
+    Parameters
+    ----------
+    vertebra: (n,) vertebra of each voxel; `instances` (n,) its id.
+    real: (places,) bool, which places have a body.
+    """
+    size = voxels.frame.voxel_volume
+    counts = np.bincount(instances)
+    ids = [int(k) for k in np.flatnonzero(counts) if k]
+    body = np.bincount(bodies.labels.reshape(-1)[voxels.flat], minlength=len(bodies) + 1)
+    loose = (class_lookup()[voxels.label] >= 0) & (vertebra == 0)
+    return {
+        "numbered": False,
+        "vertebrae": int(sum(0 < k <= POSITIONS[-1] for k in ids)),
+        "discs": int(sum(DISC_OFFSET < k < ENDPLATE_OFFSET for k in ids)),
+        "without_body": [k + 1 for k in range(len(bodies)) if not real[k]],
+        "cut_apart": bodies.notes["fused"],
+        "rejoined": bodies.notes["rejoined"],
+        "volume_mm3": {str(k): round(float(counts[k]) * size, 1) for k in ids},
+        "body_volume_mm3": {str(k): round(float(body[k]) * size, 1) for k in range(1, len(bodies) + 1) if real[k - 1]},
+        "pitch_mm": {str(k): round(float(p), 1) for k, p in enumerate(bodies.pitch, start=1)},
+        "unassigned_voxels": int(loose.sum()),
+    }
+
+
+def no_bodies_qc() -> dict[str, Any]:
+    """Return the facts about a mask without bodies."""
+    return {"numbered": False, "method": "geodesic", "vertebrae": 0, "discs": 0}
+
+
+def findings(qc: dict[str, Any]) -> list[Problem]:
+    """Return the warnings that follow from the facts."""
+    warnings = []
+    if qc.get("loose_parts_left"):
+        warnings.append(
+            Problem(
+                "warning",
+                "W-INST-LOOSE",
+                "",
+                f"{qc['loose_parts_left']} posterior parts near no vertebral body",
+                "every part near a body",
+                "they stay unassigned; C1 has no body and is left out like this",
+            )
+        )
+    if qc["cut_apart"]:
+        names = ", ".join(map(str, qc["cut_apart"]))
+        warnings.append(
+            Problem(
+                "warning",
+                "W-INST-FUSED",
+                "",
+                f"bodies {names} (from the top) were one component and were cut apart",
+                "separate bodies",
+                "look at the borders between them",
+            )
+        )
+    return warnings
+
+
+def nothing(found: str) -> Problem:
+    """Return the warning about a mask without bodies."""
+    return Problem(
+        "warning",
+        "W-INST-NONE",
+        "",
+        found,
+        "at least one vertebral body (corpus)",
+        "no vertebra was separated; check the label scheme and the segmentation",
+    )
+
+
+def too_many(count: int) -> Problem:
+    """Return the warning about more vertebrae than there are positions."""
+    return Problem(
+        "warning",
+        "W-INST-MANY",
+        "",
+        f"{count} vertebrae",
+        f"at most {POSITIONS[-1]} above the sacrum",
+        "the lowest ones were left out; the mask may hold two spines or broken bodies",
+    )
