@@ -133,7 +133,8 @@ class DriftReport:
     def changed(self) -> list[DriftRow]:
         """Images that differ by more than ``changed_above`` mm², the largest first; those without an area before.
 
-        Images in which neither model finds cord have not changed. Images of which one model finds fewer slices are among them: their areas are only those of what both find.
+        Images in which neither model finds cord have not changed. Images of which one model finds fewer slices are
+        among them: their areas are only those of what both find.
         """
         bound = self.options["changed_above"]
         found = [r for r in self.rows if not r.empty and (not abs(r.difference) <= bound or r.shared < SHARED)]
