@@ -23,7 +23,8 @@ class Errors:
 
     mode: one of `MODES`. "shift": the neighbour is taken for the centre. "merge": the centre and a neighbour become
     one. "empty": no answer. "miss": one of the three is missing. "two of three": two are. "swap posterior": the centre
-    and a neighbour exchange all but their bodies. "boundary": all borders are 3 voxels off.
+    and a neighbour exchange all but their bodies. "boundary": all borders are up to 3 mm
+    off.
     probability: per cutout. correlated: two neighbouring cutouts make the same mistake about the same vertebrae.
     """
 
@@ -76,7 +77,8 @@ class Oracle:
         random = np.random.default_rng([self.errors.seed, block])
         wrong = bool(random.random() < self.errors.probability)
         if wrong and self.errors.mode == "boundary":
-            window = np.roll(window, int(random.choice([-3, 3])), axis=1)
+            step = max(1, int(3.0 / grid.spacing[1]))
+            window = np.roll(window, int(random.choice([-step, step])), axis=1)
         names = self._names(centre, wrong, random)
         labels = np.zeros(window.shape, dtype=np.uint8)
         for vertebra, name in names.items():

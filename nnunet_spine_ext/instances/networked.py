@@ -12,7 +12,7 @@ from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.instances.cutout_network import CutoutPredictor
 from nnunet_spine_ext.instances.cutouts import Index, ModelGrid, body_seeds, make_cutouts, make_grid
-from nnunet_spine_ext.instances.frame import CORPUS, Frame, grown
+from nnunet_spine_ext.instances.frame import ARCUS, CORPUS, Frame, grown
 from nnunet_spine_ext.instances.fusion import (
     Candidates,
     FusionSettings,
@@ -31,6 +31,9 @@ from nnunet_spine_ext.measure.centreline import Centreline
 
 # The posterior elements lie about this many pitches below the middle of their body.
 _POSTERIOR_LEVEL = 0.4
+# An arch belongs to a body up to the first distance between their levels, in pitches, and from the second on it does
+# not.
+_TORN_PITCHES = (0.5, 0.9)
 # A seed this near (in voxels along each axis) to one that was asked already would only repeat the question.
 _SAME_SEED = 3
 # The middle of a vertebra is known well enough from some of its sites.
@@ -150,16 +153,28 @@ def _fuse(
     volume: float,
 ) -> _Fused:
     candidates = find_candidates(voters, int(settings.min_part_mm3 / volume), pedicles)
-    place = _places(sites, candidates, voters, bodies, line)
+    place, misplaced = _places(sites, candidates, voters, bodies, line)
+    fit = np.clip((_TORN_PITCHES[1] - misplaced) / (_TORN_PITCHES[1] - _TORN_PITCHES[0]), 0.0, 1.0)
+    candidates = replace(candidates, whole=np.minimum(candidates.whole, fit))
     chosen = choose(candidates, voters, place, settings.fusion)
     vertebrae, unused = gather(candidates, voters, chosen, settings.fusion)
     return _Fused(voters, candidates, place, vertebrae, unused)
 
 
-def _places(sites: Sites, candidates: Candidates, voters: Sequence[Voter], bodies: Bodies, line: Centreline) -> Array:
-    """Arc length in mm at which the body of each candidate lies, or should lie if it has none."""
-    centres = np.zeros((len(candidates), 3))
-    with_body = np.zeros(len(candidates), dtype=bool)
+def _places(
+    sites: Sites, candidates: Candidates, voters: Sequence[Voter], bodies: Bodies, line: Centreline
+) -> tuple[Array, Array]:
+    """Where candidates lie along the spine.
+
+    Returns
+    -------
+    (arc length in mm at which the body of each lies, or should lie if it has none; pitches between the levels of body
+    and arch, 0 where it has not both).
+    """
+    if len(candidates) == 0:
+        return np.zeros(0), np.zeros(0)
+    centres, arches = np.zeros((len(candidates), 3)), np.zeros((len(candidates), 3))
+    with_body, with_arch = np.zeros(len(candidates), dtype=bool), np.zeros(len(candidates), dtype=bool)
     for number in np.unique(candidates.voter):
         voter = voters[number]
         some = np.arange(voter.low, voter.high, max(1, len(voter.labels) // _ENOUGH_SITES))
@@ -167,16 +182,20 @@ def _places(sites: Sites, candidates: Candidates, voters: Sequence[Voter], bodie
         own = np.flatnonzero(candidates.voter == number)
         all_counts, everything = _means(names, points, voter.count)
         counts, of_bodies = _means(np.where(sites.kinds[some] == CORPUS, names, 0), points, voter.count)
+        arch_counts, of_arches = _means(np.where(sites.kinds[some] == ARCUS, names, 0), points, voter.count)
         label = candidates.label[own]
+        with_arch[own] = arch_counts[label] > 0
+        arches[own] = of_arches[label]
         with_body[own] = counts[label] > 0.1 * all_counts[label]
         centres[own] = np.where(with_body[own, None], of_bodies[label], everything[label])
-    arc = line.locate(centres) if len(candidates) else np.zeros(0)
+    arc = line.locate(centres)
     pitch = np.interp(arc, bodies.arc, bodies.pitch)
     place = np.where(with_body, arc, arc - _POSTERIOR_LEVEL * pitch)
     # The places of the assignment without a network are known.
     own = np.flatnonzero([not voters[k].network for k in candidates.voter])
     place[own] = bodies.arc[candidates.label[own] - 1]
-    return place
+    misplaced = np.abs(line.locate(arches) - arc) / pitch
+    return place, np.where(with_body & with_arch, misplaced, 0.0)
 
 
 def _means(labels: Array, points: Array, count: int) -> tuple[Array, Array]:

@@ -12,6 +12,8 @@ from nnunet_spine_ext.instances.cutouts import ModelGrid, vertebra_voxels
 from nnunet_spine_ext.instances.frame import ARCUS, CORPUS, Frame
 from nnunet_spine_ext.instances.fusion import Voter
 
+_BESIDE_MM = 4.0
+
 
 @dataclass(frozen=True)
 class Sites:
@@ -42,12 +44,20 @@ class Sites:
         return result
 
     def pedicles(self) -> tuple[Array, Array]:
-        """Return pairs of sites (numbers) at most two voxels apart along one axis, of an arch and of a body."""
+        """Return pairs of sites (numbers) of an arch and of a body that lie side by side at one level.
+
+        They may be a few millimetres apart: thin pedicles are often missing. Up and down only neighbours count, as the
+        next body is not far where bodies are fused.
+        """
         p, _, r = self.shape
+        steps = [p * r]
+        for axis, stride in ((0, r), (2, 1)):
+            mm = float(np.abs(np.diff(self.scales[axis])).mean()) if len(self.scales[axis]) > 1 else _BESIDE_MM
+            steps += [stride * k for k in range(1, max(1, round(_BESIDE_MM / max(mm, 1e-3))) + 1)]
         arch = np.flatnonzero(self.kinds == ARCUS)
         pairs = []
-        for step in (1, r, p * r):
-            for way in (-2 * step, -step, step, 2 * step):
+        for step in steps:
+            for way in (-step, step):
                 # Steps beyond an edge of the grid come out on its other side, where no body borders on an arch.
                 beside = self.flat[arch] + way
                 found = np.minimum(np.searchsorted(self.flat, beside), len(self.flat) - 1)
