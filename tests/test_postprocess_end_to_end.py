@@ -109,7 +109,7 @@ phases.write_json = wait
 masks, out = map(Path, sys.argv[1:])
 options = PhaseOptions(instances=True, bids=True)
 run = postprocess._prepare(
-    masks, out, "nnunet14", options, {}, "cpu", 2, resume=False, strict=False, prefer=None
+    masks, out, "nnunet14", options, {"images": None}, "cpu", 2, resume=False, strict=False, prefer=None
 )
 postprocess._do("case", run.job)
 """

@@ -135,7 +135,7 @@ def test_a_numbering_model_sees_the_image_in_stock_prediction(tmp_path: Path, mo
         return semantic, []
 
     monkeypatch.setattr(Phases, "run", run)
-    monkeypatch.setattr(managers, "check_phases", lambda _: None)
+    monkeypatch.setattr(managers, "check_phases", lambda *_: None)
     options = PhaseOptions(numbering=True, numbering_model="levels").completed()
     monkeypatch.setattr(managers, "_phases_of", lambda _: options)
     stock_predict(model_of(tmp_path, instances=True), [tmp_path / "in" / "a_0000.nii.gz"], tmp_path / "out")

@@ -110,7 +110,7 @@ def _phases(options: PhaseOptions, scheme: str) -> Phases:
 def _check_once(options: PhaseOptions, scheme: str, plans_name: str) -> None:
     if options.instances:
         check_scheme(scheme, f"plans {plans_name}")
-        check_phases(options)
+        check_phases(options, scheme)
 
 
 def _phases_of(plans: Mapping[str, Any]) -> PhaseOptions:

@@ -137,11 +137,12 @@ def phases_of(
     ).completed()
 
 
-def check_phases(options: PhaseOptions, *, images: bool = True) -> None:
+def check_phases(options: PhaseOptions, scheme_name: str, *, images: bool = True) -> None:
     """Refuse, without PyTorch, what cannot work for any case.
 
     Parameters
     ----------
+    scheme_name: label scheme of the masks.
     images: whether the run has images.
 
     Raises
@@ -155,9 +156,10 @@ def check_phases(options: PhaseOptions, *, images: bool = True) -> None:
         options.numbering_settings()
         _check_level(options)
     if options.instance_model is not None:
+        from nnunet_spine_ext.instances.encoding import check_encoding
         from nnunet_spine_ext.instances.model import read_instance_model
 
-        read_instance_model(options.instance_model)
+        check_encoding(read_instance_model(options.instance_model).cutout.encoding, scheme_name)
     if options.needs_image and not images:
         raise UsageError(
             "E-USE-IMAGES",

@@ -105,7 +105,6 @@ def postprocess(
         True, models[0], numbering, models[1], first_vertebra, enforce, snapshots, bids, tuple(assignments)
     )
     phases = replace(asked.completed(anchored=(levels or localizer) is not None), levels_scheme=levels_scheme)
-    check_phases(phases, images=images is not None)
     sources = {"images": images, "levels": levels, "localizer": localizer}
     run = _prepare(i, Path(o), scheme, phases, sources, device, jobs, resume=resume, strict=strict, prefer=prefer)
     if dry_run:
@@ -167,6 +166,7 @@ def _prepare(
         check_output(output, source)
     cases = find_masks(i, sources, image_needed=phases.needs_image)
     name = scheme_of_masks(i, scheme)
+    check_phases(phases, name, images=sources["images"] is not None)
     if phases.bids:
         refuse_equal_names(case.name for case in cases)
     facts = [name, phases.identity(), strict, prefer, sorted(k for k, v in sources.items() if v), __version__]

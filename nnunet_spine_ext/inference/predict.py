@@ -194,7 +194,7 @@ def _checked_phases(model: ModelFolder, asked: PhaseOptions) -> PhaseOptions:
         phases = replace(phases, numbering_model=planned.numbering_model)
     if phases.instances:
         check_scheme(label_scheme(model.plans), model.folder)
-        check_phases(phases)
+        check_phases(phases, label_scheme(model.plans))
     return phases
 
 
