@@ -15,10 +15,11 @@ import numpy as np
 
 from nnunet_spine_ext.core.cases import check_ids, check_same_grid
 from nnunet_spine_ext.core.errors import UsageError
-from nnunet_spine_ext.core.labels import SCHEMES, VERTEBRA_ORDER, apply_table, mapping
+from nnunet_spine_ext.core.labels import SCHEMES, VERTEBRA_ORDER
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.measure.centroids import centroids
 from nnunet_spine_ext.numbering.levels import IDS
+from nnunet_spine_ext.numbering.masks import classes_of
 
 CHANNELS: dict[str, tuple[int, ...]] = {"image": (0,), "image+masks": (0, 1, 2), "masks": (1, 2)}
 """Which of the layers of a patch the network gets: 0 image, 1 this vertebra, 2 all vertebrae and the sacrum."""
@@ -124,7 +125,7 @@ def cut_crops(
     image: None: masks only.
     instances: ids of the scheme ``instances``, or positions 1..n head to tail; any orientation.
     semantic: labels of `scheme` on the grid of `instances`, for the centres of bodies; None: centres of vertebrae.
-    scheme: a label scheme that maps to ``nnunet14``, or that itself.
+    scheme: ``nnunet14`` or ``spineps``; schemes of levels have no bodies, so centres are those of vertebrae.
     file: what errors name.
 
     Raises
@@ -171,11 +172,14 @@ def _whole_numbers(instances: Volume, file: str) -> Array:
     return instances.array.astype(np.int16)
 
 
-def _bodies(semantic: Volume, scheme: str, instances: Volume, file: str) -> Volume:
+def _bodies(semantic: Volume, scheme: str, instances: Volume, file: str) -> Volume | None:
+    """Return the classes of a mask, on exactly the grid of the instances; None for a scheme without bodies."""
     check_same_grid(instances, semantic, file=file, what="the semantic mask")
-    table = {k: k for k in SCHEMES["nnunet14"].labels} if scheme == "nnunet14" else mapping(scheme, "nnunet14").table
-    # The grids may differ in the last digits.
-    return instances.with_array(apply_table(semantic.array, table, file=f"{file}: semantic mask"))
+    classes = classes_of(semantic, scheme)
+    if classes is None:
+        return None
+    check_ids(classes, {0, *SCHEMES["nnunet14"].labels}, file=f"{file}: semantic mask")
+    return instances.with_array(classes)
 
 
 def _extents(array: Array, names: Sequence[int], grid: Volume) -> tuple[Array, list[slice]]:
