@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext.core.volume import Array
+from nnunet_spine_ext.instances.frame import ARCUS, SPINOUS
 from nnunet_spine_ext.instances.priors import EXPECTED, class_lookup
 from nnunet_spine_ext.instances.seeds import Bodies
 from nnunet_spine_ext.instances.voxels import Voxels, neighbours
 from nnunet_spine_ext.measure.centreline import Centreline
+
+# A part changes its vertebra only if the level of the other one fits better by this many tolerances.
+_CLEARLY = 1.0
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class CleanSettings:
     reassign_stray: give a component that is cut off from its vertebra to the neighbour it shares most border with.
     stray_share: only components smaller than this share of their vertebra's largest one move. A whole arch whose
         pedicles lie outside the picture is a component of its own and stays.
+    repair_posterior: give a component of arch and spinous process that is cut off from its vertebra, whatever its
+        size, to the only other vertebra that it touches if it lies at that one's level rather.
     attach_mm: parts that touch no vertebra join the best one within this distance; 0 switches it off.
     empty_mm: how much nearer a vertebra has to be than a place without body at the same level (a spinous process whose
         vertebra lies above the picture).
@@ -31,21 +37,26 @@ class CleanSettings:
 
     reassign_stray: bool = True
     stray_share: float = 0.1
+    repair_posterior: bool = True
     attach_mm: float = 12.0
     empty_mm: float = 4.0
     min_attach_mm3: float = 28.0
 
 
-def reassign_stray(voxels: Voxels, vertebra: Array, settings: CleanSettings) -> int:
+def reassign_stray(voxels: Voxels, vertebra: Array, bodies: Bodies, settings: CleanSettings) -> dict[str, int]:
     """Give stray components of an instance to the instance with the longest shared border, in place.
 
-    A component is stray if it is small against the largest one of its vertebra and touches another vertebra. Returns
-    how many components changed.
+    A component is stray if it is small against the largest one of its vertebra and touches another vertebra. Larger
+    ones are looked at if they hold arch and spinous process only (see `CleanSettings`). Returns how many components
+    changed of either kind.
 
     Parameters
     ----------
     vertebra: (n,) vertebra of each voxel.
     """
+    steps = {"stray_components_moved": 0, "posterior_parts_moved": 0}
+    if not settings.reassign_stray and not settings.repair_posterior:
+        return steps
     import cc3d
 
     used = np.flatnonzero(vertebra)
@@ -58,23 +69,40 @@ def reassign_stray(voxels: Voxels, vertebra: Array, settings: CleanSettings) -> 
     owner[name] = vertebra[used]
     largest = np.zeros(int(owner.max()) + 1, dtype=np.intp)
     np.maximum.at(largest, owner[1:], size[1:])
-    stray = size < settings.stray_share * largest[owner]
-    stray[0] = False
-    if not stray.any():
-        return 0
-    members = stray[name]
+    lesser = size < largest[owner]
+    lesser[0] = False
+    stray = lesser & (size < settings.stray_share * largest[owner]) & settings.reassign_stray
+    posterior = lesser & ~stray & settings.repair_posterior
+    posterior[name[~np.isin(voxels.label[used], (ARCUS, SPINOUS))]] = False
+    asked = stray | posterior
+    if not asked.any():
+        return steps
+    members = asked[name]
     contacts = _contacts(parts, voxels, voxels.flat[used[members]])
-    changed = 0
-    for k in sorted(np.flatnonzero(stray).tolist(), key=lambda part: (int(size[part]), part)):
+    for k in sorted(np.flatnonzero(asked).tolist(), key=lambda part: (int(size[part]), part)):
         border: dict[int, float] = {}
         for other, area in contacts.get(k, {}).items():
             border[int(owner[other])] = border.get(int(owner[other]), 0.0) + area
         border.pop(int(owner[k]), None)
-        if border:
+        if border and stray[k]:
             owner[k] = max(border, key=lambda v: (border[v], -v))
-            changed += 1
+            steps["stray_components_moved"] += 1
+        elif len(border) == 1:
+            other = next(iter(border))
+            part = used[name == k]
+            if _misfit(voxels, part, bodies, other) + _CLEARLY < _misfit(voxels, part, bodies, int(owner[k])):
+                owner[k] = other
+                steps["posterior_parts_moved"] += 1
     vertebra[used[members]] = owner[name[members]]
-    return changed
+    return steps
+
+
+def _misfit(voxels: Voxels, part: Array, bodies: Bodies, vertebra: int) -> float:
+    """How far a part is from where a vertebra would have it, in tolerances."""
+    kind = int(np.bincount(class_lookup()[voxels.label[part]]).argmax())
+    level, tolerance = EXPECTED[kind]
+    place = (float(voxels.arc[part].mean()) - bodies.arc[vertebra - 1]) / bodies.pitch[vertebra - 1]
+    return abs(float(place) - level) / tolerance
 
 
 def _contacts(parts: Array, voxels: Voxels, flat: Array) -> dict[int, dict[int, float]]:

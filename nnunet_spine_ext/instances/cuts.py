@@ -17,8 +17,8 @@ _PITCH_SLOPE, _PITCH_OFFSET = 0.9, 5.0
 BIN_MM = 1.0
 _SMOOTH = np.array([1.0, 2.0, 3.0, 2.0, 1.0]) / 9.0
 # The second vertebra with its dens is about this long; bodies of a pitch below 23 mm may be cervical.
-_AXIS_PITCHES, _CERVICAL_PITCH = 2.2, 23.0
-_DENS_PITCHES, _DENS_SHARE = 0.7, 0.6
+AXIS_PITCHES, CERVICAL_PITCH = 2.2, 23.0
+_DENS_PITCHES, DENS_SHARE = 0.7, 0.6
 # An arch that is this near to a body (along each axis) is its root.
 _ROOT_MM = 3.0
 # Components longer than this many bodies have their own scale, one of these.
@@ -164,9 +164,9 @@ def _cuts_at(
     between = 0.5 * (_between(profile.lower, inner, pitch) - _between(profile.arch, inner, pitch))
     price -= settings.arch_reward * np.clip(between, -1.0, 1.0)
     # A dens is much thinner than the body that it stands on; the top of any other body is not.
-    top, axis = (round(k * float(pitch[0]) / BIN_MM) for k in (_DENS_PITCHES, _AXIS_PITCHES))
-    thin = float(np.median(usable[: max(1, top)])) < _DENS_SHARE * float(np.quantile(usable[:axis], 0.9))
-    dens = first and float(pitch[0]) < _CERVICAL_PITCH and thin
+    top, axis = (round(k * float(pitch[0]) / BIN_MM) for k in (_DENS_PITCHES, AXIS_PITCHES))
+    thin = float(np.median(usable[: max(1, top)])) < DENS_SHARE * float(np.quantile(usable[:axis], 0.9))
+    dens = first and float(pitch[0]) < CERVICAL_PITCH and thin
     if dens:
         # The dens is a waist, with the roots of the first vertebra beside it: there only a disc tells a border.
         price[:axis] = settings.cut_cost - settings.gap_reward * evidence[:axis]
@@ -222,7 +222,7 @@ def _cheapest_cuts(pitch: Array, price: Array, spread: float, *, dens: bool) -> 
         ratio = ratio / (1.0 - 0.1 * (starts == 0) - 0.1 * (end == count))
         deviation = np.abs(np.log(np.maximum(ratio, 1e-3)))
         if dens:
-            axis = np.abs(np.log(np.maximum(ratio / _AXIS_PITCHES, 1e-3)))
+            axis = np.abs(np.log(np.maximum(ratio / AXIS_PITCHES, 1e-3)))
             deviation = np.where(starts == 0, np.minimum(deviation, axis), deviation)
         total = best[starts] + 0.5 * (deviation / spread) ** 2
         if end < count:

@@ -9,6 +9,7 @@ import numpy as np
 from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.labels import DISC_OFFSET, ENDPLATE_OFFSET
 from nnunet_spine_ext.core.volume import Array
+from nnunet_spine_ext.instances.frame import CORPUS
 from nnunet_spine_ext.instances.priors import class_lookup
 from nnunet_spine_ext.instances.seeds import Bodies
 from nnunet_spine_ext.instances.voxels import Voxels
@@ -30,6 +31,7 @@ def make_qc(voxels: Voxels, vertebra: Array, bodies: Bodies, real: Array, instan
     ids = [int(k) for k in np.flatnonzero(counts) if k]
     body = np.bincount(bodies.labels.reshape(-1)[voxels.flat], minlength=len(bodies) + 1)
     loose = (class_lookup()[voxels.label] >= 0) & (vertebra == 0)
+    dens = bodies.notes.get("dens", [])
     return {
         "numbered": False,
         "vertebrae": int(sum(0 < k <= POSITIONS[-1] for k in ids)),
@@ -37,10 +39,12 @@ def make_qc(voxels: Voxels, vertebra: Array, bodies: Bodies, real: Array, instan
         "without_body": [k + 1 for k in range(len(bodies)) if not real[k]],
         "cut_apart": bodies.notes["fused"],
         "rejoined": bodies.notes["rejoined"],
+        "c1": ("found" if dens[0] > 1 else "left out: its ring is not labelled") if dens else "not in the picture",
         "volume_mm3": {str(k): round(float(counts[k]) * size, 1) for k in ids},
         "body_volume_mm3": {str(k): round(float(body[k]) * size, 1) for k in range(1, len(bodies) + 1) if real[k - 1]},
         "pitch_mm": {str(k): round(float(p), 1) for k, p in enumerate(bodies.pitch, start=1)},
         "unassigned_voxels": int(loose.sum()),
+        "unassigned_body_mm3": round(float((loose & (voxels.label == CORPUS)).sum()) * size, 1),
     }
 
 

@@ -14,11 +14,13 @@ from nnunet_spine_ext.instances.assign import AssignSettings, assign_levels, ass
 from nnunet_spine_ext.instances.clean import CleanSettings, attach_loose, reassign_stray
 from nnunet_spine_ext.instances.cuts import SeedSettings
 from nnunet_spine_ext.instances.encoding import check_encoding
+from nnunet_spine_ext.instances.endplates import endplate_owners
 from nnunet_spine_ext.instances.findings import POSITIONS, findings, make_qc, no_bodies_qc, nothing, too_many
 from nnunet_spine_ext.instances.frame import DISC, ENDPLATE, SACRUM, make_frame
 from nnunet_spine_ext.instances.networked import NetworkSettings, assign_by_network, low_agreement
 from nnunet_spine_ext.instances.seeds import Bodies, find_bodies
 from nnunet_spine_ext.instances.slots import prune_slots, with_slots
+from nnunet_spine_ext.instances.tidy import Edits, TidySettings, drop_before, drop_unassigned, fill_holes
 from nnunet_spine_ext.instances.voxels import Voxels, read_voxels, without_specks
 from nnunet_spine_ext.measure.centreline import Centreline, centreline
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from nnunet_spine_ext.instances.cutout_network import CutoutPredictor
 
 SACRUM_INSTANCE = 26
+# Ids of the scheme ``spineps``.
+_SUPERIOR, _INFERIOR = 52, 53
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class InstanceSettings:
     seeds: SeedSettings = field(default_factory=SeedSettings)
     assign: AssignSettings = field(default_factory=AssignSettings)
     clean: CleanSettings = field(default_factory=CleanSettings)
+    tidy: TidySettings = field(default_factory=TidySettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     smoothing_mm: float = 20.0
     min_above_mm3: float = 100.0
@@ -129,9 +134,10 @@ def separate(
     if frame is None:
         empty = np.zeros(semantic.shape, dtype=np.uint16)
         return InstanceResult(semantic.with_array(empty), no_bodies_qc(), [nothing("an empty mask")], semantic)
-    voxels = read_voxels(frame)
+    edits = Edits()
+    voxels, dropped = drop_before(read_voxels(frame), settings.tidy, settings.min_speck_mm3, edits)
     line = centreline(
-        without_specks(frame, voxels, settings.min_speck_mm3).volume(), smoothing_mm=settings.smoothing_mm
+        without_specks(voxels.frame, voxels, settings.min_speck_mm3).volume(), smoothing_mm=settings.smoothing_mm
     )
     bodies = None
     if line is not None:
@@ -139,9 +145,39 @@ def separate(
         bodies = find_bodies(voxels, settings.seeds, min_speck_mm3=settings.min_speck_mm3)
     if line is None or bodies is None or len(bodies) == 0:
         sacrum = np.where(voxels.label == SACRUM, SACRUM_INSTANCE, 0)
-        instances = voxels.restore(sacrum, semantic)
-        return InstanceResult(instances, no_bodies_qc(), [nothing("no vertebral body")], semantic)
+        instances, cleaned = voxels.restore(sacrum, semantic), edits.apply(voxels, semantic)
+        return InstanceResult(instances, no_bodies_qc() | dropped, [nothing("no vertebral body")], cleaned)
     found = _assign(voxels, bodies, line, settings, predictor)
+    del bodies
+    places = _prune(voxels, found, settings)
+    ids, warnings = _number(voxels, places.vertebra, places.levels, len(places.bodies))
+    qc = make_qc(voxels, places.vertebra, places.bodies, places.real, ids)
+    qc |= {"method": found.method, **dropped, **found.steps, **_of_positions(found, places.bodies)}
+    if settings.tidy.own_endplates or (settings.tidy.split_endplates and scheme == "spineps"):
+        qc |= _endplates(voxels, places, ids, settings.tidy, edits, split=scheme == "spineps")
+    del places
+    holes, facts = fill_holes(voxels, ids, semantic, settings.tidy, settings.min_speck_mm3, edits)
+    qc |= facts | drop_unassigned(voxels, ids, settings.tidy, edits)
+    instances = voxels.restore(ids, semantic)
+    if holes is not None:
+        voxels.write(instances, holes.flat, holes.ids)
+    warnings = [*found.warnings, *warnings, *findings(qc), *low_agreement(qc.get("agreement", {}), settings.network)]
+    return InstanceResult(instances, qc, warnings, edits.apply(voxels, semantic))
+
+
+@dataclass(frozen=True)
+class _Places:
+    """What `slots.prune_slots` leaves: places, which of them have a body, and per voxel its vertebra, level, body."""
+
+    bodies: Bodies
+    real: Array
+    vertebra: Array
+    levels: Array
+    body: Array
+
+
+def _prune(voxels: Voxels, found: Assignment, settings: InstanceSettings) -> _Places:
+    """Assign discs and endplates, then remove empty places."""
     levels = assign_levels(voxels, found.body, found.bodies, settings.min_speck_mm3)
     bodies, real, vertebra, levels = prune_slots(
         voxels,
@@ -153,11 +189,28 @@ def separate(
         min_disc_mm3=settings.min_above_mm3,
         min_sliver_mm3=settings.min_sliver_mm3,
     )
-    ids, warnings = _number(voxels, vertebra, levels, len(bodies))
-    qc = make_qc(voxels, vertebra, bodies, real, ids)
-    qc |= {"method": found.method, **found.steps, **_of_positions(found, bodies)}
-    warnings = [*found.warnings, *warnings, *findings(qc), *low_agreement(qc.get("agreement", {}), settings.network)]
-    return InstanceResult(voxels.restore(ids, semantic), qc, warnings, semantic)
+    return _Places(bodies, real, vertebra, levels, bodies.labels.reshape(-1)[voxels.flat])
+
+
+def _endplates(
+    voxels: Voxels, places: _Places, ids: Array, settings: TidySettings, edits: Edits, *, split: bool
+) -> dict[str, int]:
+    """Tell superior from inferior endplates: in the semantic mask, in the ids (in place), or both."""
+    sacrum = len(places.bodies) + 1
+    plate, owner = endplate_owners(voxels, places.body, places.levels, sacrum)
+    superior, inferior = owner > places.levels[plate], (owner == places.levels[plate]) & (owner > 0)
+    if settings.own_endplates:
+        known = owner > 0
+        own = np.where(owner == sacrum, SACRUM_INSTANCE, np.where(owner <= POSITIONS[-1], owner, 0))
+        ids[plate[known]] = np.where(own > 0, own + ENDPLATE_OFFSET, 0)[known]
+    if split and settings.split_endplates:
+        edits.add(voxels.flat[plate[superior]], _SUPERIOR)
+        edits.add(voxels.flat[plate[inferior]], _INFERIOR)
+    return {
+        "endplate_voxels_superior": int(superior.sum()),
+        "endplate_voxels_inferior": int(inferior.sum()),
+        "endplate_voxels_unsplit": int((owner == 0).sum()),
+    }
 
 
 def _assign(
@@ -174,8 +227,7 @@ def _assign(
     found = Assignment(vertebra, body, bodies, real, "geodesic", dict(counts))
     if predictor is not None:
         found = _assign_by_network(voxels, found, line, settings, predictor)
-    if settings.clean.reassign_stray:
-        found.steps["stray_components_moved"] = reassign_stray(voxels, found.vertebra, settings.clean)
+    found.steps |= reassign_stray(voxels, found.vertebra, found.bodies, settings.clean)
     attached, left = attach_loose(voxels, found.vertebra, found.bodies, line, settings.clean)
     found.steps |= {"loose_parts_attached": attached, "loose_parts_left": left}
     return found

@@ -8,12 +8,23 @@ from itertools import pairwise
 import numpy as np
 
 from nnunet_spine_ext.core.volume import Array
-from nnunet_spine_ext.instances.cuts import Profile, SeedSettings, cut_apart, find_cuts, profile_of
+from nnunet_spine_ext.instances.cuts import (
+    AXIS_PITCHES,
+    CERVICAL_PITCH,
+    DENS_SHARE,
+    Profile,
+    SeedSettings,
+    cut_apart,
+    find_cuts,
+    profile_of,
+)
 from nnunet_spine_ext.instances.frame import CORPUS
 from nnunet_spine_ext.instances.voxels import Voxels
 
 # Centres farther apart than this many pitches have room for another body between them.
 MISSING_BODY = 1.55
+# A topmost cervical body longer than this many pitches carries the dens.
+_DENS_LENGTH = 1.3
 
 
 @dataclass
@@ -25,7 +36,8 @@ class Bodies:
     labels: int16 array of the frame, k for the k-th body (from 1), 0 elsewhere (fragments too).
     arc: (n,) arc length of the body centres; `pitch` (n,) distance to a neighbouring centre, both mm. The centre of a
         body that is cut off at an end of the picture, or that carries the dens, is where that of a whole body would be.
-    notes: numbers of the bodies that were cut apart (``fused``) or put together (``rejoined``).
+    notes: numbers of the bodies that were cut apart (``fused``) or put together (``rejoined``); ``dens``: the one with
+        a dens, if there is one.
     """
 
     labels: Array
@@ -91,6 +103,8 @@ def _collect(voxels: Voxels, parts: list[Array], profile: Profile, scale: float,
     expected = np.array([profile.expected_pitch(a, b) * scale for a, b in zip(low, high, strict=True)])
     rank_of = {int(index) + 1: rank for rank, index in enumerate(order, start=1)}
     renamed = {key: sorted(rank_of[k] for k in found) for key, found in notes.items()}
+    if expected[0] < CERVICAL_PITCH and high[0] - low[0] > _DENS_LENGTH * expected[0]:
+        renamed["dens"] = [1]
     arc = _whole_centres(centre[order], low, high, expected)
     return Bodies(labels, arc, _measured_pitch(arc, expected), renamed)
 
@@ -147,7 +161,9 @@ def _rejoin(voxels: Voxels, pieces: list[_Piece], profile: Profile) -> list[_Pie
     joined: list[_Piece] = []
     for piece in pieces:
         last = joined[-1] if joined else None
-        if last is not None and _same_body(last, piece, profile):
+        if last is not None and (
+            _same_body(last, piece, profile) or (len(joined) == 1 and _dens(last, piece, profile))
+        ):
             nodes = np.sort(np.concatenate([last.nodes, piece.nodes]))
             joined[-1] = _Piece(nodes, voxels.arc[nodes], rejoined=True)
         else:
@@ -164,3 +180,13 @@ def _same_body(upper: _Piece, lower: _Piece, profile: Profile) -> bool:
     gap = profile.gap[between] / np.maximum(profile.corpus[between] + profile.gap[between], 1.0)
     low, high = min(upper.low, lower.low), max(upper.high, lower.high)
     return float(gap.max()) < 0.15 and high - low < 0.85 * profile.expected_pitch(low, high)
+
+
+def _dens(upper: _Piece, lower: _Piece, profile: Profile) -> bool:
+    """Whether the topmost piece is a dens that is cut off from its body: thin, and as long as C2 together with it."""
+    pitch = profile.expected_pitch(lower.low, lower.high)
+    thin = len(upper.nodes) / (upper.high - upper.low) < DENS_SHARE * len(lower.nodes) / (lower.high - lower.low)
+    short = lower.high - upper.low < 1.15 * AXIS_PITCHES * pitch and lower.low - upper.high < 0.5 * pitch
+    between = profile.window(upper.centre, lower.centre)
+    gap = profile.gap[between] / np.maximum(profile.corpus[between] + profile.gap[between], 1.0)
+    return pitch < CERVICAL_PITCH and thin and short and float(gap.max()) < 0.15

@@ -92,18 +92,36 @@ class Voxels:
         """Return the voxels with their arc lengths."""
         return replace(self, arc=_arc_lengths(self.flat, self.frame, line))
 
+    def without(self, gone: Array) -> Voxels:
+        """Return the other voxels than those where `gone` (n,) is set; the frame's labels lose them, too."""
+        kept = ~gone
+        labels = self.frame.labels.copy()
+        labels.reshape(-1)[self.flat[gone]] = 0
+        # Components that are cut keep their number: what is left of them counts.
+        size = np.bincount(self.part[kept], minlength=len(self.part_label)) * self.frame.voxel_volume
+        return replace(
+            self,
+            frame=replace(self.frame, labels=labels),
+            flat=self.flat[kept],
+            label=self.label[kept],
+            part=self.part[kept],
+            part_mm3=size,
+            cell=self.cell[kept],
+            arc=self.arc[kept] if len(self.arc) else self.arc,
+        )
+
     def restore(self, values: Array, original: Volume) -> Volume:
         """Put instance ids (n,) onto the grid of the original volume (uint16)."""
         whole = Volume(np.zeros(original.shape, dtype=np.uint16), original.affine)
-        self.write(whole, np.arange(len(self)), values)
+        self.write(whole, self.flat, values)
         return whole
 
-    def write(self, volume: Volume, numbers: Array, values: Array) -> None:
-        """Write values (m,) into the voxels with these numbers of a volume on the grid of the original, in place."""
+    def write(self, volume: Volume, flat: Array, values: Array) -> None:
+        """Write values (m,) at flat indices (m,) of the frame into a volume on the grid of the original, in place."""
         view = volume.turned(ORIENTATION).array[self.frame.box]
-        for begin in range(0, len(numbers), _CHUNK):
+        for begin in range(0, len(flat), _CHUNK):
             piece = slice(begin, begin + _CHUNK)
-            view[coordinates(self.flat[numbers[piece]], self.frame.labels.shape)] = values[piece]
+            view[coordinates(flat[piece], self.frame.labels.shape)] = values[piece]
 
     def dense(self, values: Array, dtype: type = np.int16) -> Array:
         """Return an array of the frame that holds `values` (n,) and 0 elsewhere."""

@@ -1,0 +1,198 @@
+"""Clean-up of the semantic mask and of the instances together: what one of them changes the other one follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nnunet_spine_ext.core.volume import Array, Volume
+from nnunet_spine_ext.instances.frame import CANAL, CORD, ORIENTATION
+from nnunet_spine_ext.instances.priors import class_lookup
+from nnunet_spine_ext.instances.voxels import Voxels, coordinates, neighbours
+
+
+@dataclass(frozen=True)
+class TidySettings:
+    """Which steps change the semantic mask; the instances follow.
+
+    Parameters
+    ----------
+    remove_specks: delete components of one class smaller than `InstanceSettings.min_speck_mm3`, as SPINEPS does.
+    canal_range_mm: delete what lies farther than this from canal and cord; 0 switches it off (SPINEPS: 64).
+    fill_holes: fill holes of an instance, in both masks. A hole is enclosed by one instance and holds nothing but
+        background and specks.
+    max_hole_mm3: larger holes stay.
+    remove_unassigned: delete voxels of vertebrae that belong to no instance; they are kept by default.
+    split_endplates: write the ids of superior and inferior endplates (52, 53) where the scheme is ``spineps``.
+    own_endplates: number an endplate after its own vertebra (226: the sacrum's); by default, as in SPINEPS, after the
+        disc that it borders, which is the one below the upper vertebra.
+    """
+
+    remove_specks: bool = False
+    canal_range_mm: float = 0.0
+    fill_holes: bool = True
+    max_hole_mm3: float = 300.0
+    remove_unassigned: bool = False
+    split_endplates: bool = True
+    own_endplates: bool = False
+
+
+@dataclass
+class Edits:
+    """Changes of the semantic mask that have been decided on, in the order of their making.
+
+    `places` hold flat indices into the frame, `values` ids of the input's scheme.
+    """
+
+    places: list[Array] = field(default_factory=list)
+    values: list[Array] = field(default_factory=list)
+
+    def add(self, flat: Array, value: Array | int) -> None:
+        """Note new ids (one, or one per voxel) of voxels."""
+        if len(flat):
+            self.places.append(flat)
+            self.values.append(np.broadcast_to(np.asarray(value), flat.shape))
+
+    def apply(self, voxels: Voxels, semantic: Volume) -> Volume:
+        """Return the mask with all changes; the mask itself if there are none."""
+        if not self.places:
+            return semantic
+        changed = semantic.with_array(semantic.array.copy())
+        for flat, value in zip(self.places, self.values, strict=True):
+            voxels.write(changed, flat, value)
+        return changed
+
+
+def drop_before(
+    voxels: Voxels, settings: TidySettings, min_speck_mm3: float, edits: Edits
+) -> tuple[Voxels, dict[str, int]]:
+    """Leave out specks and what is far from the canal, where that is asked for.
+
+    Returns (voxels that remain, facts for the QC).
+    """
+    gone = np.zeros(len(voxels), dtype=bool)
+    facts: dict[str, int] = {}
+    if settings.remove_specks:
+        gone = ~voxels.solid(min_speck_mm3)
+        facts["specks_removed_voxels"] = int(gone.sum())
+    if settings.canal_range_mm > 0:
+        far = _far_from_canal(voxels, settings.canal_range_mm)
+        facts["beyond_canal_removed_voxels"] = int((far & ~gone).sum())
+        gone |= far
+    if gone.any():
+        edits.add(voxels.flat[gone], 0)
+        voxels = voxels.without(gone)
+    return voxels, facts
+
+
+def _far_from_canal(voxels: Voxels, reach_mm: float) -> Array:
+    """Which voxels lie farther from canal and cord than this, to the accuracy of a cell; none if there is no canal."""
+    from scipy.spatial import cKDTree
+
+    canal = np.unique(voxels.cell[voxels.of(CORD, CANAL)])
+    if len(canal) == 0:
+        return np.zeros(len(voxels), dtype=bool)
+    cells, inverse = np.unique(voxels.cell, return_inverse=True)
+    size = np.asarray(voxels.cells.spacing)
+    tree, points = (np.stack(coordinates(k, voxels.cells.shape), axis=1) * size for k in (canal, cells))
+    distance = cKDTree(tree).query(points, distance_upper_bound=reach_mm)[0]
+    far: Array = np.isinf(distance)[inverse]
+    return far
+
+
+@dataclass(frozen=True)
+class Holes:
+    """Voxels that an instance encloses: flat indices, the instance's id, and a voxel whose class they take."""
+
+    flat: Array
+    ids: Array
+    like: Array
+    count: int
+
+
+def find_holes(voxels: Voxels, ids: Array, settings: TidySettings, min_speck_mm3: float) -> Holes:
+    """Find holes that are enclosed by one instance.
+
+    Parameters
+    ----------
+    ids: (n,) instance id of each voxel.
+    """
+    import cc3d
+
+    solid = voxels.solid(min_speck_mm3)
+    open_ = np.ones(voxels.frame.labels.shape, dtype=bool)
+    open_.reshape(-1)[voxels.flat[solid]] = False
+    parts, count = cc3d.connected_components(open_, connectivity=6, return_N=True)
+    inside = np.ones(count + 1, dtype=bool)
+    inside[0] = False
+    for axis in range(3):
+        for end in (0, -1):
+            inside[np.unique(np.take(parts, end, axis=axis))] = False
+    hole = np.flatnonzero(inside[parts]).astype(voxels.flat.dtype)
+    name = parts.reshape(-1)[hole].astype(np.intp)
+    del parts, open_
+    size = np.bincount(name, minlength=count + 1) * voxels.frame.voxel_volume
+    fits = (size <= settings.max_hole_mm3)[name]
+    hole, name = hole[fits], name[fits]
+    around = [_solid_neighbours(voxels, solid, hole, name, place) for place in _faces(voxels, hole)]
+    owner, number = (np.concatenate(k) for k in zip(*around, strict=True))
+    low, high = np.full(count + 1, 1 << 20), np.full(count + 1, -1)
+    np.minimum.at(low, owner, ids[number])
+    np.maximum.at(high, owner, ids[number])
+    filled = (low == high) & (high > 0)
+    like = _most_frequent(voxels, owner, number, count)
+    hole, name = hole[filled[name]], name[filled[name]]
+    return Holes(hole, high[name].astype(np.uint16), like[name], len(np.unique(name)))
+
+
+def _faces(voxels: Voxels, flat: Array) -> list[Array]:
+    return list(neighbours(flat, voxels.frame.labels.shape, faces=True))
+
+
+def _solid_neighbours(voxels: Voxels, solid: Array, hole: Array, name: Array, place: Array) -> tuple[Array, Array]:
+    """(component, number of the voxel) for hole voxels whose neighbour in one direction is solid."""
+    number = np.minimum(np.searchsorted(voxels.flat, place), len(voxels) - 1)
+    hit = (voxels.flat[number] == place) & solid[number] & (place != hole)
+    return name[hit], number[hit]
+
+
+def _most_frequent(voxels: Voxels, owner: Array, number: Array, count: int) -> Array:
+    """Per component one neighbouring voxel of the class that most of its neighbours have."""
+    key = owner * 256 + voxels.label[number]
+    keys, first, votes = np.unique(key, return_index=True, return_counts=True)
+    like = np.zeros(count + 1, dtype=np.intp)
+    # Ascending in votes, then descending in class: the last one written wins.
+    order = np.lexsort((-(keys % 256), votes))
+    like[keys[order] // 256] = number[first[order]]
+    return like
+
+
+def fill_holes(
+    voxels: Voxels, ids: Array, semantic: Volume, settings: TidySettings, min_speck_mm3: float, edits: Edits
+) -> tuple[Holes | None, dict[str, Any]]:
+    """Fill holes in the ids, in place where a voxel is listed; returns (what was filled, facts for the QC)."""
+    if not settings.fill_holes:
+        return None, {}
+    holes = find_holes(voxels, ids, settings, min_speck_mm3)
+    facts: dict[str, Any] = {
+        "holes_filled": holes.count,
+        "holes_filled_mm3": round(len(holes.flat) * voxels.frame.voxel_volume, 1),
+    }
+    if len(holes.flat):
+        view = semantic.turned(ORIENTATION).array[voxels.frame.box]
+        edits.add(holes.flat, view[coordinates(voxels.flat[holes.like], voxels.frame.labels.shape)])
+        listed = np.minimum(np.searchsorted(voxels.flat, holes.flat), len(voxels) - 1)
+        here = voxels.flat[listed] == holes.flat
+        ids[listed[here]] = holes.ids[here]
+    return holes, facts
+
+
+def drop_unassigned(voxels: Voxels, ids: Array, settings: TidySettings, edits: Edits) -> dict[str, int]:
+    """Take voxels of vertebrae that belong to no instance out of the semantic mask, where that is asked for."""
+    if not settings.remove_unassigned:
+        return {}
+    loose = (class_lookup()[voxels.label] >= 0) & (ids == 0)
+    edits.add(voxels.flat[loose], 0)
+    return {"unassigned_removed_voxels": int(loose.sum())}
