@@ -71,7 +71,8 @@ def test_the_share_of_right_voxels_is_one_to_one(script: Script) -> None:
 
 def test_the_summary_has_means_and_the_worst_spine(script: Script) -> None:
     row = {"pq": 0.9, "rq": 1.0, "sq": 0.9, "facets": 1.0, "voxels": 1.0, "cpu_seconds": 1.0}
-    rows = {"clean/0": {"network": row, "free": row}, "clean/1": {"network": {**row, "pq": 0.7}, "free": row}}
+    rows = {f"clean/{k}": dict.fromkeys(("network", "free", "perfect"), row) for k in range(2)}
+    rows["clean/1"]["network"] = {**row, "pq": 0.7}
     found = script[0].summary_of(rows)
     assert set(found) == {"clean"}
     assert found["clean"]["network"]["pq"] == pytest.approx(0.8)
