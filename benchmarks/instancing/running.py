@@ -72,7 +72,7 @@ class Bench:
     def run(self, case: str, side: str, conditions: Sequence[Condition], repeats: int) -> dict[str, Any]:
         """Return the figures of one program on one case, by condition (``network-free`` when there is none).
 
-        Each has times, memory and, under `pq`, the scores of the instances.
+        Each has times, memory and, under `pq`, the scores of the instances; `voxels` is the size of the mask.
         """
         masks = self.masks(case)
         semantic, instances, digest = self._truths[case]
@@ -82,7 +82,7 @@ class Bench:
         if path.exists() and not self.again:
             known = read_json(path)
             if known["key"] == key:
-                return dict(known["result"])
+                return {**known["result"], "voxels": semantic.size}
         result = self._call(side, masks, conditions, repeats, self.out / "found" / f"{case}_{side}")
         for condition, figures in result["conditions"].items():
             stored = np.load(self.out / "found" / f"{case}_{side}" / f"{condition}.npz")
@@ -97,7 +97,7 @@ class Bench:
                 figures["pq_of_mask"] = score(seen, np.where(labelled, found, 0)).get("vertebra", {})
         path.parent.mkdir(exist_ok=True)
         write_json(path, {"key": key, "result": result})
-        return result
+        return {**result, "voxels": semantic.size}
 
     def _key(self, side: str, digest: str, conditions: Sequence[Condition], repeats: int) -> str:
         parts = [digest, json.dumps([asdict(condition) for condition in conditions]), str(repeats)]
