@@ -101,7 +101,8 @@ def test_one_unusable_cutout_is_a_warning_and_not_the_end() -> None:
         def predict(self, grid: Any, cutouts: Any) -> list[CutoutAnswer]:
             answers = oracle.predict(grid, cutouts)
             box = (slice(0, 0), slice(0, 0), slice(0, 0))
-            return [CutoutAnswer(box, np.zeros((0, 0, 0), dtype=np.uint8)), *answers[1:]]
+            empty = CutoutAnswer(box, np.zeros((0, 0, 0), dtype=np.uint8))
+            return [empty if cutout.number == 0 else answer for cutout, answer in zip(cutouts, answers, strict=True)]
 
     result = separate(semantic, predictor=OneEmpty(semantic, truth, SPEC))
     assert quality(truth, result) >= 0.999

@@ -43,10 +43,10 @@ class InferenceOptions:
     ----------
     device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     mode: ``exact`` gives the network the whole window, as SPINEPS does; ``fast`` only the part around the vertebrae in
-        it. The normalization layers average over what they see, so answers differ a little.
+        it, at full height. The normalization layers average over what they see, so answers differ.
     batch: cutouts per pass, by default 4 on a GPU and 1 on a CPU; halved when memory does not suffice.
     amp: half precision where the device is a GPU; values may change slightly.
-    soft: keep probabilities for soft fusion.
+    soft: keep probabilities, so that doubtful answers count less when voxels are voted on.
 
     Raises
     ------
@@ -57,7 +57,7 @@ class InferenceOptions:
     mode: Mode = "exact"
     batch: int | None = None
     amp: bool = False
-    soft: bool = False
+    soft: bool = True
 
     def __post_init__(self) -> None:
         if self.mode not in ("exact", "fast"):
@@ -135,14 +135,15 @@ class NetworkPredictor:
         used = bounding_box(vertebra_voxels(grid.labels[inside]))
         if used is None:
             return Cutout(cutout.number, cutout.start, (0, 0, 0))
-        start, size = [], []
-        for axis in range(3):
+        start, size = list(cutout.start), list(cutout.size)
+        # The network knows the vertebra in the centre by its distance to the ends of the window: the height stays, and
+        # what is left of the other axes keeps its middle.
+        for axis in (0, 2):
+            middle = cutout.start[axis] + cutout.size[axis] // 2
             low, high = inside[axis].start + used[axis].start, inside[axis].start + used[axis].stop
-            length = min(-(-(high - low) // MULTIPLE) * MULTIPLE, cutout.size[axis])
-            # Padded on both sides, but never beyond the window.
-            first = max(low - (length - (high - low)) // 2, cutout.start[axis])
-            start.append(min(first, cutout.start[axis] + cutout.size[axis] - length))
-            size.append(length)
+            half = -(-max(middle - low, high - middle) // (MULTIPLE // 2)) * (MULTIPLE // 2)
+            half = min(half, cutout.size[axis] // 2)
+            start[axis], size[axis] = middle - half, 2 * half
         return Cutout(cutout.number, (start[0], start[1], start[2]), (size[0], size[1], size[2]))
 
     def _attempt(self, grid: ModelGrid, windows: Sequence[Cutout]) -> list[CutoutAnswer] | None:
@@ -219,7 +220,13 @@ def _answer(
     box = window.inside(grid)
     local = tuple(slice(b.start - s, b.stop - s) for b, s in zip(box, window.start, strict=True))
     kept = np.where(vertebra_voxels(labels[local]), classes[local], 0).astype(np.uint8)
-    return CutoutAnswer(box, kept, None if probabilities is None else probabilities[(slice(None), *local)])
+    used = bounding_box(kept)
+    if used is None:
+        return _empty(window)
+    inner = tuple(slice(u.start + s.start, u.stop + s.start) for u, s in zip(used, local, strict=True))
+    first, second, third = (slice(u.start + b.start, u.stop + b.start) for u, b in zip(used, box, strict=True))
+    soft = None if probabilities is None else np.ascontiguousarray(probabilities[(slice(None), *inner)])
+    return CutoutAnswer((first, second, third), np.ascontiguousarray(kept[used]), soft)
 
 
 def _empty(window: Cutout) -> CutoutAnswer:

@@ -38,7 +38,7 @@ class FusionSettings:
 
     agree: float = 0.5
     free_weight: float = 1.0
-    free_vote: float = 0.5
+    free_vote: float = 0.9
     price: float = 0.3
     overlap: float = 0.5
     swallow: float = 0.6

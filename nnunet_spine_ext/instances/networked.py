@@ -38,6 +38,7 @@ _TORN_PITCHES = (0.5, 0.9)
 _SAME_SEED = 3
 # The middle of a vertebra is known well enough from some of its sites.
 _ENOUGH_SITES = 20_000
+_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,10 @@ def assign_by_network(
     rounds = 0
     while True:
         cutouts = make_cutouts(grid, seeds, predictor.spec, first=len(asked))
-        voters += [sites.voter(answer) for answer in predictor.predict(grid, cutouts)]
+        # A few at a time: the probabilities of a whole spine would not fit into memory beside each other.
+        for first in range(0, len(cutouts), _AT_ONCE):
+            answers = predictor.predict(grid, cutouts[first : first + _AT_ONCE])
+            voters += [sites.voter(answer) for answer in answers]
         asked += seeds
         fused = _fuse(sites, voters, pedicles, bodies, line, settings, volume)
         claimed = vote(
