@@ -7,8 +7,9 @@ train on, the others to test on. Tested are whole spines, and parts of them with
 vertebrae that hold neither C1 nor C2 nor sacrum, cut through the vertebrae at both ends. Instances are the true ones,
 counted from the top: what is measured is the numbering. Three answers are compared: the most likely level of each
 vertebra by itself (single); the best sequence by the solver from the scores alone (solved); the numbering with all its
-evidence, which may also leave levels open (numbered). What is finished in --out is kept: an interrupted run goes on.
-The last line is the summary.
+evidence, which may also leave levels open (numbered). Beside them what is found without the network: by the solver when
+all levels are equally likely (no_scores), and by the numbering (numbered_without). What is finished in --out is kept:
+an interrupted run goes on. The last line is the summary.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from nnunet_spine_ext.measure.centroids import centroids
 from nnunet_spine_ext.numbering.classifier import Classifier, load_classifier
 from nnunet_spine_ext.numbering.crops import vertebrae_of
 from nnunet_spine_ext.numbering.interface import number
+from nnunet_spine_ext.numbering.levels import LEVELS
+from nnunet_spine_ext.numbering.scores import VertebraScores
 from nnunet_spine_ext.numbering.training.run import train_numbering
 from nnunet_spine_ext.numbering.training.scores import level_metrics, most_likely, solved
 from nnunet_spine_ext.phantom.generate import phantom
@@ -153,7 +156,7 @@ def test(classifier: Classifier, folder: Path, count: int) -> dict[str, Any]:
 def score(classifier: Classifier, scans: Sequence[Scan]) -> dict[str, Any]:
     """Number scans in three ways and compare with the truth."""
     truth = {scan.name: scan.levels for scan in scans}
-    single, whole, full = {}, {}, {}
+    single, whole, full, blind, without = {}, {}, {}, {}, {}
     seconds = 0.0
     for scan in scans:
         image = None if classifier.spec.inputs == "masks" else scan.image
@@ -163,8 +166,17 @@ def score(classifier: Classifier, scans: Sequence[Scan]) -> dict[str, Any]:
         single[scan.name] = most_likely(scores)
         whole[scan.name] = solved(scores, sacrum=scan.sacrum)
         full[scan.name] = numbered(scan, scores)
+        even = VertebraScores(np.full((len(scan.levels), len(LEVELS)), 1 / len(LEVELS)))
+        blind[scan.name] = solved(even, sacrum=scan.sacrum)
+        without[scan.name] = numbered(scan, None)
     result = {"single": level_metrics(truth, single), "solved": level_metrics(truth, whole)}
-    result["numbered"] = open_metrics(truth, full)
+    result |= {"numbered": open_metrics(truth, full), "numbered_without": open_metrics(truth, without)}
+    result["no_scores"] = level_metrics(truth, blind)
+    result["solved_wrong"] = {
+        name: f"{levels[0]}-{levels[-1]} taken for {whole[name][0]}-{whole[name][-1]}"
+        for name, levels in truth.items()
+        if levels != whole[name]
+    }
     ordinary = {name for name, levels in truth.items() if not {"T13", "L6"} & set(levels)}
     rare = set(truth) - ordinary
     if rare:
@@ -175,7 +187,7 @@ def score(classifier: Classifier, scans: Sequence[Scan]) -> dict[str, Any]:
     return result
 
 
-def numbered(scan: Scan, scores: Any) -> tuple[str | None, ...]:
+def numbered(scan: Scan, scores: VertebraScores | None) -> tuple[str | None, ...]:
     """Return the levels that the numbering gives, with all its evidence; None: left open."""
     try:
         return number(scan.instances, scan.semantic, "nnunet14", scores=scores).levels
@@ -232,7 +244,7 @@ def table(result: dict[str, Any]) -> str:
     ]
     for name, arm in result["arms"].items():
         for group in ("whole", "parts"):
-            for answer in ("single", "solved"):
+            for answer in ("no_scores", "single", "solved"):
                 row = arm[group][answer]
                 regions = " | ".join(f"{row['regions'].get(k, float('nan')):.3f}" for k in "CTL")
                 rates = f"{row['accuracy']:.3f} | {row['off_by_one']:.3f} | {regions} | {row['perfect']:.3f}"
@@ -269,7 +281,7 @@ def main() -> None:
             **{
                 f"{group}_{answer}": arm[group][answer]["perfect"]
                 for group in ("whole", "parts")
-                for answer in ("single", "solved", "numbered")
+                for answer in ("no_scores", "single", "solved", "numbered_without", "numbered")
             },
         }
         for name, arm in result["arms"].items()
