@@ -65,7 +65,8 @@ def test_sided_pairs_of_the_training_classes() -> None:
 # Ids as the projects publish them.
 PUBLISHED = {
     "spineps": {
-        26: "sacrum", 41: "arcus", 49: "corpus", 51: "dens", 60: "cord", 61: "canal", 62: "endplate", 100: "disc",
+        26: "sacrum", 41: "arcus", 49: "corpus", 51: "dens", 60: "cord", 61: "canal", 62: "endplate",
+        63: "rib left", 64: "rib right", 100: "disc",
     },
     "nnunet14": {1: "sacrum", 2: "arcus", 3: "spinous process", 10: "corpus", 11: "cord", 12: "canal", 14: "disc"},
     "instances": {
@@ -96,7 +97,7 @@ PUBLISHED = {
 def test_ids_are_those_that_the_projects_publish(scheme: LabelScheme) -> None:
     for key, name in PUBLISHED[scheme.name].items():
         assert scheme.labels[key] == name
-    counts = {"spineps": 18, "verse": 28, "totalspineseg": 2 + 7 + 12 + 6 + 1 + 5 + 12 + 6 + 1, "totalsegmentator": 27}
+    counts = {"spineps": 20, "verse": 28, "totalspineseg": 2 + 7 + 12 + 6 + 1 + 5 + 12 + 6 + 1, "totalsegmentator": 27}
     assert len(scheme.labels) == counts.get(scheme.name, len(scheme.labels))
 
 

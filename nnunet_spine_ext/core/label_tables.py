@@ -99,6 +99,8 @@ _SPINEPS_LABELS = {
     60: "cord",
     61: "canal",
     62: "endplate",
+    63: "rib left",
+    64: "rib right",
     100: "disc",
 }
 NNUNET14_OF_SPINEPS = {
@@ -113,7 +115,7 @@ _COLOURS14: dict[int, Colour] = {
 _NNUNET14 = {n: _SPINEPS_LABELS[next(s for s, t in NNUNET14_OF_SPINEPS.items() if t == n)] for n in range(1, 15)}
 NNUNET14_SIDED = ((4, 5), (6, 7), (8, 9))
 _SPINEPS_COLOURS: dict[int, Colour] = {s: _COLOURS14[t] for s, t in NNUNET14_OF_SPINEPS.items()} | {
-    50: (120, 160, 200), 51: (60, 90, 140), 52: (210, 200, 190), 53: (150, 140, 135),
+    50: (120, 160, 200), 51: (60, 90, 140), 52: (210, 200, 190), 53: (150, 140, 135), 63: (215, 181, 166), 64: (180, 140, 125),
 }  # fmt: skip
 _INSTANCES = {
     **VERTEBRAE,
@@ -176,7 +178,7 @@ def _instance_colours() -> dict[int, Colour]:
 SCHEMES: dict[str, LabelScheme] = {
     row.name: row
     for row in (
-        LabelScheme("spineps", _SPINEPS_LABELS, ((43, 44), (45, 46), (47, 48)), _SPINEPS_COLOURS),
+        LabelScheme("spineps", _SPINEPS_LABELS, ((43, 44), (45, 46), (47, 48), (63, 64)), _SPINEPS_COLOURS),
         LabelScheme("nnunet14", _NNUNET14, NNUNET14_SIDED, _COLOURS14),
         LabelScheme("instances", _INSTANCES, (), _instance_colours(), "levels"),
         LabelScheme("spider", _SPIDER, (), _palette(_SPIDER), "levels"),
