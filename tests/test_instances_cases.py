@@ -23,9 +23,10 @@ AFFINE = np.array([[0, 0, 3.3, 0], [-1.5, 0, 0, 0], [0, -1.5, 0, 0], [0, 0, 0, 1
 CASES = (
     "clean", "fused2", "fused4", "fused12", "bridged", "cleft", "missing_body", "missing_2bodies", "missing_discs",
     "cropped", "scoliosis28", "scoliosis45", "kyphosis", "sacralised", "extra_lumbar", "no_posterior", "two", "lumbar",
-    "noise",
+    "flips", "noise",
 )  # fmt: skip
 """Every line of the benchmark's table."""
+NOISY = ("flips", "noise")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_network_free_quality_of_every_case(phantoms, name):
     recognised, _, quality = panoptic(phantom.instances, found, "vertebra")
     assert recognised == 1.0
     assert quality >= 0.95
-    if name != "noise":
+    if name not in NOISY:
         assert panoptic(phantom.instances, found, "disc")[2] >= 0.99
 
 
@@ -85,7 +86,7 @@ def test_a_perfect_network_makes_every_case_exact(phantoms, name):
     recognised, _, quality = panoptic(phantoms(name).instances, found, "vertebra")
     assert recognised == 1.0
     # Specks at the surface and holes are the mask's, and large beside these voxels.
-    assert quality >= (0.97 if name == "noise" else 0.99)
+    assert quality >= (0.97 if name in NOISY else 0.99)
 
 
 @pytest.mark.parametrize("mode", ["shift", "merge", "empty", "miss", "boundary", "swap_post", "dropout"])

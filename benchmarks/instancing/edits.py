@@ -149,13 +149,15 @@ def cut_through(top: int | None, bottom: int | None) -> Edit:
     return edit
 
 
-def noise(share: float, seed: int) -> Edit:
-    """Give a share of all voxels a random label, background included; the true instances stay what they are."""
+def noise(share: float, seed: int, *, everywhere: bool) -> Edit:
+    """Give a share of all voxels a random label, or of those that have one; the true instances stay what they are."""
 
     def edit(semantic: Array, instances: Array, spacing: Spacing) -> Masks:
         rng = np.random.default_rng(seed)
         semantic = semantic.copy()
         hit = rng.random(semantic.shape, dtype=np.float32) < share
+        if not everywhere:
+            hit &= semantic > 0
         semantic[hit] = rng.integers(0, DISC + 1, int(hit.sum()), dtype=np.uint8)
         return semantic, instances
 

@@ -83,7 +83,8 @@ CASES = {
         Case("no_posterior", "no posterior elements", changes=(edits.without_posterior,)),
         Case("two", "two vertebrae", changes=(edits.only((L3, L4)),)),
         Case("lumbar", "lumbar only", changes=(edits.cut_through(T11, None),)),
-        Case("noise", "2 % noise, not cleaned", changes=(edits.noise(0.02, 0),)),
+        Case("flips", "2 % of labels wrong", changes=(edits.noise(0.02, 0, everywhere=False),)),
+        Case("noise", "2 % noise everywhere", changes=(edits.noise(0.02, 0, everywhere=True),)),
     )
 }
 

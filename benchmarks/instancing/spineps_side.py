@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -47,7 +48,9 @@ def main() -> None:
         runs = []
         for _ in range(job["repeats"]):
             oracle = Oracle(truth, semantic, condition)
-            runs.append(_run(mask, oracle, peak))
+            runs.append(_run(mask, oracle, peak, job["limit_s"]))
+            if runs[-1]["error"]:
+                break
         results["conditions"][condition.name] = {
             "instance_s": [run["instance_s"] for run in runs],
             "post_s": [run["post_s"] for run in runs],
@@ -62,8 +65,11 @@ def main() -> None:
     print(json.dumps(results))
 
 
-def _run(mask: Any, oracle: Oracle, peak: Any) -> dict[str, Any]:
-    """Run both phases once, as `spineps.segment` calls them; CPU seconds without those of the oracle."""
+def _run(mask: Any, oracle: Oracle, peak: Any, limit_s: float) -> dict[str, Any]:
+    """Run both phases once, as `spineps.segment` calls them; CPU seconds without those of the oracle.
+
+    After `limit_s` CPU seconds it is stopped; the seconds until then count, and `error` says so.
+    """
     from spineps.phase_instance import predict_instance_mask
     from spineps.phase_post import phase_postprocess_combined
     from spineps.seg_enums import ErrCode
@@ -72,7 +78,10 @@ def _run(mask: Any, oracle: Oracle, peak: Any) -> dict[str, Any]:
     semantic = mask.copy()
     image = mask.set_array(np.zeros(mask.shape, np.uint8), seg=False)
     error, instance_s, post_s, found, final = "", 0.0, 0.0, None, None
-    began, own = time.process_time(), oracle.seconds
+    signal.signal(signal.SIGPROF, _stop)
+    signal.setitimer(signal.ITIMER_PROF, limit_s)
+    start, own = time.process_time(), oracle.seconds
+    began = start
     peak.reset()
     with (
         Path(os.devnull).open("w") as nowhere,
@@ -97,6 +106,12 @@ def _run(mask: Any, oracle: Oracle, peak: Any) -> dict[str, Any]:
                 post_s = time.process_time() - began
         except Exception:  # whatever it raises is its result for this mask
             error = traceback.format_exc(limit=-1)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+    if error and found is None:
+        instance_s = time.process_time() - start - (oracle.seconds - own)
+    elif error:
+        post_s = time.process_time() - began
     peak_mib = peak.above_mib()
     nothing = np.zeros(mask.shape, np.uint8)
     return {
@@ -107,6 +122,11 @@ def _run(mask: Any, oracle: Oracle, peak: Any) -> dict[str, Any]:
         "instances": nothing if final is None else final.get_seg_array(),
         "error": error,
     }
+
+
+def _stop(*_: Any) -> None:
+    message = "stopped at the limit of CPU seconds"
+    raise TimeoutError(message)
 
 
 class _Model:
