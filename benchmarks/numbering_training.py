@@ -41,18 +41,23 @@ from nnunet_spine_ext.numbering.training.run import train_numbering
 from nnunet_spine_ext.numbering.training.scores import level_metrics, most_likely, solved
 from nnunet_spine_ext.phantom.generate import phantom
 
-TRAIN, TEST = (801, "NumberingTrain", 11), (802, "NumberingTest", 977)
+# Id, name, seed, anomalies of the phantoms.
+TRAIN, TEST = (801, "NumberingTrain", 11, "oversample"), (802, "NumberingTest", 977, "oversample")
+# Two spines of a hundred have a T13, so they get a test of their own.
+THIRTEEN = (803, "NumberingThirteen", 1313, "T13")
 SPACING = (1.5, 1.5, 3.3)
 # Spines, epochs: 'cpu' stays below half an hour of one core, 'quick' within some minutes.
 PRESETS: dict[str, dict[str, Any]] = {
-    "cpu": {"train": 64, "test": 24, "windows": 3, "settings": ["epochs=24", "validate_every=24"]},
+    "cpu": {"train": 64, "test": 24, "thirteen": 8, "windows": 3, "settings": ["epochs=24", "validate_every=24"]},
     "quick": {
         "train": 4,
         "test": 2,
+        "thirteen": 1,
         "windows": 1,
         "settings": ["epochs=2", "samples_per_epoch=96", "network.width=8", "validate_every=2"],
     },
 }
+GROUPS = ("whole", "parts", "thirteen_whole", "thirteen_parts")
 _SACRUM = 26
 # Of a vertebra that is cut off, less than this is no vertebra of its own (mm³; as in the instance phase).
 _LEAST_MM3 = 300.0
@@ -74,14 +79,14 @@ class Scan:
         return bool((self.instances.array == _SACRUM).any())
 
 
-def make_phantoms(out: Path, which: tuple[int, str, int], count: int) -> Path:
+def make_phantoms(out: Path, which: tuple[int, str, int, str], count: int) -> Path:
     """Make a dataset of phantoms, unless it is there."""
-    number_, name, seed = which
+    number_, name, seed, anomalies = which
     folder = out / "raw" / f"Dataset{number_}_{name}"
     if not (folder / "cases.json").is_file():
         logging.info("%d phantoms: %s", count, folder)
         phantom(
-            out / "raw", n=count, seed=seed, spacing=SPACING, supersample=1, anomalies="oversample", dataset_id=number_,
+            out / "raw", n=count, seed=seed, spacing=SPACING, supersample=1, anomalies=anomalies, dataset_id=number_,
             name=name,
         )  # fmt: skip
     return folder
@@ -139,8 +144,8 @@ def windows(case: str, scan: tuple[Volume, Volume, Volume], count: int) -> Itera
         yield counted(f"{case}_{number_}", parts[0], parts[1], parts[2])
 
 
-def test(classifier: Classifier, folder: Path, count: int) -> dict[str, Any]:
-    """Return the metrics of whole spines and of their parts."""
+def evaluate(classifier: Classifier, folder: Path, count: int, name: str = "") -> dict[str, Any]:
+    """Return the metrics of whole spines and of their parts; `name` goes before those of the groups."""
     cases = sorted(read_json(folder / "cases.json")["cases"])
     groups: dict[str, list[Scan]] = {"whole": [], "parts": []}
     result: dict[str, Any] = {}
@@ -148,8 +153,8 @@ def test(classifier: Classifier, folder: Path, count: int) -> dict[str, Any]:
         scan = read_scan(folder, case)
         groups["whole"].append(counted(case, *scan))
         groups["parts"] += windows(case, scan, count)
-    for name, scans in groups.items():
-        result[name] = score(classifier, scans)
+    for group, scans in groups.items():
+        result[f"{name}{group}"] = score(classifier, scans)
     return result
 
 
@@ -218,6 +223,7 @@ def run(out: Path, preset: str, inputs: Sequence[str], device: str) -> dict[str,
     plan = PRESETS[preset]
     train = make_phantoms(out, TRAIN, plan["train"])
     test_folder = make_phantoms(out, TEST, plan["test"])
+    thirteen = make_phantoms(out, THIRTEEN, plan["thirteen"])
     result: dict[str, Any] = {"preset": preset, **plan, "spacing": SPACING, "arms": {}}
     for name in inputs:
         file = out / f"{name}.json"
@@ -227,10 +233,9 @@ def run(out: Path, preset: str, inputs: Sequence[str], device: str) -> dict[str,
             trained = train_numbering(
                 train, f=["all"], o=model, preset="cpu", assignments=settings, device=device, resume=True
             )
-            row = {
-                "training": trained.folds["all"],
-                **test(load_classifier(model, device=device), test_folder, plan["windows"]),
-            }
+            classifier = load_classifier(model, device=device)
+            row = {"training": trained.folds["all"], **evaluate(classifier, test_folder, plan["windows"])}
+            row |= evaluate(classifier, thirteen, plan["windows"], "thirteen_")
             write_json(file, row)
         result["arms"][name] = read_json(file)
     return result
@@ -243,7 +248,7 @@ def table(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, arm in result["arms"].items():
-        for group in ("whole", "parts"):
+        for group in GROUPS:
             for answer in ("no_scores", "single", "solved"):
                 row = arm[group][answer]
                 regions = " | ".join(f"{row['regions'].get(k, float('nan')):.3f}" for k in "CTL")
@@ -280,7 +285,7 @@ def main() -> None:
             "cpu_minutes": round(arm["training"]["cpu_seconds"] / 60, 1),
             **{
                 f"{group}_{answer}": arm[group][answer]["perfect"]
-                for group in ("whole", "parts")
+                for group in GROUPS
                 for answer in ("no_scores", "single", "solved", "numbered_without", "numbered")
             },
         }
