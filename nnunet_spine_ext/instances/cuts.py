@@ -50,8 +50,8 @@ class SeedSettings:
     cut_cost: float = 2.0
     gap_reward: float = 8.0
     waist_reward: float = 8.0
-    root_reward: float = 1.0
-    arch_reward: float = 5.0
+    root_reward: float = 0.5
+    arch_reward: float = 7.0
     scale_spread: float = 0.1
 
 
@@ -249,14 +249,16 @@ def cut_apart(voxels: Voxels, nodes: Array, cuts: list[float]) -> list[Array]:
     arc = voxels.arc[nodes]
     edges = np.array([arc.min() - 1.0, *cuts, arc.max() + 1.0])
     part = np.clip(np.searchsorted(edges, arc, side="right") - 1, 0, len(cuts))
-    margin = 0.25 * (edges[part + 1] - edges[part])
-    sure = (arc - edges[part] > margin) & (edges[part + 1] - arc > margin)
-    ends = (part == 0) & (arc < edges[1] - margin) | (part == len(cuts)) & (arc > edges[-2] + margin)
+    # Equally far on both sides of a cut, so that the border between two unequal parts lies in the cut.
+    length = np.diff(edges)
+    margin = 0.25 * np.minimum(np.append(length[0], length), np.append(length, length[-1]))
+    upper, lower = edges[part] + margin[part], edges[part + 1] - margin[part + 1]
+    sure = ((arc > upper) | (part == 0)) & ((arc < lower) | (part == len(cuts)))
     place = np.stack(coordinates(voxels.flat[nodes], voxels.frame.labels.shape))
     low = place.min(axis=1)
     mask = np.zeros(place.max(axis=1) - low + 1, dtype=bool)
     mask[tuple(place - low[:, None])] = True
     graph = make_graph(mask, voxels.frame.spacing)
     # Voxels are listed in the order of the graph's nodes.
-    owner = propagate(graph, np.where(sure | ends, part, -1)).owner
+    owner = propagate(graph, np.where(sure, part, -1)).owner
     return [found for k in range(len(cuts) + 1) if len(found := nodes[owner == k])]

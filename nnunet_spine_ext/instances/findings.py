@@ -16,6 +16,8 @@ from nnunet_spine_ext.instances.voxels import Voxels
 
 # C1..C7, T1..T12, L1..L6: ids from 26 on have fixed meanings (sacrum, coccyx, T13, S2..).
 POSITIONS = tuple(range(1, 26))
+# From small children to tall adults.
+_PITCHES_MM = (7, 55)
 
 
 def make_qc(voxels: Voxels, vertebra: Array, bodies: Bodies, real: Array, instances: Array) -> dict[str, Any]:
@@ -65,6 +67,18 @@ def findings(qc: dict[str, Any]) -> list[Problem]:
                 f"{qc['loose_parts_left']} posterior parts near no vertebral body",
                 "every part near a body",
                 "they stay unassigned; C1 has no body and is left out like this",
+            )
+        )
+    pitch = float(np.median(list(qc["pitch_mm"].values())))
+    if not _PITCHES_MM[0] <= pitch <= _PITCHES_MM[1]:
+        warnings.append(
+            Problem(
+                "warning",
+                "W-INST-SIZE",
+                "",
+                f"vertebrae {pitch:.0f} mm apart",
+                f"{_PITCHES_MM[0]} to {_PITCHES_MM[1]} mm",
+                "check the voxel size in the header: all limits of this step are in mm",
             )
         )
     if qc["cut_apart"]:

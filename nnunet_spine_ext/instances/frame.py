@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunet_spine_ext.core.errors import CaseError
 from nnunet_spine_ext.core.labels import apply_table, mapping
 from nnunet_spine_ext.core.volume import Array, Volume
 
@@ -57,9 +58,17 @@ def make_frame(semantic: Volume, scheme: str) -> Frame | None:
 
     Raises
     ------
-    CaseError: an id that the scheme does not know (listed with counts).
+    CaseError: an id that the scheme does not know (listed with counts); values that are no numbers.
     UsageError: an unknown scheme, or one that does not map to ``nnunet14``.
     """
+    if semantic.array.dtype.kind not in "buif":
+        raise CaseError(
+            "E-INST-TYPE",
+            file="semantic mask",
+            found=f"values of type {semantic.array.dtype}",
+            expected="whole numbers, the ids of classes",
+            fix="store the mask as integers",
+        )
     array = _integers(semantic.array)
     table = {k: k for k in range(1, _LAST + 1)} if scheme == "nnunet14" else dict(mapping(scheme, "nnunet14").table)
     canonical = Volume(array, semantic.affine).turned(ORIENTATION)
@@ -99,7 +108,8 @@ def _integers(array: Array) -> Array:
     """Masks stored as floating point hold whole numbers; anything else is caught as an unknown id later."""
     if array.dtype == np.uint8 or not np.issubdtype(array.dtype, np.floating):
         return array
-    whole = array.astype(np.int32)
+    with np.errstate(invalid="ignore"):
+        whole = array.astype(np.int32)
     return whole if np.array_equal(whole, array) else array
 
 

@@ -18,6 +18,8 @@ from nnunet_spine_ext.core.volume import Array
 # (nodes travelled from, nodes travelled to, owner of each front, unit directions (n, 3)) -> (factor, toll in mm)
 StepCost = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
 UNREACHED = -1
+# More nodes at once would need more memory than everything else, and are no quicker.
+_AT_ONCE = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def propagate(
                 return reach
             continue
         dirty[ready] = False
-        active = np.concatenate([active, _relax(graph, ready, reach, dirty, cost)])
+        pieces = [ready[k : k + _AT_ONCE] for k in range(0, len(ready), _AT_ONCE)]
+        active = np.concatenate([active, *(_relax(graph, piece, reach, dirty, cost) for piece in pieces)])
 
 
 def _relax(graph: Graph, ready: Array, reach: Reach, dirty: Array, cost: StepCost | None) -> Array:

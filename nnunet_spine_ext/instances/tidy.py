@@ -125,6 +125,7 @@ def find_holes(voxels: Voxels, ids: Array, settings: TidySettings, min_speck_mm3
     open_ = np.ones(voxels.frame.labels.shape, dtype=bool)
     open_.reshape(-1)[voxels.flat[solid]] = False
     parts, count = cc3d.connected_components(open_, connectivity=6, return_N=True)
+    del open_
     inside = np.ones(count + 1, dtype=bool)
     inside[0] = False
     for axis in range(3):
@@ -132,7 +133,7 @@ def find_holes(voxels: Voxels, ids: Array, settings: TidySettings, min_speck_mm3
             inside[np.unique(np.take(parts, end, axis=axis))] = False
     hole = np.flatnonzero(inside[parts]).astype(voxels.flat.dtype)
     name = parts.reshape(-1)[hole].astype(np.intp)
-    del parts, open_
+    del parts
     size = np.bincount(name, minlength=count + 1) * voxels.frame.voxel_volume
     fits = (size <= settings.max_hole_mm3)[name]
     hole, name = hole[fits], name[fits]
