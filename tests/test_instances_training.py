@@ -280,6 +280,16 @@ def test_it_trains_a_model_that_the_instance_phase_loads(dataset: Path) -> None:
     json.dumps(result.to_dict())
 
 
+def test_in_the_end_whole_cases_are_separated_with_and_without_the_network(dataset: Path, tmp_path: Path) -> None:
+    result = _train(dataset, "fusion_cases=1", "narrow=1", o=tmp_path)
+    scores = result.folds["0"]["fusion"]
+    assert list(scores["cases"]) == [json.loads((tmp_path / "training/fold_0/settings.json").read_text())["val"][0]]
+    assert 0 <= scores["pq"] <= 1
+    assert scores["pq_without"] > 0.9
+    assert "without the network" in result.render()
+    assert json.loads((tmp_path / "training/fold_0/result.json").read_text())["fusion"] == scores
+
+
 def test_it_is_repeatable_and_the_seed_matters(dataset: Path, tmp_path: Path) -> None:
     _train(dataset, o=tmp_path / "a")
     _train(dataset, o=tmp_path / "b")

@@ -223,7 +223,7 @@ def _resume(training: FoldTraining) -> None:
 
 def _publish(training: FoldTraining, data: TrainingData, split: Split, outcome: FoldResult) -> None:
     """Write the fold into the model folder, then try it on whole cases."""
-    from nnunet_spine_ext.instances.cutout_inference import InferenceOptions, NetworkPredictor
+    from nnunet_spine_ext.instances.cutout_inference import InferenceOptions, Mode, NetworkPredictor
     from nnunet_spine_ext.instances.model import MODEL_FILE, read_instance_model, write_instance_model
     from nnunet_spine_ext.instances.training.fusion import fusion_scores
 
@@ -241,7 +241,10 @@ def _publish(training: FoldTraining, data: TrainingData, split: Split, outcome: 
     )
     most = len(split["val"]) if settings.fusion_cases < 0 else settings.fusion_cases
     if most and data.substructures:
-        predictor = NetworkPredictor(settings.cutout, [training.network], InferenceOptions(device=str(training.device)))
+        # As the network saw most cutouts.
+        mode: Mode = "fast" if settings.narrow > 0.5 else "exact"
+        options = InferenceOptions(device=str(training.device), mode=mode, soft=True)
+        predictor = NetworkPredictor(settings.cutout, [training.network], options)
         cases = [data.cases[case] for case in split["val"][:most]]
         outcome.fusion = fusion_scores(cases, data.table, predictor)
 
