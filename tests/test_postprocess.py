@@ -279,10 +279,28 @@ def test_a_companion_that_is_asked_for_and_missing_fails_its_case(masks: Path, t
         postprocess(masks, tmp_path / "out", images=masks / "good.nii.gz")
 
 
-def test_an_unnumbered_localizer_is_refused(masks: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["localizer", "levels"])
+def test_places_from_the_top_are_no_levels(masks: Path, tmp_path: Path, option: str) -> None:
     postprocess(masks, tmp_path / "first")
-    result = postprocess(masks, tmp_path / "out", localizer=tmp_path / "first" / "instances", dry_run=True)
-    assert result.failed["good"].code == "E-POST-LOCALIZER"
+    given: dict[str, Any] = {option: tmp_path / "first" / "instances"}
+    result = postprocess(masks, tmp_path / "out", **given, dry_run=True)
+    assert result.failed["good"].code == "E-POST-UNNUMBERED"
+    # A single file need not have the name of the mask.
+    (tmp_path / "single").mkdir()
+    (masks / "good.nii.gz").rename(tmp_path / "single" / "follow_up.nii.gz")
+    given = {option: tmp_path / "first" / "instances" / "good.nii.gz"}
+    result = postprocess(
+        tmp_path / "single" / "follow_up.nii.gz", tmp_path / "out", scheme="nnunet14", **given, dry_run=True
+    )
+    assert result.failed["follow_up"].code == "E-POST-UNNUMBERED"
+
+
+def test_masks_of_levels_in_another_scheme_are_not_asked_for_numbers(masks: Path, tmp_path: Path) -> None:
+    postprocess(masks, tmp_path / "first")
+    result = postprocess(
+        masks, tmp_path / "out", levels=tmp_path / "first" / "instances", levels_scheme="verse", dry_run=True
+    )
+    assert not result.failed
 
 
 # ---- what is refused before any work -----------------------------------------------------------------------------
@@ -325,6 +343,20 @@ def test_wrong_options_start_nothing(masks: Path, tmp_path: Path, words: tuple[s
         ended = int(end.code or 0)
     assert ended == code
     assert not (tmp_path / "out").exists()
+
+
+def test_settings_of_a_phase_that_does_not_run_are_refused(masks: Path, tmp_path: Path) -> None:
+    for assignment, missing in (
+        ("numbering.last_vertebra=L5", "--numbering"),
+        ("network.mode=fast", "--instance-model"),
+    ):
+        with pytest.raises(UsageError, match=f"add {missing}") as caught:
+            postprocess(masks, tmp_path / "out", assignments=[assignment])
+        assert caught.value.code == "E-CONFIG-IDLE"
+    result = postprocess(
+        masks, tmp_path / "out", assignments=["numbering.last_vertebra=L5"], enforce=True, dry_run=True
+    )
+    assert result.exit_code == 0
 
 
 def test_a_model_that_does_not_fit_starts_nothing(masks: Path, tmp_path: Path) -> None:

@@ -206,11 +206,17 @@ def test_a_classifier_gets_the_image_and_decides(
     assert read_json(tmp_path / "out" / "run.json")["phase_models"]["numbering"]["folder"] == "model"
 
 
-def test_real_networks_run_and_decide_about_resume(masks: Callable[..., Path], tmp_path: Path) -> None:
+def test_real_networks_run_and_decide_about_resume(
+    masks: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
+    from nnunet_spine_ext.instances import model as models
     from nnunet_spine_ext.instances.cutouts import CutoutSpec
-    from nnunet_spine_ext.instances.model import NetworkShape, write_instance_model
+    from nnunet_spine_ext.instances.model import NetworkShape, load_instance_model, write_instance_model
+
+    loaded = []
+    monkeypatch.setattr(models, "load_instance_model", lambda *given: loaded.append(1) or load_instance_model(*given))
 
     names = numbering_model(tmp_path / "names", "masks")
     spec, shape = CutoutSpec((48, 56, 16), (3.8, 4.0, 6.6)), NetworkShape(8, (1, 1))
@@ -234,6 +240,8 @@ def test_real_networks_run_and_decide_about_resume(masks: Callable[..., Path], t
     assert run() == []
     write_instance_model(tmp_path / "model", spec, shape, {0: shape.build(spec).state_dict()})
     assert run() == ["thoracic"]
+    # The new network in the old folder, not the one that this process still holds.
+    assert len(loaded) == 2
 
 
 # ---- the same in prediction --------------------------------------------------------------------------------------

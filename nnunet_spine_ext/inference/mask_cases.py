@@ -10,7 +10,7 @@ from typing import Any, Literal
 from nnunet_spine_ext.check.facts import Role
 from nnunet_spine_ext.check.opening import open_image
 from nnunet_spine_ext.core.errors import CaseError, Problem, UsageError
-from nnunet_spine_ext.core.io import IMAGE_SUFFIXES, is_image, read_json
+from nnunet_spine_ext.core.io import IMAGE_SUFFIXES, is_image, read_json, strip_suffix
 from nnunet_spine_ext.core.labels import SCHEMES, scheme
 from nnunet_spine_ext.core.volume import GRID_TOLERANCE_MM, Volume
 from nnunet_spine_ext.inference.cases import InputCase, find_cases
@@ -117,13 +117,18 @@ def _missing(folder: Path, case: str, name: str) -> Problem:
 
 
 def open_mask(
-    case: MaskCase, *, strict: bool, prefer: Literal["sform", "qform"] | None
+    case: MaskCase, *, strict: bool, prefer: Literal["sform", "qform"] | None, levels_scheme: str = "instances"
 ) -> tuple[Volume, CaseInput, list[Problem]]:
     """Read a mask and its companions through the gatekeeper; return them with the warnings about them.
 
+    Parameters
+    ----------
+    levels_scheme: label scheme of masks of levels; in ``instances`` the ids may be mere places from the top.
+
     Raises
     ------
-    CaseError: a companion is missing, a file cannot be used, grids differ, a localizer is not numbered.
+    CaseError: a companion is missing, a file cannot be used, grids differ, a localizer or a mask of levels is not
+        numbered.
     """
     if case.problem is not None:
         raise case.problem.to_error()
@@ -143,8 +148,8 @@ def open_mask(
     mask = read(case.mask, "label")
     given = CaseInput(file=str(case.mask))
     for name, file in case.companions.items():
-        if name == "localizer":
-            _refuse_unnumbered(file, case.name)
+        if name == "localizer" or (name == "levels" and levels_scheme == "instances"):
+            _refuse_unnumbered(name, file)
         volume = read(file, "image" if name == "images" else "label")
         if name == "images":
             volume = on_grid_of(mask, volume, case.mask, file)
@@ -186,13 +191,14 @@ def _grid(volume: Volume) -> str:
     return f"{shape} voxels of {spacing} mm, {volume.orientation}, origin {origin}"
 
 
-def _refuse_unnumbered(file: Path, case: str) -> None:
-    if not is_numbered(file.parent.parent, case):
+def _refuse_unnumbered(option: str, file: Path) -> None:
+    # A companion that is one file need not have the name of its mask: what is known about it has its own.
+    if not is_numbered(file.parent.parent, strip_suffix(file)):
         raise CaseError(
-            "E-POST-LOCALIZER",
+            "E-POST-UNNUMBERED",
             file=file,
-            found="instances that are counted from the top, not numbered",
-            expected="a localizer with anatomical numbers",
+            found=f"instances that are counted from the top, not numbered (--{option})",
+            expected="anatomical numbers",
             fix="number it first (--numbering), or correct it",
         )
 

@@ -105,6 +105,22 @@ class PhaseOptions:
 
         return load_config(InferenceOptions, self._chosen()["network"] | {"device": device}, where="--set network")
 
+    def refuse_idle_settings(self) -> None:
+        """Raise UsageError for settings of a phase that does not run: left out in silence they would seem to count."""
+        chosen = self._chosen()
+        for part, runs, fix in (
+            ("numbering", self.numbering, "add --numbering"),
+            ("network", self.instance_model is not None, "add --instance-model"),
+        ):
+            if chosen[part] and not runs:
+                raise UsageError(
+                    "E-CONFIG-IDLE",
+                    file="--set",
+                    found=f"settings of {part}, which does not run: {', '.join(map(str, chosen[part]))}",
+                    expected="settings of what is done",
+                    fix=f"{fix}, or leave them out",
+                )
+
     def _chosen(self) -> dict[str, dict[str, Any]]:
         chosen: dict[str, Any] = {}
         for assignment in self.settings:
@@ -152,6 +168,7 @@ def check_phases(options: PhaseOptions, scheme_name: str, *, images: bool = True
     """
     options.instance_settings()
     options.network_settings("auto")
+    options.refuse_idle_settings()
     if options.numbering:
         options.numbering_settings()
         _check_level(options)

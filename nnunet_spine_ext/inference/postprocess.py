@@ -19,6 +19,7 @@ from nnunet_spine_ext import __version__
 from nnunet_spine_ext.core.device import check_device_name
 from nnunet_spine_ext.core.errors import Problem, SetupError, SpineExtError, UsageError
 from nnunet_spine_ext.core.io import write_volume
+from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.evaluate.parallel import each_case
 from nnunet_spine_ext.inference.batch import FULL_LIMIT, Attempt, BatchResult, attempt, record, stopped, unexpected
 from nnunet_spine_ext.inference.bids import refuse_equal_names
@@ -32,7 +33,7 @@ from nnunet_spine_ext.inference.mask_cases import (
     scheme_of_masks,
 )
 from nnunet_spine_ext.inference.phase_options import PhaseOptions, check_phases
-from nnunet_spine_ext.inference.phases import Phases
+from nnunet_spine_ext.inference.phases import CaseInput, Phases
 from nnunet_spine_ext.inference.preflight import check_output
 from nnunet_spine_ext.inference.results import foreign_cases, foreign_warning, write_mask_run
 from nnunet_spine_ext.inference.space import writing
@@ -267,20 +268,27 @@ def _do(name: str, job: _Job) -> Attempt | SetupError:
 
 
 def _process(case: MaskCase, job: _Job, phases: Phases) -> list[Problem]:
-    mask, given, warnings = open_mask(case, strict=job.strict, prefer=job.prefer)
+    mask, given, warnings = _opened(case, job)
     semantic, found = phases.run(mask, job.output, case.name, given)
     # Last: under this name the case is complete.
     write_volume(semantic, job.output / f"{case.name}.nii.gz")
     return warnings + found
 
 
+def _opened(case: MaskCase, job: _Job) -> tuple[Volume, CaseInput, list[Problem]]:
+    return open_mask(case, strict=job.strict, prefer=job.prefer, levels_scheme=job.phases.levels_scheme)
+
+
 def _phases_of(job: _Job) -> Phases:
-    return _loaded(job.phases, job.scheme, job.device, job.jobs)
+    return _loaded(job.phases, job.scheme, job.device, job.jobs, job.fingerprint)
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(options: PhaseOptions, scheme: str, device: str, jobs: int) -> Phases:
-    """Keep networks from case to case; several processes share the cores."""
+def _loaded(options: PhaseOptions, scheme: str, device: str, jobs: int, fingerprint: str) -> Phases:
+    """Keep networks from case to case; several processes share the cores.
+
+    `fingerprint`: a model that was trained anew in its folder is another one, though its path is the same.
+    """
     if jobs > 1 and (options.instance_model or options.numbering_model):
         import torch
 
@@ -315,7 +323,7 @@ def _rehearse(run: _Run) -> None:
             if case.name in job.earlier and job.finished(case, case.hashes()):
                 result.skipped.append(case.name)
                 continue
-            _, _, warnings = open_mask(case, strict=job.strict, prefer=job.prefer)
+            _, _, warnings = _opened(case, job)
         except SpineExtError as error:
             result.fail(case.name, error.problem())
         except Exception as error:
