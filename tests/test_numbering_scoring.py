@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnunet_spine_ext.core.errors import CaseError
+from nnunet_spine_ext.core.config import load_config, set_by_path
+from nnunet_spine_ext.core.errors import CaseError, UsageError
+from nnunet_spine_ext.numbering import NumberingSettings
 from nnunet_spine_ext.numbering.levels import GROUPS, IDS, INDEX, LEVELS, REGION_OF
 from nnunet_spine_ext.numbering.path import Evidence, best_path
 from nnunet_spine_ext.numbering.scores import VertebraScores
@@ -49,6 +51,24 @@ def test_no_answer_is_worth_more_than_the_share_of_errors_allows() -> None:
     for error in (0.02, 0.2):
         level, _ = combine(certain, ScoreWeights(error=error))
         assert np.ptp(level) == pytest.approx(np.log(1 + (1 - error) / (error / 26)))
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "weights.level=0", "weights.temperature=0", "weights.temperature=-1", "weights.error=0", "weights.error=1.5",
+        "rules.gap=.nan", "rules.missing=-5", "rules.max_missing=-1", "rules.off_sacrum=-1", "anchors.error=0",
+        "anchors.localizer_scatter_mm=0", "anchors.sizes=.inf", "min_posterior=85", "prior_with_scores=-1",
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(assignment: str) -> None:
+    # They would give scores that are no numbers, or turn good answers into bad ones.
+    content: dict[str, object] = {}
+    set_by_path(content, assignment)
+    with pytest.raises(UsageError, match=assignment.partition("=")[0].rpartition(".")[2]) as caught:
+        load_config(NumberingSettings, content)
+    assert caught.value.code == "E-CONFIG-RANGE"
+    assert load_config(NumberingSettings, {"rules": {"off_sacrum": float("inf")}}).rules.off_sacrum == np.inf
 
 
 def test_what_is_not_wholly_visible_counts_less() -> None:

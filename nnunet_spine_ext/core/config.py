@@ -112,6 +112,26 @@ def to_dict(config: Any) -> dict[str, Any]:
     return typing.cast("dict[str, Any]", _plain(dataclasses.asdict(config)))
 
 
+def check_ranges(config: Any, limits: Mapping[str, tuple[float, float]], *, where: str) -> None:
+    """Raise UsageError when numbers of a configuration lie outside their limits.
+
+    Parameters
+    ----------
+    limits: smallest and largest value by name of the field; both are allowed. NaN lies outside of any.
+    where: what the message names.
+    """
+    for name, (low, high) in limits.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise UsageError(
+                "E-CONFIG-RANGE",
+                file=where,
+                found=f"{name}={value}",
+                expected=f"{low:g} to {high:g}",
+                fix="correct the value",
+            )
+
+
 def set_by_path(target: dict[str, Any], assignment: str) -> None:
     """Apply ``a.b.c=value`` (value is YAML: 3, true, [1, 2], text) to a nested dict, in place.
 

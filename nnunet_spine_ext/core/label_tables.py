@@ -115,7 +115,8 @@ _COLOURS14: dict[int, Colour] = {
 _NNUNET14 = {n: _SPINEPS_LABELS[next(s for s, t in NNUNET14_OF_SPINEPS.items() if t == n)] for n in range(1, 15)}
 NNUNET14_SIDED = ((4, 5), (6, 7), (8, 9))
 _SPINEPS_COLOURS: dict[int, Colour] = {s: _COLOURS14[t] for s, t in NNUNET14_OF_SPINEPS.items()} | {
-    50: (120, 160, 200), 51: (60, 90, 140), 52: (210, 200, 190), 53: (150, 140, 135), 63: (215, 181, 166), 64: (180, 140, 125),
+    50: (120, 160, 200), 51: (60, 90, 140), 52: (210, 200, 190), 53: (150, 140, 135),
+    63: (215, 181, 166), 64: (180, 140, 125),
 }  # fmt: skip
 _INSTANCES = {
     **VERTEBRAE,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunet_spine_ext.core.config import check_ranges
 from nnunet_spine_ext.core.errors import CaseError
 from nnunet_spine_ext.core.labels import VERTEBRA_ORDER
 from nnunet_spine_ext.core.volume import Array, Volume
@@ -40,6 +41,10 @@ class AnchorSettings:
     error: probability that what an anchor says about a vertebra is wrong.
     min_dens_mm3, min_rib_mm2, min_overlap_mm3: less dens, contact or overlap than this says nothing. 250 mm³ is
         SPINEPS' limit for a dens.
+
+    Raises
+    ------
+    UsageError: a value below 0, or an error or a scatter of 0.
     """
 
     dens: float = 12.0
@@ -54,6 +59,12 @@ class AnchorSettings:
     min_dens_mm3: float = 250.0
     min_rib_mm2: float = 15.0
     min_overlap_mm3: float = 50.0
+
+    def __post_init__(self) -> None:
+        names = ("dens", "dens_shape", "ribs", "sizes", "level_map", "localizer", "localizer_limit_mm")
+        limits = dict.fromkeys(names, (0.0, 1e3)) | {"localizer_scatter_mm": (0.1, 1e3), "error": (1e-6, 1.0)}
+        limits |= dict.fromkeys(("min_dens_mm3", "min_rib_mm2", "min_overlap_mm3"), (0.0, 1e6))
+        check_ranges(self, limits, where="numbering.anchors")
 
 
 @dataclass(frozen=True, eq=False)

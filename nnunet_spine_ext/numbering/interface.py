@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext.core.cases import check_same_grid
+from nnunet_spine_ext.core.config import check_ranges
 from nnunet_spine_ext.core.errors import CaseError, Problem
 from nnunet_spine_ext.core.labels import DISC_OFFSET, ENDPLATE_OFFSET, VERTEBRA_ORDER
 from nnunet_spine_ext.core.volume import Array, Volume
@@ -46,6 +47,10 @@ class NumberingSettings:
     contradiction: an anchor that loses so many nats at one vertebra is named in a warning.
     first_vertebra, last_vertebra: level of the uppermost and the lowest vertebra of the mask, if the user knows it.
     positions: levels of vertebrae by their position from the top of the mask (``{"3": "L1"}``), if the user knows them.
+
+    Raises
+    ------
+    UsageError: a share or probability outside 0 to 1, nats below 0.
     """
 
     rules: PathRules = field(default_factory=PathRules)
@@ -57,6 +62,10 @@ class NumberingSettings:
     first_vertebra: str | None = None
     last_vertebra: str | None = None
     positions: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        limits = {"prior_with_scores": (0.0, 1.0), "min_posterior": (0.0, 1.0), "contradiction": (0.0, np.inf)}
+        check_ranges(self, limits, where="numbering")
 
 
 @dataclass(frozen=True)

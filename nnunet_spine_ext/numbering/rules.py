@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from nnunet_spine_ext.core.config import check_ranges
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.numbering.levels import INDEX, LEVELS
 
@@ -44,6 +45,10 @@ class PathRules:
     max_missing: more vertebrae than this are never missing in one place.
     off_sacrum: the vertebra on the sacrum is not L4, L5 or L6; ``.inf`` forbids it.
     enforce: 12 thoracic and 5 lumbar vertebrae, no anomaly.
+
+    Raises
+    ------
+    UsageError: a price below 0 or above 1000 nats.
     """
 
     eleven_thoracic: float = 3.6
@@ -57,6 +62,14 @@ class PathRules:
     max_missing: int = 3
     off_sacrum: float = 15.0
     enforce: bool = False
+
+    def __post_init__(self) -> None:
+        prices = (
+            "eleven_thoracic", "thirteen_thoracic", "four_lumbar", "six_lumbar", "eleven_and_six", "thirteen_and_four",
+            "missing", "gap",
+        )  # fmt: skip
+        limits = dict.fromkeys(prices, (0.0, 1e3)) | {"max_missing": (0, len(LEVELS)), "off_sacrum": (0.0, np.inf)}
+        check_ranges(self, limits, where="numbering.rules")
 
     def cheaper(self, share: float) -> PathRules:
         """Return the rules with only this share of the prices of anomalies."""

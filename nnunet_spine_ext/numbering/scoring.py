@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunet_spine_ext.core.config import check_ranges
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.numbering.levels import GROUPS, INDEX, LEVELS, REGION_OF, REGIONS
 from nnunet_spine_ext.numbering.scores import VertebraScores
@@ -28,6 +29,11 @@ class ScoreWeights:
     error: probability that an answer of a head has nothing to do with the vertebra; keeps one wrong answer from
         outvoting all others.
     temperature: nats are divided by it; above 1 for a network that is too sure.
+
+    Raises
+    ------
+    UsageError: a weight below 0, nothing for the levels themselves, an error of 0 (one answer would decide alone), a
+        temperature of 0.
     """
 
     level: float = 0.9
@@ -39,6 +45,11 @@ class ScoreWeights:
     smoothing: float = 0.0
     error: float = 0.05
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        limits = dict.fromkeys(("group", "region", "relative", "t13", "smoothing"), (0.0, 1e3))
+        limits |= {"level": (1e-3, 1e3), "visible": (0.0, 1.0), "error": (1e-6, 1.0), "temperature": (1e-2, 1e2)}
+        check_ranges(self, limits, where="numbering.weights")
 
 
 def combine(scores: VertebraScores, weights: ScoreWeights | None = None) -> tuple[Array, Array | None]:
