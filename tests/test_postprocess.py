@@ -345,6 +345,20 @@ def test_wrong_options_start_nothing(masks: Path, tmp_path: Path, words: tuple[s
     assert not (tmp_path / "out").exists()
 
 
+def test_bids_names_of_an_earlier_case_are_not_taken_away(masks: Path, tmp_path: Path) -> None:
+    postprocess(masks, tmp_path / "out", bids=True)
+    named = [f for f in files(tmp_path / "out") if f.startswith("derivatives_seg/sub-good/")]
+    assert len(named) == 3
+    # Its BIDS names are those of the earlier case: what it has left would be removed first.
+    (tmp_path / "more").mkdir()
+    (masks / "good.nii.gz").rename(tmp_path / "more" / "go-od.nii.gz")
+    with pytest.raises(UsageError, match="go-od and good") as caught:
+        postprocess(tmp_path / "more", tmp_path / "out", scheme="nnunet14")
+    assert caught.value.code == "E-OUT-BIDS"
+    assert set(named) < set(files(tmp_path / "out"))
+    postprocess(tmp_path / "more", tmp_path / "another", scheme="nnunet14")
+
+
 def test_settings_of_a_phase_that_does_not_run_are_refused(masks: Path, tmp_path: Path) -> None:
     for assignment, missing in (
         ("numbering.last_vertebra=L5", "--numbering"),

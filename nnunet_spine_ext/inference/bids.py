@@ -80,7 +80,7 @@ def refuse_equal_names(cases: Iterable[str]) -> None:
                 file="--bids",
                 found=f"cases {other} and {case}, which would both be {file.name}",
                 expected="names that differ in their entities (sub, ses, run, …) or their letters and digits",
-                fix="rename one of them, or leave --bids out",
+                fix="rename one of them, choose another -o, or leave --bids out",
             )
 
 

@@ -22,7 +22,6 @@ from nnunet_spine_ext.core.io import write_volume
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.evaluate.parallel import each_case
 from nnunet_spine_ext.inference.batch import FULL_LIMIT, Attempt, BatchResult, attempt, record, stopped, unexpected
-from nnunet_spine_ext.inference.bids import refuse_equal_names
 from nnunet_spine_ext.inference.journal import Journal, folder_lock, is_finished
 from nnunet_spine_ext.inference.mask_cases import (
     MaskCase,
@@ -35,7 +34,7 @@ from nnunet_spine_ext.inference.mask_cases import (
 from nnunet_spine_ext.inference.phase_options import PhaseOptions, check_phases
 from nnunet_spine_ext.inference.phases import CaseInput, Phases
 from nnunet_spine_ext.inference.preflight import check_output
-from nnunet_spine_ext.inference.results import foreign_cases, foreign_warning, write_mask_run
+from nnunet_spine_ext.inference.results import check_bids_names, foreign_cases, foreign_warning, write_mask_run
 from nnunet_spine_ext.inference.space import writing
 
 logger = logging.getLogger(__name__)
@@ -168,8 +167,6 @@ def _prepare(
     cases = find_masks(i, sources, image_needed=phases.needs_image)
     name = scheme_of_masks(i, scheme)
     check_phases(phases, name, images=sources["images"] is not None)
-    if phases.bids:
-        refuse_equal_names(case.name for case in cases)
     facts = [name, phases.identity(), strict, prefer, sorted(k for k, v in sources.items() if v), __version__]
     fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     journal = Journal(output).read()
@@ -178,6 +175,7 @@ def _prepare(
     title = f"{len(cases)} masks, scheme {name}, " + ("a network" if phases.instance_model else "without a network")
     result = PostprocessResult(title=title, folder=output)
     foreign = foreign_cases(output, set(job.cases), journal, fingerprint)
+    check_bids_names(output, job.cases, foreign, asked=phases.bids)
     # Who resumes goes on in a folder of earlier results.
     mixed = {kind: names for kind, names in foreign.items() if not (resume and kind == "same_settings")}
     note = foreign_warning(output, mixed)

@@ -20,7 +20,6 @@ from nnunet_spine_ext.inference.batch import (
     stopped,
     unexpected,
 )
-from nnunet_spine_ext.inference.bids import refuse_equal_names
 from nnunet_spine_ext.inference.cases import InputCase, find_cases
 from nnunet_spine_ext.inference.folder import ModelFolder, find_model_folder, load_weights, open_model_folder
 from nnunet_spine_ext.inference.gate import inspect_case
@@ -38,7 +37,7 @@ from nnunet_spine_ext.inference.preflight import (
     check_use,
     check_windows,
 )
-from nnunet_spine_ext.inference.results import foreign_cases, foreign_warning, write_run
+from nnunet_spine_ext.inference.results import check_bids_names, foreign_cases, foreign_warning, write_run
 from nnunet_spine_ext.inference.settings import Crop, PredictSettings
 from nnunet_spine_ext.inference.space import little_space, writing
 
@@ -158,14 +157,14 @@ def _predict(
     i = i[0] if isinstance(i, Sequence) and not isinstance(i, str) and len(i) == 1 else i
     output = check_output(Path(o), i)
     everything = find_cases(i, model.channels)
-    if options.phases.bids:
-        refuse_equal_names(case.name for case in everything)
     cases = everything[part[0] :: part[1]]
     title = f"{len(cases)} cases, model {model.folder.name}, fold {', '.join(model.folds)}"
     result = PredictResult(title=title, folder=output, dry_run=work is None)
     journal = Journal(output).read()
     run = _Run(model, options, options.fingerprint(model), journal if resume else {}, result)
-    foreign = foreign_cases(output, {case.name for case in everything}, journal, run.fingerprint)
+    names = [case.name for case in everything]
+    foreign = foreign_cases(output, names, journal, run.fingerprint)
+    check_bids_names(output, names, foreign, asked=options.phases.bids)
     result.notes += _notes(run, cases, foreign, resume=resume, report=report)
     if work is None:
         _rehearse(run, cases)

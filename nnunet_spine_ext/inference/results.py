@@ -19,7 +19,7 @@ from nnunet_spine_ext.core.labels import (
     write_slicer_table,
 )
 from nnunet_spine_ext.inference.activation import soft_activation
-from nnunet_spine_ext.inference.bids import write_description
+from nnunet_spine_ext.inference.bids import FOLDER, refuse_equal_names, write_description
 from nnunet_spine_ext.inference.folder import TrainedModel
 from nnunet_spine_ext.inference.journal import RUN
 from nnunet_spine_ext.inference.model import label_scheme
@@ -74,6 +74,17 @@ def foreign_cases(
         kind = "unknown" if not done else "same_settings" if same else "other_settings"
         found.setdefault(kind, []).append(case)
     return {kind: found[kind] for kind in _KINDS if kind in found}
+
+
+def check_bids_names(
+    folder: Path, own: Collection[str], foreign: Mapping[str, Collection[str]], *, asked: bool
+) -> None:
+    """Raise UsageError when a case has the BIDS names of another one, of this run or of an earlier one in the folder.
+
+    Without ``--bids`` it matters where an earlier run has written such names: what a case has left is removed first.
+    """
+    if asked or (folder / FOLDER).is_dir():
+        refuse_equal_names([*own, *(case for cases in foreign.values() for case in cases)])
 
 
 def foreign_warning(folder: Path, foreign: Mapping[str, list[str]]) -> Problem | None:
