@@ -507,6 +507,10 @@ def test_cases_without_an_instance_mask_are_left_out_of_the_folds(dataset: Path)
     result = _train(dataset)
     settings = json.loads((result.folder / "training/fold_0/settings.json").read_text())
     assert sorted([*settings["train"], *settings["val"]]) == ["case1", "case2", "case3"]
+    (warning,) = result.cases.warnings[dataset.name]
+    assert (warning.code, warning.found) == ("W-TRAIN-NOINSTANCES", "no instance mask of 1 case: case0")
+    assert "case0" in result.render()
+    assert result.exit_code == 0
 
 
 def test_classes_that_are_no_spine_are_refused(dataset: Path) -> None:

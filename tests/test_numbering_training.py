@@ -186,6 +186,15 @@ def test_one_image_that_is_missing_costs_one_case(dataset: Path, caplog: pytest.
     assert "case2 has no image" in caplog.text
 
 
+def test_cases_without_an_instance_mask_are_left_out_with_a_warning(dataset: Path, tmp_path: Path) -> None:
+    (dataset / "instancesTr/case0.nii.gz").unlink()
+    result = _train(dataset, tmp_path / "m", "epochs=1")
+    (warning,) = result.cases.warnings[dataset.name]
+    assert (warning.code, warning.found) == ("W-TRAIN-NOINSTANCES", "no instance mask of 1 case: case0")
+    assert "case0" in result.render()
+    assert result.exit_code == 0
+
+
 def test_positions_instead_of_levels_are_refused(dataset: Path, tmp_path: Path) -> None:
     path = dataset / "instancesTr/case3.nii.gz"
     instances = read_volume(path)

@@ -11,7 +11,7 @@ from typing import Any
 
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.dataset import CASES_FILE, SPLITS_FILE
-from nnunet_spine_ext.core.errors import NoInputError, SetupError, UsageError
+from nnunet_spine_ext.core.errors import NoInputError, Problem, SetupError, UsageError
 from nnunet_spine_ext.core.io import read_json
 from nnunet_spine_ext.core.labels import scheme
 from nnunet_spine_ext.core.splits import Split, grouped_splits, shorten, split_faults
@@ -52,6 +52,7 @@ class TrainingData:
     substructures: whether arches and processes are classes of their own.
     cases: those with both masks, by name.
     subjects: of all cases with a semantic mask; the name itself where cases.json says nothing.
+    left_out: names of the cases with a semantic mask only.
     """
 
     folder: Path
@@ -59,6 +60,7 @@ class TrainingData:
     substructures: bool
     cases: Mapping[str, TrainingCase]
     subjects: Mapping[str, str]
+    left_out: tuple[str, ...] = ()
 
 
 def dataset_folder(d: str) -> Path:
@@ -114,11 +116,12 @@ def open_dataset(folder: Path, encoding: str) -> TrainingData:
             fix="--set cutout.encoding=body",
         )
     labelled = [p.name.removesuffix(ending) for p in sorted((folder / LABELS).glob(f"*{ending}"))]
-    subjects = {name: name for name in labelled if not name.startswith(".")} | _subjects(folder)
+    labelled = [name for name in labelled if not name.startswith(".")]
+    subjects = {name: name for name in labelled} | _subjects(folder)
     cases = {}
     for name in labelled:
         semantic, instances = (folder / kind / f"{name}{ending}" for kind in (LABELS, INSTANCES))
-        if not name.startswith(".") and instances.is_file():
+        if instances.is_file():
             cases[name] = TrainingCase(name, subjects[name], semantic, instances)
     if not cases:
         raise NoInputError(
@@ -128,7 +131,23 @@ def open_dataset(folder: Path, encoding: str) -> TrainingData:
             expected=f"one mask {INSTANCES}/<case>{ending} beside {LABELS}/<case>{ending}",
             fix="convert with instance masks, or make phantoms (nnUNetv2_spine_phantom)",
         )
-    return TrainingData(folder, table, substructures, cases, subjects)
+    left_out = tuple(name for name in labelled if name not in cases)
+    return TrainingData(folder, table, substructures, cases, subjects, left_out)
+
+
+def left_out_warning(data: TrainingData) -> Problem | None:
+    """Return what is said about cases without an instance mask; None: all have one."""
+    if not data.left_out:
+        return None
+    count = len(data.left_out)
+    return Problem(
+        "warning",
+        "W-TRAIN-NOINSTANCES",
+        str(data.folder / INSTANCES),
+        f"no instance mask of {count} case{'s' * (count != 1)}: {shorten(data.left_out)}",
+        f"one beside every mask in {LABELS}",
+        "the cases are left out; add their instance masks if they should be trained on",
+    )
 
 
 def folds_of(data: TrainingData, names: Sequence[str], wanted: Sequence[str]) -> dict[str, Split]:

@@ -16,7 +16,14 @@ from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem, Setup
 from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.splits import Split
 from nnunet_spine_ext.core.summary import RunSummary
-from nnunet_spine_ext.instances.training.dataset import ALL, TrainingData, dataset_folder, folds_of, open_dataset
+from nnunet_spine_ext.instances.training.dataset import (
+    ALL,
+    TrainingData,
+    dataset_folder,
+    folds_of,
+    left_out_warning,
+    open_dataset,
+)
 from nnunet_spine_ext.instances.training.settings import InstanceTrainSettings, read_settings
 
 if TYPE_CHECKING:
@@ -113,6 +120,8 @@ def train_instances(
     result = TrainInstancesResult(folder)
     if not resume and not overwrite:
         _refuse_existing(folder, wanted)
+    if (problem := left_out_warning(data)) is not None:
+        result.cases.warn(data.folder.name, problem)
     store = _prepare(data, settings, folder, result.cases)
     for fold, split in folds_of(data, result.cases.done, wanted).items():
         training = _fold_training(settings, fold, split, store, folder, where)

@@ -17,7 +17,7 @@ from nnunet_spine_ext.core.errors import Problem, SetupError, UsageError
 from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.splits import Split
 from nnunet_spine_ext.core.summary import RunSummary
-from nnunet_spine_ext.instances.training.dataset import ALL, dataset_folder, folds_of
+from nnunet_spine_ext.instances.training.dataset import ALL, dataset_folder, folds_of, left_out_warning
 from nnunet_spine_ext.numbering.crops import CropSpec
 from nnunet_spine_ext.numbering.model import (
     MODEL_FILE,
@@ -135,6 +135,9 @@ def train_numbering(
     if not overwrite:
         check_same_model(folder, crop, settings.network)
     result = TrainNumberingResult(folder)
+    if (problem := left_out_warning(data.data)) is not None:
+        _log.warning("%s", problem)
+        result.cases.warn(data.data.folder.name, problem)
     cases, failed = cache_cases(data, crop, _cache_folder(data, crop, settings, folder), settings.augment.widen)
     result.cases.done.extend(cases)
     for case, problem in failed.items():
