@@ -453,6 +453,12 @@ def test_one_bad_case_is_named_and_the_others_go_on(dataset: Path) -> None:
         "case0": "E-GEOM-GRID", "case1": "E-LABEL-UNKNOWN",
     }  # fmt: skip
     assert "77" in str(result.cases.failed["case1"])
+    grid = result.cases.failed["case0"]
+    assert grid.file == str(path)
+    assert "the instance mask has shape" in grid.found
+    assert "the semantic mask labelsTr/case0.nii.gz (" in grid.found
+    assert "the image" not in str(grid)
+    assert f"{result.folder}: 2 usable cases\nfold all: trained on 2 cases, validated on the same, " in result.render()
     assert result.cases.done == ["case2", "case3"]
 
 
@@ -509,6 +515,11 @@ def test_cases_without_an_instance_mask_are_left_out_of_the_folds(dataset: Path)
     assert sorted([*settings["train"], *settings["val"]]) == ["case1", "case2", "case3"]
     (warning,) = result.cases.warnings[dataset.name]
     assert (warning.code, warning.found) == ("W-TRAIN-NOINSTANCES", "no instance mask of 1 case: case0")
+    train, val = len(settings["train"]), len(settings["val"])
+    assert {train, val} == {1, 2}
+    assert (result.folds["0"]["training_cases"], result.folds["0"]["validation_cases"]) == (train, val)
+    words = {1: "1 case", 2: "2 cases"}
+    assert f"fold 0: trained on {words[train]}, validated on {words[val]}, 3 epochs" in result.render()
     assert "case0" in result.render()
     assert result.exit_code == 0
 

@@ -83,6 +83,10 @@ def test_a_training_leaves_a_model_a_table_and_a_state(dataset: Path, tmp_path: 
     assert [bool(row["accuracy"]) for row in rows] == [False, True, True]
     assert {f"loss_{name}" for name in HEADS} < set(rows[0])
     assert "perfect sequences" in result.render()
+    assert (
+        f"{result.folder}: 4 usable cases\nfold 0: trained on 2 cases, validated on 2 cases, 3 epochs"
+        in result.render()
+    )
     assert result.to_dict()["folds"]["0"]["epochs"] == 3
     image, semantic, instances = lumbar(1)
     assert len(load_classifier(tmp_path / "m", device="cpu").scores(image, instances, semantic)) == 3
@@ -193,6 +197,26 @@ def test_cases_without_an_instance_mask_are_left_out_with_a_warning(dataset: Pat
     assert (warning.code, warning.found) == ("W-TRAIN-NOINSTANCES", "no instance mask of 1 case: case0")
     assert "case0" in result.render()
     assert result.exit_code == 0
+
+
+def test_another_grid_is_said_with_both_files(dataset: Path, tmp_path: Path) -> None:
+    path = dataset / "instancesTr/case0.nii.gz"
+    mask = read_volume(path)
+    write_volume(Volume(mask.array[:-1], mask.affine), path)
+    image = dataset / "imagesTr/case1_0000.nii.gz"
+    picture = read_volume(image)
+    write_volume(Volume(picture.array[:-1], picture.affine), image)
+    failed = _train(dataset, tmp_path / "m", "epochs=1", f="all").cases.failed
+    assert {name: (p.code, p.file) for name, p in failed.items()} == {
+        "case0": ("E-GEOM-GRID", str(path)), "case1": ("E-GEOM-GRID", str(dataset / "labelsTr/case1.nii.gz")),
+    }  # fmt: skip
+    assert failed["case0"].found.startswith(
+        f"the mask in instancesTr has shape {mask.array[:-1].shape}, the image imagesTr/case0_0000"
+    )
+    assert "the image imagesTr/case1_0000.nii.gz (" in failed["case1"].found
+    failed = _train(dataset, tmp_path / "n", "epochs=1", "crop.inputs=masks", f="all").cases.failed
+    assert set(failed) == {"case0"}
+    assert "the semantic mask labelsTr/case0.nii.gz (" in failed["case0"].found
 
 
 def test_positions_instead_of_levels_are_refused(dataset: Path, tmp_path: Path) -> None:

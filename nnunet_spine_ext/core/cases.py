@@ -249,21 +249,33 @@ def check_soft(case: RawCase, classes: int) -> None:
 
 
 def check_same_grid(
-    image: Volume, other: Volume, *, file: str, what: str, tolerance_mm: float = GRID_TOLERANCE_MM
+    image: Volume,
+    other: Volume,
+    *,
+    file: str,
+    what: str,
+    tolerance_mm: float = GRID_TOLERANCE_MM,
+    reference: str = "the image",
 ) -> None:
-    """Raise CaseError with the numbers when two volumes do not share one grid."""
+    """Raise CaseError with the numbers when two volumes do not share one grid.
+
+    Parameters
+    ----------
+    file: of `other`; `what` it is in words.
+    reference: what `image` is in words.
+    """
     if image.same_grid(other, tolerance_mm):
         return
     if image.shape != other.shape:
-        found = f"{what} has shape {other.shape}, the image {image.shape}"
+        found = f"{what} has shape {other.shape}, {reference} {image.shape}"
     else:
-        found = f"{what} lies up to {image.corner_error(other):.3g} mm off the image's grid"
+        found = f"{what} lies up to {image.corner_error(other):.3g} mm off the grid of {reference}"
     raise CaseError(
         "E-GEOM-GRID",
         file=file,
         found=found,
         expected=f"one grid (same shape, corners within {tolerance_mm:g} mm)",
-        fix="resample it to the image's grid",
+        fix=f"resample it to the grid of {reference}",
     )
 
 

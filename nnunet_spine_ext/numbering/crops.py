@@ -133,7 +133,7 @@ def cut_crops(
     CaseError: grids that differ, ids that the scheme does not know.
     """
     if image is not None:
-        check_same_grid(instances, image, file=file, what="the image")
+        check_same_grid(instances, image, file=file, what="the image", reference="the instance mask")
     array = _whole_numbers(instances, file)
     names = vertebrae_of(instances.with_array(array))
     if not names:
@@ -174,7 +174,7 @@ def _whole_numbers(instances: Volume, file: str) -> Array:
 
 def _bodies(semantic: Volume, scheme: str, instances: Volume, file: str) -> Volume | None:
     """Return the classes of a mask, on exactly the grid of the instances; None for a scheme without bodies."""
-    check_same_grid(instances, semantic, file=file, what="the semantic mask")
+    check_same_grid(instances, semantic, file=file, what="the semantic mask", reference="the instance mask")
     classes = classes_of(semantic, scheme)
     if classes is None:
         return None

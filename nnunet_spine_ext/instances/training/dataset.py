@@ -181,6 +181,17 @@ def folds_of(data: TrainingData, names: Sequence[str], wanted: Sequence[str]) ->
     return chosen
 
 
+def sides_of(split: Split) -> dict[str, int]:
+    """Return how many cases a fold is trained and validated on: ``training_cases``, ``validation_cases``."""
+    return {"training_cases": len(split["train"]), "validation_cases": len(split["val"])}
+
+
+def sides_in_words(fold: str, sides: Mapping[str, Any]) -> str:
+    """Return the numbers of `sides_of` for the console."""
+    train, validation = (f"{n} case{'s' * (n != 1)}" for n in (sides["training_cases"], sides["validation_cases"]))
+    return f"trained on {train}, " + ("validated on the same" if fold == ALL else f"validated on {validation}")
+
+
 def _splits(data: TrainingData, names: Sequence[str]) -> list[Split]:
     path = data.folder / SPLITS_FILE
     if path.is_file():

@@ -19,7 +19,7 @@ from nnunet_spine_ext.core.labels import DISC_OFFSET, ENDPLATE_OFFSET, VERTEBRA_
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.instances.cutouts import CutoutSpec, Index, make_grid, seeds_of
 from nnunet_spine_ext.instances.frame import CANAL, CORD, CORPUS, ORIENTATION, Frame, make_frame
-from nnunet_spine_ext.instances.training.dataset import TrainingCase
+from nnunet_spine_ext.instances.training.dataset import LABELS, TrainingCase
 
 # Goes up when the same masks would give other arrays.
 VERSION = 1
@@ -116,7 +116,14 @@ def make_case(
 ) -> GridCase:
     """Return a case on the network's grid from its files; raises as `GridStore.add`."""
     semantic, instances = read_volume(case.semantic), read_volume(case.instances)
-    check_same_grid(semantic, instances, file=str(case.instances), what="the instance mask", tolerance_mm=_TOLERANCE_MM)
+    check_same_grid(
+        semantic,
+        instances,
+        file=str(case.instances),
+        what="the instance mask",
+        tolerance_mm=_TOLERANCE_MM,
+        reference=f"the semantic mask {LABELS}/{case.semantic.name}",
+    )
     labels = apply_table(semantic.array, table, file=case.semantic)
     check_ids(instances.array, _KNOWN_IDS, file=str(case.instances))
     return grid_case(case.name, semantic.with_array(labels), instances.array, spec, substructures=substructures)

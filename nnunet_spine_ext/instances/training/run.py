@@ -23,6 +23,8 @@ from nnunet_spine_ext.instances.training.dataset import (
     folds_of,
     left_out_warning,
     open_dataset,
+    sides_in_words,
+    sides_of,
 )
 from nnunet_spine_ext.instances.training.settings import InstanceTrainSettings, read_settings
 
@@ -44,7 +46,8 @@ class TrainInstancesResult:
     Parameters
     ----------
     folder: of the model.
-    folds: per fold its epochs, CPU seconds, Dice of the last validation and scores of whole cases.
+    folds: per fold its epochs, CPU seconds, Dice of the last validation, scores of whole cases and the numbers
+        `dataset.sides_of`.
     cases: which cases could be used, with warnings and errors of the others.
     """
 
@@ -59,14 +62,17 @@ class TrainInstancesResult:
 
     def render(self) -> str:
         """Return a text for the console."""
-        lines = [*self.cases.in_words(), f"{self.folder}: trained with {len(self.cases.done)} cases"]
+        lines = [*self.cases.in_words(), f"{self.folder}: {len(self.cases.done)} usable cases"]
         for fold, row in self.folds.items():
             dice = row["dice"].get("dice")
             shown = "" if dice is None else f", Dice {dice:.3f} of the last validation"
             whole = row["fusion"]
             if whole:
                 shown += f"; whole cases PQ {whole['pq']:.3f}, without the network {whole['pq_without']:.3f}"
-            lines.append(f"fold {fold}: {row['epochs']} epochs, {row['cpu_seconds'] / 60:.1f} CPU minutes{shown}")
+            minutes = row["cpu_seconds"] / 60
+            lines.append(
+                f"fold {fold}: {sides_in_words(fold, row)}, {row['epochs']} epochs, {minutes:.1f} CPU minutes{shown}"
+            )
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,7 +137,7 @@ def train_instances(
             (training.folder / _STATE_FILE).unlink(missing_ok=True)
         outcome = training.run()
         _publish(training, data, split, outcome)
-        result.folds[fold] = asdict(outcome)
+        result.folds[fold] = {**asdict(outcome), **sides_of(split)}
         write_json(training.folder / "result.json", result.folds[fold])
     return result
 

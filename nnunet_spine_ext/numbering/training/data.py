@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_spine_ext.core.cases import check_same_grid
 from nnunet_spine_ext.core.config import to_dict
 from nnunet_spine_ext.core.dataset import CASES_FILE
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem
@@ -18,7 +19,7 @@ from nnunet_spine_ext.core.io import read_json, read_volume, write_bytes, write_
 from nnunet_spine_ext.core.labels import VERTEBRAE, apply_table
 from nnunet_spine_ext.core.splits import shorten
 from nnunet_spine_ext.core.volume import Array, Volume
-from nnunet_spine_ext.instances.training.dataset import TrainingCase, TrainingData, open_dataset
+from nnunet_spine_ext.instances.training.dataset import LABELS, TrainingCase, TrainingData, open_dataset
 from nnunet_spine_ext.numbering.crops import Crops, CropSpec, cut_crops, vertebrae_of
 from nnunet_spine_ext.numbering.targets import targets_of
 
@@ -174,9 +175,19 @@ def _cut(data: NumberedData, case: TrainingCase, spec: CropSpec) -> Crops:
     semantic = read_volume(case.semantic)
     semantic = semantic.with_array(apply_table(semantic.array, data.data.table, file=case.semantic))
     image = None if spec.inputs == "masks" else read_volume(data.image(case))
+    if image is None:
+        _check_grid(semantic, f"the semantic mask {LABELS}/{case.semantic.name}", instances, case.instances)
+    else:
+        name = f"the image {IMAGES}/{data.image(case).name}"
+        _check_grid(image, name, semantic, case.semantic)
+        _check_grid(image, name, instances, case.instances)
     crops = cut_crops(image, instances, semantic, "nnunet14", spec, file=case.name)
     refuse_positions(instances, case.instances)
     return crops
+
+
+def _check_grid(reference: Volume, name: str, mask: Volume, file: Path) -> None:
+    check_same_grid(reference, mask, file=str(file), what=f"the mask in {file.parent.name}", reference=name)
 
 
 def refuse_positions(instances: Volume, file: Path | str) -> None:

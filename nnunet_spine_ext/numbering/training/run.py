@@ -17,7 +17,14 @@ from nnunet_spine_ext.core.errors import Problem, SetupError, UsageError
 from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.splits import Split
 from nnunet_spine_ext.core.summary import RunSummary
-from nnunet_spine_ext.instances.training.dataset import ALL, dataset_folder, folds_of, left_out_warning
+from nnunet_spine_ext.instances.training.dataset import (
+    ALL,
+    dataset_folder,
+    folds_of,
+    left_out_warning,
+    sides_in_words,
+    sides_of,
+)
 from nnunet_spine_ext.numbering.crops import CropSpec
 from nnunet_spine_ext.numbering.model import (
     MODEL_FILE,
@@ -53,7 +60,8 @@ class TrainNumberingResult:
     Parameters
     ----------
     folder: of the model.
-    folds: per fold its epochs, CPU seconds and metrics of the validation (`training.scores.level_metrics`).
+    folds: per fold its epochs, CPU seconds, metrics of the validation (`training.scores.level_metrics`) and the numbers
+        `dataset.sides_of`.
     cases: which cases could be used, with warnings and errors of the others.
     """
 
@@ -68,7 +76,7 @@ class TrainNumberingResult:
 
     def render(self) -> str:
         """Return a text for the console."""
-        lines = [*self.cases.in_words(), f"{self.folder}: trained with {len(self.cases.done)} cases"]
+        lines = [*self.cases.in_words(), f"{self.folder}: {len(self.cases.done)} usable cases"]
         for fold, row in self.folds.items():
             shown = ""
             if row["metrics"]:
@@ -77,7 +85,10 @@ class TrainNumberingResult:
                     f"; validation: levels {single['accuracy']:.3f} (off by one {single['off_by_one']:.3f}), perfect "
                     f"sequences {single['perfect']:.3f}, with the solver {solved['perfect']:.3f}"
                 )
-            lines.append(f"fold {fold}: {row['epochs']} epochs, {row['cpu_seconds'] / 60:.1f} CPU minutes{shown}")
+            minutes = row["cpu_seconds"] / 60
+            lines.append(
+                f"fold {fold}: {sides_in_words(fold, row)}, {row['epochs']} epochs, {minutes:.1f} CPU minutes{shown}"
+            )
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,6 +158,7 @@ def train_numbering(
         outcome = _train(settings, crop, fold, split, cases, folder, where, resume=resume)
         _publish(settings, crop, fold, split, data, folder, outcome)
         facts = {"epochs": outcome.epochs, "cpu_seconds": round(outcome.cpu_seconds, 1), "metrics": outcome.metrics}
+        facts |= sides_of(split)
         result.folds[fold] = facts
         write_json(_fold_folder(folder, fold) / RESULT_FILE, facts)
     return result
