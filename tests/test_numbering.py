@@ -26,6 +26,7 @@ from nnunet_spine_ext.numbering.scores import VertebraScores
 
 LUMBAR = ("L1", "L2", "L3", "L4", "L5")
 THORACIC = tuple(WHOLE[8:15])
+LOWER = ("T10", "T11", "T12", *LUMBAR)
 
 
 @cache
@@ -107,8 +108,51 @@ def test_the_user_is_right_even_against_the_dens_and_is_told() -> None:
     semantic, positions = spine(tuple(WHOLE[:9]), sacrum=False)
     result = number(positions, semantic, settings=NumberingSettings(first_vertebra="T1"))
     assert numbered_as(result)[0] == "T1"
-    assert codes(result) == ["W-NUM-CONTRADICT"]
+    assert codes(result) == ["W-NUM-CONTRADICT", "W-NUM-CONTRADICT"]
     assert "shape of the dens says vertebra 1 C2; the levels chosen are 1 T1" in result.warnings[0].found
+    assert "(vertebra 1 is T1) is against sizes (8.4 nats), shape of the dens (6.0 nats)" in result.warnings[1].found
+
+
+def test_a_level_of_the_user_that_the_rest_denies_is_followed_and_questioned() -> None:
+    semantic, positions = spine(LOWER)
+    far = number(positions, semantic, settings=NumberingSettings(first_vertebra="C5"))
+    assert numbered_as(far) == ["C5", "C6", "C7", "T1", "T2", "T3", "T4", "T5"]
+    assert codes(far) == ["W-NUM-ANOMALY", "W-NUM-CONTRADICT"]
+    assert "T5 is the last vertebra above the sacrum" in far.warnings[0].found
+    assert far.qc["anomalies"] == ["T5 is the last vertebra above the sacrum, where L4 to L6 are expected"]
+    for source in ("sizes", "the count to the sacrum"):
+        assert f"{source} (" in far.warnings[1].found
+    assert "vertebra 1 would be T10" in far.warnings[1].found
+
+
+@pytest.mark.parametrize("name", ["T9", "T11"])
+def test_a_level_of_the_user_that_is_off_by_one_numbers_all(name: str) -> None:
+    semantic, positions = spine(LOWER)
+    result = number(positions, semantic, settings=NumberingSettings(first_vertebra=name))
+    # No way fits well, so which anomaly there is remains open, but the level given stands.
+    assert numbered_as(result)[0] == name
+    assert codes(result) == ["W-NUM-UNKNOWN", "W-NUM-ANOMALY", "W-NUM-CONTRADICT"]
+    assert "--first-vertebra" not in result.warnings[0].fix
+    assert "the count to the sacrum" in result.warnings[2].found
+    assert "vertebra 1 would be T10" in result.warnings[2].found
+
+
+@pytest.mark.parametrize("sacrum", [True, False])
+def test_a_level_of_the_user_that_the_rest_confirms_gives_no_warning(sacrum: bool) -> None:
+    semantic, positions = spine(LOWER, sacrum=sacrum)
+    result = number(positions, semantic, settings=NumberingSettings(first_vertebra="T10"))
+    assert numbered_as(result) == list(LOWER)
+    assert codes(result) == []
+
+
+def test_sizes_and_a_classifier_question_a_level_of_the_user() -> None:
+    semantic, positions = spine(LOWER, sacrum=False)
+    settings = NumberingSettings(first_vertebra="C5")
+    alone = number(positions, semantic, settings=settings)
+    assert "is against sizes (" in alone.warnings[-1].found
+    told = number(positions, semantic, settings=settings, scores=sure(list(LOWER)))
+    assert "the classifier (" in told.warnings[-1].found
+    assert numbered_as(alone) == numbered_as(told)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from nnunet_spine_ext.numbering.dens import dens_by_label, dens_by_shape
 from nnunet_spine_ext.numbering.levels import IDS, INDEX, LEVELS, REGION_OF, level_index
 from nnunet_spine_ext.numbering.sizes import SCATTER, size_scores
 
+# The one that decides.
+USER = "user"
 _THORACIC = np.array([region == 1 for region in REGION_OF])
 
 
@@ -176,7 +178,7 @@ def given_anchor(column: Column, given: Mapping[int, str]) -> Anchor | None:
         result[position - 1] = -np.inf
         result[position - 1, index] = 0.0
     said = ", ".join(f"vertebra {position} is {name.strip().upper()}" for position, name in sorted(given.items()))
-    return Anchor("user", result, said)
+    return Anchor(USER, result, said)
 
 
 def _dens(

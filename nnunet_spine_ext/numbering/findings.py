@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext.core.errors import Problem
-from nnunet_spine_ext.numbering.anchors import Anchor
+from nnunet_spine_ext.numbering.anchors import USER, Anchor
 from nnunet_spine_ext.numbering.levels import INDEX, LEVELS
 from nnunet_spine_ext.numbering.path import Alternative, Evidence, LevelPath
 
@@ -38,7 +38,7 @@ def path_facts(path: LevelPath, levels: Sequence[str | None], evidence: Evidence
             str(k): {LEVELS[c]: round(float(row[c]), _PLACES) for c in np.argsort(-row)[:_SHOWN] if row[c] >= 0.01}
             for k, row in enumerate(path.posterior, start=1)
         },
-        "anomalies": anomalies(path.best),
+        "anomalies": [*anomalies(path.best), *off_sacrum(path.best, evidence.sacrum_gap)],
         "missing_below": _missing(path.best),
         "counts": {"thoracic": path.best.thoracic or None, "lumbar": path.best.lumbar or None},
         "sacrum": None if evidence.sacrum_gap is None else {"vertebrae_between": round(evidence.sacrum_gap, 2)},
@@ -49,6 +49,13 @@ def anomalies(sequence: Alternative) -> list[str]:
     """Return in words what is unusual about the counts of a sequence."""
     counts = (("thoracic", sequence.thoracic), ("lumbar", sequence.lumbar))
     return [_ANOMALIES[pair] for pair in counts if pair in _ANOMALIES]
+
+
+def off_sacrum(sequence: Alternative, sacrum_gap: float | None) -> list[str]:
+    """Return in words that the sacrum follows a vertebra which does not stand on one; only the user can say so."""
+    if sacrum_gap is None or sequence.lumbar:
+        return []
+    return [f"{sequence.levels[-1]} is the last vertebra above the sacrum, where L4 to L6 are expected"]
 
 
 def anchor_facts(anchors: Sequence[Anchor], chosen: Sequence[str] | None) -> list[dict[str, Any]]:
@@ -73,13 +80,22 @@ def findings(
     transition: dict[str, Any],
     contradiction: float,
     min_posterior: float,
+    *,
+    uncertain: Sequence[int] = (),
+    sacrum_gap: float | None = None,
 ) -> list[Problem]:
-    """Return the warnings of a numbered, or nearly numbered, column."""
+    """Return the warnings of a numbered, or nearly numbered, column.
+
+    Parameters
+    ----------
+    uncertain: places from the top of the vertebrae whose level has less than `min_posterior`.
+    sacrum_gap: how many vertebrae fit between the last one and the sacrum; None: no sacrum.
+    """
     warnings = []
-    if None in levels:
-        unknown = [k for k, name in enumerate(levels, start=1) if name is None]
+    if uncertain:
         second = _range(path.others[0].levels) if path.others else "nothing else"
-        warnings.append(_uncertain(_listed(unknown), _range(path.best.levels), second, min_posterior))
+        given = any(anchor.name == USER for anchor in anchors)
+        warnings.append(_uncertain(_listed(uncertain), _range(path.best.levels), second, min_posterior, given=given))
     for anchor in anchors:
         lost = anchor.objections(path.best.levels)
         rows = np.flatnonzero(lost >= contradiction)
@@ -88,7 +104,7 @@ def findings(
             said = ", ".join(f"{k + 1} {favoured.get(int(k))}" for k in rows[:_SHOWN])
             chosen = ", ".join(f"{k + 1} {path.best.levels[k]}" for k in rows[:_SHOWN])
             warnings.append(_contradiction(anchor.name, said, chosen))
-    unusual = anomalies(path.best) if None not in levels else []
+    unusual = [*anomalies(path.best), *off_sacrum(path.best, sacrum_gap)] if None not in levels else []
     notes = transition.get("notes", []) if None not in levels else []
     if unusual or notes:
         warnings.append(_anomaly("; ".join([*unusual, *notes])))
@@ -119,14 +135,19 @@ def no_path(count: int) -> Problem:
     )
 
 
-def _uncertain(unknown: str, best: str, second: str, least: float) -> Problem:
+def _uncertain(unknown: str, best: str, second: str, least: float, *, given: bool) -> Problem:
+    kept = "the ids stay positions from the top; give the level of one vertebra (--first-vertebra) if you know it"
+    followed = (
+        "the numbers follow the level given, in the more probable way; "
+        "look at the picture, and name another vertebra (--set numbering.last_vertebra=L5) if you know it"
+    )
     return Problem(
         "warning",
         "W-NUM-UNKNOWN",
         "",
         f"levels of vertebrae {unknown} are not certain ({best}, or {second})",
         f"levels with a probability of at least {least:g}",
-        "the ids stay positions from the top; give the level of one vertebra (--first-vertebra) if you know it",
+        followed if given else kept,
     )
 
 
@@ -137,7 +158,7 @@ def _contradiction(name: str, said: str, chosen: str) -> Problem:
         "",
         f"{name} says vertebra {said}; the levels chosen are {chosen}",
         "evidence that agrees",
-        "look at the picture; a level given by the user settles it",
+        "look at the picture; a level given by the user decides",
     )
 
 

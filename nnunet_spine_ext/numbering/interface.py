@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from nnunet_spine_ext.core.errors import CaseError, Problem
 from nnunet_spine_ext.core.labels import DISC_OFFSET, ENDPLATE_OFFSET, VERTEBRA_ORDER
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.numbering.anchors import (
+    USER,
     Anchor,
     AnchorSettings,
     given_anchor,
@@ -22,6 +23,7 @@ from nnunet_spine_ext.numbering.anchors import (
 )
 from nnunet_spine_ext.numbering.column import SACRUM_ID, Column, measure_column
 from nnunet_spine_ext.numbering.findings import anchor_facts, findings, no_path, no_vertebra, path_facts
+from nnunet_spine_ext.numbering.given import against_user
 from nnunet_spine_ext.numbering.levels import IDS, INDEX, LEVELS, level_index
 from nnunet_spine_ext.numbering.masks import classes_of, levels_of, special_classes
 from nnunet_spine_ext.numbering.path import Evidence, LevelPath, best_path
@@ -43,7 +45,8 @@ class NumberingSettings:
     anchors: how much is believed to what the masks show.
     prior_with_scores: share of the prices of anomalies that is charged when there are scores of a classifier. They are
         blunted where heads are averaged, and so must be the prices.
-    min_posterior: a vertebra whose level is less probable than this has none, and the mask keeps its positions.
+    min_posterior: a vertebra whose level is less probable than this has none, and the mask keeps its positions; where
+        the user gave a level, the numbers follow it all the same, with a warning.
     contradiction: an anchor that loses so many nats at one vertebra is named in a warning.
     first_vertebra, last_vertebra: level of the uppermost and the lowest vertebra of the mask, if the user knows it.
     positions: levels of vertebrae by their position from the top of the mask (``{"3": "L1"}``), if the user knows them.
@@ -76,7 +79,7 @@ class NumberingResult:
     ----------
     instances: uint16 ids of the scheme ``instances`` (C1 is 1, L1 is 20, T13 is 28, disc 100+n, endplate 200+n; n is
         the vertebra above). Where a level is not known, the ids are those that went in.
-    levels: level of each vertebra, head to tail; None: not known.
+    levels: level of each vertebra, head to tail; None: not known. Where the user gave a level, all have one.
     qc: JSON-ready facts; `qc["numbered"]` says whether ids are levels.
     warnings: findings that a user should look at.
     """
@@ -137,13 +140,17 @@ def number(
     if localizer is not None and (found := localizer_anchor(column, localizer, settings.anchors)):
         anchors.append(found)
     anchors += [a] if (a := given_anchor(column, given)) is not None else []
-    evidence = _evidence(column, anchors, scores, settings)
-    path = best_path(evidence, _rules(settings, scores))
+    classifier, evidence = _evidence(column, anchors, scores, settings)
+    rules = _rules(settings, scores)
+    path = best_path(evidence, rules)
     if path is None:
         if given:
-            raise _impossible("; ".join(a.saw for a in anchors if a.name == "user"), count)
+            raise _impossible("; ".join(a.saw for a in anchors if a.name == USER), count)
         return _unknown(instances, column, {"anchors": anchor_facts(anchors, None)}, [no_path(count)])
-    return _result(instances, column, path, anchors, evidence, settings)
+    limits = {"contradiction": settings.contradiction, "min_posterior": settings.min_posterior}
+    against = against_user(path, anchors, classifier, evidence, rules, **limits)
+    result = _result(instances, column, path, anchors, evidence, settings)
+    return replace(result, warnings=[*result.warnings, *against])
 
 
 def _result(
@@ -156,7 +163,10 @@ def _result(
 ) -> NumberingResult:
     chosen = path.best.levels
     sure = path.posterior[np.arange(len(chosen)), [INDEX[name] for name in chosen]]
-    levels = tuple(name if p >= settings.min_posterior else None for name, p in zip(chosen, sure.tolist(), strict=True))
+    uncertain = [k for k, p in enumerate(sure.tolist(), start=1) if p < settings.min_posterior]
+    # Numbers follow a level of the user even where it leaves two ways, which a warning names: positions would say less.
+    given = any(anchor.name == USER for anchor in anchors)
+    levels = tuple(None if k in uncertain and not given else name for k, name in enumerate(chosen, start=1))
     transition = lumbosacral_facts(instances, column, path.best, evidence.sacrum_gap)
     numbered = None not in levels
     qc = {
@@ -165,7 +175,16 @@ def _result(
         "anchors": anchor_facts(anchors, chosen),
         "transition": transition,
     }
-    warnings = findings(path, levels, anchors, transition, settings.contradiction, settings.min_posterior)
+    warnings = findings(
+        path,
+        levels,
+        anchors,
+        transition,
+        settings.contradiction,
+        settings.min_posterior,
+        uncertain=uncertain,
+        sacrum_gap=evidence.sacrum_gap,
+    )
     if not numbered:
         return NumberingResult(instances, levels, qc, warnings)
     return NumberingResult(instances.with_array(_renumbered(instances.array, column.ids, chosen)), levels, qc, warnings)
@@ -173,13 +192,13 @@ def _result(
 
 def _evidence(
     column: Column, anchors: list[Anchor], scores: VertebraScores | None, settings: NumberingSettings
-) -> Evidence:
+) -> tuple[Array, Evidence]:
+    """Return what a classifier says (0 without one) by itself, and all evidence."""
     level, relative = np.zeros((len(column), len(LEVELS))), None
     if scores is not None:
         level, relative = combine(scores, settings.weights)
-    for anchor in anchors:
-        level = level + anchor.level
-    return Evidence(level, relative, gaps_between(column), gap_to_sacrum(column))
+    everything = level + sum((anchor.level for anchor in anchors), np.zeros_like(level))
+    return level, Evidence(everything, relative, gaps_between(column), gap_to_sacrum(column))
 
 
 def _rules(settings: NumberingSettings, scores: VertebraScores | None) -> PathRules:
