@@ -112,9 +112,11 @@ def _figures(result: dict[str, Any], condition: str) -> dict[str, Any]:
     }
     if "post_s" in found:
         figures["post_s"] = round(statistics.median(found["post_s"]), 2)
-    for key in ("pq_of_mask", "pq_before_post", "error", "warnings"):
+    for key in ("pq_of_mask", "pq_before_post", "warnings"):
         if found.get(key):
             figures[key] = found[key]
+    if found.get("error"):
+        figures["error"] = found["error"].strip().splitlines()[-1]
     if "torch_imported" in result:
         figures["torch_imported"] = result["torch_imported"]
     return figures
@@ -126,9 +128,12 @@ def line(row: dict[str, Any]) -> str:
     cells = [f"{row['title']:32} {mvoxel:>4}"]
     for side in (SPINEPS, FREE, "oracle"):
         found = row.get(side)
-        cells.append(
-            f"{found['pq']['pq']:.4f} {found['seconds']:6.2f} s {found['peak_mib']:5.0f} MiB" if found else " " * 25
-        )
+        if found is None:
+            cells.append(" " * 25)
+            continue
+        # What was stopped, or failed, has no instances to score.
+        quality = "  –   " if found.get("error") else f"{found['pq']['pq']:.4f}"
+        cells.append(f"{quality} {found['seconds']:6.2f} s {found['peak_mib']:5.0f} MiB")
     return " | ".join(cells)
 
 
