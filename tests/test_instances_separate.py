@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -197,6 +198,14 @@ def test_tiny_and_flat_volumes_do_not_crash(shape: tuple[int, int, int]) -> None
     assert result.instances.shape == shape
 
 
+@pytest.mark.parametrize("thickness", [1, 2])
+def test_a_body_of_one_voxel_layer_does_not_crash(thickness: int) -> None:
+    array = np.zeros((40, 40, 60), dtype=np.uint8)
+    array[10:30, 10:30, 30:40] = array[10:30, 10:30, 20 : 20 + thickness] = 10
+    result = separate(Volume(array, np.diag([2.0, 2.0, 2.0, 1.0])))
+    assert result.qc["vertebrae"] == 2
+
+
 def test_a_block_of_random_labels_does_not_crash() -> None:
     rng = np.random.default_rng(0)
     array = rng.integers(0, 15, (24, 30, 36)).astype(np.uint8)
@@ -305,6 +314,26 @@ def test_settings_come_from_plain_values() -> None:
     semantic, truth = build(Spine(("L1", "L2"), spacing=COARSE))
     result = separate(semantic, settings=settings)
     assert panoptic(truth.array, result.instances.array, "vertebra")[0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"assign": {"prior_strength": -1.0}}, "instances.assign"),
+        ({"smoothing_mm": float("nan")}, "smoothing_mm=nan"),
+        ({"smoothing_mm": -5.0}, "instances"),
+        ({"seeds": {"min_body_mm3": float("nan")}}, "min_body_mm3"),
+        ({"seeds": {"length_spread": 0.0}}, "length_spread"),
+        ({"clean": {"stray_share": 2.0}}, "0 to 1"),
+        ({"tidy": {"max_hole_mm3": -1.0}}, "instances.tidy"),
+        ({"network": {"reseed": -1}}, "instances.network"),
+        ({"network": {"fusion": {"agree": 1.5}}}, "instances.network.fusion"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match="E-CONFIG-RANGE") as caught:
+        load_config(InstanceSettings, settings)
+    assert named in str(caught.value)
 
 
 def test_priors_decide_where_distance_alone_is_wrong() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunet_spine_ext.core.config import check_ranges
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.instances.frame import DISC, ENDPLATE
 from nnunet_spine_ext.instances.fronts import make_fronts, second_start
@@ -41,6 +42,18 @@ class AssignSettings:
     min_part_mm3: float = 60.0
     min_speck_mm3: float = 28.0
     min_bodyless_mm3: float = 300.0
+
+    def __post_init__(self) -> None:
+        limits = {
+            "prior_strength": (0.0, 1e6),
+            "vote_share": (0.0, 1.0),
+            "vote_level": (0.0, 1e6),
+            "detour_mm": (0.0, 1e6),
+            "min_part_mm3": (0.0, 1e6),
+            "min_speck_mm3": (0.0, 1e6),
+            "min_bodyless_mm3": (0.0, 1e6),
+        }
+        check_ranges(self, limits, where="instances.assign")
 
 
 def assign_vertebrae(

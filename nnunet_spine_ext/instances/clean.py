@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_spine_ext.core.config import check_ranges
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.instances.frame import ARCUS, SPINOUS
 from nnunet_spine_ext.instances.priors import EXPECTED, class_lookup
@@ -41,6 +42,15 @@ class CleanSettings:
     attach_mm: float = 12.0
     empty_mm: float = 4.0
     min_attach_mm3: float = 28.0
+
+    def __post_init__(self) -> None:
+        limits = {
+            "stray_share": (0.0, 1.0),
+            "attach_mm": (0.0, 1e6),
+            "empty_mm": (0.0, 1e6),
+            "min_attach_mm3": (0.0, 1e6),
+        }
+        check_ranges(self, limits, where="instances.clean")
 
 
 def reassign_stray(voxels: Voxels, vertebra: Array, bodies: Bodies, settings: CleanSettings) -> dict[str, int]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunet_spine_ext.core.config import check_ranges
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.instances.frame import ARCUS, CORPUS, DISC, ENDPLATE, INFERIOR, grown
 from nnunet_spine_ext.instances.geodesic import make_graph, propagate
@@ -53,6 +54,19 @@ class SeedSettings:
     root_reward: float = 0.5
     arch_reward: float = 7.0
     scale_spread: float = 0.1
+
+    def __post_init__(self) -> None:
+        limits = {
+            "min_body_mm3": (0.0, 1e6),
+            "length_spread": (0.01, 1e6),
+            "cut_cost": (0.0, 1e6),
+            "gap_reward": (0.0, 1e6),
+            "waist_reward": (0.0, 1e6),
+            "root_reward": (0.0, 1e6),
+            "arch_reward": (0.0, 1e6),
+            "scale_spread": (0.001, 1e6),
+        }
+        check_ranges(self, limits, where="instances.seeds")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunet_spine_ext.core.config import check_ranges
 from nnunet_spine_ext.core.volume import Array
 
 # One more vote, for nobody: two of three outweigh one of one.
@@ -44,6 +45,19 @@ class FusionSettings:
     swallow: float = 0.6
     torn: float = 0.1
     crowding: float = 2.0
+
+    def __post_init__(self) -> None:
+        limits = {
+            "agree": (0.0, 1.0),
+            "free_weight": (0.0, 1e6),
+            "free_vote": (0.0, 1e6),
+            "price": (0.0, 1e6),
+            "overlap": (0.0, 1.0),
+            "swallow": (0.0, 1.0),
+            "torn": (0.0, 1.0),
+            "crowding": (0.0, 1e6),
+        }
+        check_ranges(self, limits, where="instances.network.fusion")
 
 
 @dataclass(frozen=True)

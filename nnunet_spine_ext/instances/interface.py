@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnunet_spine_ext.core.config import check_ranges
 from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.labels import DISC_OFFSET, ENDPLATE_OFFSET
 from nnunet_spine_ext.core.volume import Array, Volume
@@ -55,6 +56,15 @@ class InstanceSettings:
     min_above_mm3: float = 100.0
     min_sliver_mm3: float = 232.0
     min_speck_mm3: float = 28.0
+
+    def __post_init__(self) -> None:
+        limits = {
+            "smoothing_mm": (1.0, 200.0),
+            "min_above_mm3": (0.0, 1e6),
+            "min_sliver_mm3": (0.0, 1e6),
+            "min_speck_mm3": (0.0, 1e6),
+        }
+        check_ranges(self, limits, where="instances")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_spine_ext.core.config import check_ranges
 from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.instances.cutout_network import CutoutPredictor
@@ -60,6 +61,16 @@ class NetworkSettings:
     reseed: int = 3
     fill_mm: float = 20.0
     low_agreement: float = 0.7
+
+    def __post_init__(self) -> None:
+        limits = {
+            "min_part_mm3": (0.0, 1e6),
+            "min_uncovered_mm3": (0.0, 1e6),
+            "reseed": (0, 100),
+            "fill_mm": (0.0, 1e6),
+            "low_agreement": (0.0, 1.0),
+        }
+        check_ranges(self, limits, where="instances.network")
 
 
 @dataclass(frozen=True)
@@ -322,7 +333,9 @@ def _agreement(fused: _Fused, names: Array) -> tuple[dict[int, float], dict[int,
 
 def _real_bodies(frame: Frame, bodies: Bodies, settings: NetworkSettings) -> tuple[Bodies, Array]:
     """Take bodies that are no more than a fragment for absent."""
-    size = np.bincount(bodies.labels.reshape(-1), minlength=len(bodies) + 1) * frame.voxel_volume
+    # Of bodies only: counting all voxels would make 64-bit numbers of the whole frame.
+    owner = bodies.labels[bodies.labels > 0]
+    size = np.bincount(owner, minlength=len(bodies) + 1) * frame.voxel_volume
     real = size[1:] >= settings.min_uncovered_mm3
     keep = np.concatenate([[0], np.where(real, np.arange(1, len(bodies) + 1), 0)]).astype(np.int16)
     return replace(bodies, labels=keep[bodies.labels]), real

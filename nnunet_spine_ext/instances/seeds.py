@@ -185,7 +185,8 @@ def _same_body(upper: _Piece, lower: _Piece, profile: Profile) -> bool:
 def _dens(upper: _Piece, lower: _Piece, profile: Profile) -> bool:
     """Whether the topmost piece is a dens that is cut off from its body: thin, and as long as C2 together with it."""
     pitch = profile.expected_pitch(lower.low, lower.high)
-    thin = len(upper.nodes) / (upper.high - upper.low) < DENS_SHARE * len(lower.nodes) / (lower.high - lower.low)
+    # Multiplied out: a piece of one voxel layer has no length.
+    thin = len(upper.nodes) * (lower.high - lower.low) < DENS_SHARE * len(lower.nodes) * (upper.high - upper.low)
     short = lower.high - upper.low < 1.15 * AXIS_PITCHES * pitch and lower.low - upper.high < 0.5 * pitch
     between = profile.window(upper.centre, lower.centre)
     gap = profile.gap[between] / np.maximum(profile.corpus[between] + profile.gap[between], 1.0)

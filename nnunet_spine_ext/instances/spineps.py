@@ -89,8 +89,7 @@ def import_spineps(checkpoint: str | Path, out: str | Path) -> ImportedModel:
     UsageError: an unknown encoding of the classes, another orientation or a wrong voxel size.
     """
     path = _find(Path(checkpoint))
-    # The options of a Lightning training travel in such a namespace; neither class does anything.
-    content = load_checkpoint(path, allow=(argparse.Namespace, pathlib.PosixPath))
+    content = _load(path)
     state = _network_state(path, content)
     translated = {translate_name(name): tensor for name, tensor in state.items()}
     shape, encoding = _shape_of(path, translated)
@@ -114,7 +113,32 @@ def translate_name(name: str) -> str:
     return name
 
 
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        # The options of a Lightning training travel in such a namespace; neither class does anything.
+        return load_checkpoint(path, allow=(argparse.Namespace, pathlib.PosixPath))
+    except SetupError as error:
+        if error.code != "E-MODEL-CODE":
+            raise
+        # Nothing loads it anyway here, as --trust does elsewhere: SPINEPS' own checkpoints do not need that.
+        raise SetupError(
+            "E-MODEL-CODE",
+            file=path,
+            found=error.found,
+            expected="tensors, plain values and numpy scalars",
+            fix="do not use the file: download the checkpoint again from where SPINEPS publishes it",
+        ) from error
+
+
 def _find(checkpoint: Path) -> Path:
+    if not checkpoint.exists():
+        raise SetupError(
+            "E-MODEL-CHECKPOINT",
+            file=checkpoint,
+            found="no such file",
+            expected="a checkpoint of SPINEPS, or the folder that holds it",
+            fix="check the path and its spelling (-i)",
+        )
     if not checkpoint.is_dir():
         return checkpoint
     found = sorted(checkpoint.rglob("*weights*.ckpt"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_spine_ext.core.config import check_ranges
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.instances.frame import CANAL, CORD, ORIENTATION
 from nnunet_spine_ext.instances.priors import class_lookup
@@ -37,6 +38,13 @@ class TidySettings:
     remove_unassigned: bool = False
     split_endplates: bool = True
     own_endplates: bool = False
+
+    def __post_init__(self) -> None:
+        limits = {
+            "canal_range_mm": (0.0, 1e6),
+            "max_hole_mm3": (0.0, 1e6),
+        }
+        check_ranges(self, limits, where="instances.tidy")
 
 
 @dataclass
