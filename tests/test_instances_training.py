@@ -338,6 +338,26 @@ def test_what_is_there_is_kept_unless_told_otherwise(dataset: Path, tmp_path: Pa
     assert _weights(tmp_path) != before
 
 
+def test_another_model_in_the_folder_is_refused_at_once_or_replaced(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _train(dataset, "epochs=1", o=tmp_path)
+    monkeypatch.setattr("nnunet_spine_ext.instances.training.run._prepare", _never)
+    with pytest.raises(SetupError, match="another size") as error:
+        _train(dataset, "epochs=1", "network.width=4", o=tmp_path, f="1")
+    assert error.value.code == "E-MODEL-INSTANCE"
+    model = (tmp_path / "instance_model.json").read_bytes()
+    (tmp_path / "instance_model.json").write_text("{}")
+    with pytest.raises(SetupError, match="format version"):
+        _train(dataset, "epochs=1", o=tmp_path, overwrite=True)
+    (tmp_path / "instance_model.json").write_bytes(model)
+    monkeypatch.undo()
+    _train(dataset, "epochs=1", "network.width=4", o=tmp_path, f="1", overwrite=True)
+    found = read_instance_model(tmp_path)
+    assert (found.folds, found.network.width, list(found.provenance["trained_on"])) == ((1,), 4, ["1"])
+    assert len(load_instance_model(tmp_path)._networks) == 1
+
+
 def test_a_damaged_state_is_named(dataset: Path, tmp_path: Path) -> None:
     _train(dataset, o=tmp_path)
     state = tmp_path / "training/fold_0/state.safetensors"

@@ -101,15 +101,7 @@ def write_instance_model(
     from safetensors.torch import save
 
     folder = Path(folder)
-    known = read_instance_model(folder) if (folder / MODEL_FILE).exists() else None
-    if known is not None and (known.cutout, known.network) != (spec, network):
-        raise SetupError(
-            "E-MODEL-INSTANCE",
-            file=folder,
-            found="an instance model of other cutouts or another size",
-            expected="folds of one model in one folder",
-            fix="choose another folder",
-        )
+    known = check_same_model(folder, spec, network)
     empty = network.build(spec)
     for fold, state in sorted(weights.items()):
         complaint = _misfit(state, empty.state_dict())
@@ -129,6 +121,23 @@ def write_instance_model(
     # Written last: a folder without it is no model, so a stopped run leaves nothing that looks complete.
     write_json(folder / MODEL_FILE, to_dict(model))
     return model
+
+
+def check_same_model(folder: str | Path, spec: CutoutSpec, network: NetworkShape) -> InstanceModel | None:
+    """Return the model that a folder has; None: it has none.
+
+    Raises SetupError when it has one of other cutouts or another size, or one that cannot be read.
+    """
+    known = read_instance_model(folder) if (Path(folder) / MODEL_FILE).exists() else None
+    if known is not None and (known.cutout, known.network) != (spec, network):
+        raise SetupError(
+            "E-MODEL-INSTANCE",
+            file=folder,
+            found="an instance model of other cutouts or another size",
+            expected="folds of one model in one folder",
+            fix="choose another folder",
+        )
+    return known
 
 
 def read_instance_model(folder: str | Path) -> InstanceModel:

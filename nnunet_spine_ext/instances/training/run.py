@@ -113,7 +113,7 @@ def train_instances(
     UsageError: unknown settings or folds, a fold that is there (without `resume` and `overwrite`), a state of other
         settings or cases.
     NoInputError: no instance masks, no usable case.
-    SetupError: no such dataset or device, a damaged state.
+    SetupError: no such dataset or device, a damaged state, another model in the folder (without `overwrite`).
     """
     from nnunet_spine_ext.core.device import choose_device
 
@@ -126,6 +126,7 @@ def train_instances(
     result = TrainInstancesResult(folder)
     if not resume and not overwrite:
         _refuse_existing(folder, wanted)
+    _check_model(folder, settings, overwrite=overwrite)
     if (problem := left_out_warning(data)) is not None:
         result.cases.warn(data.folder.name, problem)
     store = _prepare(data, settings, folder, result.cases)
@@ -167,6 +168,17 @@ def _refuse_existing(folder: Path, wanted: Sequence[str]) -> None:
             expected="a new folder",
             fix="--resume goes on with it, --overwrite starts anew, -o or --name chooses another folder",
         )
+
+
+def _check_model(folder: Path, settings: InstanceTrainSettings, *, overwrite: bool) -> None:
+    """Refuse before hours of training what `_publish` could not write."""
+    from nnunet_spine_ext.instances.model import MODEL_FILE, check_same_model, read_instance_model
+
+    if not overwrite:
+        check_same_model(folder, settings.cutout, settings.network)
+    elif (folder / MODEL_FILE).is_file():
+        # One that cannot be read may be of a newer version: it is not replaced, either.
+        read_instance_model(folder)
 
 
 def _fold_folder(folder: Path, fold: str) -> Path:
@@ -239,17 +251,21 @@ def _resume(training: FoldTraining) -> None:
 def _publish(training: FoldTraining, data: TrainingData, split: Split, outcome: FoldResult) -> None:
     """Write the fold into the model folder, then try it on whole cases."""
     from nnunet_spine_ext.instances.cutout_inference import InferenceOptions, Mode, NetworkPredictor
-    from nnunet_spine_ext.instances.model import MODEL_FILE, read_instance_model, write_instance_model
+    from nnunet_spine_ext.instances.model import MODEL_FILE, InstanceModel, read_instance_model, write_instance_model
     from nnunet_spine_ext.instances.training.fusion import fusion_scores
 
     settings, folder = training.settings, training.folder.parent.parent
     number = 0 if training.name == ALL else int(training.name)
-    known = read_instance_model(folder).provenance if (folder / MODEL_FILE).is_file() else {}
+    known = read_instance_model(folder) if (folder / MODEL_FILE).is_file() else InstanceModel()
+    if (known.cutout, known.network) != (settings.cutout, settings.network):
+        # Only --overwrite comes this far: the folds of the other model are of no use beside this one.
+        (folder / MODEL_FILE).unlink(missing_ok=True)
+        known = InstanceModel()
     facts = {
         "made_by": f"nnunet_spine_ext {__version__}",
         "dataset": data.folder.name,
         "settings": to_dict(settings),
-        "trained_on": {**known.get("trained_on", {}), str(number): list(split["train"])},
+        "trained_on": {**known.provenance.get("trained_on", {}), str(number): list(split["train"])},
     }
     write_instance_model(
         folder, settings.cutout, settings.network, {number: training.network.state_dict()}, provenance=facts
