@@ -221,12 +221,20 @@ def test_wrong_checkpoints_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     def code_of(path: Path) -> str:
         with pytest.raises((SetupError, UsageError)) as caught:
             import_spineps(path, tmp_path / "out")
+        # What the command does not have is no remedy.
+        assert not [word for word in ("-f,", "-chk", "--trust", "checkpoint_latest") if word in caught.value.fix]
+        assert not {"fold", "nnU-Net"} & set(str(caught.value).split())
         return caught.value.code
 
     assert code_of(tmp_path / "missing.ckpt") == "E-MODEL-CHECKPOINT"
     assert code_of(tmp_path) == "E-MODEL-CHECKPOINT"
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
     assert code_of(tmp_path / "text.ckpt") == "E-MODEL-CHECKPOINT"
+    whole = write(tmp_path / "cut.ckpt", random_state()).read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    assert code_of(tmp_path / "cut.ckpt") == "E-MODEL-CHECKPOINT"
+    torch.save([1], tmp_path / "list.ckpt")
+    assert code_of(tmp_path / "list.ckpt") == "E-MODEL-CHECKPOINT"
     assert code_of(write(tmp_path / "code.ckpt", random_state(), more=Exploit())) == "E-MODEL-CODE"
     assert not Path("exploited").exists()
     assert code_of(write(tmp_path / "four.ckpt", random_state(channels=4))) == "E-INST-ENCODING"

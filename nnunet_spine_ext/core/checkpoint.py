@@ -58,14 +58,14 @@ def load_checkpoint(path: str | Path, *, trust: bool = False, allow: Sequence[An
             file=path,
             found=f"cannot be read ({type(error).__name__}: {str(error)[:200]})",
             expected="a complete checkpoint",
-            fix="copy it again or use checkpoint_latest.pth",
+            fix="copy or download it again, or use another checkpoint",
         ) from error
     if not isinstance(content, dict):
         raise SetupError(
             "E-MODEL-CHECKPOINT",
             file=path,
             found=f"a {type(content).__name__}",
-            expected="a dictionary written by nnU-Net",
+            expected="a dictionary with the weights of a network",
             fix="choose another file",
         )
     return content
