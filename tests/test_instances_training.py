@@ -17,6 +17,7 @@ from nnunet_spine_ext.core.dataset import DatasetSpec, RawCase, write_raw_datase
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, SetupError, SpineExtError, UsageError
 from nnunet_spine_ext.core.io import read_volume, write_json, write_volume
 from nnunet_spine_ext.core.labels import scheme
+from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.instances.cutouts import CutoutSpec
 from nnunet_spine_ext.instances.encoding import ENCODINGS, encode
@@ -276,7 +277,7 @@ def test_it_trains_a_model_that_the_instance_phase_loads(dataset: Path) -> None:
     assert rows[-1]["dice"] != ""
     rates = [float(row["learning_rate"]) for row in rows]
     assert rates == sorted(rates, reverse=True)
-    assert "fold 1: 3 epochs" in result.render()
+    assert "fold 1: trained on 2 cases, validated on 2 cases, 3 epochs" in result.render()
     json.dumps(result.to_dict())
 
 
@@ -356,6 +357,43 @@ def test_another_model_in_the_folder_is_refused_at_once_or_replaced(
     found = read_instance_model(tmp_path)
     assert (found.folds, found.network.width, list(found.provenance["trained_on"])) == ((1,), 4, ["1"])
     assert len(load_instance_model(tmp_path)._networks) == 1
+
+
+def test_what_is_refused_changes_neither_state_nor_settings(dataset: Path, tmp_path: Path) -> None:
+    _train(dataset, "epochs=1", o=tmp_path)
+    fold = tmp_path / "training/fold_0"
+
+    def files() -> list[bytes]:
+        return [(fold / name).read_bytes() for name in ("settings.json", "state.safetensors")]
+
+    before = files()
+    with pytest.raises(UsageError, match="E-TRAIN-OTHER"):
+        _train(dataset, "epochs=1", "seed=1", o=tmp_path, resume=True)
+    assert files() == before
+    for options in ({"overwrite": True}, {"resume": True}):
+        with file_lock(fold / "lock", what="training"), pytest.raises(SetupError, match="E-OUT-LOCKED"):
+            _train(dataset, "epochs=2", o=tmp_path, **options)
+        assert files() == before
+
+
+def test_a_state_is_not_continued_on_other_masks(dataset: Path, tmp_path: Path) -> None:
+    _train(dataset, "epochs=1", o=tmp_path)
+    split = json.loads((tmp_path / "training/fold_0/settings.json").read_text())
+    _train(dataset, "epochs=1", o=tmp_path, resume=True)
+    _hole(dataset / f"labelsTr/{split['val'][0]}.nii.gz")
+    _train(dataset, "epochs=1", o=tmp_path, resume=True)
+    _hole(dataset / f"labelsTr/{split['train'][0]}.nii.gz")
+    with pytest.raises(UsageError, match="cases or masks") as error:
+        _train(dataset, "epochs=1", o=tmp_path, resume=True)
+    assert error.value.code == "E-TRAIN-OTHER"
+    _train(dataset, "epochs=1", o=tmp_path, overwrite=True)
+    _train(dataset, "epochs=1", o=tmp_path, resume=True)
+
+
+def _hole(path: Path) -> None:
+    """Take one class out of a mask."""
+    mask = read_volume(path)
+    write_volume(mask.with_array(np.where(mask.array == 3, 0, mask.array).astype(mask.array.dtype)), path)
 
 
 def test_a_damaged_state_is_named(dataset: Path, tmp_path: Path) -> None:

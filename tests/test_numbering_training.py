@@ -16,6 +16,7 @@ from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.cli import train_numbering as command
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, SpineExtError, UsageError
 from nnunet_spine_ext.core.io import read_json, read_volume, write_json, write_volume
+from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.numbering.classifier import load_classifier
 from nnunet_spine_ext.numbering.crops import CropSpec, cut_crops, normalized
@@ -143,6 +144,36 @@ def test_an_earlier_training_is_neither_overwritten_nor_mixed_unasked(dataset: P
     assert model.folds == (0, 1)
     assert model.network.width == 3
     assert not set(model.provenance["trained_on"]["0"]) & set(model.provenance["trained_on"]["1"])
+
+
+def test_what_is_refused_changes_neither_state_nor_settings(dataset: Path, tmp_path: Path) -> None:
+    _train(dataset, tmp_path / "m", "epochs=1")
+    fold = tmp_path / "m/training/fold_0"
+
+    def files() -> list[bytes]:
+        return [(fold / name).read_bytes() for name in ("settings.json", "state.safetensors")]
+
+    before = files()
+    with pytest.raises(SpineExtError, match="E-TRAIN-OTHER"):
+        _train(dataset, tmp_path / "m", "epochs=1", "learning_rate=1e-3", resume=True)
+    assert files() == before
+    for options in ({"overwrite": True}, {"resume": True}):
+        with file_lock(fold / "lock", what="training"), pytest.raises(SpineExtError, match="E-OUT-LOCKED"):
+            _train(dataset, tmp_path / "m", "epochs=2", **options)
+        assert files() == before
+
+
+def test_a_state_is_not_continued_on_other_masks(dataset: Path, tmp_path: Path) -> None:
+    _train(dataset, tmp_path / "m", "epochs=1")
+    path = dataset / "labelsTr/case1.nii.gz"
+    # Newer, but the same: a dataset that was copied.
+    path.touch()
+    _train(dataset, tmp_path / "m", "epochs=1", resume=True)
+    mask = read_volume(path)
+    write_volume(mask.with_array(np.roll(mask.array, 2, axis=1)), path)
+    with pytest.raises(SpineExtError, match="cases or files") as caught:
+        _train(dataset, tmp_path / "m", "epochs=1", resume=True)
+    assert caught.value.code == "E-TRAIN-OTHER"
 
 
 def test_a_small_network_learns_the_levels_of_a_few_spines(dataset: Path, tmp_path: Path) -> None:

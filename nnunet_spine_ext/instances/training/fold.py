@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,8 @@ class FoldTraining:
     @property
     def identity(self) -> dict[str, Any]:
         """What has to be equal for a state to be continued."""
-        return {"settings": self.settings.hash, "fold": self.name, "cases": list(self.data.train)}
+        cases, masks = list(self.data.train), self.data.store.stamp(self.data.train)
+        return {"settings": self.settings.hash, "fold": self.name, "cases": cases, "masks": masks}
 
     def resume(self) -> bool:
         """Go on from the state in the folder; whether there was one that fits."""
@@ -111,12 +112,20 @@ class FoldTraining:
         self.rows = read_log(self.folder / LOG_FILE, self.epoch)
         return True
 
-    def run(self) -> FoldResult:
-        """Train what is left of the epochs; an interruption loses no more than the epochs since the last state."""
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder of the fold; raises SetupError when another process trains it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with file_lock(self.folder / "lock", what=f"training fold {self.name}"):
-            while self.epoch < self.settings.epochs:
-                self._one_epoch()
+            yield
+
+    def run(self) -> FoldResult:
+        """Train what is left of the epochs, under `locked`.
+
+        An interruption loses no more than the epochs since the last state.
+        """
+        while self.epoch < self.settings.epochs:
+            self._one_epoch()
         last: dict[str, Any] = next((row for row in reversed(self.rows) if row["dice"] not in ("", None)), {})
         dice = {key: float(last[key]) if last.get(key) not in ("", None) else None for key in ("dice", *NAMES)}
         return FoldResult(self.epoch, round(self.cpu_seconds, 1), dice)

@@ -14,6 +14,7 @@ from nnunet_spine_ext import __version__
 from nnunet_spine_ext.core.config import to_dict
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem, SetupError, UsageError
 from nnunet_spine_ext.core.io import write_json
+from nnunet_spine_ext.core.partial import check_folder
 from nnunet_spine_ext.core.splits import Split
 from nnunet_spine_ext.core.summary import RunSummary
 from nnunet_spine_ext.instances.training.dataset import (
@@ -111,7 +112,7 @@ def train_instances(
     Raises
     ------
     UsageError: unknown settings or folds, a fold that is there (without `resume` and `overwrite`), a state of other
-        settings or cases.
+        settings, cases or masks.
     NoInputError: no instance masks, no usable case.
     SetupError: no such dataset or device, a damaged state, another model in the folder (without `overwrite`).
     """
@@ -123,6 +124,7 @@ def train_instances(
     wanted = [str(fold) for fold in ([f] if isinstance(f, (str, int)) else f)]
     folds_of(data, list(data.cases), wanted)  # A wrong fold is said before minutes of preparation.
     folder = _model_folder(data.folder, o, name, wanted)
+    check_folder(folder)
     result = TrainInstancesResult(folder)
     if not resume and not overwrite:
         _refuse_existing(folder, wanted)
@@ -132,11 +134,14 @@ def train_instances(
     store = _prepare(data, settings, folder, result.cases)
     for fold, split in folds_of(data, result.cases.done, wanted).items():
         training = _fold_training(settings, fold, split, store, folder, where)
-        if resume:
-            _resume(training)
-        else:
-            (training.folder / _STATE_FILE).unlink(missing_ok=True)
-        outcome = training.run()
+        with training.locked():
+            if resume:
+                _resume(training)
+            else:
+                (training.folder / _STATE_FILE).unlink(missing_ok=True)
+            # Only now: what was refused leaves the settings of the state that is there.
+            write_json(training.folder / SETTINGS_FILE, {**to_dict(settings), "hash": settings.hash, **split})
+            outcome = training.run()
         _publish(training, data, split, outcome)
         result.folds[fold] = {**asdict(outcome), **sides_of(split)}
         write_json(training.folder / "result.json", result.folds[fold])
@@ -228,10 +233,8 @@ def _fold_training(
 ) -> FoldTraining:
     from nnunet_spine_ext.instances.training.fold import FoldData, FoldTraining
 
-    target = _fold_folder(folder, fold)
-    training = FoldTraining(settings, fold, FoldData(store, tuple(split["train"]), tuple(split["val"])), target, device)
-    write_json(target / SETTINGS_FILE, {**to_dict(settings), "hash": settings.hash, **split})
-    return training
+    data = FoldData(store, tuple(split["train"]), tuple(split["val"]))
+    return FoldTraining(settings, fold, data, _fold_folder(folder, fold), device)
 
 
 def _resume(training: FoldTraining) -> None:
@@ -242,8 +245,8 @@ def _resume(training: FoldTraining) -> None:
         raise UsageError(
             "E-TRAIN-OTHER",
             file=training.folder,
-            found="a training with other settings or other cases",
-            expected="the settings and cases it was started with",
+            found="a training with other settings, cases or masks",
+            expected="the settings and files it was started with",
             fix="give the same options, or start anew with --overwrite, or choose another folder with -o or --name",
         )
 

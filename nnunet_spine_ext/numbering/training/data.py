@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from nnunet_spine_ext.numbering.targets import targets_of
 logger = logging.getLogger(__name__)
 IMAGES = "imagesTr"
 # Grows when patches are cut in another way.
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _SACRUM = 26
 # The first lumbar id: whoever stands on a sacrum is lumbar.
 _LUMBAR_IDS = range(20, 26)
@@ -64,6 +65,7 @@ class CachedCase:
     names: levels of its vertebrae, head to tail.
     targets: answers (n,) to every question.
     sacrum: whether the sacrum follows.
+    content: hash of the patches.
     file: the patches: (n, 3, P, I, R), the image in half precision, masks as shares of 255.
     """
 
@@ -72,6 +74,7 @@ class CachedCase:
     names: tuple[str, ...]
     targets: Mapping[str, Array]
     sacrum: bool
+    content: str
     file: Path
 
     def patch(self, row: int) -> Array:
@@ -162,12 +165,15 @@ def _cached(data: NumberedData, case: TrainingCase, spec: CropSpec, folder: Path
     if known.get("stamp") != stamp:
         crops = _cut(data, case, spec)
         names = _names(crops, case)
-        write_bytes(file, _packed(crops.data))
+        packed = _packed(crops.data)
+        write_bytes(file, packed)
         known = {"stamp": stamp, "names": names, "whole": crops.whole.tolist(), "sacrum": crops.sacrum}
+        # Of the patches, not of the files: a dataset that was only copied is still the same.
+        known["content"] = hashlib.sha256(packed).hexdigest()[:16]
         write_json(facts, known)
     levels: tuple[str, ...] = tuple(known["names"])
     targets = targets_of(levels, known["whole"], sacrum=known["sacrum"])
-    return CachedCase(case.name, case.subject, levels, targets, bool(known["sacrum"]), file)
+    return CachedCase(case.name, case.subject, levels, targets, bool(known["sacrum"]), str(known["content"]), file)
 
 
 def _cut(data: NumberedData, case: TrainingCase, spec: CropSpec) -> Crops:

@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from nnunet_spine_ext.augment.keys import SampleKey
+from nnunet_spine_ext.core.config import to_dict
 from nnunet_spine_ext.core.errors import SetupError, UsageError
+from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.instances.training.state import (
@@ -41,6 +43,7 @@ from nnunet_spine_ext.numbering.training.settings import NumberingTrainSettings
 from nnunet_spine_ext.numbering.training.validate import validate
 
 logger = logging.getLogger(__name__)
+SETTINGS_FILE = "settings.json"
 # A vertebra that lost more than this is not wholly in the picture any more.
 _WHOLE = 0.98
 _LARGEST_STEP = 5.0
@@ -55,7 +58,7 @@ class Job:
     fold: its name, a number or ``all``.
     crop: the patches; those of the settings unless the dataset asks for others.
     train, validation: cases.
-    folder: gets ``state.safetensors`` and ``log.csv``.
+    folder: gets ``settings.json``, ``state.safetensors`` and ``log.csv``.
     """
 
     fold: str
@@ -68,8 +71,9 @@ class Job:
 
     @property
     def hash(self) -> str:
-        """Hash of what makes two trainings different: settings, patches, cases and levels."""
-        cases = [[[case.case, list(case.names)] for case in side] for side in (self.train, self.validation)]
+        """Hash of what makes two trainings different: settings, patches and their content, cases and levels."""
+        sides = (self.train, self.validation)
+        cases = [[[case.case, list(case.names), case.content] for case in side] for side in sides]
         text = json.dumps([self.settings.hash, self.crop.centre, cases])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -91,12 +95,18 @@ def train_fold(job: Job, *, resume: bool) -> FoldResult:
 
     Raises
     ------
-    UsageError: the saved state is of other settings or cases.
+    UsageError: the saved state is of other settings, cases or files.
     SetupError: the saved state is damaged; the loss is no number any more; another process trains this fold.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     with file_lock(job.folder / "lock", what="training this fold"):
-        return _Fold(job, resume=resume).run()
+        if not resume:
+            (job.folder / STATE_FILE).unlink(missing_ok=True)
+        fold = _Fold(job, resume=resume)
+        # Only now: what was refused leaves the settings of the state that is there.
+        split = {"train": [case.case for case in job.train], "val": [case.case for case in job.validation]}
+        write_json(job.folder / SETTINGS_FILE, {**to_dict(job.settings), "hash": job.hash, **split})
+        return fold.run()
 
 
 class _Fold:
@@ -215,8 +225,8 @@ class _Fold:
             raise UsageError(
                 "E-TRAIN-OTHER",
                 file=self.job.folder,
-                found="a training with other settings or other cases",
-                expected="the settings and cases it was started with",
+                found="a training with other settings, cases or files",
+                expected="the settings and files it was started with",
                 fix="give the same options, or start anew with --overwrite, or choose another folder with -o or --name",
             )
         load_state(path, self.network, self.optimizer)

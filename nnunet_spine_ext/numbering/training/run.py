@@ -15,6 +15,7 @@ from nnunet_spine_ext import __version__
 from nnunet_spine_ext.core.config import to_dict
 from nnunet_spine_ext.core.errors import Problem, SetupError, UsageError
 from nnunet_spine_ext.core.io import write_json
+from nnunet_spine_ext.core.partial import check_folder
 from nnunet_spine_ext.core.splits import Split
 from nnunet_spine_ext.core.summary import RunSummary
 from nnunet_spine_ext.instances.training.dataset import (
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from nnunet_spine_ext.numbering.training.loop import FoldResult
 
 _log = logging.getLogger(__name__)
-SETTINGS_FILE, RESULT_FILE = "settings.json", "result.json"
+RESULT_FILE = "result.json"
 _STATE_FILE = "state.safetensors"
 
 
@@ -127,7 +128,7 @@ def train_numbering(
     Raises
     ------
     UsageError: unknown settings or folds, a fold that is there (without `resume` and `overwrite`), a state of other
-        settings or cases.
+        settings, cases or files.
     NoInputError: no instance masks, no images, no usable case.
     CaseError: instances that only count from the top.
     SetupError: no such dataset or device, a damaged state, another model in the folder.
@@ -141,6 +142,7 @@ def train_numbering(
     wanted = [str(fold) for fold in ([f] if isinstance(f, (str, int)) else f)]
     folds_of(data.data, list(data.data.cases), wanted)  # A wrong fold is said before minutes of preparation.
     folder = _model_folder(data.data.folder, o, name, wanted)
+    check_folder(folder)
     if not resume and not overwrite:
         _refuse_existing(folder, wanted)
     if not overwrite:
@@ -180,9 +182,6 @@ def _train(
     target = _fold_folder(folder, fold)
     train, validation = (tuple(cases[case] for case in split[side]) for side in ("train", "val"))
     job = Job(fold, settings, crop, train, validation, target, device)
-    if not resume:
-        (target / _STATE_FILE).unlink(missing_ok=True)
-    write_json(target / SETTINGS_FILE, {**to_dict(settings), "hash": job.hash, **split})
     return train_fold(job, resume=resume)
 
 
