@@ -13,7 +13,7 @@ from bad_inputs import AFFINE, FILE_KINDS, MASK_KINDS, SHAPE, make_bad, make_goo
 
 from nnunet_spine_ext.check.facts import ImageFacts, Role, plane_of
 from nnunet_spine_ext.check.images import inspect
-from nnunet_spine_ext.check.rules import FILE_RULES
+from nnunet_spine_ext.check.rules import FILE_RULES, RULES
 from nnunet_spine_ext.core.errors import CaseError, UsageError
 from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.core.volume import Volume
@@ -85,8 +85,14 @@ REMEDY = {
     "mha_named_nii": ".mha",
     "shear": "resample",
     "small_shear": "copying the qform",
-    "all_zero": "--role label",
+    "all_zero": "nnUNetv2_spine_check: --role label",
 }
+
+
+def test_remedies_for_all_commands_say_whose_option_they_name() -> None:
+    fixes = [rule.fix for rule in RULES.values()]
+    assert any("--role" in fix for fix in fixes)
+    assert all("nnUNetv2_spine_check" in fix for fix in fixes if "--role" in fix)
 
 
 def _build(kind: str, folder: Path) -> Path:

@@ -228,6 +228,7 @@ def test_unknown_ids_are_listed_with_their_voxel_counts(dtype: type) -> None:
         convert_labels(array, "spineps", "nnunet14", file="mask.nii.gz")
     error = caught.value
     assert error.code == "E-LABEL-UNKNOWN"
+    assert "nnUNetv2_spine_labels" in error.fix
     assert error.file == "mask.nii.gz"
     assert error.found == "label ids 7 (1 voxels), 99 (3 voxels)"
     assert "41 to " in error.expected

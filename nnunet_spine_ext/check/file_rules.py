@@ -155,11 +155,11 @@ FILE_ROWS = (
         "export with another scaling or type; detail above this value is lost",
     ),
     # Masks
-    ("W-LABEL-EMPTY", "a mask without foreground", "labelled voxels", "label it, or leave it out of the training"),
+    ("W-LABEL-EMPTY", "a mask without foreground", "labelled voxels", "label it, or leave the case out"),
     (
         "E-LABEL-VALUE",
         "a mask with fractions, negative numbers or too many different values",
         "whole numbers from 0",
-        "round or threshold the mask; if it is an image, use --role image",
+        "round or threshold the mask; an image has to be given as one (nnUNetv2_spine_check: --role image)",
     ),
 )

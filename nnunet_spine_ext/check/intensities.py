@@ -44,7 +44,9 @@ def check_values(path: Path, header: Header, voxels: VoxelFacts, role: Role, emi
         _check_mask(path, voxels, emit)
         return
     if voxels.minimum == voxels.maximum:
-        hint = "; if it is an empty mask, use --role label" if voxels.maximum == 0 else ""
+        hint = (
+            "; an empty mask has to be given as one (nnUNetv2_spine_check: --role label)" if voxels.maximum == 0 else ""
+        )
         emit(finding("E-INT-CONSTANT", path, f"{voxels.minimum:g} in every voxel", hint=hint))
     elif voxels.saturated > SATURATED_SHARE * voxels.count:
         share = 100 * voxels.saturated / voxels.count

@@ -151,7 +151,7 @@ def apply_table(array: Array, table: Mapping[int, int], *, file: str | Path = "l
             file=file,
             found=f"label ids {listing}{more}",
             expected=f"0 and {id_ranges(table)}",
-            fix="check the label scheme or give a label map for these ids",
+            fix="check the label scheme, or translate these ids with a label map (nnUNetv2_spine_labels)",
         )
     values = {int(k): table[int(k)] if k else 0 for k in counts}
     dtype = np.uint8 if max(values.values(), default=0) < 256 else np.uint16
