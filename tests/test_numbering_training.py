@@ -124,6 +124,13 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
     assert len(calls) == 4
 
 
+def test_a_model_folder_that_cannot_be_made_is_a_wrong_option(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "afile").touch()
+    with pytest.raises(SpineExtError) as caught:
+        _train(dataset, tmp_path / "afile" / "model", "epochs=1")
+    assert (caught.value.code, caught.value.exit_code) == ("E-OUT-FOLDER", 2)
+
+
 def test_an_earlier_training_is_neither_overwritten_nor_mixed_unasked(dataset: Path, tmp_path: Path) -> None:
     _train(dataset, tmp_path / "m", "epochs=1")
     for options, code, more in (

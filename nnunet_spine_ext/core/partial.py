@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -224,6 +225,20 @@ def unusable_folder(folder: Path, error: OSError) -> UsageError:
         expected="a folder that can be written to",
         fix="choose another folder or change its permissions",
     )
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UsageError when nothing can be written into a folder, or it cannot be made; it is not made.
+
+    Permission bits say nothing about read-only mounts, quotas and root: only writing tells.
+    """
+    try:
+        existing = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
+        # In a file, or a file itself, this is the error of the system.
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise unusable_folder(folder, error) from error
 
 
 def plain(content: Any) -> Any:

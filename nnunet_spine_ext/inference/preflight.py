@@ -8,6 +8,7 @@ from typing import Any
 
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.partial import check_folder, unusable_folder
 from nnunet_spine_ext.inference.phase_options import schemes_with_bodies
 
 
@@ -87,15 +88,10 @@ def check_output(output: Path, source: Any) -> Path:
     """Refuse an output that is a file, the input, or not writable, before any work."""
     sources = [source] if isinstance(source, (str, Path)) else list(source)
     folders = {Path(s).resolve() if Path(s).is_dir() else Path(s).resolve().parent for s in sources}
-    found = None
-    if output.exists() and not output.is_dir():
-        found = "a file"
-    elif output.resolve() in folders:
-        found = "the folder of the input"
-    else:
-        existing = next(parent for parent in (output.resolve(), *output.resolve().parents) if parent.exists())
-        if not os.access(existing, os.W_OK):
-            found = f"a place that cannot be written to ({existing})"
+    try:
+        found = _unfit(output, folders)
+    except OSError as error:
+        raise unusable_folder(output, error) from error
     if found:
         raise UsageError(
             "E-OUT-FOLDER",
@@ -104,4 +100,15 @@ def check_output(output: Path, source: Any) -> Path:
             expected="a folder of its own for the results",
             fix="choose another -o",
         )
+    check_folder(output)
     return output
+
+
+def _unfit(output: Path, inputs: set[Path]) -> str | None:
+    """Return in words why results cannot go there; raises OSError for a name that the system does not take."""
+    if output.exists() and not output.is_dir():
+        return "a file"
+    if output.resolve() in inputs:
+        return "the folder of the input"
+    existing = next(parent for parent in (output.resolve(), *output.resolve().parents) if parent.exists())
+    return None if os.access(existing, os.W_OK) else f"a place that cannot be written to ({existing})"
