@@ -199,13 +199,28 @@ def test_the_command_imports_a_checkpoint_and_names_what_is_wrong(
     assert main(["-i", str(path), "-o", str(tmp_path / "model"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["cutout"]["encoding"], told["folds"]) == ("onehot", [0])
-    assert main(["-i", str(path), "-o", str(tmp_path / "model")]) == 0
+    assert main(["-i", str(path), "-o", str(tmp_path / "again")]) == 0
     assert "248x304x64 voxels, 0.75x0.75x1.65 mm" in capsys.readouterr().out
     assert main(["-i", str(tmp_path / "none.ckpt"), "-o", str(tmp_path / "other")]) == 5
     assert "E-MODEL-CHECKPOINT" in capsys.readouterr().err
+
+
+def test_a_folder_that_has_a_model_is_not_mixed_with_an_imported_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same cutouts and size, or not: a fold that was trained would be averaged with SPINEPS' network."""
+    path = write(tmp_path / "x_weights.ckpt", random_state())
+    write_instance_model(
+        tmp_path / "same", CutoutSpec(), NetworkShape(), {1: NetworkShape().build(CutoutSpec()).state_dict()}
+    )
     write_instance_model(tmp_path / "other", SMALL, TINY, {0: tiny_weights()})
-    assert main(["-i", str(path), "-o", str(tmp_path / "other")]) == 5
-    assert "E-MODEL-INSTANCE" in capsys.readouterr().err
+    for name in ("same", "other"):
+        before = {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
+        assert main(["-i", str(path), "-o", str(tmp_path / name)]) == 5
+        told = capsys.readouterr().err
+        assert "E-MODEL-INSTANCE" in told
+        assert "another folder (-o)" in told
+        assert {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} == before
 
 
 class Exploit:

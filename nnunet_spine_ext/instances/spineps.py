@@ -19,7 +19,7 @@ from nnunet_spine_ext.core.config import to_dict
 from nnunet_spine_ext.core.errors import EXIT_OK, CaseError, SetupError, UsageError
 from nnunet_spine_ext.core.io import read_json, sha256
 from nnunet_spine_ext.instances.cutouts import CutoutSpec
-from nnunet_spine_ext.instances.model import InstanceModel, NetworkShape, write_instance_model
+from nnunet_spine_ext.instances.model import MODEL_FILE, InstanceModel, NetworkShape, write_instance_model
 
 if TYPE_CHECKING:
     import torch
@@ -85,10 +85,19 @@ def import_spineps(checkpoint: str | Path, out: str | Path) -> ImportedModel:
     Raises
     ------
     SetupError: no checkpoint, one that is damaged or holds pickled code, another architecture, or a folder `out` with
-        another model in it.
+        a model in it.
     UsageError: an unknown encoding of the classes, another orientation or a wrong voxel size.
     """
     path = _find(Path(checkpoint))
+    if (Path(out) / MODEL_FILE).exists():
+        # Its other folds would stay, and be averaged with this network.
+        raise SetupError(
+            "E-MODEL-INSTANCE",
+            file=out,
+            found="an instance model",
+            expected="a folder without one",
+            fix="give another folder (-o), or delete this one if the model in it is not needed",
+        )
     content = _load(path)
     state = _network_state(path, content)
     translated = {translate_name(name): tensor for name, tensor in state.items()}
