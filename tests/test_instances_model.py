@@ -116,10 +116,30 @@ def break_json(folder: Path, **changes: Any) -> None:
 def test_a_folder_that_does_not_fit_together_is_refused(tmp_path: Path, changes: dict[str, Any], code: str) -> None:
     write_instance_model(tmp_path, SMALL, TINY, {0: tiny_weights()})
     break_json(tmp_path, **changes)
-    with pytest.raises((SetupError, UsageError)) as caught:
+    with pytest.raises(SetupError) as caught:
         load_instance_model(tmp_path, CPU)
-    assert caught.value.code == code
+    assert (caught.value.code, caught.value.exit_code) == (code, 5)
+    assert str(tmp_path) in caught.value.file
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("numbering_model.json", "a numbering model, without instance_model.json"),
+        ("plans.json", "a model of nnU-Net for segmentation, without"),
+        ("checkpoint_final.pth", "one fold of a model of nnU-Net"),
+        ("sagittal_weights.ckpt", "a checkpoint of SPINEPS, not imported"),
+        ("notes.txt", "a folder without instance_model.json"),
+    ],
+)
+def test_another_folder_is_called_what_it_is(tmp_path: Path, name: str, what: str) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(SetupError) as caught:
+        load_instance_model(tmp_path, CPU)
+    assert caught.value.found.startswith(what)
+    with pytest.raises(SetupError, match="a file, no folder"):
+        load_instance_model(tmp_path / name, CPU)
 
 
 def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:

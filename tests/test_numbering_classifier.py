@@ -151,12 +151,15 @@ def test_what_is_no_model_says_so(tmp_path: Path, damage: object, code: str, wor
     damage(_write(tmp_path))  # type: ignore[operator]
     with pytest.raises(SpineExtError, match=words) as caught:
         load_classifier(tmp_path, device="cpu")
-    assert caught.value.code == code
+    assert (caught.value.code, caught.value.exit_code) == (code, 5)
 
 
 def test_a_wrong_folder_a_wrong_fold_and_a_wrong_device_say_so(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="no such folder"):
         load_classifier(tmp_path / "nowhere")
+    write_json(tmp_path / "instances/instance_model.json", {})
+    with pytest.raises(SetupError, match=r"an instance model, without numbering_model\.json"):
+        load_classifier(tmp_path / "instances")
     _write(tmp_path / "m")
     with pytest.raises(SetupError, match="no fold 1"):
         load_classifier(tmp_path / "m", folds=[1])

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_spine_ext.core.config import load_config, naming_file, to_dict
+from nnunet_spine_ext.core.config import load_config, to_dict
 from nnunet_spine_ext.core.errors import CaseError, SetupError, UsageError
 from nnunet_spine_ext.core.io import read_json, write_bytes, write_json
+from nnunet_spine_ext.core.model_folders import faults_of_model, without_description
 from nnunet_spine_ext.instances.cutout_inference import InferenceOptions, NetworkPredictor
 from nnunet_spine_ext.instances.cutouts import MULTIPLE, CutoutSpec
 from nnunet_spine_ext.instances.encoding import channels
@@ -145,13 +146,15 @@ def read_instance_model(folder: str | Path) -> InstanceModel:
 
     Raises
     ------
-    SetupError: no such model, a file that cannot be read, an unknown version.
-    UsageError: an unknown encoding, a wrong cutout, an unknown key.
+    SetupError: no such model, a file that cannot be read, an unknown version, encoding or key, a wrong cutout.
     """
     path = Path(folder) / MODEL_FILE
     if not path.is_file():
-        there = "no such folder" if not Path(folder).is_dir() else f"a folder without {MODEL_FILE}"
-        raise _unusable(folder, there, "give the folder that the training or nnUNetv2_spine_import_instances wrote")
+        raise _unusable(
+            folder,
+            without_description(folder, MODEL_FILE),
+            "give the folder that the training or nnUNetv2_spine_import_instances wrote",
+        )
     try:
         content = read_json(path)
     except CaseError as error:
@@ -161,7 +164,7 @@ def read_instance_model(folder: str | Path) -> InstanceModel:
     if content.get("format_version") != FORMAT_VERSION:
         found = f"format version {content.get('format_version')!r}"
         raise _unusable(path, found, f"this version reads {FORMAT_VERSION}: update nnunet-spine-ext")
-    with naming_file(path):
+    with faults_of_model(path):
         model = load_config(InstanceModel, content, where=str(path))
     if not model.folds:
         raise _unusable(path, "a model without folds", "finish the training of one fold")
@@ -179,8 +182,9 @@ def load_instance_model(
 
     Raises
     ------
-    SetupError: no such model or fold, weights that are damaged or do not fit, no such device.
-    UsageError: an unknown encoding, a wrong cutout, an unknown name of a device.
+    SetupError: no such model or fold, an unknown encoding, a wrong cutout, weights that are damaged or do not fit, no
+        such device.
+    UsageError: an unknown name of a device.
     """
     model = read_instance_model(folder)
     wanted = list(model.folds) if folds is None else list(folds)
@@ -205,7 +209,8 @@ def _load_fold(path: Path, model: InstanceModel) -> InstanceUNet:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise _unusable(path, f"cannot be read ({str(error)[:160]})", "copy the model again") from error
-    network = model.network.build(model.cutout)
+    with faults_of_model(path.parent / MODEL_FILE):
+        network = model.network.build(model.cutout)
     complaint = _misfit(state, network.state_dict())
     if complaint:
         raise _unusable(path, complaint, f"restore {MODEL_FILE} and the weights that belong together")

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_spine_ext.core.config import load_config, naming_file, to_dict
+from nnunet_spine_ext.core.config import load_config, to_dict
 from nnunet_spine_ext.core.errors import CaseError, SetupError, UsageError
 from nnunet_spine_ext.core.io import read_json, write_bytes, write_json
+from nnunet_spine_ext.core.model_folders import faults_of_model, without_description
 from nnunet_spine_ext.numbering.crops import CropSpec
 from nnunet_spine_ext.numbering.targets import HEADS
 
@@ -127,13 +128,13 @@ def read_numbering_model(folder: str | Path) -> NumberingModel:
 
     Raises
     ------
-    SetupError: no such model, a file that cannot be read, an unknown version.
-    UsageError: an unknown key, an impossible value.
+    SetupError: no such model, a file that cannot be read, an unknown version or key, an impossible value.
     """
     path = Path(folder) / MODEL_FILE
     if not path.is_file():
-        there = "no such folder" if not Path(folder).is_dir() else f"a folder without {MODEL_FILE}"
-        raise unusable(folder, there, "give the folder that nnUNetv2_spine_train_numbering wrote")
+        raise unusable(
+            folder, without_description(folder, MODEL_FILE), "give the folder that nnUNetv2_spine_train_numbering wrote"
+        )
     try:
         content = read_json(path)
     except CaseError as error:
@@ -143,7 +144,7 @@ def read_numbering_model(folder: str | Path) -> NumberingModel:
     if content.get("format_version") != FORMAT_VERSION:
         found = f"format version {content.get('format_version')!r}"
         raise unusable(path, found, f"this version reads {FORMAT_VERSION}: update nnunet-spine-ext")
-    with naming_file(path):
+    with faults_of_model(path):
         model = load_config(NumberingModel, content, where=str(path))
     if not model.folds:
         raise unusable(path, "a model without folds", "finish the training of one fold")
