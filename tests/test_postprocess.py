@@ -183,7 +183,7 @@ def test_one_bad_mask_is_named_and_the_others_are_done(
     # A rehearsal finds what can be found without the work.
     rehearsed = postprocess(masks, tmp_path / "dry", dry_run=True)
     assert not (tmp_path / "dry").exists()
-    assert set(rehearsed.failed) == (set() if kind == "unknown" else {"bad"})
+    assert set(rehearsed.failed) == {"bad"}
 
 
 @pytest.mark.parametrize("kind", ["empty", "no-corpus"])
@@ -300,7 +300,51 @@ def test_masks_of_levels_in_another_scheme_are_not_asked_for_numbers(masks: Path
     result = postprocess(
         masks, tmp_path / "out", levels=tmp_path / "first" / "instances", levels_scheme="verse", dry_run=True
     )
-    assert not result.failed
+    # Discs have ids that the scheme does not know; whether they are numbered is not asked.
+    assert result.failed["good"].code == "E-LABEL-UNKNOWN"
+
+
+@pytest.mark.parametrize("option", ["localizer", "levels"])
+def test_masks_of_classes_are_no_levels(masks: Path, tmp_path: Path, option: str) -> None:
+    given: dict[str, Any] = {option: masks}
+    with pytest.raises(UsageError, match="scheme nnunet14") as caught:
+        postprocess(masks, tmp_path / "out", **given)
+    assert caught.value.code == "E-POST-LEVELS"
+    # The results of a run have their instances in a folder of their own.
+    postprocess(masks, tmp_path / "first")
+    with pytest.raises(UsageError, match=r"give .*instances"):
+        postprocess(masks, tmp_path / "out", **{option: tmp_path / "first"})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scheme_of_levels_needs_masks_of_levels(masks: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--levels-scheme") as caught:
+        postprocess(masks, tmp_path / "out", levels_scheme="verse")
+    assert caught.value.code == "E-CONFIG-IDLE"
+
+
+def test_a_dry_run_names_unknown_ids_of_masks_and_of_masks_of_levels(
+    masks: Path, tmp_path: Path, spine: tuple[Volume, Volume]
+) -> None:
+    array = spine[0].array.copy()
+    array[0, 0, 0] = 99
+    write_volume(spine[0].with_array(array), masks / "strange.nii.gz")
+    result = postprocess(masks, tmp_path / "out", dry_run=True)
+    assert (list(result.planned), result.failed["strange"].code) == (["good"], "E-LABEL-UNKNOWN")
+    assert result.failed["strange"].file.endswith("strange.nii.gz")
+    write_volume(spine[0].with_array(array), tmp_path / "levels.nii.gz")
+    result = postprocess(
+        masks / "good.nii.gz", tmp_path / "out", levels=tmp_path / "levels.nii.gz", levels_scheme="verse", dry_run=True
+    )
+    assert result.failed["good"].code == "E-LABEL-UNKNOWN"
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_report_of_an_earlier_run_does_not_stay(masks: Path, tmp_path: Path) -> None:
+    postprocess(masks, tmp_path / "out", report=True)
+    assert (tmp_path / "out" / "report.html").is_file()
+    postprocess(masks, tmp_path / "out")
+    assert not (tmp_path / "out" / "report.html").exists()
 
 
 # ---- what is refused before any work -----------------------------------------------------------------------------

@@ -229,6 +229,39 @@ def scheme_of_masks(i: str | Path | Sequence[str | Path], asked: str | None) -> 
     )
 
 
+def check_level_sources(sources: Mapping[str, str | Path | None], levels_scheme: str) -> None:
+    """Refuse a localizer or masks of levels whose dataset.json says another scheme, and a scheme without such masks.
+
+    Classes would pass for levels: 10 is a body in one scheme, and T3 in another.
+
+    Raises
+    ------
+    UsageError: one of them.
+    """
+    if sources.get("levels") is None and levels_scheme != "instances":
+        raise UsageError(
+            "E-CONFIG-IDLE",
+            file="--levels-scheme",
+            found=f"{levels_scheme}, and no masks of levels",
+            expected="a scheme of what is given with --levels",
+            fix="add --levels, or leave it out",
+        )
+    for option, expected in (("localizer", "instances"), ("levels", levels_scheme)):
+        place = sources.get(option)
+        recorded = None if place is None else recorded_scheme(dataset_beside(place))
+        if place is not None and recorded in SCHEMES and recorded != expected:
+            inside = Path(place) / "instances"
+            raise UsageError(
+                "E-POST-LEVELS",
+                file=place,
+                found=f"masks of the scheme {recorded}, as the dataset.json beside them says (--{option})",
+                expected=f"masks of the scheme {expected}, which name levels",
+                fix=f"give {inside}"
+                if inside.is_dir()
+                else "give numbered instances, or their scheme (--levels-scheme)",
+            )
+
+
 def dataset_beside(i: str | Path | Sequence[str | Path]) -> dict[str, Any]:
     """Return the dataset.json in the folder of the (first) mask; empty if there is none, or none that can be read."""
     first = Path(i if isinstance(i, (str, Path)) else i[0])

@@ -120,6 +120,16 @@ class Phases:
                 write_volume(self._as_spineps(semantic), bids_files(folder, case).spine)
         return semantic, [replace(problem, file=problem.file or file) for problem in warnings]
 
+    def check(self, semantic: Volume, given: CaseInput) -> None:
+        """Raise CaseError for ids that the schemes of a mask, and of a mask of levels, do not know; nothing is done."""
+        from nnunet_spine_ext.instances.frame import make_frame
+        from nnunet_spine_ext.numbering.masks import levels_of
+
+        with _about(given.file):
+            make_frame(semantic, self.scheme)
+            if given.levels is not None:
+                levels_of(given.levels, self.options.levels_scheme, given.levels, required=True)
+
     def _instances(self, semantic: Volume, folder: Path, case: str, given: CaseInput) -> tuple[Volume, list[Problem]]:
         from nnunet_spine_ext.instances.interface import separate
 

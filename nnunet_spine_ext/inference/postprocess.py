@@ -25,6 +25,7 @@ from nnunet_spine_ext.inference.batch import FULL_LIMIT, Attempt, BatchResult, a
 from nnunet_spine_ext.inference.journal import Journal, folder_lock, is_finished
 from nnunet_spine_ext.inference.mask_cases import (
     MaskCase,
+    check_level_sources,
     dataset_beside,
     find_masks,
     open_mask,
@@ -34,7 +35,13 @@ from nnunet_spine_ext.inference.mask_cases import (
 from nnunet_spine_ext.inference.phase_options import PhaseOptions, check_phases
 from nnunet_spine_ext.inference.phases import CaseInput, Phases
 from nnunet_spine_ext.inference.preflight import check_output
-from nnunet_spine_ext.inference.results import check_bids_names, foreign_cases, foreign_warning, write_mask_run
+from nnunet_spine_ext.inference.results import (
+    check_bids_names,
+    discard_report,
+    foreign_cases,
+    foreign_warning,
+    write_mask_run,
+)
 from nnunet_spine_ext.inference.space import writing
 
 logger = logging.getLogger(__name__)
@@ -164,6 +171,7 @@ def _prepare(
     i = i[0] if isinstance(i, Sequence) and not isinstance(i, str) and len(i) == 1 else i
     for source in (i, *(path for path in sources.values() if path is not None)):
         check_output(output, source)
+    check_level_sources(sources, phases.levels_scheme)
     cases = find_masks(i, sources, image_needed=phases.needs_image)
     name = scheme_of_masks(i, scheme)
     check_phases(phases, name, images=sources["images"] is not None)
@@ -195,6 +203,7 @@ def _work(run: _Run, i: str | Path | Sequence[str | Path], *, report: bool) -> N
         output.mkdir(parents=True, exist_ok=True)
     with folder_lock(output):
         with writing(output):
+            discard_report(output)
             _write_records(run, i)
         _run_cases(run)
     if report and (result.done or result.skipped) and result.stopped is None:
@@ -315,13 +324,15 @@ def _rehearse(run: _Run) -> None:
     from tqdm import tqdm
 
     job, result = run.job, run.result
+    phases = Phases(job.phases, job.scheme)
     result.dry_run = True
     for case in tqdm(list(job.cases.values()), desc="cases", disable=None):
         try:
             if case.name in job.earlier and job.finished(case, case.hashes()):
                 result.skipped.append(case.name)
                 continue
-            _, _, warnings = _opened(case, job)
+            mask, given, warnings = _opened(case, job)
+            phases.check(mask, given)
         except SpineExtError as error:
             result.fail(case.name, error.problem())
         except Exception as error:

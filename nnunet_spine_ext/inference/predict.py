@@ -37,7 +37,13 @@ from nnunet_spine_ext.inference.preflight import (
     check_use,
     check_windows,
 )
-from nnunet_spine_ext.inference.results import check_bids_names, foreign_cases, foreign_warning, write_run
+from nnunet_spine_ext.inference.results import (
+    check_bids_names,
+    discard_report,
+    foreign_cases,
+    foreign_warning,
+    write_run,
+)
 from nnunet_spine_ext.inference.settings import Crop, PredictSettings
 from nnunet_spine_ext.inference.space import little_space, writing
 
@@ -257,6 +263,7 @@ def _work(
         phases = Phases(run.options.phases, label_scheme(model.plans), str(predictor.device))
         phases.load()
         with writing(output):
+            discard_report(output)
             options = run.options.to_dict() | {"device": str(predictor.device)}
             write_run(output, model, options, source, foreign, run.options.phases.models())
         _run_cases(run, cases, predictor, phases)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
@@ -27,6 +28,7 @@ from nnunet_spine_ext.inference.phases import phase_files
 from nnunet_spine_ext.inference.support import support_mm
 from nnunet_spine_ext.report.naming import instance_naming
 
+logger = logging.getLogger(__name__)
 _PACKAGES = ("nnunetv2", "torch", "numpy", "nibabel")
 # Where masks of a case that is not of this run come from.
 _KINDS = {
@@ -52,6 +54,14 @@ def discard(folder: Path, case: str) -> None:
     """Remove what an earlier run left of a case: old masks must not pass for new ones."""
     for file in outputs(folder, case):
         file.unlink()
+
+
+def discard_report(folder: Path) -> None:
+    """Remove the report of an earlier run, which would show what is no more; say so."""
+    report = folder / "report.html"
+    if report.is_file():
+        report.unlink()
+        logger.info("%s: removed, it was of an earlier run; --report or nnUNetv2_spine_report makes a new one", report)
 
 
 def foreign_cases(
