@@ -339,7 +339,9 @@ def test_evaluations_are_taken_as_they_are(cohort: Cohort) -> None:
     first = tables(folders, cohort.out, ref=cohort.ref)
     ready = [Path(folder) for folder in first.folders]
     assert [folder.name for folder in ready] == ["1_raw", "2_post"]
-    again = tables(ready, cohort.base / "again", names=("raw", "post"))
+    # They are called as they were: without the number of their folder.
+    again = tables(ready, cohort.base / "again")
+    assert again.to_dict()["names"] == ["raw", "post"]
     for number in (2, 3, 5):
         name = f"table{number}.csv"
         assert (cohort.out / name).read_bytes() == (cohort.base / "again" / name).read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -438,3 +439,11 @@ def test_lumbar_pair_takes_about_a_second_and_shows_the_swapped_codes(test_data:
     assert dice["canal"] < 0.05
     assert dice["corpus"] > 0.97
     assert {row.metric for row in result.rows} == {m.name for m in METRICS.values() if m.scope == "class" and m.default}
+
+
+def test_the_help_parts_names_of_metrics_from_what_they_mean() -> None:
+    from nnunet_spine_ext.cli.evaluate import build_parser
+
+    text = build_parser().format_help()
+    for row in METRICS.values():
+        assert re.search(rf"^  {row.name} +{re.escape(row.long_name)}", text, re.MULTILINE), row.name

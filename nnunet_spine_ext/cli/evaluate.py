@@ -28,9 +28,10 @@ _EXAMPLES = """  nnUNetv2_spine_evaluate -ref nnUNet_raw/Dataset501_SPIDER/label
 
 
 def _metric_line(row: Metric) -> str:
+    width = max(map(len, METRICS))
     unit = f" [{row.unit}]" if row.unit else ""
     note = "" if row.default else " (not by default)"
-    return f"  {row.name:22}{row.long_name}{unit}, per {row.scope}{note}"
+    return f"  {row.name:{width}}  {row.long_name}{unit}, per {row.scope}{note}"
 
 
 def build_parser() -> argparse.ArgumentParser:

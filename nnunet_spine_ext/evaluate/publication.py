@@ -35,6 +35,7 @@ from nnunet_spine_ext.evaluate.structures import LABELS, SPINEPS
 Assd = Literal["assd", "assd_voxel", "assd_in_voxels"]
 NUMBERS = (2, 3, 5)
 # tables.json is written last: where it is, all are there.
+EVALUATIONS = "evaluations"
 FILES = ("tables.json", *(f"table{number}.{ending}" for number in NUMBERS for ending in ("csv", "md", "tex")))
 SAME = "same"
 
@@ -155,6 +156,8 @@ def tables(
     given = [Path(folder) for folder in ([pred] if isinstance(pred, str | Path) else pred)]
     _check(assd=assd, unit=unit, correction=correction, structures=structures)
     called = folder_names(given, names, least=1, options="-pred")
+    if not names:
+        called = _without_numbers(given, called)
     other_labels = _for_each("--pred-labels", pred_labels, given, one_for_all=True)
     other_instances = _for_each("--pred-instances", pred_instances, given)
     ready = [is_evaluation(folder) for folder in given]
@@ -170,7 +173,7 @@ def tables(
     folders = []
     for k, (folder, name) in enumerate(zip(given, called, strict=True)):
         if not ready[k] and true is not None:
-            target = out / "evaluations" / f"{k + 1}_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}"
+            target = out / EVALUATIONS / f"{k + 1}_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}"
             own: dict[str, Any] = {"pred_labels": other_labels[k], "pred_instances": other_instances[k]}
             evaluate(true, folder, target, **own, **options)
             folder = target
@@ -193,6 +196,14 @@ class _Options:
 
 def _metrics(assd: str) -> tuple[str, ...]:
     return ("dice", assd, "rq", "sq", "pq", "instance_dice", f"instance_{assd}")
+
+
+def _without_numbers(folders: Sequence[Path], called: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names without the numbers that `tables` gave its own evaluations: ``evaluations/1_raw`` is raw."""
+    if not all(folder.resolve().parent.name == EVALUATIONS and is_evaluation(folder) for folder in folders):
+        return called
+    plain = tuple(re.sub(r"^(.*/)?\d+_(?=.)", "", name) for name in called)
+    return plain if len(set(plain)) == len(plain) else called
 
 
 def is_evaluation(folder: Path) -> bool:
