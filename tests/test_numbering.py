@@ -301,8 +301,10 @@ def test_a_localizer_gives_levels_by_place() -> None:
     far[:3, 3] += (200.0, 0.0, 0.0)
     result = number(positions, semantic, localizer=Volume(localizer.array, far))
     assert result.qc["numbered"] is False
+    assert codes(result) == ["W-NUM-LOCALIZER", "W-NUM-UNKNOWN"]
     empty = number(positions, semantic, localizer=localizer.with_array(np.zeros_like(localizer.array)))
     assert "localizer" not in {anchor["name"] for anchor in empty.qc["anchors"]}
+    assert "W-NUM-LOCALIZER" in codes(empty)
 
 
 def test_ribs_end_at_the_last_thoracic_vertebra() -> None:

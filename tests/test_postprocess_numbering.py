@@ -147,6 +147,18 @@ def test_a_scan_of_the_whole_spine_numbers_a_part_of_it(
     assert (truth[both] == own.array[both]).mean() > 0.98
 
 
+def test_a_localizer_that_lies_elsewhere_is_named(
+    masks: Callable[..., Path], tmp_path: Path, spines: dict[str, Volume]
+) -> None:
+    _, instances = build(Spine(levels=THORACIC, spacing=COARSE, sacrum=False))
+    affine = instances.affine.copy()
+    affine[0, 3] += 500
+    write_volume(Volume(instances.array, affine), tmp_path / "far" / "thoracic.nii.gz")
+    result = postprocess(masks("thoracic"), tmp_path / "out", scheme="nnunet14", localizer=tmp_path / "far")
+    warning = result.warnings["thoracic"][0]
+    assert (warning.code, warning.file) == ("W-NUM-LOCALIZER", str(tmp_path / "far" / "thoracic.nii.gz"))
+
+
 def test_anomalies_can_be_ruled_out() -> None:
     options = PhaseOptions(
         enforce=True, settings=("numbering.rules.missing=2", "numbering.min_posterior=0.9")

@@ -154,6 +154,7 @@ def open_mask(
         if name == "images":
             volume = on_grid_of(mask, volume, case.mask, file)
         found: dict[str, Any] = {_ROLES.get(name, name): volume}
+        found |= {"localizer_file": str(file)} if name == "localizer" else {}
         given = replace(given, **found)
     if case.lacks_image:
         warnings.append(

@@ -123,6 +123,18 @@ def no_vertebra() -> Problem:
     )
 
 
+def far_localizer(limit_mm: float) -> Problem:
+    """Return the warning that a localizer says nothing about any vertebra."""
+    return Problem(
+        "warning",
+        "W-NUM-LOCALIZER",
+        "",
+        f"a localizer without a vertebra within {limit_mm:g} mm of one of the mask: it was not used",
+        "numbered instances of the same person in the same scanner coordinates",
+        "check that both are of one examination, and that the patient was not moved between them",
+    )
+
+
 def no_path(count: int) -> Problem:
     """Return the warning of a mask with vertebrae that no spine has."""
     return Problem(

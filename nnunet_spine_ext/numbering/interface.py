@@ -22,7 +22,7 @@ from nnunet_spine_ext.numbering.anchors import (
     mask_anchors,
 )
 from nnunet_spine_ext.numbering.column import SACRUM_ID, Column, measure_column
-from nnunet_spine_ext.numbering.findings import anchor_facts, findings, no_path, no_vertebra, path_facts
+from nnunet_spine_ext.numbering.findings import anchor_facts, far_localizer, findings, no_path, no_vertebra, path_facts
 from nnunet_spine_ext.numbering.given import against_user
 from nnunet_spine_ext.numbering.levels import IDS, INDEX, LEVELS, level_index
 from nnunet_spine_ext.numbering.masks import classes_of, levels_of, special_classes
@@ -137,8 +137,10 @@ def number(
     maps = [] if semantic is None else [levels_of(semantic, scheme, instances, required=False)]
     maps += [] if level_map is None else [levels_of(level_map, level_scheme, instances, required=True)]
     anchors += [a for m in maps if m is not None and (a := level_map_anchor(column, instances, m, settings.anchors))]
-    if localizer is not None and (found := localizer_anchor(column, localizer, settings.anchors)):
-        anchors.append(found)
+    found = None if localizer is None else localizer_anchor(column, localizer, settings.anchors)
+    anchors += [] if found is None else [found]
+    idle = localizer is not None and settings.anchors.localizer > 0 and (found is None or not found.favours())
+    apart = [far_localizer(settings.anchors.localizer_limit_mm)] if idle else []
     anchors += [a] if (a := given_anchor(column, given)) is not None else []
     classifier, evidence = _evidence(column, anchors, scores, settings)
     rules = _rules(settings, scores)
@@ -146,11 +148,11 @@ def number(
     if path is None:
         if given:
             raise _impossible("; ".join(a.saw for a in anchors if a.name == USER), count)
-        return _unknown(instances, column, {"anchors": anchor_facts(anchors, None)}, [no_path(count)])
+        return _unknown(instances, column, {"anchors": anchor_facts(anchors, None)}, [*apart, no_path(count)])
     limits = {"contradiction": settings.contradiction, "min_posterior": settings.min_posterior}
     against = against_user(path, anchors, classifier, evidence, rules, **limits)
     result = _result(instances, column, path, anchors, evidence, settings)
-    return replace(result, warnings=[*result.warnings, *against])
+    return replace(result, warnings=[*apart, *result.warnings, *against])
 
 
 def _result(
