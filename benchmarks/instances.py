@@ -77,7 +77,7 @@ PRESETS = {
     "cases": Preset(ALL, (), 1),
     "errors": Preset(("clean",), errors(MODES, (0.4, 0.5, 0.6, 0.8), (0.4, 0.5, 0.8, 1.0), 3), 1),
     "quick": Preset(
-        ("clean", "fused12", "missing_2bodies", "two", "noise"),
+        ("clean", "fused12", "missing_2bodies", "two", "flips"),
         (*errors(("shift", "merge", "swap_post"), (0.6,), (), 1), Condition("dropout", 1.0)),
         1,
     ),
