@@ -325,9 +325,9 @@ def test_interrupted_and_resumed_gives_the_same_weights(
 
 
 def test_a_model_folder_that_cannot_be_made_is_a_wrong_option(dataset: Path, tmp_path: Path) -> None:
-    (tmp_path / "afile").touch()
+    (tmp_path / "a_file").touch()
     with pytest.raises(UsageError, match="E-OUT-FOLDER"):
-        _train(dataset, o=tmp_path / "afile" / "model")
+        _train(dataset, o=tmp_path / "a_file" / "model")
 
 
 def test_what_is_there_is_kept_unless_told_otherwise(dataset: Path, tmp_path: Path) -> None:

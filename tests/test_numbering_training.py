@@ -125,9 +125,9 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
 
 
 def test_a_model_folder_that_cannot_be_made_is_a_wrong_option(dataset: Path, tmp_path: Path) -> None:
-    (tmp_path / "afile").touch()
+    (tmp_path / "a_file").touch()
     with pytest.raises(SpineExtError) as caught:
-        _train(dataset, tmp_path / "afile" / "model", "epochs=1")
+        _train(dataset, tmp_path / "a_file" / "model", "epochs=1")
     assert (caught.value.code, caught.value.exit_code) == ("E-OUT-FOLDER", 2)
 
 

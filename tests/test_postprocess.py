@@ -437,14 +437,14 @@ def test_the_output_is_no_input(masks: Path, tmp_path: Path) -> None:
         postprocess(masks, tmp_path / "images", images=tmp_path / "images")
 
 
-@pytest.mark.parametrize("place", ["afile/x", "/proc/foo", "/sys/out", "x" * 300])
+@pytest.mark.parametrize("place", ["a_file/x", "/proc/foo", "/sys/out", "x" * 300])
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_an_output_that_cannot_be_made_is_a_wrong_option(
     masks: Path, tmp_path: Path, place: str, dry_run: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if place.startswith("/") and not Path(place).parent.is_dir():
         pytest.skip(f"no {Path(place).parent} here")
-    (tmp_path / "afile").touch()
+    (tmp_path / "a_file").touch()
     before = files(tmp_path)
     words = ["-i", str(masks), "-o", str(tmp_path / place), *(["--dry-run"] if dry_run else [])]
     assert command.main(words) == 2

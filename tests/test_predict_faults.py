@@ -234,10 +234,10 @@ def test_read_only_output_is_asked_of_the_system(model: Path, tmp_path: Path, mo
         predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu")
 
 
-@pytest.mark.parametrize("place", ["afile/x", "x" * 300])
+@pytest.mark.parametrize("place", ["a_file/x", "x" * 300])
 def test_an_output_that_cannot_be_made(model: Path, tmp_path: Path, place: str) -> None:
     make_image(tmp_path / "in" / "a.nii.gz")
-    (tmp_path / "afile").touch()
+    (tmp_path / "a_file").touch()
     with pytest.raises(UsageError, match="E-OUT-FOLDER"):
         predict(tmp_path / "in", tmp_path / place, m=model, device="cpu")
 

@@ -104,7 +104,7 @@ def test_a_trained_model_can_be_told_to_number(tmp_path: Path) -> None:
     assert settings == to_dict(PredictSettings(numbering=True, instance_model="/models/instances"))
     options = managers._phases_of(json.loads((model / "plans.json").read_text()))
     assert (options.instances, options.numbering, options.instance_model) == (True, True, "/models/instances")
-    with pytest.raises(UsageError, match="did you mean .numbering"):
+    with pytest.raises(UsageError, match=r"did you mean .numbering"):
         plan(m=model, assignments=["predict.number=true"])
 
 

@@ -54,15 +54,18 @@ class Arm:
 _PER_CONTRAST = tuple(range(1, len(FOLDS)))
 _WING = ("soft={loss: {name: adaptive_wing}}",)
 _WEIGHTED = ("soft={loss: {name: adaptive_wing, weighting: dilation}}",)
+# Dice over the batch, as `hard_all` takes it.
+_DICE = ("soft={loss: {name: soft_dice_bce, batch_dice: true}}",)
+_BOTH = ("soft={loss: {name: wing_dice, batch_dice: true}}",)
 ARMS = {
     arm.name: arm
     for arm in (
         Arm("hard_all", "nnUNetTrainerSpineShift", soft=False),
         Arm("soft_all", "nnUNetTrainerSpineSoft", _WING),
-        Arm("soft_all_dice_loss", "nnUNetTrainerSpineSoftDiceBCE", ("soft={loss: {name: soft_dice_bce, batch_dice: true}}",)),
+        Arm("soft_all_dice_loss", "nnUNetTrainerSpineSoftDiceBCE", _DICE),
         Arm("soft_per_contrast", "nnUNetTrainerSpineSoft", _WING, folds=_PER_CONTRAST),
         Arm("soft_all_weighted", "nnUNetTrainerSpineSoft", _WEIGHTED),
-        Arm("soft_all_wing_dice", "nnUNetTrainerSpineSoft", ("soft={loss: {name: wing_dice, batch_dice: true}}",)),
+        Arm("soft_all_wing_dice", "nnUNetTrainerSpineSoft", _BOTH),
         Arm("hard_own", "nnUNetTrainerSpineShift", dataset=OWN, soft=False),
     )
 }

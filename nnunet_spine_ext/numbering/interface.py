@@ -123,7 +123,9 @@ def number(
     array = _whole_numbers(instances.array)
     instances = instances.with_array(array)
     if semantic is not None:
-        check_same_grid(instances, semantic, file="semantic mask", what="the semantic mask")
+        check_same_grid(
+            instances, semantic, file="semantic mask", what="the semantic mask", reference="the instance mask"
+        )
     classes = None if semantic is None else classes_of(semantic, scheme)
     column = measure_column(instances, classes)
     count = len(column)
