@@ -37,6 +37,42 @@ def test_a_clean_mask_is_handed_back_itself() -> None:
     assert separate(semantic).semantic is semantic
 
 
+def noisy(semantic: Volume, share: float) -> Volume:
+    """Give a share of all voxels a random class or none."""
+    rng = np.random.default_rng(3)
+    hit = rng.random(semantic.shape) < share
+    return semantic.with_array(np.where(hit, rng.integers(0, 15, semantic.shape), semantic.array).astype(np.uint8))
+
+
+@pytest.mark.parametrize("scheme", ["nnunet14", "spineps"])
+def test_noise_takes_the_class_of_its_surroundings_in_both_masks(scheme: str) -> None:
+    clean, truth = build(Spine(("L1", "L2", "L3"), spacing=FINE))
+    if scheme == "spineps":
+        clean = clean.with_array(convert_labels(clean.array, "nnunet14", "spineps"))
+        noise = noisy(build(Spine(("L1", "L2", "L3"), spacing=FINE))[0], 0.02)
+        mask = noise.with_array(convert_labels(noise.array, "nnunet14", "spineps"))
+    else:
+        mask = noisy(clean, 0.02)
+    unsplit = {"split_endplates": False}
+    result = separated(mask, scheme, tidy=unsplit)
+    off = separated(mask, scheme, tidy=unsplit | {"relabel_voxels": 0})
+    assert result.qc["voxels_relabelled"] > 1000
+    assert "voxels_relabelled" not in off.qc
+    wrong, wrong_off = ((r.semantic.array != clean.array).mean() for r in (result, off))
+    assert wrong < 0.15 * wrong_off
+    assert panoptic(truth.array, result.instances.array, "vertebra")[0] > 0.99
+    assert ((result.instances.array > 0) <= (result.semantic.array > 0)).all()
+
+
+def test_single_voxels_of_a_clean_mask_stay() -> None:
+    semantic, _ = build(PAIR)
+    marked = with_change(semantic, (0, 0, 0), 3)
+    assert separated(marked).semantic is marked
+    always = separated(marked, tidy={"noisy_share": 0.0})
+    assert always.qc["voxels_relabelled"] >= 1
+    assert always.semantic.array[0, 0, 0] == 0
+
+
 @pytest.mark.parametrize("inside", [0, 14, 3])
 def test_holes_are_filled_in_both_masks(inside: int) -> None:
     semantic, truth = build(PAIR)

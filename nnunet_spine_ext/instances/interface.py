@@ -145,7 +145,7 @@ def separate(
         empty = np.zeros(semantic.shape, dtype=np.uint16)
         return InstanceResult(semantic.with_array(empty), no_bodies_qc(), [nothing("an empty mask")], semantic)
     edits = Edits()
-    voxels, dropped = drop_before(read_voxels(frame), settings.tidy, settings.min_speck_mm3, edits)
+    voxels, dropped = drop_before(read_voxels(frame), semantic, settings.tidy, settings.min_speck_mm3, edits)
     line = centreline(
         without_specks(voxels.frame, voxels, settings.min_speck_mm3).volume(), smoothing_mm=settings.smoothing_mm
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,10 @@ from nnunet_spine_ext.core.config import check_ranges
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.instances.frame import CANAL, CORD, ORIENTATION
 from nnunet_spine_ext.instances.priors import class_lookup
-from nnunet_spine_ext.instances.voxels import Voxels, coordinates, neighbours
+from nnunet_spine_ext.instances.voxels import Voxels, coordinates, neighbours, read_voxels
+
+# No class of ``nnunet14``: marks noise while its neighbours vote.
+_NOISE = 15
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,10 @@ class TidySettings:
 
     Parameters
     ----------
+    relabel_voxels: in a noisy mask, components of one class of at most this many voxels take the class that most of
+        their neighbours have, background included; 0 switches it off.
+    noisy_share: a mask is noisy when more than this share of its foreground is in such components. Drawn and predicted
+        masks have a few of them, at thin tips, and those are no noise.
     remove_specks: delete components of one class smaller than `InstanceSettings.min_speck_mm3`, as SPINEPS does.
     canal_range_mm: delete what lies farther than this from canal and cord; 0 switches it off (SPINEPS: 64).
     fill_holes: fill holes of an instance, in both masks. A hole is enclosed by one instance and holds nothing but
@@ -31,6 +38,8 @@ class TidySettings:
         disc that it borders, which is the one below the upper vertebra.
     """
 
+    relabel_voxels: int = 1
+    noisy_share: float = 0.005
     remove_specks: bool = False
     canal_range_mm: float = 0.0
     fill_holes: bool = True
@@ -41,6 +50,8 @@ class TidySettings:
 
     def __post_init__(self) -> None:
         limits = {
+            "relabel_voxels": (0, 1e6),
+            "noisy_share": (0.0, 1.0),
             "canal_range_mm": (0.0, 1e6),
             "max_hole_mm3": (0.0, 1e6),
         }
@@ -74,14 +85,16 @@ class Edits:
 
 
 def drop_before(
-    voxels: Voxels, settings: TidySettings, min_speck_mm3: float, edits: Edits
+    voxels: Voxels, semantic: Volume, settings: TidySettings, min_speck_mm3: float, edits: Edits
 ) -> tuple[Voxels, dict[str, int]]:
-    """Leave out specks and what is far from the canal, where that is asked for.
+    """Give the noise of a noisy mask the class of its surroundings; leave out specks and what is far from the canal.
 
     Returns (voxels that remain, facts for the QC).
     """
-    gone = np.zeros(len(voxels), dtype=bool)
     facts: dict[str, int] = {}
+    if settings.relabel_voxels > 0:
+        voxels, facts["voxels_relabelled"] = _relabel(voxels, semantic, settings, edits)
+    gone = np.zeros(len(voxels), dtype=bool)
     if settings.remove_specks:
         gone = ~voxels.solid(min_speck_mm3)
         facts["specks_removed_voxels"] = int(gone.sum())
@@ -93,6 +106,33 @@ def drop_before(
         edits.add(voxels.flat[gone], 0)
         voxels = voxels.without(gone)
     return voxels, facts
+
+
+def _relabel(voxels: Voxels, semantic: Volume, settings: TidySettings, edits: Edits) -> tuple[Voxels, int]:
+    """Give noise the class of most of its 26 neighbours; what is noise itself has no say.
+
+    Returns (voxels of the frame with its new labels, how many voxels were noise).
+    """
+    few = np.bincount(voxels.part, minlength=len(voxels.part_label)) <= settings.relabel_voxels
+    noise = voxels.flat[few[voxels.part]]
+    if len(noise) <= settings.noisy_share * len(voxels):
+        return voxels, 0
+    labels = voxels.frame.labels.copy()
+    flat = labels.reshape(-1)
+    flat[noise] = _NOISE
+    votes = np.zeros((len(noise), _NOISE + 1), dtype=np.uint8)
+    rows = np.arange(len(noise))
+    for place in neighbours(noise, labels.shape):
+        votes[rows, flat[place]] += 1
+    winner = votes[:, :_NOISE].argmax(axis=1).astype(np.uint8)
+    # The mask has ids of its own scheme: each takes that of a neighbour of the class.
+    like = noise.copy()
+    for place in neighbours(noise, labels.shape):
+        like = np.where(flat[place] == winner, place, like)
+    flat[noise] = winner
+    view = semantic.turned(ORIENTATION).array[voxels.frame.box]
+    edits.add(noise, view[coordinates(like, labels.shape)])
+    return read_voxels(replace(voxels.frame, labels=labels)), len(noise)
 
 
 def _far_from_canal(voxels: Voxels, reach_mm: float) -> Array:
