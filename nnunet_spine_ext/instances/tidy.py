@@ -115,7 +115,8 @@ def _relabel(voxels: Voxels, semantic: Volume, settings: TidySettings, edits: Ed
     """
     few = np.bincount(voxels.part, minlength=len(voxels.part_label)) <= settings.relabel_voxels
     noise = voxels.flat[few[voxels.part]]
-    if len(noise) <= settings.noisy_share * len(voxels):
+    # A mask of nothing else has no surroundings.
+    if len(noise) <= settings.noisy_share * len(voxels) or len(noise) == len(voxels):
         return voxels, 0
     labels = voxels.frame.labels.copy()
     flat = labels.reshape(-1)
