@@ -251,12 +251,12 @@ def test_unknown_ids_are_refused_unless_they_are_dropped(tmp_path: Path) -> None
     path = next((source / "derivatives_seg").rglob("*100007*LWS*seg-spine*"))
     mask = read_volume(path)
     array = mask.array.copy()
-    array[:3, :3, :3] = 63
+    array[:3, :3, :3] = 65
     write_volume(mask.with_array(array), path)
     result = _convert(tmp_path, dry_run=True)
     assert [problem.code for problem in result.skipped] == ["E-LABEL-UNKNOWN"]
-    assert "63 (27 voxels)" in str(result.skipped[0])
-    assert _convert(tmp_path, drop_ids=[63], dry_run=True).exit_code == 0
+    assert "65 (27 voxels)" in str(result.skipped[0])
+    assert _convert(tmp_path, drop_ids=[65], dry_run=True).exit_code == 0
 
 
 def test_declared_codes_are_not_guessed(tmp_path: Path) -> None:

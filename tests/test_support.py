@@ -173,7 +173,7 @@ def test_distances_that_are_none(value: float) -> None:
 
 
 def test_the_journal_tells_supports_and_activations_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = RunOptions(0.5, "none", "single", False, False, None, "auto", "fp32")
+    options = RunOptions(0.5, "none", "single", False, None, "auto", "fp32")
     make_image(tmp_path / "in" / "a.nii.gz")
     model = make_soft_model(tmp_path / "model", keep_all=False)
     opened = open_model_folder(model)

@@ -425,7 +425,7 @@ def test_prediction_adopts_the_managers_and_wraps_the_network() -> None:
     for manager in (pickle.loads(pickle.dumps(plans)), plans):
         writer = manager.image_reader_writer_class()
         assert isinstance(writer, NibabelIOWithReorient)
-        assert (writer.scheme, writer.instances) == ("nnunet14", True)
+        assert (writer.scheme, writer.options.instances) == ("nnunet14", True)
     pickle.loads(pickle.dumps(plans.image_reader_writer_class))
     assert pickle.loads(pickle.dumps(configuration)).preprocessor_class is SpinePreprocessor
     assert issubclass(SpinePreprocessor, DefaultPreprocessor)
