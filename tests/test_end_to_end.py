@@ -20,6 +20,7 @@ from model_builder import LABELS14, SIDED14
 from nnunet_spine_ext.core.dataset import DatasetSpec, RawCase, write_raw_dataset
 from nnunet_spine_ext.core.io import read_json, read_volume
 from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.instances import separate
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -225,7 +226,9 @@ def test_stock_commands_accept_the_model(world: World, predicted: list[Path]) ->
     )  # fmt: skip
     for case in ("anna_0", "bert_1"):
         alone, together = (read_volume(f / f"{case}.nii.gz") for f in (predicted[0], ensembled))
-        assert np.count_nonzero(alone.array != together.array) <= 1e-3 * alone.array.size
+        # nnU-Net's ensemble does not clean masks up, as the instance step of the predictions has done.
+        cleaned = separate(together, "nnunet14").semantic
+        assert np.count_nonzero(alone.array != cleaned.array) <= 1e-3 * alone.array.size
         assert (final / f"{case}.nii.gz").is_file()
     package = world.folder / "model.zip"
     world.call(
