@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_spine_ext.core.config import load_config, to_dict
-from nnunet_spine_ext.core.errors import CaseError, SetupError, UsageError
-from nnunet_spine_ext.core.io import read_json, write_bytes, write_json
-from nnunet_spine_ext.core.model_folders import faults_of_model, without_description
+from nnunet_spine_ext.core.errors import SetupError, UsageError
+from nnunet_spine_ext.core.io import write_json
+from nnunet_spine_ext.core.model_folders import (
+    faults_of_model,
+    load_weights,
+    misfit,
+    read_description,
+    weights_file,
+    without_description,
+    write_weights,
+)
 from nnunet_spine_ext.instances.cutout_inference import InferenceOptions, NetworkPredictor
 from nnunet_spine_ext.instances.cutouts import MULTIPLE, CutoutSpec
 from nnunet_spine_ext.instances.encoding import channels
@@ -99,13 +107,11 @@ def write_instance_model(
     SetupError: the folder holds a model of other cutouts or another size, or none that can be read.
     UsageError: a state dict that does not fit.
     """
-    from safetensors.torch import save
-
     folder = Path(folder)
     known = check_same_model(folder, spec, network)
     empty = network.build(spec)
     for fold, state in sorted(weights.items()):
-        complaint = _misfit(state, empty.state_dict())
+        complaint = misfit(state, empty.state_dict())
         if complaint:
             raise UsageError(
                 "E-MODEL-INSTANCE",
@@ -114,8 +120,7 @@ def write_instance_model(
                 expected="the weights of an InstanceUNet of this size",
                 fix="correct width, multipliers or encoding",
             )
-        content = save({name: tensor.detach().cpu().float().contiguous() for name, tensor in state.items()})
-        write_bytes(folder / _weights_name(fold), content)
+        write_weights(folder, fold, state)
     folds = sorted({*(known.folds if known else ()), *weights})
     kept = dict(provenance) if provenance is not None else known.provenance if known else {}
     model = InstanceModel(FORMAT_VERSION, spec, network, tuple(folds), kept)
@@ -155,15 +160,7 @@ def read_instance_model(folder: str | Path) -> InstanceModel:
             without_description(folder, MODEL_FILE),
             "give the folder that the training or nnUNetv2_spine_import_instances wrote",
         )
-    try:
-        content = read_json(path)
-    except CaseError as error:
-        raise _unusable(path, error.found, "copy the model again") from error
-    if not isinstance(content, dict):
-        raise _unusable(path, f"a {type(content).__name__}", "copy the model again")
-    if content.get("format_version") != FORMAT_VERSION:
-        found = f"format version {content.get('format_version')!r}"
-        raise _unusable(path, found, f"this version reads {FORMAT_VERSION}: update nnunet-spine-ext")
+    content = read_description(path, FORMAT_VERSION, _unusable)
     with faults_of_model(path):
         model = load_config(InstanceModel, content, where=str(path))
     if not model.folds:
@@ -195,44 +192,15 @@ def load_instance_model(
             f"no fold {', '.join(map(str, missing))}" if missing else "no fold chosen",
             f"choose among {', '.join(map(str, model.folds))}",
         )
-    networks = [_load_fold(Path(folder) / _weights_name(fold), model) for fold in wanted]
+    networks = [_load_fold(weights_file(folder, fold), model) for fold in wanted]
     return NetworkPredictor(model.cutout, networks, options)
 
 
 def _load_fold(path: Path, model: InstanceModel) -> InstanceUNet:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise _unusable(path, "no such file", "copy the model again, with all files of its folder")
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise _unusable(path, f"cannot be read ({str(error)[:160]})", "copy the model again") from error
     with faults_of_model(path.parent / MODEL_FILE):
         network = model.network.build(model.cutout)
-    complaint = _misfit(state, network.state_dict())
-    if complaint:
-        raise _unusable(path, complaint, f"restore {MODEL_FILE} and the weights that belong together")
-    network.load_state_dict(state)
+    load_weights(path, network, MODEL_FILE, _unusable)
     return network
-
-
-def _misfit(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """What keeps a state dict from being loaded; empty if nothing does."""
-    other = sorted({*state} ^ {*wanted})
-    if other:
-        return f"weights of another network ({other[0]} and {len(other) - 1} more names differ)"
-    for name, tensor in wanted.items():
-        if tuple(state[name].shape) != tuple(tensor.shape):
-            return f"{name} of shape {list(state[name].shape)} instead of {list(tensor.shape)}"
-        if not state[name].isfinite().all():
-            return f"{name} with values that are no numbers"
-    return ""
-
-
-def _weights_name(fold: int) -> str:
-    return f"fold_{fold}.safetensors"
 
 
 def _unusable(file: str | Path, found: str, fix: str) -> SetupError:

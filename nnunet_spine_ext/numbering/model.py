@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_spine_ext.core.config import load_config, to_dict
-from nnunet_spine_ext.core.errors import CaseError, SetupError, UsageError
-from nnunet_spine_ext.core.io import read_json, write_bytes, write_json
-from nnunet_spine_ext.core.model_folders import faults_of_model, without_description
+from nnunet_spine_ext.core.errors import SetupError, UsageError
+from nnunet_spine_ext.core.io import write_json
+from nnunet_spine_ext.core.model_folders import (
+    faults_of_model,
+    load_weights,
+    misfit,
+    read_description,
+    weights_file,
+    without_description,
+    write_weights,
+)
 from nnunet_spine_ext.numbering.crops import CropSpec
 from nnunet_spine_ext.numbering.targets import HEADS
 
@@ -85,8 +93,6 @@ def write_numbering_model(
     SetupError: the folder holds a model of other patches or another size, or none that can be read.
     UsageError: a state dict that does not fit.
     """
-    from safetensors.torch import save
-
     folder = Path(folder)
     known = check_same_model(folder, model.crop, model.network)
     if complaint := misfit(state, model.network.build(model.crop).state_dict()):
@@ -97,8 +103,7 @@ def write_numbering_model(
             expected="the weights of a LevelClassifier of this size",
             fix="correct the settings of the network",
         )
-    content = save({name: tensor.detach().cpu().float().contiguous() for name, tensor in state.items()})
-    write_bytes(folder / weights_name(fold), content)
+    write_weights(folder, fold, state)
     folds = tuple(sorted({*(known.folds if known else ()), fold}))
     written = NumberingModel(FORMAT_VERSION, model.crop, model.network, folds, model.contrasts, model.provenance)
     # Written last: a folder without it is no model, so a stopped run leaves nothing that looks complete.
@@ -135,15 +140,7 @@ def read_numbering_model(folder: str | Path) -> NumberingModel:
         raise unusable(
             folder, without_description(folder, MODEL_FILE), "give the folder that nnUNetv2_spine_train_numbering wrote"
         )
-    try:
-        content = read_json(path)
-    except CaseError as error:
-        raise unusable(path, error.found, "copy the model again") from error
-    if not isinstance(content, dict):
-        raise unusable(path, f"a {type(content).__name__}", "copy the model again")
-    if content.get("format_version") != FORMAT_VERSION:
-        found = f"format version {content.get('format_version')!r}"
-        raise unusable(path, found, f"this version reads {FORMAT_VERSION}: update nnunet-spine-ext")
+    content = read_description(path, FORMAT_VERSION, unusable)
     with faults_of_model(path):
         model = load_config(NumberingModel, content, where=str(path))
     if not model.folds:
@@ -156,41 +153,11 @@ def load_fold(folder: str | Path, model: NumberingModel, fold: int) -> LevelClas
 
     Raises SetupError: no such fold, weights that are damaged or belong to another network.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = Path(folder) / weights_name(fold)
     if fold not in model.folds:
         raise unusable(folder, f"no fold {fold}", f"choose among {', '.join(map(str, model.folds))}")
-    if not path.is_file():
-        raise unusable(path, "no such file", "copy the model again, with all files of its folder")
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise unusable(path, f"cannot be read ({str(error)[:160]})", "copy the model again") from error
     network = model.network.build(model.crop)
-    if complaint := misfit(state, network.state_dict()):
-        raise unusable(path, complaint, f"restore {MODEL_FILE} and the weights that belong together")
-    network.load_state_dict(state)
+    load_weights(weights_file(folder, fold), network, MODEL_FILE, unusable)
     return network.eval()
-
-
-def misfit(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Return what keeps a state dict from being loaded; empty if nothing does."""
-    other = sorted({*state} ^ {*wanted})
-    if other:
-        return f"weights of another network ({other[0]} and {len(other) - 1} more names differ)"
-    for name, tensor in wanted.items():
-        if tuple(state[name].shape) != tuple(tensor.shape):
-            return f"{name} of shape {list(state[name].shape)} instead of {list(tensor.shape)}"
-        if not state[name].isfinite().all():
-            return f"{name} with values that are no numbers"
-    return ""
-
-
-def weights_name(fold: int) -> str:
-    """Return the file name of a fold's weights."""
-    return f"fold_{fold}.safetensors"
 
 
 def unusable(file: str | Path, found: str, fix: str) -> SetupError:

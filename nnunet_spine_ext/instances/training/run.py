@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_spine_ext import __version__
 from nnunet_spine_ext.core.config import to_dict
-from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem, SetupError, UsageError
+from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem, UsageError
 from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.partial import check_folder
 from nnunet_spine_ext.core.splits import Split
@@ -24,9 +23,16 @@ from nnunet_spine_ext.instances.training.dataset import (
     folds_of,
     left_out_warning,
     open_dataset,
-    sides_in_words,
     sides_of,
 )
+from nnunet_spine_ext.instances.training.places import (
+    STATE_FILE,
+    cache_folder,
+    fold_folder,
+    model_folder,
+    refuse_existing,
+)
+from nnunet_spine_ext.instances.training.result import TrainingResult
 from nnunet_spine_ext.instances.training.settings import InstanceTrainSettings, read_settings
 
 if TYPE_CHECKING:
@@ -37,48 +43,19 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 SETTINGS_FILE = "settings.json"
-_STATE_FILE = "state.safetensors"
 
 
-@dataclass
-class TrainInstancesResult:
-    """What was trained.
+class TrainInstancesResult(TrainingResult):
+    """What was trained; `folds` have the Dice of the last validation and scores of whole cases."""
 
-    Parameters
-    ----------
-    folder: of the model.
-    folds: per fold its epochs, CPU seconds, Dice of the last validation, scores of whole cases and the numbers
-        `dataset.sides_of`.
-    cases: which cases could be used, with warnings and errors of the others.
-    """
-
-    folder: Path
-    folds: dict[str, dict[str, Any]] = field(default_factory=dict)
-    cases: RunSummary = field(default_factory=RunSummary)
-
-    @property
-    def exit_code(self) -> int:
-        """0: all fine; 3: cases could not be used, the network was trained without them."""
-        return self.cases.exit_code
-
-    def render(self) -> str:
-        """Return a text for the console."""
-        lines = [*self.cases.in_words(), f"{self.folder}: {len(self.cases.done)} usable cases"]
-        for fold, row in self.folds.items():
-            dice = row["dice"].get("dice")
-            shown = "" if dice is None else f", Dice {dice:.3f} of the last validation"
-            whole = row["fusion"]
-            if whole:
-                shown += f"; whole cases PQ {whole['pq']:.3f}, without the network {whole['pq_without']:.3f}"
-            minutes = row["cpu_seconds"] / 60
-            lines.append(
-                f"fold {fold}: {sides_in_words(fold, row)}, {row['epochs']} epochs, {minutes:.1f} CPU minutes{shown}"
-            )
-        return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the same as plain JSON."""
-        return {"folder": str(self.folder), "folds": self.folds, **self.cases.to_dict()}
+    def reached(self, row: dict[str, Any]) -> str:
+        """Return Dice and panoptic quality in words, as far as they were measured."""
+        dice = row["dice"].get("dice")
+        shown = "" if dice is None else f", Dice {dice:.3f} of the last validation"
+        whole = row["fusion"]
+        if whole:
+            shown += f"; whole cases PQ {whole['pq']:.3f}, without the network {whole['pq_without']:.3f}"
+        return shown
 
 
 def train_instances(
@@ -123,11 +100,11 @@ def train_instances(
     data = open_dataset(dataset_folder(str(d)), settings.cutout.encoding)
     wanted = [str(fold) for fold in ([f] if isinstance(f, (str, int)) else f)]
     folds_of(data, list(data.cases), wanted)  # A wrong fold is said before minutes of preparation.
-    folder = _model_folder(data.folder, o, name, wanted)
+    folder = model_folder(data.folder, o, name, wanted)
     check_folder(folder)
     result = TrainInstancesResult(folder)
     if not resume and not overwrite:
-        _refuse_existing(folder, wanted)
+        refuse_existing(folder, wanted)
     _check_model(folder, settings, overwrite=overwrite)
     if (problem := left_out_warning(data)) is not None:
         result.cases.warn(data.folder.name, problem)
@@ -138,7 +115,7 @@ def train_instances(
             if resume:
                 _resume(training)
             else:
-                (training.folder / _STATE_FILE).unlink(missing_ok=True)
+                (training.folder / STATE_FILE).unlink(missing_ok=True)
             # Only now: what was refused leaves the settings of the state that is there.
             write_json(training.folder / SETTINGS_FILE, {**to_dict(settings), "hash": settings.hash, **split})
             outcome = training.run()
@@ -146,33 +123,6 @@ def train_instances(
         result.folds[fold] = {**asdict(outcome), **sides_of(split)}
         write_json(training.folder / "result.json", result.folds[fold])
     return result
-
-
-def _model_folder(dataset: Path, o: str | Path | None, name: str, wanted: Sequence[str]) -> Path:
-    if o is not None:
-        return Path(o)
-    results = os.environ.get("nnUNet_results", "")
-    if not results:
-        raise SetupError(
-            "E-ENV-PATH",
-            file="nnUNet_results",
-            found="not set",
-            expected="nnU-Net's folder of trained models",
-            fix="export nnUNet_results=… or say with -o where the model goes",
-        )
-    return Path(results) / dataset.name / (f"{name}_{ALL}" if list(wanted) == [ALL] else name)
-
-
-def _refuse_existing(folder: Path, wanted: Sequence[str]) -> None:
-    there = [fold for fold in wanted if (_fold_folder(folder, fold) / _STATE_FILE).is_file()]
-    if there:
-        raise UsageError(
-            "E-TRAIN-EXISTS",
-            file=folder,
-            found=f"fold {', '.join(there)} of an earlier training",
-            expected="a new folder",
-            fix="--resume goes on with it, --overwrite starts anew, -o or --name chooses another folder",
-        )
 
 
 def _check_model(folder: Path, settings: InstanceTrainSettings, *, overwrite: bool) -> None:
@@ -184,10 +134,6 @@ def _check_model(folder: Path, settings: InstanceTrainSettings, *, overwrite: bo
     elif (folder / MODEL_FILE).is_file():
         # One that cannot be read may be of a newer version: it is not replaced, either.
         read_instance_model(folder)
-
-
-def _fold_folder(folder: Path, fold: str) -> Path:
-    return folder / "training" / f"fold_{fold}"
 
 
 def _prepare(data: TrainingData, settings: InstanceTrainSettings, folder: Path, cases: RunSummary) -> GridStore:
@@ -224,8 +170,7 @@ def _cache_folder(data: TrainingData, settings: InstanceTrainSettings, folder: P
     """One folder per grid: trainings that differ otherwise share it."""
     facts = f"{settings.cutout.spacing} {sorted(data.table.items())}"
     name = f"spine_instances_{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
-    preprocessed = os.environ.get("nnUNet_preprocessed", "")
-    return Path(preprocessed) / data.folder.name / name if preprocessed else folder / "training" / name
+    return cache_folder(data.folder, folder, name)
 
 
 def _fold_training(
@@ -234,11 +179,11 @@ def _fold_training(
     from nnunet_spine_ext.instances.training.fold import FoldData, FoldTraining
 
     data = FoldData(store, tuple(split["train"]), tuple(split["val"]))
-    return FoldTraining(settings, fold, data, _fold_folder(folder, fold), device)
+    return FoldTraining(settings, fold, data, fold_folder(folder, fold), device)
 
 
 def _resume(training: FoldTraining) -> None:
-    found = (training.folder / _STATE_FILE).is_file()
+    found = (training.folder / STATE_FILE).is_file()
     if training.resume():
         _log.info("fold %s: goes on after epoch %d", training.name, training.epoch)
     elif found:

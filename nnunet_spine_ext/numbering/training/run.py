@@ -5,27 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_spine_ext import __version__
 from nnunet_spine_ext.core.config import to_dict
-from nnunet_spine_ext.core.errors import Problem, SetupError, UsageError
+from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.partial import check_folder
 from nnunet_spine_ext.core.splits import Split
-from nnunet_spine_ext.core.summary import RunSummary
 from nnunet_spine_ext.instances.training.dataset import (
     ALL,
     dataset_folder,
     folds_of,
     left_out_warning,
-    sides_in_words,
     sides_of,
 )
+from nnunet_spine_ext.instances.training.places import cache_folder, fold_folder, model_folder, refuse_existing
+from nnunet_spine_ext.instances.training.result import TrainingResult
 from nnunet_spine_ext.numbering.crops import CropSpec
 from nnunet_spine_ext.numbering.model import (
     MODEL_FILE,
@@ -51,50 +50,20 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 RESULT_FILE = "result.json"
-_STATE_FILE = "state.safetensors"
 
 
-@dataclass
-class TrainNumberingResult:
-    """What was trained.
+class TrainNumberingResult(TrainingResult):
+    """What was trained; `folds` have the metrics of the validation (`training.scores.level_metrics`)."""
 
-    Parameters
-    ----------
-    folder: of the model.
-    folds: per fold its epochs, CPU seconds, metrics of the validation (`training.scores.level_metrics`) and the numbers
-        `dataset.sides_of`.
-    cases: which cases could be used, with warnings and errors of the others.
-    """
-
-    folder: Path
-    folds: dict[str, dict[str, Any]] = field(default_factory=dict)
-    cases: RunSummary = field(default_factory=RunSummary)
-
-    @property
-    def exit_code(self) -> int:
-        """0: all fine; 3: cases could not be used, the network was trained without them."""
-        return self.cases.exit_code
-
-    def render(self) -> str:
-        """Return a text for the console."""
-        lines = [*self.cases.in_words(), f"{self.folder}: {len(self.cases.done)} usable cases"]
-        for fold, row in self.folds.items():
-            shown = ""
-            if row["metrics"]:
-                single, solved = row["metrics"]["single"], row["metrics"]["solved"]
-                shown = (
-                    f"; validation: levels {single['accuracy']:.3f} (off by one {single['off_by_one']:.3f}), perfect "
-                    f"sequences {single['perfect']:.3f}, with the solver {solved['perfect']:.3f}"
-                )
-            minutes = row["cpu_seconds"] / 60
-            lines.append(
-                f"fold {fold}: {sides_in_words(fold, row)}, {row['epochs']} epochs, {minutes:.1f} CPU minutes{shown}"
-            )
-        return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the same as plain JSON."""
-        return {"folder": str(self.folder), "folds": self.folds, **self.cases.to_dict()}
+    def reached(self, row: dict[str, Any]) -> str:
+        """Return how many levels and sequences are right, where a validation was made."""
+        if not row["metrics"]:
+            return ""
+        single, solved = row["metrics"]["single"], row["metrics"]["solved"]
+        return (
+            f"; validation: levels {single['accuracy']:.3f} (off by one {single['off_by_one']:.3f}), perfect "
+            f"sequences {single['perfect']:.3f}, with the solver {solved['perfect']:.3f}"
+        )
 
 
 def train_numbering(
@@ -141,10 +110,10 @@ def train_numbering(
     crop = spec_for(data, settings.crop)
     wanted = [str(fold) for fold in ([f] if isinstance(f, (str, int)) else f)]
     folds_of(data.data, list(data.data.cases), wanted)  # A wrong fold is said before minutes of preparation.
-    folder = _model_folder(data.data.folder, o, name, wanted)
+    folder = model_folder(data.data.folder, o, name, wanted)
     check_folder(folder)
     if not resume and not overwrite:
-        _refuse_existing(folder, wanted)
+        refuse_existing(folder, wanted)
     if not overwrite:
         check_same_model(folder, crop, settings.network)
     result = TrainNumberingResult(folder)
@@ -162,7 +131,7 @@ def train_numbering(
         facts = {"epochs": outcome.epochs, "cpu_seconds": round(outcome.cpu_seconds, 1), "metrics": outcome.metrics}
         facts |= sides_of(split)
         result.folds[fold] = facts
-        write_json(_fold_folder(folder, fold) / RESULT_FILE, facts)
+        write_json(fold_folder(folder, fold) / RESULT_FILE, facts)
     return result
 
 
@@ -179,7 +148,7 @@ def _train(
 ) -> FoldResult:
     from nnunet_spine_ext.numbering.training.loop import Job, train_fold
 
-    target = _fold_folder(folder, fold)
+    target = fold_folder(folder, fold)
     train, validation = (tuple(cases[case] for case in split[side]) for side in ("train", "val"))
     job = Job(fold, settings, crop, train, validation, target, device)
     return train_fold(job, resume=resume)
@@ -228,41 +197,8 @@ def _warn_of_contrasts(result: TrainNumberingResult, data: NumberedData, folder:
         result.cases.warn(data.data.folder.name, problem)
 
 
-def _model_folder(dataset: Path, o: str | Path | None, name: str, wanted: Sequence[str]) -> Path:
-    if o is not None:
-        return Path(o)
-    results = os.environ.get("nnUNet_results", "")
-    if not results:
-        raise SetupError(
-            "E-ENV-PATH",
-            file="nnUNet_results",
-            found="not set",
-            expected="nnU-Net's folder of trained models",
-            fix="export nnUNet_results=… or say with -o where the model goes",
-        )
-    return Path(results) / dataset.name / (f"{name}_{ALL}" if list(wanted) == [ALL] else name)
-
-
-def _refuse_existing(folder: Path, wanted: Sequence[str]) -> None:
-    there = [fold for fold in wanted if (_fold_folder(folder, fold) / _STATE_FILE).is_file()]
-    if there:
-        raise UsageError(
-            "E-TRAIN-EXISTS",
-            file=folder,
-            found=f"fold {', '.join(there)} of an earlier training",
-            expected="a new folder",
-            fix="--resume goes on with it, --overwrite starts anew, -o or --name chooses another folder",
-        )
-
-
-def _fold_folder(folder: Path, fold: str) -> Path:
-    return folder / "training" / f"fold_{fold}"
-
-
 def _cache_folder(data: NumberedData, crop: CropSpec, settings: NumberingTrainSettings, folder: Path) -> Path:
     """One folder per kind of patch: trainings that differ otherwise share it."""
     text = json.dumps([to_dict(replace(crop, inputs="image+masks")), settings.augment.widen, crop.inputs == "masks"])
     name = f"spine_numbering_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    preprocessed = os.environ.get("nnUNet_preprocessed", "")
-    root = Path(preprocessed) / data.data.folder.name if preprocessed else folder / "training"
-    return root / name
+    return cache_folder(data.data.folder, folder, name)
