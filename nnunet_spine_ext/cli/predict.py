@@ -33,12 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-step_size", "--step-size", type=float, default=0.5, help="step between windows (default: %(default)s)"
     )
-    parser.add_argument(
-        "--tta",
-        choices=("none", "mirror"),
-        default="mirror",
-        help="test-time augmentation; left and right are exchanged where the image is mirrored (default: %(default)s)",
-    )
+    _add_crossing_options(parser)
     parser.add_argument(
         "--accumulate",
         choices=("single", "half"),
@@ -81,6 +76,30 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", default="3d_fullres", help="configuration, with -d (default: %(default)s)")
     parser.add_argument("-f", nargs="+", help="folds (default: all numbered ones that are trained)")
     parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint (default: %(default)s)")
+
+
+def _add_crossing_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("images of other scanners")
+    group.add_argument(
+        "--match",
+        choices=("none", "body", "nyul", "cdf", "anchored"),
+        help="bring intensities to those of the training images first; anchored predicts twice, the first time to find "
+        "structures (default: as the model's plans say, else none)",
+    )
+    group.add_argument(
+        "--tta",
+        choices=("none", "mirror", "full"),
+        default="mirror",
+        help="test-time augmentation: mirror (left and right are exchanged where the image is mirrored), or full: "
+        "other intensities and resolutions as well (default: %(default)s)",
+    )
+    group.add_argument(
+        "--adapt",
+        choices=("none", "consistency", "tent"),
+        default="none",
+        help="train on each case before it is predicted; the next case starts anew (default: %(default)s)",
+    )
+    group.add_argument("--uncertainty", action="store_true", help="also write maps of how uncertain the network is")
 
 
 def _add_speed_options(parser: argparse.ArgumentParser) -> None:

@@ -71,6 +71,14 @@ class BatchResult(RunSummary):
 
 
 @dataclass(frozen=True)
+class Done:
+    """What doing a case gave besides its files: warnings, and facts for its line in the journal."""
+
+    warnings: list[Problem]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Attempt:
     """What became of one case.
 
@@ -95,7 +103,7 @@ def attempt(
     *,
     inputs: Callable[[], Inputs],
     finished: Callable[[Inputs], bool],
-    work: Callable[[], list[Problem]],
+    work: Callable[[], Done],
     source: str,
 ) -> Attempt:
     """Do one case; whatever goes wrong is part of the answer, and nothing of it stays in the folder.
@@ -104,7 +112,7 @@ def attempt(
     ----------
     inputs: name and hash of the files of the case.
     finished: whether an earlier run did it with these inputs.
-    work: does it and returns its warnings; the mask must be the last file that it writes.
+    work: does it; the mask must be the last file that it writes.
     source: the file that an unexpected error names.
     """
     entry: dict[str, Any] = {"case": case, "fingerprint": fingerprint}
@@ -120,7 +128,7 @@ def attempt(
         if finished(entry["input"]):
             return Attempt(case)
         discard(output, case)
-        warnings = work()
+        done = work()
     except SpineExtError as error:
         return failed(error.problem())
     except Exception as error:
@@ -131,11 +139,11 @@ def attempt(
     facts = {
         "status": "done",
         "seconds": _seconds_since(start),
-        "warnings": [w.to_dict() for w in warnings],
+        "warnings": [w.to_dict() for w in done.warnings],
         "error": None,
         "outputs": {f.relative_to(output).as_posix(): sha256(f) for f in outputs(output, case)},
     }
-    return Attempt(case, entry | facts, tuple(warnings))
+    return Attempt(case, entry | facts | done.facts, tuple(done.warnings))
 
 
 def record(made: Attempt, result: BatchResult, journal: Journal) -> None:

@@ -17,7 +17,7 @@ from nnunet_spine_ext.inference.support import support_mm
 
 if TYPE_CHECKING:
     from nnunet_spine_ext.inference.predictor import Precision, SpinePredictor
-    from nnunet_spine_ext.inference.settings import Crop
+    from nnunet_spine_ext.inference.settings import Adapt, Crop, Match, Tta
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,16 @@ class RunOptions:
     """What decides the output of a case, besides its image and the model; see `inference.predict.predict`."""
 
     step_size: float
-    tta: str
+    tta: Tta
     accumulate: str
     strict: bool
     prefer: Literal["sform", "qform"] | None
     crop: Crop
     precision: Precision
     phases: PhaseOptions = field(default_factory=PhaseOptions)
+    match: Match = "none"
+    adapt: Adapt = "none"
+    uncertainty: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options by name, those of the phases among them, as plain JSON."""

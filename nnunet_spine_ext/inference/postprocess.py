@@ -21,7 +21,16 @@ from nnunet_spine_ext.core.errors import Problem, SetupError, SpineExtError, Usa
 from nnunet_spine_ext.core.io import write_volume
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.evaluate.parallel import each_case
-from nnunet_spine_ext.inference.batch import FULL_LIMIT, Attempt, BatchResult, attempt, record, stopped, unexpected
+from nnunet_spine_ext.inference.batch import (
+    FULL_LIMIT,
+    Attempt,
+    BatchResult,
+    Done,
+    attempt,
+    record,
+    stopped,
+    unexpected,
+)
 from nnunet_spine_ext.inference.journal import Journal, folder_lock, is_finished
 from nnunet_spine_ext.inference.mask_cases import (
     MaskCase,
@@ -274,12 +283,12 @@ def _do(name: str, job: _Job) -> Attempt | SetupError:
         )
 
 
-def _process(case: MaskCase, job: _Job, phases: Phases) -> list[Problem]:
+def _process(case: MaskCase, job: _Job, phases: Phases) -> Done:
     mask, given, warnings = _opened(case, job)
     semantic, found = phases.run(mask, job.output, case.name, given)
     # Last: under this name the case is complete.
     write_volume(semantic, job.output / f"{case.name}.nii.gz")
-    return warnings + found
+    return Done(warnings + found)
 
 
 def _opened(case: MaskCase, job: _Job) -> tuple[Volume, CaseInput, list[Problem]]:

@@ -31,6 +31,7 @@ from nnunet_spine_ext.inference.phase_options import PhaseOptions, check_phases,
 from nnunet_spine_ext.inference.phases import Phases
 from nnunet_spine_ext.inference.preflight import (
     check_accumulate,
+    check_crossing,
     check_output,
     check_parts,
     check_scheme,
@@ -44,7 +45,7 @@ from nnunet_spine_ext.inference.results import (
     foreign_warning,
     write_run,
 )
-from nnunet_spine_ext.inference.settings import Crop, PredictSettings
+from nnunet_spine_ext.inference.settings import Adapt, Crop, Match, PredictSettings, Tta
 from nnunet_spine_ext.inference.space import little_space, writing
 
 if TYPE_CHECKING:
@@ -74,7 +75,10 @@ def predict(
     chk: str = "checkpoint_final.pth",
     device: str = "auto",
     step_size: float = 0.5,
-    tta: Literal["none", "mirror"] = "mirror",
+    match: Match | None = None,
+    tta: Tta = "mirror",
+    adapt: Adapt = "none",
+    uncertainty: bool = False,
     accumulate: Literal["single", "half"] = "single",
     crop: Crop | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
@@ -102,17 +106,19 @@ def predict(
     ----------
     i: an image, a folder of images or a list of images. o: output folder (made if needed).
     m: model folder; or d, tr, p, c as in nnU-Net. f: folds (None: all that are there). chk: checkpoint name.
-    device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-    step_size: overlap of windows, as in nnU-Net. tta: ``mirror`` or ``none``.
-    accumulate: precision in which windows are added up; ``half`` is what nnU-Net does.
+    device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``. accumulate: precision of sums; ``half`` is nnU-Net's.
+    step_size: overlap of windows, as in nnU-Net. match: bring intensities to those of the training images
+        first (``none``, ``body``, ``nyul``, ``cdf``, or ``anchored``, which predicts twice); None: as the plans say.
+    tta: predict mirrored images too (``mirror``), or ones of other intensities and resolutions as well (``full``).
+    adapt: train on each case first (``consistency``, ``tent``, or ``none``). uncertainty: also write maps of it.
     crop: ``on`` and ``auto`` look for the structures coarsely first and do only their surroundings with care (``auto``:
         soft models on a CPU, where that spares work), ``off`` does everything; None: as the model's plans say.
     precision: ``fp32`` as nnU-Net, or ``bf16`` on hardware that has it. window_batch: windows computed at once.
     instances: also separate vertebrae, discs and endplates, with the network `instance_model` if there is one.
     numbering: also say which vertebra is which, by `numbering_model`, `first_vertebra`, `enforce`; see `postprocess`.
-    snapshots: a picture per case. bids: BIDS-derivatives as well. report: also write report.html.
+    snapshots: a picture per case. bids: BIDS-derivatives as well. report: also write report.html. strict: geometry
+        warnings are errors. prefer: which of two conflicting transforms to believe.
     resume: keep finished cases whose input, model, options and output bytes are unchanged.
-    strict: geometry warnings are errors. prefer: which of two conflicting transforms to believe.
     trust: load checkpoints that carry code. num_parts, part_id: predict every n-th case only (cluster arrays).
     dry_run: check model folder, input files and output, and predict nothing; the exit code is the one to expect.
 
@@ -126,13 +132,14 @@ def predict(
     """
     check_use(m, d, step_size)
     check_windows(crop, precision, window_batch)
+    check_crossing(match, tta, adapt, uncertainty=uncertainty)
     check_parts(num_parts, part_id)
     check_device_name(device)
     model = _open_model(m, d, (tr, p, c), f, chk)
     models = (instance_model, numbering_model)
     asked = phases_of(instances, numbering, models, first_vertebra, enforce=enforce, snapshots=snapshots, bids=bids)
-    used, phases = _checked_crop(model, crop, accumulate), _checked_phases(model, asked)
-    options = RunOptions(step_size, tta, accumulate, strict, prefer, used, precision, phases)
+    how = _checked_crop(model, crop, accumulate), precision, _checked_phases(model, asked), _checked_match(model, match)
+    options = RunOptions(step_size, tta, accumulate, strict, prefer, *how, adapt, uncertainty)
     work = partial(_work, device=device, window_batch=window_batch, trust=trust, report=report)
     return _predict(model, options, i, o, (part_id, num_parts), None if dry_run else work, resume=resume, report=report)
 
@@ -183,6 +190,13 @@ def _checked_crop(model: ModelFolder, crop: Crop | None, accumulate: str) -> Cro
     """Return the crop mode in force; raises UsageError for what the model cannot do."""
     chosen = crop or (predict_settings(model.plans) or PredictSettings()).crop
     check_accumulate(accumulate, chosen, soft=soft_activation(model.plans) is not None)
+    return chosen
+
+
+def _checked_match(model: ModelFolder, match: Match | None) -> Match:
+    """Return the matching in force."""
+    chosen = match or (predict_settings(model.plans) or PredictSettings()).match
+    check_crossing(chosen, "none", "none")
     return chosen
 
 

@@ -138,8 +138,14 @@ class SpinePredictor(nnUNetPredictor):
 
         `affine` replaces the one the files would be read with (a header with two that disagree).
         """
-        reorient = reader_reorients(self.plans_manager.plans)
-        data, properties = read_case(files, affine, reorient=reorient)
+        return self.preprocess(*self.read(files, affine))
+
+    def read(self, files: Sequence[Path], affine: Array | None = None) -> tuple[Array, dict[str, Any]]:
+        """Read the channels of one case; return (C, z, y, x), turned as the model expects, and nnU-Net's properties."""
+        return read_case(files, affine, reorient=reader_reorients(self.plans_manager.plans))
+
+    def preprocess(self, data: Array, properties: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Return the network's input (C, *spatial) and nnU-Net's properties of a case that `read` gave."""
         preprocessor = self.configuration_manager.preprocessor_class(verbose=False)
         data, _, properties = preprocessor.run_case_npy(
             data, None, properties, self.plans_manager, self.configuration_manager, self.dataset_json

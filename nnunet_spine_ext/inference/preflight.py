@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.partial import check_folder, unusable_folder
 from nnunet_spine_ext.inference.phase_options import schemes_with_bodies
+from nnunet_spine_ext.inference.settings import Adapt, Crop, Match, Tta
 
 
 def check_use(m: str | Path | None, d: str | None, step_size: float) -> None:
@@ -29,23 +31,37 @@ def check_use(m: str | Path | None, d: str | None, step_size: float) -> None:
 
 def check_windows(crop: str | None, precision: str, window_batch: int) -> None:
     """Refuse choices that are none, and batches without a window."""
-    for name, value, known in (
-        ("--crop", crop, (None, "auto", "off", "on")),
-        ("--precision", precision, ("fp32", "bf16")),
-    ):
-        if value not in known:
-            choices = [str(choice) for choice in known if choice]
-            raise UsageError(
-                "E-USE-CHOICE",
-                file=name,
-                found=repr(value),
-                expected=f"one of {', '.join(choices)}",
-                fix=nearest(str(value), choices),
-            )
+    _check_choice("--crop", crop, (None, *get_args(Crop)))
+    _check_choice("--precision", precision, ("fp32", "bf16"))
     if window_batch < 1:
         raise UsageError(
             "E-USE-BATCH", file="--window-batch", found=f"{window_batch}", expected="1 or more", fix="use 1"
         )
+
+
+def check_crossing(match: str | None, tta: str, adapt: str, *, uncertainty: bool = False) -> None:
+    """Refuse ways to cross to another scanner that are none."""
+    _check_choice("--match", match, (None, *get_args(Match)))
+    _check_choice("--tta", tta, get_args(Tta))
+    _check_choice("--adapt", adapt, get_args(Adapt))
+    # Each of these lines goes when what it names is there.
+    _check_choice("--match", match, (None, "none"), "in this version, ")
+    _check_choice("--tta", tta, ("none", "mirror"), "in this version, ")
+    _check_choice("--adapt", adapt, ("none",), "in this version, ")
+    _check_choice("--uncertainty", "yes" if uncertainty else "no", ("no",), "in this version, ")
+
+
+def _check_choice(name: str, value: str | None, known: Sequence[str | None], when: str = "") -> None:
+    if value in known:
+        return
+    choices = [str(choice) for choice in known if choice]
+    raise UsageError(
+        "E-USE-CHOICE",
+        file=name,
+        found=repr(value),
+        expected=f"{when}one of {', '.join(choices)}",
+        fix=nearest(str(value), choices),
+    )
 
 
 def check_accumulate(accumulate: str, crop: str, *, soft: bool) -> None:

@@ -9,6 +9,9 @@ from typing import Literal
 from nnunet_spine_ext.core.errors import UsageError
 
 Crop = Literal["auto", "off", "on"]
+Match = Literal["none", "body", "nyul", "cdf", "anchored"]
+Tta = Literal["none", "mirror", "full"]
+Adapt = Literal["none", "consistency", "tent"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,10 @@ class PredictSettings:
         regression answer with a few hundredths where nothing is. None: nothing is removed.
     crop: whether nnUNetv2_spine_predict looks for the structures coarsely first and does only their surroundings with
         care; ``auto``: for soft models on a CPU, where that is less work.
+    match: bring intensities to those of the training images before anything else (`harmonize.matching`), in our command
+        unless ``--match`` says another, and in stock `nnUNetv2_predict`; ``anchored`` needs a first prediction, so
+        stock prediction stops with it.
+    intensity_views: in stock prediction, average over changed intensities as well, inside the network.
 
     Raises
     ------
@@ -46,6 +53,8 @@ class PredictSettings:
     activation_floor: float = 0.5
     support_mm: float | None = 5.0
     crop: Crop = "auto"
+    match: Match = "none"
+    intensity_views: bool = False
 
     def __post_init__(self) -> None:
         if not _positive(self.activation_floor):
