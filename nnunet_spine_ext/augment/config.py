@@ -7,6 +7,7 @@ transforms:
   - {name: gamma, p: 0.3, gamma: [0.7, 1.5]}
   - one_of: [{name: sqrt}, {name: exp}]
     p: 0.2
+scanners: {profiles: [ge-3t, ge-1.5t]}   # optional; see `scanner_mix`
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nnunet_spine_ext.augment.ranges import Range
+from nnunet_spine_ext.augment.scanner_mix import ScannerMix
 from nnunet_spine_ext.augment.transform import STAGES, Transform, build
 from nnunet_spine_ext.core.config import load_config, naming_file, nearest, read_mapping, to_dict
 from nnunet_spine_ext.core.errors import UsageError
@@ -94,11 +96,15 @@ Entry = Transform | Group
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What a pipeline does; `hash` names it."""
+    """What a pipeline does; `hash` names it.
+
+    `scanners`: every sample is also taken by one of them, whatever the schedule says; None: by none.
+    """
 
     transforms: tuple[Entry, ...] = ()
     order: Literal["config", "random"] = "config"
     schedule: Schedule = field(default_factory=Schedule)
+    scanners: ScannerMix | None = None
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any]) -> AugmentConfig:
@@ -123,7 +129,7 @@ class AugmentConfig:
     @classmethod
     def from_dict(cls, source: Mapping[str, Any], *, where: str = "augmentation") -> AugmentConfig:
         """Read a mapping; see `load`."""
-        known = ("order", "schedule", "transforms", "version")
+        known = ("order", "scanners", "schedule", "transforms", "version")
         _known_keys(source, known, where)
         if source.get("version", VERSION) != VERSION:
             raise _refuse(f"{where}: version", repr(source["version"]), str(VERSION))
@@ -135,15 +141,20 @@ class AugmentConfig:
         if not isinstance(items, list | tuple):
             raise _refuse(f"{where}: transforms", type(items).__name__, "a list of transforms")
         entries = tuple(_entry(item, f"{where}: transforms[{i}]") for i, item in enumerate(items))
-        return cls(entries, order, schedule)
+        mix = source.get("scanners")
+        scanners = None if mix is None else ScannerMix.from_dict(mix, where=f"{where}: scanners")
+        return cls(entries, order, schedule, scanners)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, defaults included, as plain JSON that `load` reads."""
+        # Left out where there are none: configurations from before there were any keep their hash.
+        scanners = {} if self.scanners is None else {"scanners": self.scanners.to_dict()}
         return {
             "version": VERSION,
             "order": self.order,
             "schedule": to_dict(self.schedule),
             "transforms": [entry.to_dict() for entry in self.transforms],
+            **scanners,
         }
 
     @property

@@ -19,6 +19,8 @@ from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.fitting import check_companions, check_config, check_tensors
 from nnunet_spine_ext.augment.keys import SampleKey, batch_coin, coin, generator
 from nnunet_spine_ext.augment.packing import Buffers, Packed, Packer
+from nnunet_spine_ext.augment.scanner_config import scanner_config
+from nnunet_spine_ext.augment.scanner_mix import ScannerMix
 from nnunet_spine_ext.augment.transform import STAGES, Params, Transform, registry
 from nnunet_spine_ext.core.errors import UsageError
 
@@ -127,6 +129,7 @@ class Pipeline:
         self.context = context
         self._entries = tuple(_named(self.config))
         check_config(self.config, context)
+        self._scanners = tuple(_scanner_pipelines(self.config, context))
 
     def plan(self, keys: Sequence[SampleKey], epoch_fraction: float | None = None) -> Plan:
         """Draw what happens to a batch, one key per sample.
@@ -205,7 +208,12 @@ class Pipeline:
                 params = transform.sample(generator(key, name), steady if always else ramped)
                 applied = Applied(transform.name, {**params, "channels": channels})
                 drawn.append((STAGES.index(transform.stage), rank, applied))
-        return tuple(applied for _, _, applied in sorted(drawn, key=lambda item: item[:2]))
+        own = tuple(applied for _, _, applied in sorted(drawn, key=lambda item: item[:2]))
+        return own if self.config.scanners is None else own + self._taken(key, self.config.scanners)
+
+    def _taken(self, key: SampleKey, scanners: ScannerMix) -> tuple[Applied, ...]:
+        """Return what the scanner of a sample does; within a stage it comes after the configuration's transforms."""
+        return self._scanners[scanners.index(key)]._draw(key, None)
 
     def _chosen(self, key: SampleKey, steady: float, ramped: float) -> Iterator[tuple[str, Transform]]:
         """Yield the streams and transforms whose coin fell right, in the order of the configuration."""
@@ -260,6 +268,16 @@ def _replayed(name: str) -> Transform:
             "E-AUG-RECORD", file="record", found=f"no transform {name!r}", expected="a known one", fix="update"
         )
     return known[name]()
+
+
+def _scanner_pipelines(config: AugmentConfig, context: Context) -> Iterator[Pipeline]:
+    """Yield one pipeline per scanner of a configuration."""
+    mix = config.scanners
+    if mix is None:
+        return
+    for scanner in mix.scanners:
+        options: dict[str, Any] = {"jitter": mix.jitter, "weighting": mix.weighting}
+        yield Pipeline(scanner_config(scanner, spacing=context.spacing, **options), context)
 
 
 def _named(config: AugmentConfig) -> Iterator[tuple[Entry, tuple[tuple[str, Transform], ...]]]:
