@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.harmonize.curves import CURVES_VERSION
 from nnunet_spine_ext.harmonize.reference import (
     CURVES_FILE,
     KNOTS,
@@ -142,12 +143,12 @@ def test_curves_are_stored_with_their_version(tmp_path: Path) -> None:
         files.append(tmp_path / f"a_{channel:04d}.nii.gz")
         write_volume(scan(channel)[0], files[-1])
     curves = curves_of_files({"a": files})
-    assert np.shape(curves["a"]) == (2, KNOTS)
-    assert np.allclose(curves["a"][1], intensity_curve(scan(1)[0]), rtol=1e-5)
+    assert [channel.body.shape for channel in curves["a"].channels] == [(KNOTS,)] * 2
+    assert np.allclose(curves["a"].channels[1].body, intensity_curve(scan(1)[0]), rtol=1e-5)
     write_curves(tmp_path, curves)
-    assert read_curves(tmp_path) == curves
+    assert read_curves(tmp_path)["a"].to_dict() == curves["a"].to_dict()
     content = json.loads((tmp_path / CURVES_FILE).read_text())
-    assert content["version"] == REFERENCE_VERSION
+    assert content["version"] == CURVES_VERSION
     assert np.allclose(content["probabilities"], PROBABILITIES)
 
 

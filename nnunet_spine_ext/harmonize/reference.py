@@ -1,173 +1,300 @@
 """The intensity reference: what the training images of a model looked like.
 
-Version 1 holds, per channel, the mean and the spread over the training cases of 33 quantiles of the body without air.
-A case's curve is expressed in units of its own 10th to 90th percentile range, because MR intensities have no unit;
-`low` and `high` keep the median of those two percentiles in the units of the files.
+Version 2 holds, per channel, the mean and the spread over the training cases of 33 quantiles of the body without air,
+and the same of each structure that the labels know. A case's curves are expressed in units of its own 10th to 90th
+percentile range of the body, because MR intensities have no unit; `low` and `high` keep the median of those two
+percentiles in the units of the files. Version 1 held the body alone.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nnunet_spine_ext.core.errors import CaseError
-from nnunet_spine_ext.core.io import read_json, read_volume, write_json
-from nnunet_spine_ext.core.volume import Array, Volume
+from nnunet_spine_ext.core.io import read_volume
+from nnunet_spine_ext.core.volume import Array
+from nnunet_spine_ext.harmonize.body import body_mask
+from nnunet_spine_ext.harmonize.curves import (
+    CURVES_FILE,
+    HIGH,
+    KNOTS,
+    LOW,
+    PROBABILITIES,
+    CaseFacts,
+    channel_facts,
+    intensity_curve,
+    read_curves,
+    write_curves,
+)
+from nnunet_spine_ext.harmonize.structures import structure_masks
 
-logger = logging.getLogger(__name__)
-REFERENCE_VERSION = 1
-CURVES_FILE = "spine_intensity_curves.json"
-KNOTS = 33
-PROBABILITIES = np.linspace(0.01, 0.99, KNOTS)
-_LOW, _HIGH = 0.1, 0.9
-# How often the threshold between air and body is found, and the share of the body left out at each side of its extent.
-_PASSES, _SPECKS = 3, 1e-3
+__all__ = [
+    "CURVES_FILE",
+    "KNOTS",
+    "PROBABILITIES",
+    "REFERENCE_VERSION",
+    "ChannelReference",
+    "IntensityReference",
+    "StructureReference",
+    "average_curves",
+    "body_mask",
+    "curves_of_files",
+    "intensity_curve",
+    "read_curves",
+    "reference_of",
+    "write_curves",
+]
+REFERENCE_VERSION = 2
+_SETTINGS_KEY = "spine_ext"
+# Of fewer cases the distance of each from the others says nothing about the next one.
+_MIN_CASES = 2
+_BAR = 0.95
 
 
-def body_mask(volume: Volume) -> Array:
-    """Return the body without air as a boolean array (i, j, k).
+@dataclass(frozen=True)
+class StructureReference:
+    """Quantiles of one structure at `PROBABILITIES`, mean and spread over `cases` cases, shape (33,) each.
 
-    The threshold is Li's minimum cross-entropy on the logarithm. Exact zeros are padding and do not take part, nor does
-    air beside the body: the threshold is found again within the extent of the body, so it does not depend on how much
-    air the field of view holds. The largest component is kept and its holes (air ways, flow voids, dark cortical bone)
-    are filled slice by slice.
+    In units of the 10th to 90th percentile range of each case's body.
     """
-    from scipy.ndimage import binary_fill_holes
 
-    values = volume.array.astype(np.float32)
-    values = values - min(0.0, float(values.min()))
-    extent: tuple[slice, ...] = (slice(None),) * 3
-    mask: Array = values > 0
-    for _ in range(_PASSES):
-        inside = values[extent]
-        inside = inside[inside > 0]
-        if inside.size < 2 or inside.min() == inside.max():
-            return mask
-        mask = _largest_component(values > _li_threshold(inside))
-        extent = _extent(mask)
-    for k in range(mask.shape[2]):
-        mask[:, :, k] = binary_fill_holes(mask[:, :, k])
-    return mask
+    mean: Array
+    spread: Array
+    cases: int
 
 
-def _li_threshold(values: Array) -> float:
-    from skimage.filters import threshold_li
+@dataclass(frozen=True)
+class ChannelReference:
+    """What one channel of the training images looked like.
 
-    return float(np.exp(threshold_li(np.log(values))))
+    Parameters
+    ----------
+    mean, spread: of the body's quantiles at `PROBABILITIES`, shape (33,), relative: 0 is the 10th percentile of the
+        body, 1 the 90th.
+    low, high: those two percentiles, medians over the cases, in the units of the files.
+    structures: the same per structure; empty in references of version 1 and without labels.
+    air: median of the air, relative; None where no case had any.
+    normalisation: (mean, sd) that nnU-Net's ZScoreNormalization found in the training images, air included, in the
+        units of `low` and `high`: what normalises an image after matching as a training image was, however much air
+        its field of view holds. None in references of version 1.
+    distance: 95th percentile over the training cases of the distance of each from the others: up to it, a scan is in
+        distribution. None of a single case, and in version 1.
+    contrast: as `IntensityReference.contrast`.
+    cases: training cases.
+    """
+
+    mean: Array
+    spread: Array
+    low: float
+    high: float
+    structures: Mapping[str, StructureReference] = field(default_factory=dict)
+    air: float | None = None
+    normalisation: tuple[float, float] | None = None
+    distance: float | None = None
+    contrast: str | None = None
+    cases: int = 1
+
+    @property
+    def width(self) -> float:
+        """The 10th to 90th percentile range of the body, in the units of the files."""
+        return max(self.high - self.low, 1e-9)
+
+    def absolute(self, relative: Array | float) -> Array:
+        """Return relative values in the units of the files."""
+        return self.low + self.width * np.asarray(relative, dtype=np.float64)
 
 
-def _largest_component(mask: Array) -> Array:
-    import cc3d
+@dataclass(frozen=True)
+class IntensityReference:
+    """The reference of a model: one per channel, the training cases, their voxel size (mm, sorted) and contrast."""
 
-    labels = cc3d.connected_components(mask.astype(np.uint8), connectivity=6)
-    counts = np.bincount(labels.ravel())
-    counts[0] = 0
-    largest: Array = labels == int(counts.argmax())
-    return largest
+    channels: tuple[ChannelReference, ...]
+    cases: int
+    spacing: tuple[float, float, float] | None = None
+    contrast: str | None = None
+    version: int = REFERENCE_VERSION
 
-
-def _extent(mask: Array) -> tuple[slice, ...]:
-    """Return the box around a mask, less the outermost thousandth per side: specks of noise that touch the body."""
-    box = []
-    for axis in range(3):
-        others = tuple(a for a in range(3) if a != axis)
-        share = np.cumsum(mask.sum(axis=others)) / max(1, int(mask.sum()))
-        first, last = (int(np.searchsorted(share, s)) for s in (_SPECKS, 1 - _SPECKS))
-        box.append(slice(first, last + 1))
-    return tuple(box)
+    @property
+    def distance(self) -> float | None:
+        """The bar for in-distribution of the channel that varies most; None where there is none."""
+        bars = [channel.distance for channel in self.channels if channel.distance is not None]
+        return max(bars) if bars else None
 
 
-def intensity_curve(volume: Volume) -> Array:
-    """Return the quantiles at `PROBABILITIES` of the body, shape (33,), in the units of the file, non-decreasing."""
-    values = volume.array[body_mask(volume)]
-    if values.size == 0:
-        values = volume.array.ravel()
-    return np.quantile(values.astype(np.float64), PROBABILITIES)
+def curves_of_files(
+    cases: Mapping[str, Sequence[str | Path]],
+    *,
+    labels: Mapping[str, str | Path] | None = None,
+    structures: Mapping[str, tuple[int, ...]] | None = None,
+) -> dict[str, CaseFacts]:
+    """Return the facts of each channel file of each case.
 
-
-def curves_of_files(cases: Mapping[str, Sequence[str | Path]]) -> dict[str, list[list[float]]]:
-    """Return the curve of each channel file of each case, shape (channels, 33)."""
+    Parameters
+    ----------
+    labels: a mask per case, on the grid of its images; cases without one, and masks on another grid, give no
+        structures.
+    structures: the class ids of each structure.
+    """
     from tqdm import tqdm
 
     return {
-        case: [[round(float(q), 6) for q in intensity_curve(read_volume(file))] for file in files]
+        case: _facts_of_case(files, (labels or {}).get(case), structures or {})
         for case, files in tqdm(cases.items(), desc="intensity curves", disable=None)
     }
 
 
-def write_curves(folder: str | Path, curves: Mapping[str, Any]) -> Path:
-    """Store the curves of all cases in a preprocessed dataset folder."""
-    path = Path(folder) / CURVES_FILE
-    write_json(path, {"version": REFERENCE_VERSION, "probabilities": PROBABILITIES, "cases": dict(curves)}, indent=None)
-    return path
+def _facts_of_case(
+    files: Sequence[str | Path], label: str | Path | None, structures: Mapping[str, tuple[int, ...]]
+) -> CaseFacts:
+    images = [read_volume(file) for file in files]
+    masks: dict[str, Array] = {}
+    if label is not None and structures:
+        mask = read_volume(label)
+        if mask.same_grid(images[0]):
+            masks = structure_masks(mask.array, structures)
+    spacing = sorted(images[0].spacing)
+    return CaseFacts(tuple(channel_facts(image, masks) for image in images), (spacing[0], spacing[1], spacing[2]))
 
 
-def read_curves(folder: str | Path) -> dict[str, list[list[float]]]:
-    """Return the stored curves, an empty dictionary if there are none that this version can use (a warning says so).
-
-    They follow from the images, so whoever needs them makes them anew.
-    """
-    path = Path(folder) / CURVES_FILE
-    if not path.is_file():
-        return {}
-    try:
-        content = read_json(path)
-        found = f"version {content['version']}"
-    except CaseError as error:
-        content, found = {}, error.found
-    except (KeyError, TypeError):
-        content, found = {}, "no version"
-    if content.get("version") != REFERENCE_VERSION:
-        logger.warning(
-            "%s: %s, not version %d; left out, and made anew from the images", path, found, REFERENCE_VERSION
-        )
-        return {}
-    cases: dict[str, list[list[float]]] = content["cases"]
-    return cases
-
-
-def average_curves(curves: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any] | None:
-    """Return the reference of a set of cases, None for an empty set.
+def average_curves(
+    curves: Mapping[str, Any], *, contrasts: Mapping[str, str | None] | None = None
+) -> dict[str, Any] | None:
+    """Return the reference of a set of cases as plain JSON, None for an empty set.
 
     Parameters
     ----------
-    curves: per case an array (channels, 33) in the units of the files.
+    curves: per case its `CaseFacts`, or curves (channels, 33) as version 1 had them, in the units of the files.
+    contrasts: per case, as cases.json tells it; the reference has one where all cases agree.
 
     Returns
     -------
-    ``{"version", "cases", "probabilities", "channels": [{"mean", "spread", "low", "high"}]}`` with `mean` and `spread`
-    (standard deviation) in units of the 10th to 90th percentile range of each case.
+    ``{"version", "cases", "probabilities", "spacing", "contrast", "distance", "channels": [{"mean", "spread", "low",
+    "high", "air", "normalisation", "distance", "structures": {name: {"mean", "spread", "cases"}}}]}``; all but `low`
+    and `high` relative to the 10th to 90th percentile range of each case.
     """
     if not curves:
         return None
-    stacked = np.asarray([curves[case] for case in sorted(curves)], dtype=np.float64)
-    low, high = (_at(stacked, p) for p in (_LOW, _HIGH))
-    width = np.maximum(high - low, 1e-9)
-    relative = (stacked - low[..., None]) / width[..., None]
-    channels = [
-        {
-            "mean": relative[:, c].mean(axis=0).round(5).tolist(),
-            "spread": relative[:, c].std(axis=0).round(5).tolist(),
-            "low": float(np.median(low[:, c])),
-            "high": float(np.median(high[:, c])),
-        }
-        for c in range(stacked.shape[1])
-    ]
+    facts = [CaseFacts.of(curves[case]) for case in sorted(curves)]
+    channels = [_average_channel([case.channels[c] for case in facts]) for c in range(len(facts[0].channels))]
+    known = {(contrasts or {}).get(case) for case in curves}
+    spacings = [case.spacing for case in facts if case.spacing is not None]
+    bars = [channel["distance"] for channel in channels if channel["distance"] is not None]
     return {
         "version": REFERENCE_VERSION,
         "cases": len(curves),
         "probabilities": PROBABILITIES.round(6).tolist(),
+        "spacing": np.median(spacings, axis=0).round(4).tolist() if spacings else None,
+        "contrast": next(iter(known)) if len(known) == 1 else None,
+        "distance": max(bars) if bars else None,
         "channels": channels,
     }
 
 
-def _at(curves: Array, probability: float) -> Array:
-    """Read curves (cases, channels, 33) at one probability, shape (cases, channels)."""
+def _average_channel(facts: Sequence[Any]) -> dict[str, Any]:
+    bodies = np.stack([case.body for case in facts])
+    low, high = at(bodies, LOW), at(bodies, HIGH)
+    width = np.maximum(high - low, 1e-9)
+    relative = (bodies - low[:, None]) / width[:, None]
+    structures = {}
+    for name in sorted({name for case in facts for name in case.structures}):
+        having = [k for k, case in enumerate(facts) if name in case.structures]
+        curves = np.stack([(facts[k].structures[name] - low[k]) / width[k] for k in having])
+        structures[name] = {**_mean_and_spread(curves), "cases": len(having)}
+    airs = [(case.air - low[k]) / width[k] for k, case in enumerate(facts) if case.air is not None]
+    moments = [
+        ((case.mean - low[k]) / width[k], case.sd / width[k])
+        for k, case in enumerate(facts)
+        if case.mean is not None and case.sd is not None
+    ]
+    bar = float(np.quantile(_left_out_distances(relative), _BAR)) if len(facts) >= _MIN_CASES else None
+    return {
+        **_mean_and_spread(relative),
+        "low": float(np.median(low)),
+        "high": float(np.median(high)),
+        "air": round(float(np.median(airs)), 4) if airs else None,
+        "normalisation": np.median(moments, axis=0).round(5).tolist() if moments else None,
+        "distance": None if bar is None else round(bar, 5),
+        "structures": structures,
+    }
+
+
+def _mean_and_spread(curves: Array) -> dict[str, Any]:
+    return {"mean": curves.mean(axis=0).round(4).tolist(), "spread": curves.std(axis=0).round(4).tolist()}
+
+
+def _left_out_distances(relative: Array) -> Array:
+    """Return the distance of each case's curve from the mean of the others, shape (cases,)."""
+    others = (relative.sum(axis=0) - relative) / (len(relative) - 1)
+    distances: Array = np.abs(relative - others).mean(axis=1)
+    return distances
+
+
+def at(curves: Array, probability: float) -> Array:
+    """Read curves (…, 33) at one probability, shape (…)."""
     right = int(np.searchsorted(PROBABILITIES, probability))
     share = (probability - PROBABILITIES[right - 1]) / (PROBABILITIES[right] - PROBABILITIES[right - 1])
     between: Array = curves[..., right - 1] * (1 - share) + curves[..., right] * share
     return between
+
+
+def reference_of(plans: Mapping[str, Any], folds: Sequence[str | int]) -> IntensityReference | None:
+    """Return the mean of the references of a model's folds; None where the plans have none.
+
+    Parameters
+    ----------
+    plans: content of the model's plans.json.
+    folds: those that predict; folds without a reference are left out, and if all are, every reference there is counts.
+    """
+    stored = (plans.get(_SETTINGS_KEY) or {}).get("reference") or {}
+    chosen = [stored[str(fold)] for fold in folds if str(fold) in stored] or [stored[fold] for fold in sorted(stored)]
+    if not chosen:
+        return None
+    spacings = [content["spacing"] for content in chosen if content.get("spacing")]
+    spacing = np.mean(spacings, axis=0).tolist() if spacings else None
+    contrasts = {content.get("contrast") for content in chosen}
+    contrast = next(iter(contrasts)) if len(contrasts) == 1 else None
+    cases = max(int(content["cases"]) for content in chosen)
+    return IntensityReference(
+        tuple(
+            _mean_channel([content["channels"][c] for content in chosen], contrast, cases)
+            for c in range(len(chosen[0]["channels"]))
+        ),
+        cases,
+        None if spacing is None else (spacing[0], spacing[1], spacing[2]),
+        contrast,
+        min(int(content["version"]) for content in chosen),
+    )
+
+
+def _mean_channel(contents: Sequence[Mapping[str, Any]], contrast: str | None, cases: int) -> ChannelReference:
+    def mean(key: str) -> Any:
+        known = [content[key] for content in contents if content.get(key) is not None]
+        return np.mean(np.asarray(known, dtype=np.float64), axis=0) if known else None
+
+    structures = {}
+    for name in sorted({name for content in contents for name in content.get("structures", {})}):
+        having = [content["structures"][name] for content in contents if name in content.get("structures", {})]
+        structures[name] = StructureReference(
+            np.mean([row["mean"] for row in having], axis=0),
+            np.mean([row["spread"] for row in having], axis=0),
+            max(int(row["cases"]) for row in having),
+        )
+    low, high = float(mean("low")), float(mean("high"))
+    moments, air, bar = mean("normalisation"), mean("air"), mean("distance")
+    width = max(high - low, 1e-9)
+    return ChannelReference(
+        mean("mean"),
+        mean("spread"),
+        low,
+        high,
+        structures,
+        None if air is None else float(air),
+        None if moments is None else (low + width * float(moments[0]), width * float(moments[1])),
+        None if bar is None else float(bar),
+        contrast,
+        cases,
+    )

@@ -1,0 +1,261 @@
+"""Bring a scan's intensities to those that a model was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from nnunet_spine_ext.core.errors import CaseError, Problem, UsageError
+from nnunet_spine_ext.core.volume import Array, Volume
+from nnunet_spine_ext.harmonize.anchored import anchored_map
+from nnunet_spine_ext.harmonize.curves import HIGH, LOW, PROBABILITIES, ChannelFacts, channel_facts
+from nnunet_spine_ext.harmonize.distribution import DistributionScore, score_of
+from nnunet_spine_ext.harmonize.maps import FIT_KNOTS, SLOPE_LIMITS, IntensityMap, affine, fitted, smooth, through
+from nnunet_spine_ext.harmonize.nyul import NyulLandmarks, landmarks_of, load_landmarks, save_landmarks
+from nnunet_spine_ext.harmonize.reference import ChannelReference, at
+
+__all__ = [
+    "MATCH_METHODS",
+    "MatchResult",
+    "MatchSettings",
+    "load_landmarks",
+    "match",
+    "save_landmarks",
+]
+MatchMethod = Literal["none", "body", "nyul", "cdf", "anchored"]
+MATCH_METHODS: tuple[MatchMethod, ...] = ("none", "body", "nyul", "cdf", "anchored")
+# A scan this many times farther from the training scans than the bar is likely to be of another kind.
+_FAR = 3.0
+
+
+@dataclass(frozen=True)
+class MatchSettings:
+    """How intensities are matched.
+
+    Parameters
+    ----------
+    method: ``body``: few knots between the quantiles of both bodies, drawn towards an affine map; ``nyul``: deciles;
+        ``cdf``: all 33 quantiles; ``anchored``: quantiles of each structure, where a network found them; ``none``.
+    strength: 0 only moves and scales, which a z-score undoes; 1 is the whole map.
+    skip_in_distribution: leave a scan alone that is as near to the reference as the training scans were.
+    slope_limits: of the map, times the slope of its affine part.
+    """
+
+    method: MatchMethod = "body"
+    strength: float = 1.0
+    skip_in_distribution: bool = True
+    slope_limits: tuple[float, float] = SLOPE_LIMITS
+
+    def __post_init__(self) -> None:
+        low, high = self.slope_limits
+        if self.method not in MATCH_METHODS or not 0 <= self.strength <= 1 or not 0 < low <= 1 <= high:
+            raise UsageError(
+                "E-MATCH-SETTINGS",
+                file="matching",
+                found=f"method {self.method!r}, strength {self.strength}, slope limits {self.slope_limits}",
+                expected=f"one of {', '.join(MATCH_METHODS)}; a strength from 0 to 1; limits around 1",
+                fix="correct the value",
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class MatchResult:
+    """A matched scan.
+
+    Parameters
+    ----------
+    image: float32, same grid, in the reference's own intensity units; the scan itself where `skipped`.
+    knots: of the map, (from, to) pairs; empty where skipped.
+    skipped: whether the scan was left alone, and `why`.
+    before, after: distance from the reference.
+    warnings: what the user should know.
+    confidence: share of the map that structures decided, 0 to 1; 0 for other methods than ``anchored``.
+    """
+
+    image: Volume
+    method: MatchMethod
+    skipped: bool
+    why: str
+    before: DistributionScore | None
+    after: DistributionScore | None
+    knots: tuple[tuple[float, float], ...] = ()
+    warnings: list[Problem] = field(default_factory=list)
+    confidence: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the image as plain JSON."""
+        return {
+            "method": self.method,
+            "skipped": self.skipped,
+            "why": self.why,
+            "confidence": round(self.confidence, 3),
+            "knots": [[round(a, 4), round(b, 4)] for a, b in self.knots],
+            "before": None if self.before is None else self.before.to_dict(),
+            "after": None if self.after is None else self.after.to_dict(),
+            "warnings": [problem.to_dict() for problem in self.warnings],
+        }
+
+
+def match(
+    image: Volume,
+    reference: ChannelReference,
+    settings: MatchSettings,
+    *,
+    posteriors: Mapping[str, Array] | None = None,
+    landmarks: NyulLandmarks | None = None,
+    contrast: str | None = None,
+    file: str = "",
+) -> MatchResult:
+    """Return a scan with its intensities brought to the reference's.
+
+    Parameters
+    ----------
+    image: one channel, any real type; never changed.
+    posteriors: structure name (`structures.STRUCTURES`) -> probabilities (i, j, k) on the grid of the image; for
+        ``anchored`` only.
+    landmarks: for ``nyul``, in place of the reference's own.
+    contrast: of the scan, where it is known; another one than the reference's is a warning.
+    file: the scan in messages.
+
+    Raises
+    ------
+    CaseError: a CT, or a reference made of CT: Hounsfield units mean the same on every scanner.
+    UsageError: ``anchored`` without posteriors.
+    """
+    if settings.method == "none":
+        return MatchResult(_as_float(image), "none", True, "not asked for", None, None)
+    if settings.method == "anchored" and posteriors is None:
+        raise UsageError(
+            "E-MATCH-POSTERIORS",
+            file=file,
+            found="no structures for anchored matching",
+            expected="probabilities of each structure, from a first prediction",
+            fix="use nnUNetv2_spine_predict --match anchored, or --match body",
+        )
+    _refuse_ct(image, reference, contrast, file)
+    facts = channel_facts(image, posteriors if settings.method == "anchored" else None)
+    warnings = _voxel_warnings(image, file)
+    low, high = float(at(facts.body, LOW)), float(at(facts.body, HIGH))
+    if not high > low:
+        found = f"one value ({low:g}) in four fifths of the body, or no body"
+        warnings.append(
+            _warning("W-MATCH-FLAT", file, found, "a scan of a body", "look at the scan; it is predicted as it is")
+        )
+        return MatchResult(_as_float(image), settings.method, True, "no contrast", None, None, (), warnings)
+    before = score_of(facts, reference)
+    warnings += _kind_warnings(before, reference, contrast, file)
+    if settings.skip_in_distribution and before.in_distribution:
+        why = f"in distribution: {before.body:.3f} of at most {before.bar:.3f}"
+        return MatchResult(_as_float(image), settings.method, True, why, before, before, (), warnings)
+    confidence = 0.0
+    found_map = body_map(facts, reference, settings, landmarks)
+    if settings.method == "anchored":
+        found_map, confidence, more = anchored_map(facts, reference, found_map, settings.slope_limits, file)
+        warnings += more
+    if settings.strength < 1:
+        found_map = found_map.blended(_affine_part(facts, reference), settings.strength)
+    matched = image.with_array(found_map.apply(image.array))
+    after = score_of(_mapped(facts, found_map), reference)
+    knots = tuple((float(a), float(b)) for a, b in zip(found_map.x, found_map.y, strict=True))
+    return MatchResult(matched, settings.method, False, "", before, after, knots, warnings, confidence)
+
+
+def body_map(
+    facts: ChannelFacts, reference: ChannelReference, settings: MatchSettings, landmarks: NyulLandmarks | None = None
+) -> IntensityMap:
+    """Return the map from a scan's body to the reference's, by the method that the settings name."""
+    part = _affine_part(facts, reference)
+    slope = part.below
+    if settings.method == "nyul":
+        marks = landmarks or landmarks_of(reference)
+        source = np.interp(marks.probabilities, PROBABILITIES, facts.body)
+        return through(source, marks.values, slope, settings.slope_limits)
+    target = reference.absolute(reference.mean)
+    if settings.method == "cdf":
+        return through(facts.body, target, slope, settings.slope_limits)
+    knots = np.interp(np.linspace(PROBABILITIES[0], PROBABILITIES[-1], FIT_KNOTS), PROBABILITIES, facts.body)
+    weights = 1 / (reference.spread**2 + 0.05**2)
+    weights = weights / weights.mean()
+    width = reference.width
+    return smooth(
+        fitted(knots, facts.body, target, weights, slope, ridge=1.0, limits=settings.slope_limits, scale=0.1 * width)
+    )
+
+
+def _affine_part(facts: ChannelFacts, reference: ChannelReference) -> IntensityMap:
+    """Return the affine map between the 10th to 90th percentile ranges of both bodies."""
+    low, high = float(at(facts.body, LOW)), float(at(facts.body, HIGH))
+    slope = reference.width / max(high - low, 1e-9)
+    return affine(slope, reference.low - slope * low, (low, high))
+
+
+def _mapped(facts: ChannelFacts, found: IntensityMap) -> ChannelFacts:
+    """Return the facts of the mapped scan: quantiles of a monotone map are mapped quantiles."""
+    return ChannelFacts(found(facts.body), {name: found(curve) for name, curve in facts.structures.items()})
+
+
+def _as_float(image: Volume) -> Volume:
+    return image.with_array(image.array.astype(np.float32))
+
+
+def _refuse_ct(image: Volume, reference: ChannelReference, contrast: str | None, file: str) -> None:
+    scan_is_ct = (contrast or "").upper() == "CT" or (contrast is None and looks_like_ct(image.array))
+    model_is_ct = (reference.contrast or "").upper() == "CT" or reference.low < -200
+    if scan_is_ct or model_is_ct:
+        which = "a CT" if scan_is_ct else f"a scan ({contrast or 'contrast unknown'}) for a model of CT"
+        raise CaseError(
+            "E-MATCH-CT",
+            file=file,
+            found=f"{which}; the reference is of {reference.contrast or 'MR'} scans",
+            expected="MR: Hounsfield units mean the same on every scanner",
+            fix="predict with --match none, and only with a model that was trained on such scans",
+        )
+
+
+def looks_like_ct(array: Array) -> bool:
+    """Whether values look like Hounsfield units: air near -1000, or whole numbers with fat below -50."""
+    values = array.ravel()[:: max(1, array.size // 100_000)].astype(np.float64)
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return False
+    # Filtered MR scans have values below zero too, but few, and small beside their brightest.
+    if (values < -300).mean() >= 0.01 and float(np.quantile(values, 0.99)) < 3100:
+        return True
+    return bool((values == np.rint(values)).all() and (values < -50).mean() >= 0.05 and (values > 0).mean() >= 0.2)
+
+
+def _voxel_warnings(image: Volume, file: str) -> list[Problem]:
+    if image.array.dtype.kind != "f":
+        return []
+    strange = int(image.array.size - np.isfinite(image.array).sum())
+    if not strange:
+        return []
+    found = f"{strange} voxels that are no number"
+    return [_warning("W-MATCH-NAN", file, found, "numbers", "they become as dark as the darkest voxel")]
+
+
+def _kind_warnings(
+    score: DistributionScore, reference: ChannelReference, contrast: str | None, file: str
+) -> list[Problem]:
+    if contrast and reference.contrast and contrast != reference.contrast:
+        found = f"a scan of contrast {contrast}; the reference is of {reference.contrast}"
+        return [
+            _warning(
+                "W-MATCH-CONTRAST", file, found, f"a {reference.contrast} scan",
+                "matching keeps the order of tissues, so it cannot make one contrast of another: use --match none",
+            )
+        ]  # fmt: skip
+    if score.bar is not None and score.body > _FAR * score.bar:
+        names = f"contrast {contrast or 'unknown'}; the reference is of {reference.contrast or 'unknown contrast'}"
+        found = (
+            f"intensities {score.body / score.bar:.1f} times as far from the training scans as 95 % of those ({names})"
+        )
+        return [_warning("W-MATCH-FAR", file, found, "a scan of the same kind", "look at the result")]
+    return []
+
+
+def _warning(code: str, file: str, found: str, expected: str, fix: str) -> Problem:
+    return Problem("warning", code, file, found, expected, fix)

@@ -1,0 +1,77 @@
+"""Structures whose intensities are told apart: which classes of a labelling belong to each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nnunet_spine_ext.core.labels import SCHEMES
+from nnunet_spine_ext.core.volume import Array
+
+# What lies around the spine: no class of its own, but every voxel within `REGION_MM` of one.
+REGION = "region"
+REGION_MM = 20.0
+# The first that fits a class's name decides. Endplates are one or two voxels thin, and ribs often half outside: neither
+# is a structure. Whole vertebrae, of labellings that do not tell body and arch apart, are a structure of their own.
+_GROUPS = tuple(
+    (name, re.compile(pattern, re.IGNORECASE))
+    for name, pattern in (
+        ("", r"endplate|rib|ignore|background|rootlet|lesion"),
+        ("disc", r"\bdisc|ivd|\bdisk"),
+        ("cord", r"\b(spinal[ _]?)?cord\b|^myelon"),
+        ("canal", r"canal|csf|thecal"),
+        ("corpus", r"\bcorpus|\bdens\b|vertebral[ _]body"),
+        ("arch", r"arcus|\barch|spinous|costal|articular|sacrum"),
+        ("vertebra", r"vertebra|^[CTLS]\d+$|coccyx"),
+    )
+)
+STRUCTURES = ("corpus", "arch", "vertebra", "disc", "cord", "canal")
+
+
+def structure_ids(scheme: str) -> dict[str, tuple[int, ...]]:
+    """Return the class ids of each structure that a label scheme has; nothing for schemes that are none of ours.
+
+    Structures are ``corpus``, ``arch`` (posterior elements, sacrum), ``vertebra`` (both, where a scheme does not tell
+    them apart), ``disc``, ``cord`` and ``canal``.
+    """
+    # Points are no structures, whatever they are called.
+    known = SCHEMES.get(scheme) if scheme != "sct_discs" else None
+    return {} if known is None else _grouped({name: (number,) for number, name in known.labels.items()})
+
+
+def structures_of(dataset_json: Mapping[str, Any], scheme: str | None = None) -> dict[str, tuple[int, ...]]:
+    """Return the class ids of each structure of a dataset or model; by the names of its labels in a ``custom`` scheme.
+
+    Parameters
+    ----------
+    dataset_json: content of the dataset's dataset.json.
+    scheme: name of the label scheme; default: what dataset.json says.
+    """
+    scheme = scheme or str(dataset_json.get("spine_ext", {}).get("scheme", "custom"))
+    known = structure_ids(scheme)
+    if known:
+        return known
+    labels = dataset_json.get("labels", {})
+    regions = {name: tuple(ids) if isinstance(ids, list | tuple) else (int(ids),) for name, ids in labels.items()}
+    return _grouped(regions)
+
+
+def structure_masks(labels: Array, ids: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+    """Return a float32 mask (0 or 1) of each structure that is in a label array (i, j, k)."""
+    masks = {name: np.isin(labels, numbers) for name, numbers in ids.items()}
+    return {name: mask.astype(np.float32) for name, mask in masks.items() if mask.any()}
+
+
+def _grouped(labels: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    found: dict[str, list[int]] = {}
+    for name, ids in labels.items():
+        group = next((group for group, pattern in _GROUPS if pattern.search(name)), "")
+        if group:
+            found.setdefault(group, []).extend(int(number) for number in ids if int(number) > 0)
+    # Labellings by level call the sacrum a bone like others.
+    if "vertebra" in found and "arch" in found and "corpus" not in found:
+        found["vertebra"] += found.pop("arch")
+    return {name: tuple(sorted(found[name])) for name in STRUCTURES if name in found}
