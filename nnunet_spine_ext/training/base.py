@@ -20,6 +20,7 @@ from nnunet_spine_ext.core.io import atomic_path, read_json, write_json
 from nnunet_spine_ext.harmonize.reference import average_curves, read_curves
 from nnunet_spine_ext.inference.adopt import adopt_for_prediction
 from nnunet_spine_ext.inference.model import SETTINGS_KEY, sided_axis
+from nnunet_spine_ext.training.finetune_settings import refuse_finetune_settings
 from nnunet_spine_ext.training.mirroring import only_mirroring, replace_mirroring, sided_labels
 from nnunet_spine_ext.training.plan import store_curves
 from nnunet_spine_ext.training.schedule import CosineSchedule
@@ -45,6 +46,7 @@ class SettingsMixin(_Trainer):
     """Schedule and optimizer from ``plans["spine_ext"]["train"]``; refuses to mix settings in one folder."""
 
     settings: TrainSettings
+    fine_tunes = False
 
     @classmethod
     def completed(cls, settings: SpineSettings) -> SpineSettings:
@@ -226,7 +228,10 @@ class nnUNetTrainerSpine(SettingsMixin, SidedMirroringMixin, GroupedSplitsMixin,
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature, which it inspects
     ) -> None:
-        settings = self.completed(replace(settings_from_plans(plans), data=data_facts(dataset_json)))
+        planned = settings_from_plans(plans)
+        if not self.fine_tunes:
+            refuse_finetune_settings(planned.finetune, type(self).__name__)
+        settings = self.completed(replace(planned, data=data_facts(dataset_json)))
         # Defaults are written out too: the plans saved with the model tell how it was trained.
         store_settings(plans, settings)
         super().__init__(plans=plans, configuration=configuration, fold=fold, dataset_json=dataset_json, device=device)

@@ -15,6 +15,7 @@ from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.inference.model import SETTINGS_KEY
 from nnunet_spine_ext.inference.settings import PredictSettings
 from nnunet_spine_ext.losses.registry import LossSettings
+from nnunet_spine_ext.training.finetune_settings import FinetuneSettings
 
 SETTINGS_VERSION = 1
 
@@ -182,7 +183,7 @@ class SpineSettings:
     """Everything under ``plans["spine_ext"]``.
 
     `preset` names the recipe the values came from. `augment` is None where nothing is augmented on the device,
-    `soft` where labels are hard.
+    `soft` where labels are hard, `finetune` where training starts from random weights.
     `reference` holds, per fold, the intensity reference of its training cases (`harmonize.reference`), `data` the facts
     about the labels; both are filled in when training starts.
     """
@@ -192,6 +193,7 @@ class SpineSettings:
     train: TrainSettings = field(default_factory=TrainSettings)
     augment: AugmentSettings | None = None
     soft: SoftSettings | None = None
+    finetune: FinetuneSettings | None = None
     predict: PredictSettings = field(default_factory=PredictSettings)
     data: DataFacts = field(default_factory=DataFacts)
     reference: dict[str, Any] | None = None
@@ -232,4 +234,5 @@ def settings_hash(plans: Mapping[str, Any]) -> str:
     content["augment"] = None if augment is None else f"{augment.flips} {augment.effective().hash}"
     soft = settings.soft
     content["soft"] = None if soft is None else to_dict(replace(soft.completed(), activation=None))
+    content["finetune"] = None if settings.finetune is None else settings.finetune.identity()
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
