@@ -21,6 +21,7 @@ __all__ = [
     "MATCH_METHODS",
     "MatchResult",
     "MatchSettings",
+    "kind_warnings",
     "load_landmarks",
     "match",
     "save_landmarks",
@@ -146,7 +147,7 @@ def match(
         )
         return MatchResult(_as_float(image), settings.method, True, "no contrast", None, None, (), warnings)
     before = score_of(facts, reference)
-    warnings += _kind_warnings(before, reference, contrast, file)
+    warnings += kind_warnings(before, reference, contrast, file)
     if settings.skip_in_distribution and before.in_distribution:
         why = f"in distribution: {before.body:.3f} of at most {before.bar:.3f}"
         return MatchResult(_as_float(image), settings.method, True, why, before, before, (), warnings)
@@ -237,9 +238,10 @@ def _voxel_warnings(image: Volume, file: str) -> list[Problem]:
     return [_warning("W-MATCH-NAN", file, found, "numbers", "they become as dark as the darkest voxel")]
 
 
-def _kind_warnings(
-    score: DistributionScore, reference: ChannelReference, contrast: str | None, file: str
+def kind_warnings(
+    score: DistributionScore, reference: ChannelReference, contrast: str | None = None, file: str = ""
 ) -> list[Problem]:
+    """Return warnings about a scan that seems to be of another kind than the training scans, matched or not."""
     if contrast and reference.contrast and contrast != reference.contrast:
         found = f"a scan of contrast {contrast}; the reference is of {reference.contrast}"
         return [
