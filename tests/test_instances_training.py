@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -380,6 +381,35 @@ def test_what_is_refused_changes_neither_state_nor_settings(dataset: Path, tmp_p
         with file_lock(fold / "lock", what="training"), pytest.raises(SetupError, match="E-OUT-LOCKED"):
             _train(dataset, "epochs=2", o=tmp_path, **options)
         assert files() == before
+
+
+def test_a_fold_that_ends_waits_for_another_that_writes_the_model(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "training").mkdir()
+    with ExitStack() as other:
+        other.enter_context(file_lock(tmp_path / "training/lock", what="writing"))
+        waited = []
+
+        def sleep(seconds: float) -> None:
+            waited.append(seconds)
+            other.close()
+
+        monkeypatch.setattr("nnunet_spine_ext.core.lock.time.sleep", sleep)
+        _train(dataset, "epochs=1", o=tmp_path)
+    assert len(waited) == 1
+    assert read_instance_model(tmp_path).folds == (0,)
+
+
+def test_an_imported_model_gets_no_folds_of_ours(dataset: Path, tmp_path: Path) -> None:
+    _train(dataset, "epochs=1", o=tmp_path)
+    path = tmp_path / "instance_model.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"provenance": {"source": "SPINEPS"}}))
+    with pytest.raises(SetupError, match="imported from SPINEPS") as error:
+        _train(dataset, "epochs=1", o=tmp_path, f="1")
+    assert error.value.code == "E-TRAIN-IMPORTED"
+    assert read_instance_model(tmp_path).folds == (0,)
 
 
 def test_a_state_is_not_continued_on_other_masks(dataset: Path, tmp_path: Path) -> None:

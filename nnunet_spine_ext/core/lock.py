@@ -10,8 +10,9 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
 
@@ -23,6 +24,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _log = logging.getLogger(__name__)
+_WAIT_S = 0.1
 
 
 @contextmanager
@@ -43,6 +45,27 @@ def file_lock(path: Path, *, what: str) -> Iterator[None]:
             yield
         finally:
             _write(file, "")
+
+
+@contextmanager
+def waiting_lock(path: Path, *, what: str, patience_s: float = 60.0) -> Iterator[None]:
+    """Hold a lock as `file_lock` does, for work of moments: while another process holds it, wait.
+
+    Raises
+    ------
+    SetupError: it is still held after `patience_s` seconds.
+    """
+    end = time.monotonic() + patience_s
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(file_lock(path, what=what))
+                break
+            except SetupError as error:
+                if error.code != "E-OUT-LOCKED" or time.monotonic() > end:
+                    raise
+                time.sleep(_WAIT_S)
+        yield
 
 
 def _open_current(path: Path, what: str) -> tuple[FileIO, bool]:

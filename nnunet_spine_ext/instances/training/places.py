@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from nnunet_spine_ext.core.errors import SetupError, UsageError
+from nnunet_spine_ext.core.lock import waiting_lock
 from nnunet_spine_ext.instances.training.dataset import ALL
 
 STATE_FILE = "state.safetensors"
@@ -44,6 +46,12 @@ def refuse_existing(folder: Path, wanted: Sequence[str]) -> None:
 def fold_folder(folder: Path, fold: str) -> Path:
     """Return where the training of a fold keeps its files."""
     return folder / "training" / f"fold_{fold}"
+
+
+def publishing(folder: Path) -> AbstractContextManager[None]:
+    """Hold the folder of a model while its description changes; waits for another fold that does the same."""
+    (folder / "training").mkdir(parents=True, exist_ok=True)
+    return waiting_lock(folder / "training" / "lock", what="writing a fold into the model")
 
 
 def cache_folder(dataset: Path, folder: Path, name: str) -> Path:

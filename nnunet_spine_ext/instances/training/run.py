@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_spine_ext import __version__
 from nnunet_spine_ext.core.config import to_dict
-from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem, UsageError
+from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem, SetupError, UsageError
 from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.partial import check_folder
 from nnunet_spine_ext.core.splits import Split
@@ -30,6 +30,7 @@ from nnunet_spine_ext.instances.training.places import (
     cache_folder,
     fold_folder,
     model_folder,
+    publishing,
     refuse_existing,
 )
 from nnunet_spine_ext.instances.training.result import TrainingResult
@@ -130,7 +131,15 @@ def _check_model(folder: Path, settings: InstanceTrainSettings, *, overwrite: bo
     from nnunet_spine_ext.instances.model import MODEL_FILE, check_same_model, read_instance_model
 
     if not overwrite:
-        check_same_model(folder, settings.cutout, settings.network)
+        known = check_same_model(folder, settings.cutout, settings.network)
+        if known is not None and "source" in known.provenance:
+            raise SetupError(
+                "E-TRAIN-IMPORTED",
+                file=folder,
+                found=f"a model imported from {known.provenance['source']}",
+                expected="a new folder, or a model that was trained here: folds are used together",
+                fix="choose another folder with -o or --name, or replace that model with --overwrite",
+            )
     elif (folder / MODEL_FILE).is_file():
         # One that cannot be read may be of a newer version: it is not replaced, either.
         read_instance_model(folder)
@@ -199,10 +208,27 @@ def _resume(training: FoldTraining) -> None:
 def _publish(training: FoldTraining, data: TrainingData, split: Split, outcome: FoldResult) -> None:
     """Write the fold into the model folder, then try it on whole cases."""
     from nnunet_spine_ext.instances.cutout_inference import InferenceOptions, Mode, NetworkPredictor
-    from nnunet_spine_ext.instances.model import MODEL_FILE, InstanceModel, read_instance_model, write_instance_model
     from nnunet_spine_ext.instances.training.fusion import fusion_scores
 
-    settings, folder = training.settings, training.folder.parent.parent
+    folder = training.folder.parent.parent
+    # Folds that are trained side by side share the description of the model.
+    with publishing(folder):
+        _write_fold(training, data, split, folder)
+    settings = training.settings
+    most = len(split["val"]) if settings.fusion_cases < 0 else settings.fusion_cases
+    if most and data.substructures:
+        # As the network saw most cutouts.
+        mode: Mode = "fast" if settings.narrow > 0.5 else "exact"
+        options = InferenceOptions(device=str(training.device), mode=mode, soft=True)
+        predictor = NetworkPredictor(settings.cutout, [training.network], options)
+        cases = [data.cases[case] for case in split["val"][:most]]
+        outcome.fusion = fusion_scores(cases, data.table, predictor)
+
+
+def _write_fold(training: FoldTraining, data: TrainingData, split: Split, folder: Path) -> None:
+    from nnunet_spine_ext.instances.model import MODEL_FILE, InstanceModel, read_instance_model, write_instance_model
+
+    settings = training.settings
     number = 0 if training.name == ALL else int(training.name)
     known = read_instance_model(folder) if (folder / MODEL_FILE).is_file() else InstanceModel()
     if (known.cutout, known.network) != (settings.cutout, settings.network):
@@ -218,14 +244,6 @@ def _publish(training: FoldTraining, data: TrainingData, split: Split, outcome: 
     write_instance_model(
         folder, settings.cutout, settings.network, {number: training.network.state_dict()}, provenance=facts
     )
-    most = len(split["val"]) if settings.fusion_cases < 0 else settings.fusion_cases
-    if most and data.substructures:
-        # As the network saw most cutouts.
-        mode: Mode = "fast" if settings.narrow > 0.5 else "exact"
-        options = InferenceOptions(device=str(training.device), mode=mode, soft=True)
-        predictor = NetworkPredictor(settings.cutout, [training.network], options)
-        cases = [data.cases[case] for case in split["val"][:most]]
-        outcome.fusion = fusion_scores(cases, data.table, predictor)
 
 
 def _no_vertebra(path: Path) -> Problem:

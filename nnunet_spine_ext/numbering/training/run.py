@@ -23,7 +23,13 @@ from nnunet_spine_ext.instances.training.dataset import (
     left_out_warning,
     sides_of,
 )
-from nnunet_spine_ext.instances.training.places import cache_folder, fold_folder, model_folder, refuse_existing
+from nnunet_spine_ext.instances.training.places import (
+    cache_folder,
+    fold_folder,
+    model_folder,
+    publishing,
+    refuse_existing,
+)
 from nnunet_spine_ext.instances.training.result import TrainingResult
 from nnunet_spine_ext.numbering.crops import CropSpec
 from nnunet_spine_ext.numbering.model import (
@@ -164,22 +170,26 @@ def _publish(
     outcome: FoldResult,
 ) -> None:
     """Write the fold into the model folder."""
-    number = 0 if fold == ALL else int(fold)
-    known = read_numbering_model(folder) if (folder / MODEL_FILE).is_file() else NumberingModel()
-    if (known.crop, known.network) != (crop, settings.network):
-        # Only --overwrite comes this far: the folds of the other model are of no use beside this one.
-        (folder / MODEL_FILE).unlink(missing_ok=True)
-        known = NumberingModel()
-    trained = known.provenance.get("trained_on", {})
-    facts = {
-        "made_by": f"nnunet_spine_ext {__version__}",
-        "dataset": data.data.folder.name,
-        "settings": to_dict(settings),
-        "trained_on": {**trained, str(number): list(split["train"])},
-    }
-    contrasts = {*known.contrasts, *(data.contrasts[case] for case in split["train"] if case in data.contrasts)}
-    model = NumberingModel(crop=crop, network=settings.network, contrasts=tuple(sorted(contrasts)), provenance=facts)
-    write_numbering_model(folder, model, number, outcome.network.state_dict())
+    # Folds that are trained side by side share the description of the model.
+    with publishing(folder):
+        number = 0 if fold == ALL else int(fold)
+        known = read_numbering_model(folder) if (folder / MODEL_FILE).is_file() else NumberingModel()
+        if (known.crop, known.network) != (crop, settings.network):
+            # Only --overwrite comes this far: the folds of the other model are of no use beside this one.
+            (folder / MODEL_FILE).unlink(missing_ok=True)
+            known = NumberingModel()
+        trained = known.provenance.get("trained_on", {})
+        facts = {
+            "made_by": f"nnunet_spine_ext {__version__}",
+            "dataset": data.data.folder.name,
+            "settings": to_dict(settings),
+            "trained_on": {**trained, str(number): list(split["train"])},
+        }
+        contrasts = {*known.contrasts, *(data.contrasts[case] for case in split["train"] if case in data.contrasts)}
+        model = NumberingModel(
+            crop=crop, network=settings.network, contrasts=tuple(sorted(contrasts)), provenance=facts
+        )
+        write_numbering_model(folder, model, number, outcome.network.state_dict())
 
 
 def _warn_of_contrasts(result: TrainNumberingResult, data: NumberedData, folder: Path, split: Split) -> None:
