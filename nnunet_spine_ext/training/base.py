@@ -20,6 +20,7 @@ from nnunet_spine_ext.core.io import atomic_path, read_json, write_json
 from nnunet_spine_ext.harmonize.reference import average_curves, read_curves
 from nnunet_spine_ext.inference.adopt import adopt_for_prediction
 from nnunet_spine_ext.inference.model import SETTINGS_KEY, sided_axis
+from nnunet_spine_ext.training.domain_settings import refuse_domain_settings
 from nnunet_spine_ext.training.finetune_settings import refuse_finetune_settings
 from nnunet_spine_ext.training.mirroring import only_mirroring, replace_mirroring, sided_labels
 from nnunet_spine_ext.training.plan import store_curves
@@ -47,6 +48,7 @@ class SettingsMixin(_Trainer):
 
     settings: TrainSettings
     fine_tunes = False
+    aligns_domains = False
 
     @classmethod
     def completed(cls, settings: SpineSettings) -> SpineSettings:
@@ -231,6 +233,8 @@ class nnUNetTrainerSpine(SettingsMixin, SidedMirroringMixin, GroupedSplitsMixin,
         planned = settings_from_plans(plans)
         if not self.fine_tunes:
             refuse_finetune_settings(planned.finetune, type(self).__name__)
+        if not self.aligns_domains:
+            refuse_domain_settings(planned.domain, type(self).__name__)
         settings = self.completed(replace(planned, data=data_facts(dataset_json)))
         # Defaults are written out too: the plans saved with the model tell how it was trained.
         store_settings(plans, settings)
@@ -251,9 +255,14 @@ class nnUNetTrainerSpine(SettingsMixin, SidedMirroringMixin, GroupedSplitsMixin,
         network = nnUNetTrainer.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
-        if _training.get():
+        if building_for_training():
             return network
         return adopt_for_prediction(network, plans_manager, configuration_manager)
+
+
+def building_for_training() -> bool:
+    """Return whether a trainer builds the network that it will train; the same method also serves prediction."""
+    return _training.get()
 
 
 def refuse_soft_settings(settings: SpineSettings, trainer: str) -> None:

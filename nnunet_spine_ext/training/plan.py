@@ -17,6 +17,7 @@ from nnunet_spine_ext.core.io import read_json, write_json
 from nnunet_spine_ext.harmonize.reference import CURVES_FILE, curves_of_files, read_curves, write_curves
 from nnunet_spine_ext.inference.model import SETTINGS_KEY, label_scheme
 from nnunet_spine_ext.inference.preflight import check_scheme
+from nnunet_spine_ext.training.finetune_settings import FINETUNE_TRAINER
 from nnunet_spine_ext.training.planned import are_plans, dataset_folder, read_plans
 from nnunet_spine_ext.training.presets import Preset, apply_to_configuration, read_preset
 from nnunet_spine_ext.training.settings import SpineSettings, data_facts, settings_from_plans
@@ -24,7 +25,7 @@ from nnunet_spine_ext.training.settings import SpineSettings, data_facts, settin
 logger = logging.getLogger(__name__)
 _PRESET_KEYS = ("network", "patch", "batch_size", "batch_dice", "spacing", "spacing_pir")
 # The other parts of the settings are facts that training fills in.
-_SETTINGS_KEYS = ("train", "augment", "soft", "predict")
+_SETTINGS_KEYS = ("train", "augment", "soft", "domain", "predict")
 
 
 @dataclass
@@ -111,7 +112,7 @@ def _new_plans(
     plans = read_plans(folder, base)
     target = folder / f"{name}.json"
     _refuse_unknown_keys(assignments)
-    _check_name(name, base, target, overwrite=overwrite)
+    check_name(name, target, overwrite=overwrite, base=base)
     preset = _merged_preset(preset_name, [a for a in assignments if _is_preset_key(a)])
     settings = _merged_settings(plans, preset_name, preset, [a for a in assignments if not _is_preset_key(a)])
     changed = deepcopy(plans)
@@ -191,6 +192,10 @@ def _next_steps(folder: Path, changed: dict[str, Any], plans: dict[str, Any], co
 def _trainer(settings: dict[str, Any]) -> str:
     """Return the trainer that these settings are for."""
     augment, soft = settings["augment"], settings["soft"]
+    if settings["finetune"] is not None:
+        return FINETUNE_TRAINER
+    if settings["domain"] is not None:
+        return _domain_trainer(settings)
     if soft is None:
         return "nnUNetTrainerSpine" if augment is None else "nnUNetTrainerSpineShift"
     if soft["loss"]["name"] == "soft_dice_bce":
@@ -198,6 +203,18 @@ def _trainer(settings: dict[str, Any]) -> str:
     by_preset = {"shift": "ShiftSoft", "contrast-agnostic": "ContrastAgnostic"}
     config = augment["config"] if augment is not None else None
     return f"nnUNetTrainerSpine{by_preset.get(config, 'Soft') if isinstance(config, str) else 'Soft'}"
+
+
+def _domain_trainer(settings: dict[str, Any]) -> str:
+    if settings["soft"] is not None:
+        raise UsageError(
+            "E-TRAINER-DOMAIN",
+            file="plans spine_ext.domain",
+            found="settings of domains and of soft labels",
+            expected="one of the two: no trainer does both",
+            fix="leave out domain or soft",
+        )
+    return "nnUNetTrainerSpineDANN" if settings["augment"] is None else "nnUNetTrainerSpineShiftDANN"
 
 
 def restore_tables(folder: Path) -> None:
@@ -262,7 +279,7 @@ def _merged_settings(
         content["preset"] = preset_name
     content["train"].update(preset.train)
     content["predict"].update(preset.predict)
-    for part, values in (("augment", preset.augment), ("soft", preset.soft)):
+    for part, values in (("augment", preset.augment), ("soft", preset.soft), ("domain", preset.domain)):
         if values or any(_first_key(a) == part for a in assignments):
             content[part] = {**(content[part] or {}), **values}
     for assignment in assignments:
@@ -326,13 +343,19 @@ def _refuse_unknown_keys(assignments: Sequence[str]) -> None:
             )
 
 
-def _check_name(name: str | None, base: str, target: Path, *, overwrite: bool) -> None:
+def check_name(name: str | None, target: Path, *, overwrite: bool, base: str | None = None) -> None:
+    """Raise UsageError for a name that plans cannot have, that of the plans they start from, or one that is taken.
+
+    Parameters
+    ----------
+    target: the file that plans of this name are written to.
+    """
     if not name or name == base or not name.replace("_", "").replace("-", "").isalnum() or "__" in name:
         raise UsageError(
             "E-PLAN-NAME",
             file="--name",
             found=repr(name),
-            expected=f"a new name of letters, digits, - and single _, other than {base}",
+            expected="a new name of letters, digits, - and single _" + (f", other than {base}" if base else ""),
             fix="for example --name spineCpu",
         )
     if not target.exists():

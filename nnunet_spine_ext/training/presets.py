@@ -55,6 +55,7 @@ class Preset:
     train: dict[str, Any] = field(default_factory=dict)
     augment: dict[str, Any] = field(default_factory=dict)
     soft: dict[str, Any] = field(default_factory=dict)
+    domain: dict[str, Any] = field(default_factory=dict)
     predict: dict[str, Any] = field(default_factory=dict)
     network: NetworkPreset = field(default_factory=NetworkPreset)
     patch: PatchPreset = field(default_factory=PatchPreset)

@@ -15,6 +15,7 @@ from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.inference.model import SETTINGS_KEY
 from nnunet_spine_ext.inference.settings import PredictSettings
 from nnunet_spine_ext.losses.registry import LossSettings
+from nnunet_spine_ext.training.domain_settings import DomainSettings
 from nnunet_spine_ext.training.finetune_settings import FinetuneSettings
 
 SETTINGS_VERSION = 1
@@ -183,7 +184,8 @@ class SpineSettings:
     """Everything under ``plans["spine_ext"]``.
 
     `preset` names the recipe the values came from. `augment` is None where nothing is augmented on the device,
-    `soft` where labels are hard, `finetune` where training starts from random weights.
+    `soft` where labels are hard, `domain` where nothing keeps domains out of the features, `finetune` where training
+    starts from random weights.
     `reference` holds, per fold, the intensity reference of its training cases (`harmonize.reference`), `data` the facts
     about the labels; both are filled in when training starts.
     """
@@ -193,6 +195,7 @@ class SpineSettings:
     train: TrainSettings = field(default_factory=TrainSettings)
     augment: AugmentSettings | None = None
     soft: SoftSettings | None = None
+    domain: DomainSettings | None = None
     finetune: FinetuneSettings | None = None
     predict: PredictSettings = field(default_factory=PredictSettings)
     data: DataFacts = field(default_factory=DataFacts)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -27,6 +24,7 @@ from nnunet_spine_ext.training.cascade import ChangePreviousStage, changes_of
 from nnunet_spine_ext.training.feeding import Ahead, Sender
 from nnunet_spine_ext.training.mirroring import sided_labels
 from nnunet_spine_ext.training.on_device import DeviceAugmentation
+from nnunet_spine_ext.training.seeding import seed_epoch
 from nnunet_spine_ext.training.settings import AugmentSettings, SpineSettings, TrainSettings, settings_from_plans
 from nnunet_spine_ext.training.targets import Targets
 
@@ -99,11 +97,7 @@ class DeviceAugmentationMixin(_Trainer):
         super().on_train_epoch_start()
         self._step = 0
         if self.settings.seed is not None:
-            sequence = np.random.SeedSequence([self.settings.seed, self.current_epoch, self.local_rank])
-            seed = int(sequence.generate_state(1)[0])
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002  batchgenerators draws from numpy's global state
-            torch.manual_seed(seed)
+            seed_epoch(self.settings.seed, self.current_epoch, self.local_rank)
 
     def on_train_start(self) -> None:
         """Start as nnU-Net does; with worker processes, the next batch is prepared while the device is at work."""
@@ -127,7 +121,9 @@ class DeviceAugmentationMixin(_Trainer):
             batch = self._prepared(batch, self.current_epoch, self._step)
         self._step += 1
         data, target = self.augmentation.apply(*batch["sent"].arrived(), batch["plan"])
-        result: dict[str, Any] = super().train_step({"data": data, "target": target, "keys": batch["keys"]})
+        result: dict[str, Any] = super().train_step(
+            {"data": data, "target": target, "keys": batch["keys"], "plan": batch["plan"]}
+        )
         return result
 
     def _prepared(self, batch: dict[str, Any], epoch: int, step: int) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""A U-Net that hands out the deepest features of its encoder while it trains."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from nnunet_spine_ext.core.errors import SetupError
+
+
+class WithFeatures(NamedTuple):
+    """What `BottleneckNetwork` returns in training mode.
+
+    `segmentation`: logits (B, K, *spatial), or a list of them with deep supervision, the largest first. `features`:
+    (B, C, *coarse) of the deepest stage.
+    """
+
+    segmentation: Tensor | list[Tensor]
+    features: Tensor
+
+
+class BottleneckNetwork(nn.Module):
+    """Adopt the children of a U-Net; in training mode return its output and the deepest features.
+
+    It has no parameters of its own, so its state-dict keys are those of the network: stock checkpoints load, and its
+    own are stock. In evaluation mode it answers as the network does. Returning features, rather than keeping them from
+    a hook, works under `torch.compile` and in several processes.
+
+    Parameters
+    ----------
+    network: has an `encoder`, which returns features from fine to coarse, and a `decoder` of these.
+
+    Raises
+    ------
+    SetupError: the network is none of that kind.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        own = [name for name, _ in network.named_parameters(recurse=False)]
+        children = dict(network.named_children())
+        if set(children) != {"encoder", "decoder"} or own:
+            raise SetupError(
+                "E-DOMAIN-NETWORK",
+                file=type(network).__name__,
+                found=f"a network of {', '.join([*children, *own]) or 'no parts'}",
+                expected="an encoder and a decoder, as nnU-Net's U-Nets have",
+                fix="train domain-adversarially with PlainConvUNet or ResidualEncoderUNet plans",
+            )
+        self.encoder: Any = children["encoder"]
+        self.decoder: Any = children["decoder"]
+
+    def forward(self, x: Tensor) -> WithFeatures | Tensor | list[Tensor]:
+        """Return logits of (B, C, *spatial); in training mode with the deepest features."""
+        skips = self.encoder(x)
+        output = self.decoder(skips)
+        return WithFeatures(output, skips[-1]) if self.training else output

@@ -1,0 +1,63 @@
+"""Batches in which domains are balanced."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+
+class DomainBalancedLoader(nnUNetDataLoader):
+    """nnU-Net's loader; a batch holds as many domains as it can, each as often as the others.
+
+    One sample of every batch has a mask, where there are any: a batch without teaches nothing about the spine. Their
+    order is random, because nnU-Net puts the patches that must hold foreground last.
+
+    Parameters
+    ----------
+    args, options: those of nnU-Net's loader. domain_of: number of the domain by case. supervised: cases whose masks are
+        used.
+    """
+
+    def __init__(
+        self, *args: Any, domain_of: Mapping[str, int], supervised: Sequence[str] | frozenset[str], **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        cases = [str(case) for case in self.indices]
+        self._by_domain = [
+            [case for case in cases if domain_of[case] == domain] for domain in sorted({domain_of[c] for c in cases})
+        ]
+        self._with_masks = [[case for case in group if case in supervised] for group in self._by_domain]
+
+    def get_indices(self) -> list[str]:
+        """Return the cases of the next batch, drawn from numpy's global state as nnU-Net draws them."""
+        # Seeded per worker by batchgenerators, and per epoch by our trainers.
+        draw = np.random
+        teachers = [k for k, group in enumerate(self._with_masks) if group]
+        first = int(draw.choice(teachers)) if teachers else int(draw.randint(len(self._by_domain)))
+        domains = [first]
+        while len(domains) < self.batch_size:
+            # Once round all domains before one comes a second time.
+            seen = [domains.count(k) for k in range(len(self._by_domain))]
+            rarest = [k for k, count in enumerate(seen) if count == min(seen)]
+            domains.append(int(draw.choice(rarest)))
+        groups = [(self._with_masks if k == 0 and teachers else self._by_domain)[d] for k, d in enumerate(domains)]
+        cases = [group[int(draw.randint(len(group)))] for group in groups]
+        return [cases[int(k)] for k in draw.permutation(len(cases))]
+
+
+@contextmanager
+def loading(factory: Callable[..., Any]) -> Iterator[None]:
+    """Let nnU-Net's trainer make its loaders by `factory` while this lasts: it offers no other way."""
+    upstream: Any = sys.modules[nnUNetTrainer.__module__]
+    before = upstream.nnUNetDataLoader
+    upstream.nnUNetDataLoader = factory
+    try:
+        yield
+    finally:
+        upstream.nnUNetDataLoader = before
