@@ -99,6 +99,11 @@ def _add_crossing_options(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="train on each case before it is predicted; the next case starts anew (default: %(default)s)",
     )
+    group.add_argument(
+        "--adapt-steps",
+        type=int,
+        help="steps of --adapt (default: as the model's plans say, else 12 of consistency, 5 of tent)",
+    )
     group.add_argument("--uncertainty", action="store_true", help="also write maps of how uncertain the network is")
 
 

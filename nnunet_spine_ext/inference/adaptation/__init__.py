@@ -1,0 +1,1 @@
+"""Test-time training: a network learns a little from the case it is about to predict, and forgets it afterwards."""
