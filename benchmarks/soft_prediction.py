@@ -33,8 +33,9 @@ from soft_model import let_intensities_through, set_background
 
 from nnunet_spine_ext.core.io import read_json, read_volume, write_json, write_volume
 from nnunet_spine_ext.core.volume import Array, Volume
+from nnunet_spine_ext.inference.building import find_trainer
 from nnunet_spine_ext.inference.device import has_bf16
-from nnunet_spine_ext.inference.predictor import SpinePredictor, find_trainer
+from nnunet_spine_ext.inference.predictor import SpinePredictor
 
 # Voxels of 1 mm along S, A, R, as nnU-Net orders them.
 PATCH, FEATURES = (320, 192, 64), (32, 64, 128, 256, 320)
@@ -45,9 +46,9 @@ CORES = 2
 ARMS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "bf16": {"precision": "bf16"},
-    "not_mirrored": {"mirror": False},
-    "not_mirrored_bf16": {"mirror": False, "precision": "bf16"},
-    "crop_not_mirrored_bf16": {"mirror": False, "precision": "bf16", "crop": "on"},
+    "not_mirrored": {"tta": "none"},
+    "not_mirrored_bf16": {"tta": "none", "precision": "bf16"},
+    "crop_not_mirrored_bf16": {"tta": "none", "precision": "bf16", "crop": "on"},
 }
 
 

@@ -160,7 +160,7 @@ def stock_predict(
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    from nnunet_spine_ext.inference.predictor import find_trainer
+    from nnunet_spine_ext.inference.building import find_trainer
 
     find_trainer("nnUNetTrainerSpine")  # puts our folder on nnUNet_extTrainer, as nnUNetv2_spine_env does
     predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=mirror, allow_tqdm=False)

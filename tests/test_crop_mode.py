@@ -63,8 +63,8 @@ def outputs(predictor: SpinePredictor, image: Path, monkeypatch: pytest.MonkeyPa
 def test_around_structures_it_equals_the_whole_volume(
     seeing: Path, image: Path, monkeypatch: pytest.MonkeyPatch, mirror: bool
 ) -> None:
-    whole, runs_whole = outputs(loaded(seeing, crop="off", mirror=mirror), image, monkeypatch)
-    cropped, runs_cropped = outputs(loaded(seeing, crop="on", mirror=mirror), image, monkeypatch)
+    whole, runs_whole = outputs(loaded(seeing, crop="off", tta="mirror" if mirror else "none"), image, monkeypatch)
+    cropped, runs_cropped = outputs(loaded(seeing, crop="on", tta="mirror" if mirror else "none"), image, monkeypatch)
     refined = whole == cropped
     inside = np.abs(whole - cropped).max(axis=0) <= 1e-6
     structure = whole[1] > HOT
@@ -86,18 +86,18 @@ def test_auto_is_on_for_soft_models_where_it_spares_work(
     seeing: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Mirrored the coarse pass is a small part of the work, otherwise it is more than a third.
-    _, whole = outputs(loaded(seeing, crop="off", mirror=False), image, monkeypatch)
-    _, automatic = outputs(loaded(seeing, crop="auto", mirror=False), image, monkeypatch)
+    _, whole = outputs(loaded(seeing, crop="off", tta="none"), image, monkeypatch)
+    _, automatic = outputs(loaded(seeing, crop="auto", tta="none"), image, monkeypatch)
     assert automatic == whole
     _, mirrored = outputs(loaded(seeing, crop="auto"), image, monkeypatch)
     assert mirrored < 8 * whole / 2
     hard = make_model(tmp_path / "hard")
-    _, whole = outputs(loaded(hard, crop="off", mirror=False), image, monkeypatch)
-    _, automatic = outputs(loaded(hard, crop="auto", mirror=False), image, monkeypatch)
+    _, whole = outputs(loaded(hard, crop="off", tta="none"), image, monkeypatch)
+    _, automatic = outputs(loaded(hard, crop="auto", tta="none"), image, monkeypatch)
     assert automatic == whole
     small = tmp_path / "small.nii.gz"
     write_volume(Volume(read_volume(image).array[4:20, 4:20, :16], np.eye(4)), small)
-    _, one = outputs(loaded(seeing, crop="on", mirror=False), small, monkeypatch)
+    _, one = outputs(loaded(seeing, crop="on", tta="none"), small, monkeypatch)
     assert one == 1, "one window is not worth a coarse pass"
 
 
@@ -107,8 +107,8 @@ def test_nothing_found_means_the_whole_volume_and_a_warning(
     array = np.random.default_rng(0).uniform(90, 110, SHAPE).astype(np.float32)
     write_volume(Volume(array, np.eye(4)), tmp_path / "in" / "a.nii.gz")
     model = make_soft_model(tmp_path / "model", seeing=True, threshold=30)
-    whole, _ = outputs(loaded(model, crop="off", mirror=False), tmp_path / "in" / "a.nii.gz", monkeypatch)
-    predictor = loaded(model, crop="on", mirror=False)
+    whole, _ = outputs(loaded(model, crop="off", tta="none"), tmp_path / "in" / "a.nii.gz", monkeypatch)
+    predictor = loaded(model, crop="on", tta="none")
     cropped, _ = outputs(predictor, tmp_path / "in" / "a.nii.gz", monkeypatch)
     assert np.array_equal(whole, cropped)
     assert [problem.code for problem in predictor.warnings] == ["W-OUT-CROP"]
@@ -127,8 +127,8 @@ def test_other_soft_models(
     tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch, output: str, labels: dict[str, int]
 ) -> None:
     model = make_soft_model(tmp_path / "model", output=output, labels=labels, seeing=True, threshold=12)
-    whole, _ = outputs(loaded(model, crop="off", mirror=False), image, monkeypatch)
-    cropped, _ = outputs(loaded(model, crop="on", mirror=False), image, monkeypatch)
+    whole, _ = outputs(loaded(model, crop="off", tta="none"), image, monkeypatch)
+    cropped, _ = outputs(loaded(model, crop="on", tta="none"), image, monkeypatch)
     limit = 0 if output == "sigmoid" else 0.5
     assert (whole[1] > limit).any()
     assert np.array_equal(whole[1] > limit, cropped[1] > limit)
@@ -141,8 +141,8 @@ def test_hard_models_on_request(tmp_path: Path, image: Path, monkeypatch: pytest
     plans = json.loads((model / "plans.json").read_text())
     del plans["spine_ext"]["soft"]
     (model / "plans.json").write_text(json.dumps(plans))
-    whole, runs_whole = outputs(loaded(model, crop="off", mirror=False), image, monkeypatch)
-    cropped, runs_cropped = outputs(loaded(model, crop="on", mirror=False), image, monkeypatch)
+    whole, runs_whole = outputs(loaded(model, crop="off", tta="none"), image, monkeypatch)
+    cropped, runs_cropped = outputs(loaded(model, crop="on", tta="none"), image, monkeypatch)
     assert whole.argmax(axis=0).any()
     assert np.array_equal(whole.argmax(axis=0), cropped.argmax(axis=0))
     assert runs_cropped < runs_whole

@@ -36,7 +36,7 @@ class Model:
     """One trained model; `answer` gives its mask and its maps by name."""
 
     def __init__(self, folder: Path, fold: int, *, step: float = 0.5, device: str = "cpu") -> None:
-        self.predictor = SpinePredictor(device=torch.device(device), step_size=step, mirror=False, progress=False)
+        self.predictor = SpinePredictor(device=torch.device(device), step_size=step, tta="none", progress=False)
         with contextlib.redirect_stdout(io.StringIO()):
             self.predictor.initialize_from_trained_model_folder(folder, [fold])
 

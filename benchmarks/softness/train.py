@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from nnunet_spine_ext.core.io import write_json
-from nnunet_spine_ext.inference.predictor import find_trainer
+from nnunet_spine_ext.inference.building import find_trainer
 
 
 def main() -> None:

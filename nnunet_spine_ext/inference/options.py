@@ -35,6 +35,7 @@ class RunOptions:
     match: Match = "none"
     adapt: Adapt = "none"
     uncertainty: bool = False
+    adapt_steps: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options by name, those of the phases among them, as plain JSON."""
@@ -64,7 +65,7 @@ def make_predictor(
         predictor = SpinePredictor(
             device=choose_device(device),
             step_size=options.step_size,
-            mirror=options.tta != "none",
+            tta=options.tta,
             accumulate="half" if options.accumulate == "half" else "single",
             trust=trust,
             crop=options.crop,

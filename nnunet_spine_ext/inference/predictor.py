@@ -3,51 +3,59 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnunet_spine_ext.check.environment import trainers_folder
 from nnunet_spine_ext.core.errors import CaseError, Problem, SetupError
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.inference.activation import Activation, soft_activation
+from nnunet_spine_ext.inference.building import PassCounter, find_trainer, refuse_other_shapes
 from nnunet_spine_ext.inference.device import prepare_for_bf16
 from nnunet_spine_ext.inference.export import SoftAnswer, refuse_unfaithful_resampling, soft_answer
 from nnunet_spine_ext.inference.folder import TrainedModel, load_model
+from nnunet_spine_ext.inference.folds import FoldPredictor
 from nnunet_spine_ext.inference.managers import segmentation_volume
-from nnunet_spine_ext.inference.model import SETTINGS_KEY, reader_reorients, refuse_what_is_not_predicted_here
+from nnunet_spine_ext.inference.meaning import Meaning, check_aggregate, meaning_of
+from nnunet_spine_ext.inference.model import (
+    SETTINGS_KEY,
+    predict_settings,
+    reader_reorients,
+    refuse_what_is_not_predicted_here,
+)
 from nnunet_spine_ext.inference.reading import read_case
-from nnunet_spine_ext.inference.settings import Crop
+from nnunet_spine_ext.inference.settings import Crop, PredictSettings, Tta
 from nnunet_spine_ext.inference.support import support_mm
-from nnunet_spine_ext.inference.windows import HOT, Window, add_up, complete, near
+from nnunet_spine_ext.inference.tta import Averaged, average_views, structure_names, surroundings_of
+from nnunet_spine_ext.inference.view_settings import ViewSettings
+from nnunet_spine_ext.inference.views import Composed, make_views
+from nnunet_spine_ext.inference.windows import Window, add_up
 
 Accumulate = Literal["single", "half"]
 Precision = Literal["fp32", "bf16"]
 
 logger = logging.getLogger(__name__)
-# Crop mode costs its coarse pass: where that is more than this share of the whole, `auto` does without.
-_COARSE_SHARE = 1 / 4
 
 
-class SpinePredictor(nnUNetPredictor):
+class SpinePredictor(FoldPredictor):
     """Predict cases one by one with any nnU-Net model, ours or stock.
 
     Parameters
     ----------
     accumulate: ``single`` adds up the windows in fp32; ``half`` in fp16 as nnU-Net does.
-    mirror: mirror at test time; sided classes are exchanged on the left-right axis (our models).
+    tta: ``mirror`` averages over mirrored patches, sided classes exchanged on the left-right axis (our models);
+        ``full`` over views of the whole image, other intensities and resolutions among them; or ``none``.
+    views: which views ``full`` has; None: as the model's plans say.
+    uncertainty: work out, with ``full``, maps of how uncertain the mean is.
     trust: load checkpoints that carry code.
     crop: look for the structures with windows that do not overlap and are not mirrored, then do with care only the
         windows around what was found; ``auto``: for soft models on a CPU, where that spares work.
@@ -55,18 +63,19 @@ class SpinePredictor(nnUNetPredictor):
         precision, on a GPU mixed with half.
     window_batch: windows that go through the network at once.
 
-    After each case `warnings` says what was unusual.
+    After each case `warnings` says what was unusual, `averaged` what views there were and how they agreed (``full``),
+    and `passes` how many patches went through the network since `read` was called. Where intensities are matched,
+    `unmatched` may hold the same image prepared without that, (C, *spatial), for views of its own.
     """
-
-    tile_step_size: float
-    use_mirroring: bool
 
     def __init__(
         self,
         *,
         device: torch.device,
         step_size: float = 0.5,
-        mirror: bool = True,
+        tta: Tta = "mirror",
+        views: ViewSettings | None = None,
+        uncertainty: bool = False,
         accumulate: Accumulate = "single",
         trust: bool = False,
         progress: bool = True,
@@ -75,8 +84,11 @@ class SpinePredictor(nnUNetPredictor):
         window_batch: int = 1,
     ) -> None:
         super().__init__(
-            tile_step_size=step_size, use_mirroring=mirror, device=device, allow_tqdm=progress, verbose=False
+            tile_step_size=step_size, use_mirroring=tta == "mirror", device=device, allow_tqdm=progress, verbose=False
         )
+        self.tta = tta
+        self.views = views
+        self.uncertainty = uncertainty
         self.accumulate = accumulate
         self.trust = trust
         self.crop = crop
@@ -84,7 +96,20 @@ class SpinePredictor(nnUNetPredictor):
         self.window_batch = window_batch
         self.activation: Activation | None = None
         self.warnings: list[Problem] = []
+        self.averaged: Averaged | None = None
+        self.unmatched: torch.Tensor | None = None
         self._chosen: list[bool] | None = None
+        self._counter: PassCounter | None = None
+
+    @property
+    def passes(self) -> int:
+        """How many patches went through the network since `read` was called."""
+        return 0 if self._counter is None else self._counter.passes
+
+    @property
+    def meaning(self) -> Meaning:
+        """What the outputs of the model mean."""
+        return meaning_of(self.activation, regions=self.label_manager.has_regions)
 
     def initialize_from_trained_model_folder(
         self,
@@ -100,7 +125,7 @@ class SpinePredictor(nnUNetPredictor):
         """Build the network of a loaded model; raises SetupError for an unknown trainer or weights that do not fit."""
         plans = deepcopy(model.plans)
         if "predict" in plans.get(SETTINGS_KEY, {}):
-            plans[SETTINGS_KEY]["predict"]["mirror"] = self.use_mirroring
+            plans[SETTINGS_KEY]["predict"] |= {"mirror": self.use_mirroring, "intensity_views": False}
         plans_manager = PlansManager(plans)
         configuration_manager = plans_manager.get_configuration(model.configuration)
         refuse_what_is_not_predicted_here(plans, model.configuration)
@@ -123,6 +148,7 @@ class SpinePredictor(nnUNetPredictor):
             network.register_forward_hook(_in_single_precision)
         if self.precision == "bf16":
             prepare_for_bf16(network, self.device)
+        self._counter = PassCounter(network)
         self.manual_initialization(
             network,
             plans_manager,
@@ -142,6 +168,9 @@ class SpinePredictor(nnUNetPredictor):
 
     def read(self, files: Sequence[Path], affine: Array | None = None) -> tuple[Array, dict[str, Any]]:
         """Read the channels of one case; return (C, z, y, x), turned as the model expects, and nnU-Net's properties."""
+        self.unmatched = None
+        if self._counter is not None:
+            self._counter.passes = 0
         return read_case(files, affine, reorient=reader_reorients(self.plans_manager.plans))
 
     def preprocess(self, data: Array, properties: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -205,75 +234,62 @@ class SpinePredictor(nnUNetPredictor):
 
         Unlike nnU-Net's own function it uses all the threads that PyTorch was given.
         """
-        self.warnings = []
+        self.warnings, self.averaged = [], None
         if self.accumulate == "half":
             half: torch.Tensor = super().predict_logits_from_preprocessed_data(data)
             return half
-        padded, inner = pad_nd_image(data, self.configuration_manager.patch_size, "constant", {"value": 0}, True, None)
+        if self.tta == "full":
+            return self._mean_of_views(data)
+        padded, inner = self._padded(data)
         windows = self._internal_get_sliding_window_slicers(padded.shape[1:])
         logits = self._around_structures(padded, windows) if self._spares_work(padded, windows) else None
         logits = self._mean_of_folds(padded) if logits is None else logits
-        return logits[(slice(None), *inner[1:])]
+        return logits[(slice(None), *inner)]
 
-    def _mean_of_folds(self, data: torch.Tensor) -> torch.Tensor:
-        total: torch.Tensor | None = None
-        for parameters in self.list_of_parameters:
-            self.network.load_state_dict(parameters)
-            logits = self.predict_sliding_window_return_logits(data).cpu()
-            total = logits if total is None else total.add_(logits)
-        if total is None:
-            msg = "no fold is loaded"
-            raise RuntimeError(msg)
-        return total.div_(len(self.list_of_parameters))
+    def posterior(self, data: torch.Tensor) -> torch.Tensor:
+        """Return the probabilities (heads, *spatial) of a prepared image (C, *spatial).
 
-    def _spares_work(self, data: torch.Tensor, windows: Sequence[Window]) -> bool:
-        if self.crop == "off" or len(windows) == 1:
-            return False
-        axes = self.allowed_mirroring_axes if self.use_mirroring else None
-        with self._coarsely():
-            coarse = len(self._internal_get_sliding_window_slicers(data.shape[1:]))
-        cheap = coarse <= _COARSE_SHARE * len(windows) * 2 ** len(axes or ())
-        return self.crop == "on" or (self.activation is not None and self.device.type == "cpu" and cheap)
+        They are the softmax, of regions the sigmoid, of a soft model its values behind a background.
+        """
+        return self.meaning.posterior(self.predict_logits_from_preprocessed_data(data).cpu())
 
-    def _around_structures(self, data: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor | None:
-        """Return outputs that are those of the whole volume around structures, elsewhere coarse; None without any."""
-        with self._coarsely():
-            coarse = self._mean_of_folds(data)
-        hot = self._foreground(coarse) > HOT
-        if not bool(hot.any()):
-            expected = f"a value above {HOT} somewhere"
-            fix = "the whole volume was done instead; look at the image"
-            self.warnings.append(
-                Problem("warning", "W-OUT-CROP", "", "no structure for crop mode to look at", expected, fix)
-            )
-            return None
-        patch = self.configuration_manager.patch_size
-        self._chosen = near(hot, windows, patch)
-        try:
-            careful = self._mean_of_folds(data)
-        finally:
-            chosen, self._chosen = self._chosen, None
-        logger.debug("crop mode: %d of %d windows", sum(chosen), len(windows))
-        return torch.where(complete(data.shape[1:], windows, chosen), careful, coarse)
+    def _mean_of_views(self, data: torch.Tensor) -> torch.Tensor:
+        """Return outputs for the mean over views; `averaged` keeps the rest of what they gave."""
+        plans, regions = self.plans_manager.plans, self.label_manager.has_regions
+        settings = self.views or (predict_settings(plans) or PredictSettings()).views
+        check_aggregate(self.meaning, settings.aggregate)
+        around = surroundings_of(plans, self.configuration_manager, self.allowed_mirroring_axes or ())
+        views = make_views(settings, around, self.unmatched)
+        averaged = average_views(
+            self._answering(data, len(views)),
+            views,
+            self.meaning,
+            settings,
+            structures=structure_names(self.dataset_json, regions=regions),
+            uncertainty=self.uncertainty,
+            progress=self.allow_tqdm,
+        )
+        outputs, self.averaged = averaged.outputs, replace(averaged, outputs=torch.empty(0))
+        return outputs
 
-    def _foreground(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return how much foreground there is in outputs (heads, *spatial): (*spatial), 0 to 1 or a little beyond."""
-        if self.activation is not None:
-            largest = logits[1:].amax(dim=0)
-            return largest.sigmoid() if self.activation.kind == "sigmoid" else largest
-        if self.label_manager.has_regions:
-            return logits.amax(dim=0).sigmoid()
-        return 1 - logits.softmax(dim=0)[0]
+    def _answering(self, data: torch.Tensor, views: int) -> Callable[[Composed], torch.Tensor]:
+        """Return what answers to views of an image: the network, in crop mode around what a coarse look at it found."""
+        looked: tuple[torch.Tensor, torch.Tensor] | None = None
+        padded, inner = self._padded(data)
+        if self._spares_work(padded, self._internal_get_sliding_window_slicers(padded.shape[1:]), views):
+            looked = self._look(padded)
 
-    @contextmanager
-    def _coarsely(self) -> Iterator[None]:
-        """Let windows touch instead of overlapping, and do not mirror."""
-        before = self.tile_step_size, self.use_mirroring
-        self.tile_step_size, self.use_mirroring = 1.0, False
-        try:
-            yield
-        finally:
-            self.tile_step_size, self.use_mirroring = before
+        def answer(view: Composed) -> torch.Tensor:
+            seen, inner_of_view = self._padded(view.forward(data))
+            if looked is None:
+                return view.backward(self._mean_of_folds(seen)[(slice(None), *inner_of_view)], data.shape[1:])
+            coarse, hot = (part[(..., *inner)] for part in looked)
+            windows = self._internal_get_sliding_window_slicers(seen.shape[1:])
+            careful, inside = self._near(seen, windows, self._padded(view.move(hot)[None].byte())[0][0] > 0)
+            outputs = view.backward(careful[(slice(None), *inner_of_view)], data.shape[1:])
+            return torch.where(view.restore(inside[inner_of_view], data.shape[1:]), outputs, coarse)
+
+        return answer
 
     @torch.inference_mode()
     def _internal_predict_sliding_window_return_logits(
@@ -304,43 +320,3 @@ class SpinePredictor(nnUNetPredictor):
 
 def _in_single_precision(_network: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
     return output.float()
-
-
-def find_trainer(name: str) -> Any:
-    """Return a trainer class through nnU-Net's own lookup, with our trainers' folder added to it.
-
-    Raises SetupError naming the export line when there is none of that name.
-    """
-    folder = str(trainers_folder())
-    known = [p for p in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if p]
-    if folder not in known:
-        os.environ["nnUNet_extTrainer"] = os.pathsep.join([*known, folder])
-    try:
-        return recursive_find_trainer_class_by_name(name)
-    except (RuntimeError, ImportError) as error:
-        raise SetupError(
-            "E-MODEL-TRAINER",
-            file=name,
-            found=f"a trainer that nnU-Net does not find ({type(error).__name__})",
-            expected="the trainer the model was trained with",
-            fix="install its package and export nnUNet_extTrainer=FOLDER_OF_ITS_TRAINERS",
-        ) from error
-
-
-def refuse_other_shapes(network: nn.Module, weights: dict[str, Any], file: Path) -> None:
-    """Raise SetupError listing the first differences between a network and a checkpoint's weights."""
-    own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    other = {key: tuple(value.shape) for key, value in weights.items()}
-    differing = [
-        f"{key}: model {own.get(key, 'absent')}, checkpoint {other.get(key, 'absent')}"
-        for key in sorted({*own, *other})
-        if own.get(key) != other.get(key)
-    ]
-    if differing:
-        raise SetupError(
-            "E-MODEL-WEIGHTS",
-            file=file,
-            found=f"{len(differing)} tensors that do not fit; {'; '.join(differing[:3])}",
-            expected="weights of the network that plans.json describes",
-            fix="use plans.json and dataset.json from the same training",
-        )

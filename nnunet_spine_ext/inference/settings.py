@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.inference.adaptation.settings import AdaptSettings
+from nnunet_spine_ext.inference.view_settings import ViewSettings
 
 Crop = Literal["auto", "off", "on"]
 Match = Literal["none", "body", "nyul", "cdf", "anchored"]
@@ -38,6 +40,8 @@ class PredictSettings:
         unless ``--match`` says another, and in stock `nnUNetv2_predict`; ``anchored`` needs a first prediction, so
         stock prediction stops with it.
     intensity_views: in stock prediction, average over changed intensities as well, inside the network.
+    views: what ``--tta full`` of nnUNetv2_spine_predict looks at; of `intensity_views` the intensities.
+    adapt: numbers of test-time training, which ``--adapt`` of nnUNetv2_spine_predict switches on.
 
     Raises
     ------
@@ -55,6 +59,8 @@ class PredictSettings:
     crop: Crop = "auto"
     match: Match = "none"
     intensity_views: bool = False
+    views: ViewSettings = field(default_factory=ViewSettings)
+    adapt: AdaptSettings = field(default_factory=AdaptSettings)
 
     def __post_init__(self) -> None:
         if not _positive(self.activation_floor):

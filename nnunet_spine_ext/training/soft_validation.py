@@ -91,7 +91,7 @@ def predicted(trainer: Any, cases: Sequence[str]) -> Iterator[Predicted]:
     forward = list(manager.transpose_forward)
     # Other processes may have ended, and no longer answer the wrapper of parallel training.
     network = getattr(trainer.network, "module", trainer.network)
-    predictor = SpinePredictor(device=trainer.device, mirror=False, progress=False, crop="off")
+    predictor = SpinePredictor(device=trainer.device, tta="none", progress=False, crop="off")
     trainer.set_deep_supervision_enabled(False)
     trainer.network.eval()
     try:
