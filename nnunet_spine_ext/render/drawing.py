@@ -43,9 +43,35 @@ class Style:
     bold: bool = False
 
 
+# Okabe and Ito's colours, which differ for readers with any colour vision; the last is for a mean or a reference.
+SERIES: tuple[Colour, ...] = (
+    (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (28, 33, 38),
+)  # fmt: skip
+# Colours of a heat map from its lowest to its highest value: one hue, told apart by lightness alone.
+HEAT_STEPS = 21
+_HEAT: tuple[Colour, ...] = ((240, 245, 250), (107, 164, 208), (8, 48, 107))
+
 _PAPER = (255, 255, 255)
 _INK, _SOFT, _LINE, _ACCENT, _BAD = (28, 33, 38), (93, 102, 112), (214, 219, 224), (47, 111, 159), (179, 38, 30)
+
+
+def _heat(step: int) -> Colour:
+    """Interpolate between the three colours of the map."""
+    place = step / (HEAT_STEPS - 1) * (len(_HEAT) - 1)
+    low = min(int(place), len(_HEAT) - 2)
+    red, green, blue = (round(a + (place - low) * (b - a)) for a, b in zip(_HEAT[low], _HEAT[low + 1], strict=True))
+    return red, green, blue
+
+
 STYLES: Mapping[str, Style] = {
+    **{f"series-{k}": Style(fill=colour, stroke=colour, width=1.6) for k, colour in enumerate(SERIES)},
+    **{f"series-{k}-pale": Style(fill=colour, opacity=0.16) for k, colour in enumerate(SERIES)},
+    **{f"series-{k}-bar": Style(fill=colour, opacity=0.72) for k, colour in enumerate(SERIES)},
+    **{f"heat-{k}": Style(fill=_heat(k)) for k in range(HEAT_STEPS)},
+    "on-dark": Style(fill=_PAPER, size=11.0),
+    "error": Style(stroke=_INK, width=1.1),
+    "reference": Style(stroke=_SOFT, width=1.1),
+    "missing": Style(stroke=_LINE),
     "grid": Style(stroke=_LINE),
     "whisker": Style(stroke=_ACCENT),
     "box": Style(fill=_ACCENT, opacity=0.28),
@@ -138,7 +164,7 @@ def svg(drawing: Drawing, *, standalone: bool = True) -> str:
     body = "".join(_element(shape) for shape in drawing.shapes)
     if not standalone:
         return f"{head}{body}</svg>"
-    style = f"<style>text{{font-family:Helvetica,Arial,sans-serif}}{_style_sheet(drawing.shapes)}</style>"
+    style = f"<style>text{{font-family:Helvetica,Arial,sans-serif}}{style_sheet(drawing.shapes)}</style>"
     paper = f'<rect width="100%" height="100%" fill="{_css(_PAPER)}"/>'
     outer = f'<svg xmlns="http://www.w3.org/2000/svg" width="{_n(drawing.width)}" height="{_n(drawing.height)}" {size}>'
     return f"{outer}<title>{escape(drawing.name)}</title>{style}{paper}{body}</svg>\n"
@@ -168,7 +194,8 @@ def _n(value: float) -> str:
     return f"{value:.1f}".rstrip("0").rstrip(".")
 
 
-def _style_sheet(shapes: Iterable[Shape]) -> str:
+def style_sheet(shapes: Iterable[Shape]) -> str:
+    """Return CSS rules for the styles of shapes, in the order in which they occur."""
     rules = []
     for name in dict.fromkeys(shape.style for shape in shapes):
         style = STYLES[name]
