@@ -44,10 +44,7 @@ def soft_answer(
     their structure become 0; None keeps them.
     """
     spacing = [properties["spacing"][axis] for axis in plans_manager.transpose_forward]
-    shape = properties["shape_after_cropping_and_before_resampling"]
-    own = list(configuration_manager.spacing)
-    own = own if len(own) == len(shape) else [spacing[0], *own]
-    native = np.asarray(configuration_manager.resampling_fn_probabilities(logits, shape, own, spacing))
+    native = _on_cropped_grid(logits, plans_manager, configuration_manager, properties)
     labels, soft = hard_labels(native, activation), soft_values(native, activation)
     # Of a large image this is the largest array.
     del native
@@ -58,6 +55,26 @@ def soft_answer(
     return SoftAnswer(
         segmentation_volume(mask, properties), tuple(volume_like_image(values, properties) for values in maps)
     )
+
+
+def on_image_grid(values: Array, plans_manager: Any, configuration_manager: Any, properties: dict[str, Any]) -> Array:
+    """Return maps (maps, *spatial) on the network's grid as (maps, z, y, x) on that of the image as it was read.
+
+    They are resampled as nnU-Net resamples outputs; what nnU-Net cut off around the image is 0.
+    """
+    native = _on_cropped_grid(values, plans_manager, configuration_manager, properties)
+    return np.stack([_uncropped(one, properties, plans_manager) for one in native])
+
+
+def _on_cropped_grid(
+    values: Array, plans_manager: Any, configuration_manager: Any, properties: dict[str, Any]
+) -> Array:
+    """Resample (maps, *spatial) to the image as nnU-Net had cropped and transposed it."""
+    spacing = [properties["spacing"][axis] for axis in plans_manager.transpose_forward]
+    shape = properties["shape_after_cropping_and_before_resampling"]
+    own = list(configuration_manager.spacing)
+    own = own if len(own) == len(shape) else [spacing[0], *own]
+    return np.asarray(configuration_manager.resampling_fn_probabilities(values, shape, own, spacing))
 
 
 def _uncropped(array: Array, properties: dict[str, Any], plans_manager: Any) -> Array:

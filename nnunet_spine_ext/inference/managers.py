@@ -22,15 +22,23 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_spine_ext.core.errors import Problem, SetupError
-from nnunet_spine_ext.core.io import strip_suffix, write_json, write_volume
+from nnunet_spine_ext.core.io import read_json, strip_suffix, write_json, write_volume
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.inference.activation import Activation, hard_labels, probabilities, soft_activation
+from nnunet_spine_ext.inference.matching import (
+    STANDARDISE,
+    Matched,
+    Moments,
+    fixed_channels,
+    match_case,
+    usable_reference,
+)
 from nnunet_spine_ext.inference.model import label_scheme, predict_settings
 from nnunet_spine_ext.inference.phase_options import PhaseOptions, check_phases
 from nnunet_spine_ext.inference.phases import CaseInput, Phases, image_for, phase_files, qc_file
 from nnunet_spine_ext.inference.preflight import check_scheme
 from nnunet_spine_ext.inference.reading import read_case
-from nnunet_spine_ext.inference.settings import PredictSettings
+from nnunet_spine_ext.inference.settings import Match, PredictSettings
 
 logger = logging.getLogger(__name__)
 # Where the reader leaves the name of the image for the writer, which is not told it.
@@ -38,18 +46,24 @@ _IMAGE = "spine_image"
 
 
 class SpinePreprocessor(DefaultPreprocessor):
-    """nnU-Net's preprocessor behind the gatekeeper: a damaged file is an error that names it, not half a mask."""
+    """nnU-Net's preprocessor behind the gatekeeper, after the matching of intensities that plans ask for.
+
+    A damaged file is an error that names it, not half a mask.
+    """
+
+    _standardise: tuple[Moments | None, ...] = ()
 
     def run_case(self, image_files: list[str], *args: Any, **kwargs: Any) -> Any:
         """Inspect the files of a case, then preprocess it.
 
-        Raises CaseError for the first error, and SetupError or UsageError for phases that cannot work: nothing runs in
-        stock prediction before its first case is preprocessed. Logs warnings.
+        Raises CaseError for the first error, and SetupError or UsageError for phases and matching that cannot work:
+        nothing runs in stock prediction before its first case is preprocessed. Logs warnings.
         """
         from nnunet_spine_ext.check.images import inspect
 
         for manager in (*args, *kwargs.values()):
             if isinstance(manager, SpinePlansManager):
+                refuse_anchored((predict_settings(manager.plans) or PredictSettings()).match, manager.plans)
                 _check_once(
                     _phases_of(manager.plans), label_scheme(manager.plans), str(manager.plans.get("plans_name"))
                 )
@@ -59,6 +73,37 @@ class SpinePreprocessor(DefaultPreprocessor):
                     raise problem.to_error()
                 logger.warning("%s", problem)
         return super().run_case(image_files, *args, **kwargs)
+
+    def run_case_npy(
+        self,
+        data: Array,
+        seg: Array | None,
+        properties: dict[str, Any],
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        dataset_json: dict[str, Any] | str,
+    ) -> tuple[Array, Array, dict[str, Any]]:
+        """Match a case (C, z, y, x) when the plans ask for it and nobody did it before, then preprocess it.
+
+        Raises CaseError, SetupError or UsageError for what cannot be matched. Logs warnings.
+        """
+        if STANDARDISE not in properties:
+            matched = _matched_as_planned(data, properties, plans_manager, configuration_manager, dataset_json)
+            if matched is not None:
+                data, properties = matched.data, matched.properties(properties)
+        properties = dict(properties)
+        self._standardise = properties.pop(STANDARDISE, ())
+        done: tuple[Array, Array, dict[str, Any]] = super().run_case_npy(
+            data, seg, properties, plans_manager, configuration_manager, dataset_json
+        )
+        return done
+
+    def _normalize(self, data: Array, *args: Any, **kwargs: Any) -> Array:
+        fixed = {c: (data[c] - m[0]) / max(m[1], 1e-8) for c, m in enumerate(self._standardise) if m is not None}
+        normalised: Array = super()._normalize(data, *args, **kwargs)
+        for c, channel in fixed.items():
+            normalised[c] = channel
+        return normalised
 
 
 class SpineReaderWriter(NibabelIOWithReorient):
@@ -104,6 +149,40 @@ class SpineReaderWriter(NibabelIOWithReorient):
 def _phases(options: PhaseOptions, scheme: str) -> Phases:
     """Keep networks from case to case; on the CPU, because the process that predicts has the other device."""
     return Phases(options, scheme, "cpu")
+
+
+def _matched_as_planned(
+    data: Array, properties: Mapping[str, Any], plans_manager: Any, configuration_manager: Any, dataset_json: Any
+) -> Matched | None:
+    """Match a case as plans ask of stock prediction; None where they do not. Logs warnings."""
+    plans = plans_manager.plans
+    method = (predict_settings(plans) or PredictSettings()).match
+    if method == "none":
+        return None
+    refuse_anchored(method, plans)
+    content = read_json(Path(dataset_json)) if isinstance(dataset_json, str) else dataset_json
+    name = f"plans {plans.get('plans_name', '')}"
+    # nnU-Net does not tell the preprocessor which folds predict.
+    reference = usable_reference(plans, content, (), method, name)
+    if reference is None:
+        return None
+    fixed = fixed_channels(configuration_manager.configuration)
+    matched = match_case(data, properties, reference, method, fixed=fixed, file=str(properties.get(_IMAGE, "")))
+    for problem in matched.warnings:
+        logger.warning("%s", problem)
+    return matched
+
+
+def refuse_anchored(method: Match, plans: Mapping[str, Any]) -> None:
+    """Raise SetupError for anchored matching outside our own command."""
+    if method == "anchored":
+        raise SetupError(
+            "E-MATCH-STOCK",
+            file=f"plans {plans.get('plans_name', '')} spine_ext.predict",
+            found="match: anchored, which needs a prediction before preprocessing",
+            expected="none, body, nyul or cdf in stock nnUNetv2_predict",
+            fix="predict with nnUNetv2_spine_predict, or nnUNetv2_spine_plan -m MODEL --set predict.match=body",
+        )
 
 
 @functools.lru_cache

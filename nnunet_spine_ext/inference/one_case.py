@@ -5,41 +5,47 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_spine_ext.core.errors import Problem
-from nnunet_spine_ext.core.io import write_volume, write_volumes
+from nnunet_spine_ext.core.io import read_json, write_json, write_volume, write_volumes
 from nnunet_spine_ext.inference.batch import Done
 from nnunet_spine_ext.inference.cases import InputCase
 from nnunet_spine_ext.inference.gate import inspect_case
 from nnunet_spine_ext.inference.journal import hash_of
+from nnunet_spine_ext.inference.model import predict_settings
 from nnunet_spine_ext.inference.options import RunOptions
-from nnunet_spine_ext.inference.phases import CaseInput, Phases, image_for
+from nnunet_spine_ext.inference.phases import CaseInput, Phases, image_for, qc_file
 from nnunet_spine_ext.inference.results import soft_file
+from nnunet_spine_ext.inference.settings import PredictSettings
 
 if TYPE_CHECKING:
     import torch
 
     from nnunet_spine_ext.inference.predictor import SpinePredictor
+    from nnunet_spine_ext.inference.preparation import Preparation
 
 logger = logging.getLogger(__name__)
 
 
-def predict_case(case: InputCase, folder: Path, options: RunOptions, predictor: SpinePredictor, phases: Phases) -> Done:
+def predict_case(case: InputCase, folder: Path, options: RunOptions, prepare: Preparation, phases: Phases) -> Done:
     """Check, predict and write one case. Raises CaseError for what makes it unusable."""
     warnings, grid = inspect_case(case, strict=options.strict, prefer=options.prefer)
-    facts: dict[str, Any] = {}
+    predictor = prepare.predictor
     with contextlib.redirect_stdout(io.StringIO()) as chatter:
         raw, properties = predictor.read(case.files, None if grid is None else grid.affine)
-        data, properties = predictor.preprocess(raw, properties)
+        prepared = prepare(raw, properties, str(case.files[0]))
+        data, properties = prepared.data, prepared.properties
+        del raw
         with _adapted(predictor, data, options) as adapted:
             answer = None if predictor.activation is None else predictor.soft(data, properties)
             semantic = predictor.segment(data, properties) if answer is None else answer.mask
-        facts |= adapted.facts | _views(predictor)
-        warnings += adapted.warnings
+        facts = prepared.facts | adapted.facts | _views(predictor)
+        warnings += prepared.warnings
+        warnings += [replace(problem, file=problem.file or str(case.files[0])) for problem in adapted.warnings]
     if chatter.getvalue().strip():
         logger.debug("nnU-Net: %s", chatter.getvalue().strip())
     warnings += [replace(problem, file=problem.file or str(case.files[0])) for problem in predictor.warnings]
@@ -61,20 +67,30 @@ def predict_case(case: InputCase, folder: Path, options: RunOptions, predictor: 
     given = CaseInput(file=mask.name, image=image_for(options.phases, case.files[0], semantic))
     semantic, found = phases.run(semantic, folder, case.name, given)
     warnings += found
+    note_facts(qc_file(folder, case.name), facts)
     write_volume(semantic, mask)
     return Done(warnings, facts)
+
+
+def note_facts(file: Path, facts: Mapping[str, Any]) -> None:
+    """Add what the journal says about intensities, views and adaptation to the QC of a case, which phases may have."""
+    if facts:
+        known = read_json(file) if file.is_file() else {}
+        write_json(file, {**known, **facts})
 
 
 @contextlib.contextmanager
 def _adapted(predictor: SpinePredictor, data: torch.Tensor, options: RunOptions) -> Iterator[Done]:
     """Let a predictor have parameters that were trained on a case while it predicts it; say what came of it."""
-    before = predictor.list_of_parameters
-    try:
-        # inference.adaptation is called here: its parameters go to predictor.list_of_parameters, what it warns of and
-        # its record under the key "adaptation" into the answer.
+    if options.adapt == "none":
         yield Done([])
-    finally:
-        predictor.list_of_parameters = before
+        return
+    from nnunet_spine_ext.inference.adaptation.interface import adapt, using
+
+    settings = (predict_settings(predictor.plans_manager.plans) or PredictSettings()).adapt
+    made = adapt(predictor, data, settings.with_steps(options.adapt, options.adapt_steps), method=options.adapt)
+    with using(predictor, made.parameters):
+        yield Done(made.warnings, {"adaptation": made.record})
 
 
 def _views(predictor: SpinePredictor) -> dict[str, Any]:

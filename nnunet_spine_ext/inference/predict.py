@@ -24,6 +24,7 @@ from nnunet_spine_ext.inference.cases import InputCase, find_cases
 from nnunet_spine_ext.inference.folder import ModelFolder, find_model_folder, load_weights, open_model_folder
 from nnunet_spine_ext.inference.gate import inspect_case
 from nnunet_spine_ext.inference.journal import Journal, folder_lock, is_finished
+from nnunet_spine_ext.inference.matching import usable_reference
 from nnunet_spine_ext.inference.model import label_scheme, predict_settings, refuse_what_is_not_predicted_here
 from nnunet_spine_ext.inference.one_case import input_hashes, predict_case
 from nnunet_spine_ext.inference.options import RunOptions, make_predictor
@@ -31,6 +32,7 @@ from nnunet_spine_ext.inference.phase_options import PhaseOptions, check_phases,
 from nnunet_spine_ext.inference.phases import Phases
 from nnunet_spine_ext.inference.preflight import (
     check_accumulate,
+    check_adapt,
     check_crossing,
     check_output,
     check_parts,
@@ -49,7 +51,7 @@ from nnunet_spine_ext.inference.settings import Adapt, Crop, Match, PredictSetti
 from nnunet_spine_ext.inference.space import little_space, writing
 
 if TYPE_CHECKING:
-    from nnunet_spine_ext.inference.predictor import SpinePredictor
+    from nnunet_spine_ext.inference.preparation import Preparation
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ def predict(
     match: Match | None = None,
     tta: Tta = "mirror",
     adapt: Adapt = "none",
+    adapt_steps: int | None = None,
     uncertainty: bool = False,
     accumulate: Literal["single", "half"] = "single",
     crop: Crop | None = None,
@@ -110,14 +113,12 @@ def predict(
     step_size: overlap of windows, as in nnU-Net. match: bring intensities to those of the training images
         first (``none``, ``body``, ``nyul``, ``cdf``, or ``anchored``, which predicts twice); None: as the plans say.
     tta: predict mirrored images too (``mirror``), or ones of other intensities and resolutions as well (``full``).
-    adapt: train on each case first (``consistency``, ``tent``, or ``none``). uncertainty: also write maps of it.
-    crop: ``on`` and ``auto`` look for the structures coarsely first and do only their surroundings with care (``auto``:
-        soft models on a CPU, where that spares work), ``off`` does everything; None: as the model's plans say.
+    adapt: train on each case first (``consistency``, ``tent``, or ``none``); adapt_steps: its steps (None: as planned).
+    crop: ``on``, ``off`` or ``auto``, see `SpinePredictor`; None: as the model's plans say.
     precision: ``fp32`` as nnU-Net, or ``bf16`` on hardware that has it. window_batch: windows computed at once.
-    instances: also separate vertebrae, discs and endplates, with the network `instance_model` if there is one.
-    numbering: also say which vertebra is which, by `numbering_model`, `first_vertebra`, `enforce`; see `postprocess`.
-    snapshots: a picture per case. bids: BIDS-derivatives as well. report: also write report.html. strict: geometry
-        warnings are errors. prefer: which of two conflicting transforms to believe.
+    instances: also separate vertebrae, discs and endplates. numbering: also say which is which; see `postprocess`.
+    uncertainty: also maps of it. snapshots: a picture per case. bids: BIDS-derivatives as well. report: report.html.
+    strict: geometry warnings are errors. prefer: which of two conflicting transforms to believe.
     resume: keep finished cases whose input, model, options and output bytes are unchanged.
     trust: load checkpoints that carry code. num_parts, part_id: predict every n-th case only (cluster arrays).
     dry_run: check model folder, input files and output, and predict nothing; the exit code is the one to expect.
@@ -138,8 +139,9 @@ def predict(
     model = _open_model(m, d, (tr, p, c), f, chk)
     models = (instance_model, numbering_model)
     asked = phases_of(instances, numbering, models, first_vertebra, enforce=enforce, snapshots=snapshots, bids=bids)
-    how = _checked_crop(model, crop, accumulate), precision, _checked_phases(model, asked), _checked_match(model, match)
-    options = RunOptions(step_size, tta, accumulate, strict, prefer, *how, adapt, uncertainty)
+    how = _checked_crop(model, crop, accumulate), precision, _checked_phases(model, asked)
+    matching = _checked_match(model, match, adapt, adapt_steps)
+    options = RunOptions(step_size, tta, accumulate, strict, prefer, *how, matching, adapt, uncertainty, adapt_steps)
     work = partial(_work, device=device, window_batch=window_batch, trust=trust, report=report)
     return _predict(model, options, i, o, (part_id, num_parts), None if dry_run else work, resume=resume, report=report)
 
@@ -193,10 +195,11 @@ def _checked_crop(model: ModelFolder, crop: Crop | None, accumulate: str) -> Cro
     return chosen
 
 
-def _checked_match(model: ModelFolder, match: Match | None) -> Match:
-    """Return the matching in force."""
+def _checked_match(model: ModelFolder, match: Match | None, adapt: Adapt, adapt_steps: int | None) -> Match:
+    """Return the matching in force; raises UsageError or SetupError for what cannot be, of test-time training too."""
+    check_adapt(model.plans, adapt, adapt_steps)
     chosen = match or (predict_settings(model.plans) or PredictSettings()).match
-    check_crossing(chosen, "none", "none")
+    usable_reference(model.plans, model.dataset_json, model.folds, chosen, str(model.folder))
     return chosen
 
 
@@ -266,6 +269,8 @@ def _work(
     report: bool,
 ) -> None:
     """Load the network, predict all cases into the locked folder and write the report."""
+    from nnunet_spine_ext.inference.preparation import Preparation
+
     result, output = run.result, run.result.folder
     for note in result.notes:
         logger.warning("%s", note)
@@ -276,11 +281,13 @@ def _work(
         predictor = make_predictor(model, run.options, device, window_batch=window_batch, trust=trust)
         phases = Phases(run.options.phases, label_scheme(model.plans), str(predictor.device))
         phases.load()
+        reference = usable_reference(model.plans, model.dataset_json, model.folds, run.options.match, str(model.folder))
+        prepare = Preparation(predictor, reference, run.options.match)
         with writing(output):
             discard_report(output)
             options = run.options.to_dict() | {"device": str(predictor.device)}
             write_run(output, model, options, source, foreign, run.options.phases.models())
-        _run_cases(run, cases, predictor, phases)
+        _run_cases(run, cases, prepare, phases)
     if report and (result.done or result.skipped) and result.stopped is None:
         from nnunet_spine_ext.report.build import report as build_report
 
@@ -288,7 +295,7 @@ def _work(
             build_report(output)
 
 
-def _run_cases(run: _Run, cases: Sequence[InputCase], predictor: SpinePredictor, phases: Phases) -> None:
+def _run_cases(run: _Run, cases: Sequence[InputCase], prepare: Preparation, phases: Phases) -> None:
     from tqdm import tqdm
 
     result, output = run.result, run.result.folder
@@ -301,7 +308,7 @@ def _run_cases(run: _Run, cases: Sequence[InputCase], predictor: SpinePredictor,
             run.fingerprint,
             inputs=partial(input_hashes, case),
             finished=partial(run.finished, case),
-            work=partial(predict_case, case, output, run.options, predictor, phases),
+            work=partial(predict_case, case, output, run.options, prepare, phases),
             source=str(case.files[0]),
         )
         record(made, result, journal)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from nnunet_spine_ext.core.config import nearest
-from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.partial import check_folder, unusable_folder
+from nnunet_spine_ext.inference.activation import soft_activation
+from nnunet_spine_ext.inference.model import predict_settings
 from nnunet_spine_ext.inference.phase_options import schemes_with_bodies
-from nnunet_spine_ext.inference.settings import Adapt, Crop, Match, Tta
+from nnunet_spine_ext.inference.settings import Adapt, Crop, Match, PredictSettings, Tta
 
 
 def check_use(m: str | Path | None, d: str | None, step_size: float) -> None:
@@ -45,10 +47,22 @@ def check_crossing(match: str | None, tta: str, adapt: str, *, uncertainty: bool
     _check_choice("--tta", tta, get_args(Tta))
     _check_choice("--adapt", adapt, get_args(Adapt))
     # Each of these lines goes when what it names is there.
-    _check_choice("--match", match, (None, "none"), "in this version, ")
     _check_choice("--tta", tta, ("none", "mirror"), "in this version, ")
-    _check_choice("--adapt", adapt, ("none",), "in this version, ")
     _check_choice("--uncertainty", "yes" if uncertainty else "no", ("no",), "in this version, ")
+
+
+def check_adapt(plans: Mapping[str, Any], method: str, steps: int | None) -> None:
+    """Refuse test-time training of soft models, and steps that are none; raises SetupError or UsageError."""
+    (predict_settings(plans) or PredictSettings()).adapt.with_steps(method, steps)
+    if method != "none" and soft_activation(plans) is not None:
+        # Their outputs are shares of voxels, not probabilities, and the row of the background follows from the others.
+        raise SetupError(
+            "E-ADAPT-SOFT",
+            file=f"--adapt {method}",
+            found="a model of soft labels",
+            expected="a model of classes or regions",
+            fix="predict without --adapt",
+        )
 
 
 def _check_choice(name: str, value: str | None, known: Sequence[str | None], when: str = "") -> None:

@@ -15,6 +15,7 @@ from nnunet_spine_ext.core.dataset import CASES_FILE, SPLITS_FILE, copy_tables
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.io import read_json, write_json
 from nnunet_spine_ext.harmonize.reference import CURVES_FILE, curves_of_files, read_curves, write_curves
+from nnunet_spine_ext.inference.matching import usable_reference
 from nnunet_spine_ext.inference.model import SETTINGS_KEY, label_scheme
 from nnunet_spine_ext.inference.preflight import check_scheme
 from nnunet_spine_ext.training.finetune_settings import FINETUNE_TRAINER
@@ -315,6 +316,7 @@ def _edit_model(folder: Path, assignments: Sequence[str], *, dry_run: bool) -> P
     plans[SETTINGS_KEY] = to_dict(load_config(SpineSettings, content, where="--set"))
     if plans[SETTINGS_KEY]["predict"]["instances"]:
         check_scheme(label_scheme(plans), folder)
+    usable_reference(plans, _dataset_json(folder), (), plans[SETTINGS_KEY]["predict"]["match"], str(folder))
     if not dry_run:
         write_json(path, plans)
     old, new = to_dict(before)["predict"], plans[SETTINGS_KEY]["predict"]

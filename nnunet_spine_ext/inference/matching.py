@@ -1,0 +1,244 @@
+"""Intensities of a case before nnU-Net's preprocessing: how far from the training images, and brought to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from nnunet_spine_ext.core.errors import Problem, SetupError, UsageError
+from nnunet_spine_ext.core.volume import Array, Volume
+from nnunet_spine_ext.harmonize.distribution import ood_score
+from nnunet_spine_ext.harmonize.matching import MatchResult, MatchSettings, kind_warnings, match
+from nnunet_spine_ext.harmonize.reference import ChannelReference, IntensityReference, reference_of
+from nnunet_spine_ext.harmonize.structures import structures_of
+from nnunet_spine_ext.inference.model import SETTINGS_KEY, label_scheme
+from nnunet_spine_ext.inference.settings import Match
+
+# Where the numbers that standardise channels travel to the preprocessor, which is handed nothing else about a case.
+STANDARDISE = "spine_standardise"
+Moments = tuple[float, float]
+_STANDARD = "ZScoreNormalization"
+_CT = "CTNormalization"
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """The channels of a case after matching.
+
+    Parameters
+    ----------
+    data: (C, z, y, x) float32; channels that were skipped are those of the file, bit by bit.
+    standardise: per channel mean and standard deviation that normalise it as training images were, in place of its own;
+        None where its own count.
+    facts: what was found and done, for the journal.
+    """
+
+    data: Array
+    standardise: tuple[Moments | None, ...]
+    facts: dict[str, Any]
+    warnings: list[Problem] = field(default_factory=list)
+
+    @property
+    def skipped(self) -> bool:
+        """Whether no channel was changed."""
+        return all(channel["skipped"] for channel in self.facts["channels"])
+
+    def properties(self, properties: Mapping[str, Any]) -> dict[str, Any]:
+        """Return nnU-Net's properties of the case with what `SpinePreprocessor` standardises by."""
+        return {**properties, STANDARDISE: self.standardise}
+
+
+def match_case(
+    data: Array,
+    properties: Mapping[str, Any],
+    reference: IntensityReference,
+    method: Match,
+    *,
+    posteriors: Mapping[str, Array] | None = None,
+    fixed: Sequence[bool] | None = None,
+    file: str = "",
+) -> Matched:
+    """Bring each channel of a case to the intensities of its reference.
+
+    Parameters
+    ----------
+    data: (C, z, y, x) float32, as `reading.read_case` gives it; not changed.
+    properties: nnU-Net's of the case.
+    posteriors: of ``anchored``: structure -> probabilities (x, y, z), the axes of the data in NIfTI's order.
+    fixed: per channel, whether the reference's moments normalise it after matching (see `fixed_channels`).
+    file: the scan in messages.
+
+    Raises
+    ------
+    CaseError: a CT. UsageError: another number of channels than the reference has.
+    """
+    references = _per_channel(reference, len(data))
+    settings = MatchSettings(method=method)
+    results = [
+        match(_volume(channel, properties), own, settings, posteriors=posteriors, file=file)
+        for channel, own in zip(data, references, strict=True)
+    ]
+    moments = tuple(
+        own.normalisation if usable and not result.skipped else None
+        for own, result, usable in zip(references, results, fixed or (True,) * len(data), strict=True)
+    )
+    facts = {"method": method, "channels": [_facts(result) for result in results]}
+    warnings = [_of_channel(problem, c, len(data)) for c, result in enumerate(results) for problem in result.warnings]
+    return Matched(_put_together(data, results), moments, facts, warnings)
+
+
+def score_case(
+    data: Array, properties: Mapping[str, Any], reference: IntensityReference, *, file: str = ""
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Return how far a case (C, z, y, x) is from a reference, for the journal, and a warning where that is far."""
+    rows, warnings = [], []
+    for c, (channel, own) in enumerate(zip(data, _per_channel(reference, len(data)), strict=True)):
+        score = ood_score(_volume(channel, properties), own)
+        rows.append({"skipped": True, "why": "not asked for", "before": score.to_dict(), "after": None})
+        warnings += [_of_channel(problem, c, len(data)) for problem in kind_warnings(score, own, file=file)]
+    return {"method": "none", "channels": rows}, warnings
+
+
+def usable_reference(
+    plans: Mapping[str, Any], dataset_json: Mapping[str, Any], folds: Sequence[str], method: Match, file: str
+) -> IntensityReference | None:
+    """Return the reference of a model, None if it has none and no matching is asked for.
+
+    Parameters
+    ----------
+    folds: those that predict; none: all there are.
+    file: the model in messages.
+
+    Raises
+    ------
+    UsageError: matching asked of a model of CT, or of one that knows no structures; a reference of other channels.
+    SetupError: matching asked of a model without a reference, or with a preprocessor that is not nnU-Net's own.
+    """
+    names = dataset_json.get("channel_names", dataset_json.get("modality", {}))
+    channels, ct = len(names), _has_ct(plans, names.values())
+    reference = reference_of(plans, folds)
+    if method == "none":
+        # Hounsfield units mean the same everywhere, so there is nothing to tell of a CT.
+        return None if ct or reference is None or len(reference.channels) != channels else reference
+    if ct:
+        raise UsageError(
+            "E-MATCH-CT",
+            file=file,
+            found=f"matching ({method}) asked of a model of CT",
+            expected="a model of MR: Hounsfield units mean the same on every scanner",
+            fix="predict with --match none",
+        )
+    if reference is None:
+        raise SetupError(
+            "E-MATCH-REFERENCE",
+            file=file,
+            found=f"matching ({method}) asked of a model without an intensity reference",
+            expected='"reference" under "spine_ext" in its plans',
+            fix=f"nnUNetv2_spine_reference -m {file} makes one of the training images",
+        )
+    _per_channel(reference, channels)
+    _refuse_other_preprocessor(plans, file)
+    if method == "anchored":
+        _refuse_without_structures(plans, dataset_json, reference, file)
+    return reference
+
+
+def fixed_channels(configuration: Mapping[str, Any]) -> tuple[bool, ...]:
+    """Return per channel of a configuration whether the reference's moments can take the place of the image's own.
+
+    They are those of nnU-Net's z-score over the whole image; a channel that is normalised otherwise keeps its own way.
+    """
+    schemes, masked = configuration["normalization_schemes"], configuration["use_mask_for_norm"]
+    return tuple(scheme == _STANDARD and not inside for scheme, inside in zip(schemes, masked, strict=True))
+
+
+def _volume(channel: Array, properties: Mapping[str, Any]) -> Volume:
+    """Return a channel (z, y, x) as a volume; of readers that keep no affine, one with the right voxel sizes."""
+    geometry = properties.get("nibabel_stuff")
+    affine = geometry["reoriented_affine"] if geometry else np.diag([*properties["spacing"][::-1], 1.0])
+    return Volume(channel.transpose(2, 1, 0), affine)
+
+
+def _put_together(data: Array, results: Sequence[MatchResult]) -> Array:
+    """Return the channels (C, z, y, x); where none was changed, the very same array.
+
+    Outside the box around all that is not 0 everything stays 0: nnU-Net cuts that away, and no map may stop it.
+    """
+    if all(result.skipped for result in results):
+        return data
+    box = [slice(None)]
+    for axis in (1, 2, 3):
+        others = tuple(a for a in range(4) if a != axis)
+        filled = np.flatnonzero((data != 0).any(axis=others))
+        box.append(slice(filled[0], filled[-1] + 1))
+    inside = tuple(box)
+    matched = np.zeros_like(data)
+    for c, result in enumerate(results):
+        channel = data[c] if result.skipped else result.image.array.transpose(2, 1, 0)
+        matched[c][inside[1:]] = channel[inside[1:]]
+    return matched
+
+
+def _per_channel(reference: IntensityReference, channels: int) -> tuple[ChannelReference, ...]:
+    if len(reference.channels) != channels:
+        raise UsageError(
+            "E-MATCH-CHANNELS",
+            file="plans spine_ext.reference",
+            found=f"{len(reference.channels)} channels; the case has {channels}",
+            expected="a reference of the images that the model was trained with",
+            fix="make it anew with nnUNetv2_spine_reference",
+        )
+    return reference.channels
+
+
+def _facts(result: MatchResult) -> dict[str, Any]:
+    facts = result.to_dict()
+    # The method is the case's, warnings have their place in the journal, and a smooth map has a hundred knots.
+    return {key: value for key, value in facts.items() if key not in ("method", "warnings", "knots")}
+
+
+def _of_channel(problem: Problem, channel: int, channels: int) -> Problem:
+    return problem if channels == 1 else replace(problem, found=f"channel {channel}: {problem.found}")
+
+
+def _has_ct(plans: Mapping[str, Any], names: Iterable[Any]) -> bool:
+    schemes = [s for c in plans["configurations"].values() for s in c.get("normalization_schemes", ())]
+    return _CT in schemes or any(str(name).upper() == "CT" for name in names)
+
+
+def _refuse_other_preprocessor(plans: Mapping[str, Any], file: str) -> None:
+    names = {c["preprocessor_name"] for c in plans["configurations"].values() if "preprocessor_name" in c}
+    if names - {"DefaultPreprocessor"}:
+        raise SetupError(
+            "E-MATCH-PREPROCESSOR",
+            file=file,
+            found=f"preprocessor {', '.join(sorted(names))}",
+            expected="DefaultPreprocessor: matching is done before it, and normalises in its place",
+            fix="predict with --match none",
+        )
+
+
+def _refuse_without_structures(
+    plans: Mapping[str, Any], dataset_json: Mapping[str, Any], reference: IntensityReference, file: str
+) -> None:
+    own = set(structures_of(dataset_json, label_scheme(plans)))
+    known = set.intersection(*(set(channel.structures) for channel in reference.channels))
+    if own & known:
+        return
+    raise UsageError(
+        "E-MATCH-STRUCTURES",
+        file=file,
+        found=f"anchored matching asked of a model with the structures {_listed(own)} and a reference of those of "
+        f"{_listed(known)} (scheme {plans.get(SETTINGS_KEY, {}).get('data', {}).get('scheme', 'custom')})",
+        expected="a structure that both know: vertebrae, discs, cord or canal",
+        fix="use --match body"
+        if not own
+        else "make the reference anew with nnUNetv2_spine_reference, or use --match body",
+    )
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"

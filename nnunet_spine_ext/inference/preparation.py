@@ -1,0 +1,155 @@
+"""From a case as it was read to what the network gets: intensities compared and matched, then nnU-Net's preprocessing.
+
+Anchored matching looks twice: a first, quick prediction after the matching of bodies says where structures are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnunet_spine_ext.core.errors import Problem
+from nnunet_spine_ext.core.volume import Array
+from nnunet_spine_ext.harmonize.reference import IntensityReference
+from nnunet_spine_ext.harmonize.structures import structures_of
+from nnunet_spine_ext.inference.export import on_image_grid
+from nnunet_spine_ext.inference.managers import SpineConfigurationManager
+from nnunet_spine_ext.inference.matching import Matched, fixed_channels, match_case, score_case
+from nnunet_spine_ext.inference.model import label_scheme
+from nnunet_spine_ext.inference.settings import Match
+
+if TYPE_CHECKING:
+    import torch
+
+    from nnunet_spine_ext.inference.predictor import SpinePredictor
+
+# Below this share of the map structures decided little: the body decided the rest, and the user should know. Half is
+# what a model of one structure reaches without finding any of it to speak of, because its surroundings count as well.
+_LITTLE = 2 / 3
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The network's input (C, *spatial), nnU-Net's properties, facts for the journal and warnings."""
+
+    data: torch.Tensor
+    properties: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
+    warnings: list[Problem] = field(default_factory=list)
+
+
+class Preparation:
+    """Prepares the cases of a run.
+
+    Parameters
+    ----------
+    predictor: with its network; anchored matching predicts with it.
+    reference: of the model (`matching.usable_reference`); None: intensities are neither compared nor matched.
+    method: of matching; ``none`` compares only.
+    """
+
+    def __init__(self, predictor: SpinePredictor, reference: IntensityReference | None, method: Match) -> None:
+        self.predictor = predictor
+        self.reference = reference
+        self.method = method
+        configuration = predictor.configuration_manager
+        self.fixed = fixed_channels(configuration.configuration)
+        if method != "none" and not isinstance(configuration, SpineConfigurationManager):
+            # Models of stock trainers have nnU-Net's own preprocessor, which normalises every image by itself.
+            configuration.__class__ = SpineConfigurationManager
+
+    def __call__(self, raw: Array, properties: Mapping[str, Any], file: str) -> Prepared:
+        """Prepare a case that `SpinePredictor.read` gave, (C, z, y, x).
+
+        Raises CaseError for a CT given to matching. `file` is what messages name.
+        """
+        if self.reference is None:
+            return self._preprocessed(Matched(raw, (None,) * len(raw), {}), properties)
+        if self.method == "none":
+            facts, warnings = score_case(raw, properties, self.reference, file=file)
+            return self._preprocessed(Matched(raw, (None,) * len(raw), facts, warnings), properties)
+        matched = self._match(raw, properties, self.reference, file)
+        prepared = self._preprocessed(matched, properties)
+        if self.predictor.tta == "full" and not matched.skipped:
+            # One of its views is the image as it came; both are cut alike, so they lie on one grid.
+            own = self._preprocessed(Matched(raw, (None,) * len(raw), {}), properties)
+            self.predictor.unmatched = own.data
+        return prepared
+
+    def _match(self, raw: Array, properties: Mapping[str, Any], reference: IntensityReference, file: str) -> Matched:
+        if self.method != "anchored":
+            return match_case(raw, properties, reference, self.method, fixed=self.fixed, file=file)
+        first = match_case(raw, properties, reference, "body", fixed=self.fixed, file=file)
+        prepared = self._preprocessed(first, properties)
+        posteriors = structure_posteriors(self.predictor, prepared.data, prepared.properties)
+        matched = match_case(raw, properties, reference, "anchored", posteriors=posteriors, fixed=self.fixed, file=file)
+        for channel in matched.facts["channels"]:
+            if not channel["skipped"] and channel["confidence"] < _LITTLE:
+                matched.warnings.append(_little_confidence(channel["confidence"], file))
+        return matched
+
+    def _preprocessed(self, matched: Matched, properties: Mapping[str, Any]) -> Prepared:
+        data, own = self.predictor.preprocess(matched.data, matched.properties(properties))
+        return Prepared(data, own, {"intensity": matched.facts} if matched.facts else {}, matched.warnings)
+
+
+def structure_posteriors(predictor: SpinePredictor, data: torch.Tensor, properties: dict[str, Any]) -> dict[str, Array]:
+    """Return how surely each structure of a prepared image is where: (x, y, z) on the image's grid, float16, 0 to 1.
+
+    The look is quick: one fold, windows side by side, no views. What is as likely as not counts nothing, so a network
+    that hesitates everywhere says little, in place of something wrong.
+    """
+    import torch
+
+    with quickly(predictor):
+        answer = predictor.posterior(data)
+    regions = predictor.label_manager.has_regions
+    found: dict[str, Array] = {}
+    for name, heads in _heads(predictor, regions=regions).items():
+        own = answer[list(heads)]
+        chance = own.amax(dim=0) if regions else own.sum(dim=0)
+        sure = torch.nan_to_num((2 * chance - 1).clamp(min=0, max=1))
+        managers = predictor.plans_manager, predictor.configuration_manager
+        found[name] = on_image_grid(sure[None].numpy(), *managers, properties)[0].astype(np.float16).transpose(2, 1, 0)
+    return found
+
+
+def _heads(predictor: SpinePredictor, *, regions: bool) -> dict[str, tuple[int, ...]]:
+    """Return the output channels of each structure."""
+    dataset_json, scheme = predictor.dataset_json, label_scheme(predictor.plans_manager.plans)
+    if not regions:
+        return structures_of(dataset_json, scheme)
+    # A region has a channel of its own, whichever labels it holds; they are counted from 1 here because 0 is none.
+    names = [name for name in dataset_json["labels"] if name not in ("background", "ignore")]
+    numbered = structures_of({"labels": {name: k + 1 for k, name in enumerate(names)}}, "custom")
+    return {name: tuple(k - 1 for k in ids) for name, ids in numbered.items()}
+
+
+@contextmanager
+def quickly(predictor: SpinePredictor) -> Iterator[None]:
+    """Let a predictor look at images with one fold, windows side by side, and nothing averaged."""
+    names = ("list_of_parameters", "tile_step_size", "use_mirroring", "tta", "crop", "uncertainty")
+    before = {name: getattr(predictor, name) for name in names}
+    quick = (predictor.list_of_parameters[:1], 1.0, False, "none", "off", False)
+    try:
+        for name, value in zip(names, quick, strict=True):
+            setattr(predictor, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(predictor, name, value)
+
+
+def _little_confidence(confidence: float, file: str) -> Problem:
+    return Problem(
+        "warning",
+        "W-MATCH-UNSURE",
+        file,
+        f"a first prediction that found too little of the structures: they decided {confidence:.0%} of the matching",
+        f"{_LITTLE:.0%} at least",
+        "the body decided the rest, as with --match body; look at the result",
+    )
