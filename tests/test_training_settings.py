@@ -15,6 +15,7 @@ from nnunet_spine_ext.core.config import set_by_path, to_dict
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.inference.settings import PredictSettings
 from nnunet_spine_ext.losses.registry import LossSettings
+from nnunet_spine_ext.training.finetune_settings import FinetuneSettings
 from nnunet_spine_ext.training.presets import NetworkPreset, PatchPreset, preset_names
 from nnunet_spine_ext.training.settings import (
     AugmentSettings,
@@ -129,6 +130,7 @@ def test_the_reference_page_lists_every_setting_with_its_default() -> None:
         wanted | {"batch_size", "spacing"} | {f.name for f in fields(SpineSettings)} | set(preset_names())
     ) - set(rows)
     assert missing <= {"version", "train", "augment", "soft", "predict"}, missing
+    assert {f"finetune.{f.name}" for f in fields(FinetuneSettings)} <= set(rows)
     kinds = {"train": TrainSettings, "augment": AugmentSettings, "predict": PredictSettings}
     known = {f"{prefix}.{f.name}" for prefix, kind in kinds.items() for f in fields(kind)}
     assert {key for key in rows if key.startswith(("train.", "augment.", "predict."))} == known

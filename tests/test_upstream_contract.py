@@ -58,6 +58,10 @@ CALLS = (
     Call(f"{TRAINER}.on_train_end", "self", "training/base.py"),
     Call(f"{TRAINER}.on_epoch_end", "self", "training/base.py"),
     Call(f"{TRAINER}.save_checkpoint", "self filename", "training/base.py"),
+    Call(f"{TRAINER}.load_checkpoint", "self filename_or_checkpoint", "training/finetune.py"),
+    Call(
+        "nnunetv2.run.load_pretrained_weights:load_pretrained_weights", "network fname verbose", "training/finetune.py"
+    ),
     Call(f"{TRAINER}.print_to_log_file", "self args also_print_to_console add_timestamp", "training/base.py"),
     Call(
         "nnunetv2.training.logging.nnunet_logger:MetaLogger.plot_progress_png", "self output_folder", "training/base.py"
@@ -343,6 +347,21 @@ def test_a_training_steps_through_its_batches_in_order() -> None:
     places = [body.find(line) for line in wanted]
     assert -1 not in places, advice("training/shift.py")
     assert places == sorted(places), advice("training/shift.py")
+
+
+def test_pretrained_weights_are_given_to_an_initialized_network() -> None:
+    """Fine-tuning refuses -pretrained_weights where nnU-Net would load them, and not when a training is resumed."""
+    handing = inspect.getsource(found("nnunetv2.run.run_training:maybe_load_checkpoint"))
+    for part in ("load_pretrained_weights(nnunet_trainer.network,", "nnunet_trainer.load_checkpoint("):
+        assert part in handing, f"{part}. {advice('training/finetune.py')}"
+    loading = inspect.getsource(found("nnunetv2.run.load_pretrained_weights:load_pretrained_weights"))
+    assert "mod.load_state_dict(model_dict)" in loading, advice("training/finetune.py")
+    assert "mod = mod._orig_mod" in loading, advice("training/finetune.py")
+    body = inspect.getsource(found(f"{TRAINER}.initialize"))
+    order = ("self.build_network_architecture(", "torch.compile(", "self.configure_optimizers()", "DDP(")
+    places = [body.find(name) for name in order]
+    assert -1 not in places, advice("training/finetune.py")
+    assert places == sorted(places), advice("training/finetune.py")
 
 
 def test_the_loader_gives_what_is_augmented_on_the_device() -> None:

@@ -96,7 +96,7 @@ class FinetuneMixin(_Trainer):
                 file="plans spine_ext.finetune",
                 found="no settings of a fine-tuning",
                 expected=f"plans that name a source model: {cls.__name__} starts from its weights",
-                fix="make them: nnUNetv2_spine_finetune_plan -m SOURCE_MODEL -d DATASET --name NAME; then train -p NAME",
+                fix="make them: nnUNetv2_spine_finetune_plan -m SOURCE_MODEL -d DATASET --name NAME (train -p NAME)",
             )
         refuse_soft(settings, "plans spine_ext.soft")
         completed: SpineSettings = super().completed(settings)

@@ -47,22 +47,25 @@ def usable(rows: Mapping[str, Row]) -> dict[str, Row]:
     return {case: row for case, row in sorted(rows.items()) if row.get("labelled", True) and not row.get("test")}
 
 
-def select(rows: Mapping[str, Row], n: int, seed: int) -> Selection:
+def select(rows: Mapping[str, Row], n: int, seed: int, validation: Sequence[str] | None = None) -> Selection:
     """Choose `n` subjects, with all their labelled cases, and the validation set, which depends on neither n nor seed.
 
     Parameters
     ----------
     rows: cases of cases.json; those without labels are left out, those that are ``train_only`` never validate.
     n: subjects to train on, from 1. seed: another one gives another order.
+    validation: cases that validate instead of the fixed set; their subjects train nothing.
 
     Raises
     ------
-    UsageError: n below 1 or above the subjects that do not validate; fewer than two subjects with labels.
+    UsageError: n below 1 or above the subjects that do not validate; fewer than two subjects with labels; names in
+        `validation` that are unknown, twice or without labels.
     """
+    _refuse_wrong_names(rows, validation or ())
     rows = usable(rows)
     cases = _by_subject(rows)
     refuse_nothing(n)
-    held = _validation_subjects(rows, cases)
+    held = {str(rows[c]["subject"]) for c in validation} if validation else _validation_subjects(rows, cases)
     rest = [subject for subject in cases if subject not in held]
     if n > len(rest):
         raise UsageError(
@@ -74,7 +77,7 @@ def select(rows: Mapping[str, Row], n: int, seed: int) -> Selection:
         )
     domains = {subject: _subject_domain(rows[case] for case in cases[subject]) for subject in rest}
     chosen = stratified_order(domains, f"subset {seed}")[:n]
-    kept = sorted(case for subject in held for case in cases[subject] if not rows[case].get("train_only"))
+    kept = sorted(validation or (c for s in held for c in cases[s] if not rows[c].get("train_only")))
     trained = sorted(case for subject in chosen for case in cases[subject])
     counts = defaultdict(int, dict.fromkeys(sorted({domains[s] for s in chosen}), 0))
     for subject in chosen:

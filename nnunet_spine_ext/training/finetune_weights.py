@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from nnunet_spine_ext.core.errors import SetupError
@@ -70,6 +73,23 @@ def refuse_another_architecture(network: State, checkpoint: State, *, heads_diff
             expected="the weights of the network that the plans describe",
             fix="make plans from the model itself (nnUNetv2_spine_finetune_plan -m MODEL), with its own network",
         )
+
+
+def refuse_another_network(
+    plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any], weights: State, *, parts: Parts, file: str
+) -> None:
+    """Raise SetupError when weights are not those of the network that plans describe, or when it has no such parts.
+
+    The network is built without memory for its weights.
+    """
+    manager = PlansManager(plans)
+    own = manager.get_configuration(configuration)
+    heads = manager.get_label_manager(dataset_json).num_segmentation_heads
+    channels = determine_num_input_channels(manager, own, dataset_json)
+    with torch.device("meta"):
+        network = nnUNetTrainer.build_network_architecture(manager, own, channels, heads, True)
+    refuse_another_architecture(network.state_dict(), weights, heads_differ=False, file=file)
+    freeze(network, parts, new_heads=False)
 
 
 def transferred(network: State, checkpoint: State, source: Sequence[str], target: Sequence[str]) -> dict[str, Tensor]:
