@@ -1,0 +1,189 @@
+"""The models of a study: given ones, and the steps that train the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnunet_spine_ext.inference.folder import open_model_folder
+from nnunet_spine_ext.study.conditions import SOURCE, Condition, targets
+from nnunet_spine_ext.study.config import StudyConfig
+from nnunet_spine_ext.study.images import Images, spine_steps, target_named
+from nnunet_spine_ext.study.steps import Step
+from nnunet_spine_ext.study.trainings import (
+    FINETUNE,
+    FIRST_TARGET,
+    MIXED_DATASET,
+    SOURCE_DATASET,
+    TRAININGS,
+    finetune,
+    model_folder,
+    plan_mixed,
+    plan_source,
+    plan_target,
+    plans_name,
+    train,
+)
+
+_PLAN_S, _TRAIN_S, _FINETUNE_S = 40.0, 400.0, 120.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model: its folder (relative to the study, or absolute), the steps it needs, what decides it.
+
+    `missing`: why there is none. `condition`, `n`: the scanner that it was fine-tuned to, and with how many cases.
+    """
+
+    folder: str = ""
+    needs: tuple[str, ...] = ()
+    facts: Any = None
+    missing: str = ""
+    given: bool = False
+    condition: Condition | None = None
+    n: int | None = None
+
+
+@dataclass
+class Models:
+    """Hands out models, and collects the steps that make them."""
+
+    config: StudyConfig
+    images: Images
+    study: Path
+    steps: dict[str, Step] = field(default_factory=dict)
+
+    def of(self, training: str, seed: int) -> Model:
+        """Return the model of a training: the given one, or the one that is trained with this seed."""
+        folder = getattr(self.config.models, training)
+        if folder is not None:
+            return Model(str(Path(folder).resolve()), facts=self._digest(folder), given=True)
+        if self.config.phantoms is None:
+            return Model(missing=f"there is no model: name its folder in the configuration as models.{training}")
+        row = TRAININGS[training]
+        plan = self._plan_mixed() if row.mixed else self._plan_source()
+        name = f"train {training.replace('_', '-')}, seed {seed}"
+        network = self.config.network
+        settings = network.by_training.get(training, ())
+        number = MIXED_DATASET if row.mixed else SOURCE_DATASET
+        path = model_folder(number, row.trainer, plans_name(training, seed), network.configuration)
+        arguments = {
+            "study": str(self.study), "training": training, "seed": seed, "configuration": network.configuration,
+            "settings": list(settings), "device": self.config.device,
+        }  # fmt: skip
+        facts = {"training": asdict(row), "seed": seed, "settings": list(settings)}
+        output = f"{path}/fold_0/checkpoint_final.pth"
+        self._add(Step(name, train, arguments, facts, (plan.name,), _TRAIN_S, (output,), training != "source"))
+        return Model(path, (name,), facts)
+
+    def finetuned(self, seed: int) -> list[Model]:
+        """Return the fine-tuned models: the curve of one scanner, one model for each other scanner if asked for."""
+        samples = self.config.samples
+        if self.config.phantoms is None:
+            return [Model(missing="fine-tuning is measured on simulated scanners; fine-tune with "
+                                  "nnUNetv2_spine_finetune_plan and study that model as models.source")]  # fmt: skip
+        source = self.of("source", seed)
+        curve = target_named(self.config, samples.scanner)
+        counts = sorted({n for n in (*samples.counts, samples.column) if n > 0})
+        found = [self._finetuned(source, curve, n, seed, max(counts), 0) for n in _first(counts, samples.column)]
+        for position, condition in enumerate(targets(self.config), start=1):
+            if samples.everywhere and condition != curve:
+                found.append(self._finetuned(source, condition, samples.column, seed, samples.column, position))
+        return found
+
+    def _finetuned(self, source: Model, condition: Condition, n: int, seed: int, most: int, position: int) -> Model:
+        data = self.config.phantoms
+        network = self.config.network
+        if data is None:
+            msg = "fine-tuning needs phantoms"
+            raise RuntimeError(msg)
+        number = FIRST_TARGET + position
+        # One more than is trained on, for nnU-Net's own validation.
+        spines, folders = spine_steps(self.study, f"pool-{condition.key}", data, most + 1, [condition])
+        arguments = {"study": str(self.study), "number": number, "folders": folders, "sides": data.sides}
+        plan = Step(
+            f"dataset of {condition.scanner}", plan_target, arguments, {"sides": data.sides},
+            tuple(step.name for step in spines), 5.0, (),
+        )  # fmt: skip
+        settings = list(network.by_training.get("finetuned", ()))
+        arguments = {
+            "study": str(self.study), "number": number, "model": source.folder, "n": n, "seed": seed,
+            "configuration": network.configuration, "settings": settings, "device": self.config.device,
+            "validation": condition.case(f"phantom{most + 1:04d}"),
+        }  # fmt: skip
+        facts = {"n": n, "seed": seed, "settings": settings, "source": source.facts}
+        path = model_folder(number, FINETUNE, f"study-finetune{n}-{seed}", network.configuration)
+        name = f"fine-tune to {condition.scanner} N={n}, seed {seed}"
+        output = f"{path}/fold_0/checkpoint_final.pth"
+        needs = (plan.name, *source.needs)
+        for step in (*spines, plan, Step(name, finetune, arguments, facts, needs, _FINETUNE_S, (output,))):
+            self._add(step)
+        return Model(path, (name,), facts, condition=condition, n=n)
+
+    def _plan_source(self) -> Step:
+        data, network = self.config.phantoms, self.config.network
+        if data is None:
+            msg = "trainings need phantoms"
+            raise RuntimeError(msg)
+        spines, folders = self._training_spines()
+        arguments = {
+            "study": str(self.study), "folders": folders, "validation": data.validation, "sides": data.sides,
+            "configuration": network.configuration, "preset": network.preset, "settings": list(network.settings),
+        }  # fmt: skip
+        facts = {key: value for key, value in arguments.items() if key != "study"}
+        step = Step("plan and preprocess", plan_source, arguments, facts, spines, _PLAN_S, (), optional=False)
+        return self._add(step)
+
+    def _plan_mixed(self) -> Step:
+        data = self.config.phantoms
+        if data is None:
+            msg = "trainings need phantoms"
+            raise RuntimeError(msg)
+        base = self._plan_source()
+        spines, folders = self._training_spines()
+        made: list[Step] = []
+        unlabelled: list[str] = []
+        for position, condition in enumerate(targets(self.config)):
+            first = position * data.unlabelled
+            group = f"unlabelled-{condition.key}"
+            steps, places = spine_steps(self.study, group, data, data.unlabelled, [condition], first)
+            made += steps
+            unlabelled += places
+        for step in made:
+            self._add(step)
+        arguments = {
+            "study": str(self.study), "folders": folders, "unlabelled": unlabelled, "validation": data.validation,
+            "sides": data.sides, "configuration": self.config.network.configuration,
+        }  # fmt: skip
+        facts = {key: value for key, value in arguments.items() if key != "study"}
+        needs = (base.name, *spines, *(step.name for step in made))
+        return self._add(Step("plan and preprocess with targets", plan_mixed, arguments, facts, needs, _PLAN_S, ()))
+
+    def _training_spines(self) -> tuple[tuple[str, ...], list[str]]:
+        data = self.config.phantoms
+        if data is None:
+            msg = "trainings need phantoms"
+            raise RuntimeError(msg)
+        steps, folders = spine_steps(self.study, "training", data, data.training, [SOURCE])
+        for step in steps:
+            self._add(step)
+        return tuple(step.name for step in steps), folders
+
+    def _add(self, step: Step) -> Step:
+        return self.steps.setdefault(step.name, step)
+
+    def _digest(self, folder: str) -> str:
+        folds = self.config.folds
+        return open_model_folder(Path(folder), tuple(folds) if folds else None, self.config.checkpoint).digest
+
+
+def models_of(config: StudyConfig, images: Images, study: Path) -> Models:
+    """Return the models of a study."""
+    return Models(config, images, study)
+
+
+def _first(counts: Sequence[int], first: int) -> list[int]:
+    """Return the counts with the one of the table of strategies in front: it is missed most when time is short."""
+    return sorted(counts, key=lambda n: (n != first, n))

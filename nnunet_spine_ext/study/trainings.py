@@ -1,0 +1,162 @@
+"""Trainings of a study, by nnU-Net's own commands."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from nnunet_spine_ext.core.io import read_json
+from nnunet_spine_ext.study.commands import command
+from nnunet_spine_ext.study.datasets import move_plans, spec, write_dataset
+
+BASE = "spineStudy"
+SOURCE_DATASET, MIXED_DATASET, FIRST_TARGET = 901, 902, 910
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network to train: with which trainer and preset, on the labelled source or with unlabelled targets beside."""
+
+    name: str
+    trainer: str
+    preset: str | None = None
+    mixed: bool = False
+
+
+_ALL = (
+    Training("source", "nnUNetTrainerSpine"),
+    Training("shift", "nnUNetTrainerSpineShift", "shift"),
+    Training("gin", "nnUNetTrainerSpineShift", "gin"),
+    Training("adversarial", "nnUNetTrainerSpineDANN", "dann", mixed=True),
+    Training("shift_dann", "nnUNetTrainerSpineShiftDANN", "shift-dann"),
+)
+TRAININGS: Mapping[str, Training] = MappingProxyType({row.name: row for row in _ALL})
+"""Name -> training; fine-tuning starts from ``source`` and has a number of cases besides."""
+FINETUNE = "nnUNetTrainerSpineFinetune"
+
+
+def dataset_name(number: int) -> str:
+    """Return the name of the folder of a dataset of the study."""
+    return f"Dataset{number:03d}_{_NAMES.get(number, 'StudyTarget')}"
+
+
+_NAMES = {SOURCE_DATASET: "StudySource", MIXED_DATASET: "StudyMixed"}
+
+
+def plans_name(training: str, seed: int) -> str:
+    """Return the name of the plans of a training: one training, one results folder."""
+    return f"study-{training.replace('_', '-')}-{seed}"
+
+
+def model_folder(number: int, trainer: str, plans: str, configuration: str) -> str:
+    """Return the folder of a model, relative to the study."""
+    return f"nnUNet_results/{dataset_name(number)}/{trainer}__{plans}__{configuration}"
+
+
+def plan_source(
+    study: str | Path,
+    *,
+    folders: Sequence[str],
+    validation: int,
+    sides: bool,
+    configuration: str,
+    preset: str | None,
+    settings: Sequence[str],
+) -> None:
+    """Write the dataset of the source, plan it, and preprocess it with the network of the study."""
+    study = Path(study)
+    described = spec(SOURCE_DATASET, _NAMES[SOURCE_DATASET], sides=sides)
+    write_dataset(study, described, folders, (), validation)
+    number = str(SOURCE_DATASET)
+    command(study, "nnUNetv2_plan_and_preprocess", "-d", number, "-c", configuration, "-npfp", 1, "--no_pp", "--clean")
+    chosen = ["--preset", preset] if preset else []
+    command(study, "nnUNetv2_spine_plan", "-d", number, "-c", configuration, "--name", BASE, "--overwrite",
+            *chosen, *(f"--set={text}" for text in settings))  # fmt: skip
+    command(study, "nnUNetv2_preprocess", "-d", number, "-plans_name", BASE, "-c", configuration, "-np", 1)
+
+
+def plan_mixed(
+    study: str | Path, *, folders: Sequence[str], unlabelled: Sequence[str], validation: int, sides: bool,
+    configuration: str,
+) -> None:  # fmt: skip
+    """Write the dataset of the source with unlabelled targets beside it, preprocessed as the source is."""
+    study = Path(study)
+    described = spec(MIXED_DATASET, _NAMES[MIXED_DATASET], sides=sides, ignore=True)
+    write_dataset(study, described, folders, unlabelled, validation)
+    move_plans(study, dataset_name(SOURCE_DATASET), dataset_name(MIXED_DATASET), BASE)
+    command(study, "nnUNetv2_preprocess", "-d", MIXED_DATASET, "-plans_name", BASE, "-c", configuration, "-np", 1)
+
+
+def train(
+    study: str | Path, *, training: str, seed: int, configuration: str, settings: Sequence[str], device: str
+) -> str:
+    """Plan a variant and train it, going on where an interrupted training stopped; return the model's folder."""
+    study = Path(study)
+    row = TRAININGS[training]
+    number = MIXED_DATASET if row.mixed else SOURCE_DATASET
+    plans = plans_name(training, seed)
+    folder = model_folder(number, row.trainer, plans, configuration)
+    chosen = ["--preset", row.preset] if row.preset else []
+    command(study, "nnUNetv2_spine_plan", "-d", number, "-c", configuration, "-p", BASE, "--name", plans, "--overwrite",
+            *chosen, f"--set=train.seed={seed}", *(f"--set={text}" for text in settings))  # fmt: skip
+    _train(study, number, row.trainer, plans, configuration, device, study / folder)
+    return folder
+
+
+def plan_target(study: str | Path, *, number: int, folders: Sequence[str], sides: bool) -> None:
+    """Write the labelled dataset of a target scanner, to fine-tune on."""
+    described = spec(number, "StudyTarget", sides=sides)
+    write_dataset(study, described, folders, (), 1)
+
+
+def finetune(
+    study: str | Path, *, number: int, model: str, n: int, seed: int, configuration: str, settings: Sequence[str],
+    device: str, validation: str,
+) -> str:  # fmt: skip
+    """Fine-tune a model with `n` cases of a target dataset; return the new model's folder.
+
+    `validation`: the case that is never trained on.
+    """
+    study = Path(study)
+    plans = f"study-finetune{n}-{seed}"
+    folder = model_folder(number, FINETUNE, plans, configuration)
+    chosen = [f"--set={text}" for text in settings]
+    command(study, "nnUNetv2_spine_finetune_plan", "-m", study / model, "-d", number, "--name", plans, "--n", n,
+            "--seed", seed, "--validation", validation, "--overwrite", *chosen)  # fmt: skip
+    command(study, "nnUNetv2_preprocess", "-d", number, "-plans_name", plans, "-c", configuration, "-np", 1)
+    _train(study, number, FINETUNE, plans, configuration, device, study / folder)
+    return folder
+
+
+def _train(study: Path, number: int, trainer: str, plans: str, configuration: str, device: str, folder: Path) -> None:
+    fold = folder / "fold_0"
+    fresh = _same_plans(study, number, plans, folder)
+    if not fresh and folder.exists():
+        # Of another configuration of this study: its steps no longer fit.
+        shutil.rmtree(folder)
+    resumed = ["--c"] if fresh and (fold / "checkpoint_latest.pth").is_file() else []
+    device = _device(device)
+    command(study, "nnUNetv2_train", number, configuration, 0, "-tr", trainer, "-p", plans, "-device", device, *resumed,
+            training=True)  # fmt: skip
+
+
+def _same_plans(study: Path, number: int, plans: str, folder: Path) -> bool:
+    """Whether an interrupted training is of the plans that are there now; facts that training adds do not count."""
+    if not (folder / "plans.json").is_file():
+        return False
+    now = read_json(study / "nnUNet_preprocessed" / dataset_name(number) / f"{plans}.json")
+    before = read_json(folder / "plans.json")
+    same = all(now[key] == before.get(key) for key in ("configurations", "transpose_forward"))
+    return same and all(now["spine_ext"][key] == before["spine_ext"].get(key) for key in ("train", "preset"))
+
+
+def _device(name: str) -> str:
+    """Return the device for nnU-Net, which knows no ``auto``."""
+    if name != "auto":
+        return name.partition(":")[0]
+    from nnunet_spine_ext.core.device import choose_device
+
+    return str(choose_device(name).type)
