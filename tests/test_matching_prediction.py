@@ -361,6 +361,18 @@ def test_a_model_without_reference_is_told_how_to_get_one(tmp_path: Path) -> Non
     assert caught.value.code == "E-MATCH-REFERENCE"
 
 
+def test_a_damaged_reference_does_not_stop_who_does_not_want_it(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_reference(model, {"version": 2, "cases": 3})
+    case_of(tmp_path / "in", body(1))
+    assert predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", tta="none").done == ["case"]
+    assert "reference in its plans is damaged" in caplog.text
+    with pytest.raises(SetupError) as caught:
+        predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", match="body")
+    assert caught.value.code == "E-MATCH-REFERENCE"
+
+
 def test_models_of_ct_are_not_matched(model: Path, tmp_path: Path) -> None:
     content = json.loads((model / "dataset.json").read_text())
     (model / "dataset.json").write_text(json.dumps(content | {"channel_names": {"0": "CT"}}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +18,7 @@ from nnunet_spine_ext.harmonize.structures import structures_of
 from nnunet_spine_ext.inference.model import SETTINGS_KEY, label_scheme
 from nnunet_spine_ext.inference.settings import Match
 
+logger = logging.getLogger(__name__)
 # Where the numbers that standardise channels travel to the preprocessor, which is handed nothing else about a case.
 STANDARDISE = "spine_standardise"
 Moments = tuple[float, float]
@@ -119,7 +121,7 @@ def usable_reference(
     """
     names = dataset_json.get("channel_names", dataset_json.get("modality", {}))
     channels, ct = len(names), _has_ct(plans, names.values())
-    reference = reference_of(plans, folds)
+    reference = _readable_reference(plans, folds, file)
     if method == "none":
         # Hounsfield units mean the same everywhere, so there is nothing to tell of a CT.
         return None if ct or reference is None or len(reference.channels) != channels else reference
@@ -135,7 +137,7 @@ def usable_reference(
         raise SetupError(
             "E-MATCH-REFERENCE",
             file=file,
-            found=f"matching ({method}) asked of a model without an intensity reference",
+            found=f"matching ({method}) asked of a model without an intensity reference that can be used",
             expected='"reference" under "spine_ext" in its plans',
             fix=f"nnUNetv2_spine_reference -m {file} makes one of the training images",
         )
@@ -144,6 +146,15 @@ def usable_reference(
     if method == "anchored":
         _refuse_without_structures(plans, dataset_json, reference, file)
     return reference
+
+
+def _readable_reference(plans: Mapping[str, Any], folds: Sequence[str], file: str) -> IntensityReference | None:
+    try:
+        return reference_of(plans, folds)
+    except (KeyError, TypeError, ValueError) as error:
+        # Whoever wants nothing of it must be able to predict with a model whose plans somebody edited.
+        logger.warning("%s: the intensity reference in its plans is damaged (%r) and left out", file, error)
+        return None
 
 
 def fixed_channels(configuration: Mapping[str, Any]) -> tuple[bool, ...]:

@@ -316,7 +316,9 @@ def _edit_model(folder: Path, assignments: Sequence[str], *, dry_run: bool) -> P
     plans[SETTINGS_KEY] = to_dict(load_config(SpineSettings, content, where="--set"))
     if plans[SETTINGS_KEY]["predict"]["instances"]:
         check_scheme(label_scheme(plans), folder)
-    usable_reference(plans, _dataset_json(folder), (), plans[SETTINGS_KEY]["predict"]["match"], str(folder))
+    matching = plans[SETTINGS_KEY]["predict"]["match"]
+    if matching != "none":
+        usable_reference(plans, _dataset_json(folder), (), matching, str(folder))
     if not dry_run:
         write_json(path, plans)
     old, new = to_dict(before)["predict"], plans[SETTINGS_KEY]["predict"]
