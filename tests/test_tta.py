@@ -15,8 +15,8 @@ from soft_model import TWO, make_soft_model
 
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.inference import tta
-from nnunet_spine_ext.inference.activation import Activation
-from nnunet_spine_ext.inference.meaning import Exclusive, Meaning, Overlapping, Soft, check_aggregate, meaning_of
+from nnunet_spine_ext.inference.activation import Activation, check_aggregate
+from nnunet_spine_ext.inference.meaning import Exclusive, Meaning, Overlapping, Soft, meaning_of
 from nnunet_spine_ext.inference.predictor import SpinePredictor
 from nnunet_spine_ext.inference.tta import Averaged, average_views, lowest_dice
 from nnunet_spine_ext.inference.view_settings import ViewSettings
@@ -85,11 +85,11 @@ def test_geometric_mean() -> None:
 
 def test_linear_models_have_no_geometric_mean() -> None:
     with pytest.raises(UsageError) as caught:
-        check_aggregate(LINEAR, "geometric")
+        check_aggregate(Activation("clamp"), "geometric")
     assert caught.value.code == "E-USE-AGGREGATE"
-    for meaning in (Exclusive(), Overlapping(), SIGMOID):
-        check_aggregate(meaning, "geometric")
-    check_aggregate(LINEAR, "entropy")
+    for activation in (None, Activation("sigmoid")):
+        check_aggregate(activation, "geometric")
+    check_aggregate(Activation("norm_relu"), "entropy")
 
 
 def test_entropy_and_mutual_information() -> None:

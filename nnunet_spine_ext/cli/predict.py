@@ -94,6 +94,17 @@ def _add_crossing_options(parser: argparse.ArgumentParser) -> None:
         "other intensities and resolutions as well (default: %(default)s)",
     )
     group.add_argument(
+        "--views",
+        nargs="+",
+        choices=("mirror", "intensity", "resolution"),
+        help="kinds of views of --tta full (default: as the model's plans say, else all)",
+    )
+    group.add_argument(
+        "--all-views",
+        action="store_true",
+        help="look at all views of --tta full, also when further ones change nothing any more",
+    )
+    group.add_argument(
         "--adapt",
         choices=("none", "consistency", "tent"),
         default="none",
@@ -104,7 +115,11 @@ def _add_crossing_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="steps of --adapt (default: as the model's plans say, else 12 of consistency, 5 of tent)",
     )
-    group.add_argument("--uncertainty", action="store_true", help="also write maps of how uncertain the network is")
+    group.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="also write uncertainty/: how uncertain the views of --tta full are, and where they disagree",
+    )
 
 
 def _add_speed_options(parser: argparse.ArgumentParser) -> None:

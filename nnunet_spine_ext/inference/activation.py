@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nnunet_spine_ext.core.errors import SetupError
+from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.inference.model import SETTINGS_KEY, predict_settings
 from nnunet_spine_ext.inference.settings import PredictSettings
@@ -73,6 +73,18 @@ def soft_activation(plans: Mapping[str, Any]) -> Activation | None:
             fix="choose with nnUNetv2_spine_plan -m MODEL --set predict.activation=clamp",
         )
     return Activation(kind, settings.activation_floor)
+
+
+def check_aggregate(activation: Activation | None, aggregate: str) -> None:
+    """Raise UsageError when values of views cannot be averaged that way: linear ones have no logarithm."""
+    if aggregate == "geometric" and activation is not None and activation.kind != "sigmoid":
+        raise UsageError(
+            "E-USE-AGGREGATE",
+            file="predict.views.aggregate",
+            found="geometric, for a soft model with linear outputs",
+            expected="mean or entropy: linear outputs have no logarithm",
+            fix="set predict.views.aggregate=mean",
+        )
 
 
 def soft_values(logits: Array, activation: Activation) -> Array:

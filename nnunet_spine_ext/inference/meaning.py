@@ -10,9 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.inference.activation import Activation, hard_labels, probabilities
-from nnunet_spine_ext.inference.view_settings import Aggregate
 
 # Probabilities stay this far from 0 and 1 where their logarithm is taken.
 _LEAST = 1e-6
@@ -140,18 +138,6 @@ def meaning_of(activation: Activation | None, *, regions: bool) -> Meaning:
     if activation is not None:
         return Soft(activation)
     return Overlapping() if regions else Exclusive()
-
-
-def check_aggregate(meaning: Meaning, aggregate: Aggregate) -> None:
-    """Raise UsageError when a model's values cannot be averaged that way: linear values have no logarithm."""
-    if aggregate == "geometric" and isinstance(meaning, Soft) and meaning.activation.kind != "sigmoid":
-        raise UsageError(
-            "E-USE-AGGREGATE",
-            file="predict.views.aggregate",
-            found="geometric, for a soft model with linear outputs",
-            expected="mean or entropy: linear outputs have no logarithm",
-            fix="set predict.views.aggregate=mean",
-        )
 
 
 def binary_entropy(chance: torch.Tensor) -> torch.Tensor:

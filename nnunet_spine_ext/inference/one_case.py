@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.io import read_json, write_json, write_volume, write_volumes
+from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.inference.batch import Done
 from nnunet_spine_ext.inference.cases import InputCase
 from nnunet_spine_ext.inference.gate import inspect_case
@@ -19,7 +20,7 @@ from nnunet_spine_ext.inference.journal import hash_of
 from nnunet_spine_ext.inference.model import predict_settings
 from nnunet_spine_ext.inference.options import RunOptions
 from nnunet_spine_ext.inference.phases import CaseInput, Phases, image_for, qc_file
-from nnunet_spine_ext.inference.results import soft_file
+from nnunet_spine_ext.inference.results import soft_file, uncertainty_file
 from nnunet_spine_ext.inference.settings import PredictSettings
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def predict_case(case: InputCase, folder: Path, options: RunOptions, prepare: Pr
             answer = None if predictor.activation is None else predictor.soft(data, properties)
             semantic = predictor.segment(data, properties) if answer is None else answer.mask
         facts = prepared.facts | adapted.facts | _views(predictor)
+        maps = _uncertainty(predictor, properties)
         warnings += prepared.warnings
         warnings += [replace(problem, file=problem.file or str(case.files[0])) for problem in adapted.warnings]
     if chatter.getvalue().strip():
@@ -67,9 +69,11 @@ def predict_case(case: InputCase, folder: Path, options: RunOptions, prepare: Pr
     given = CaseInput(file=mask.name, image=image_for(options.phases, case.files[0], semantic))
     semantic, found = phases.run(semantic, folder, case.name, given)
     warnings += found
+    if maps is not None:
+        write_volumes(maps, uncertainty_file(folder, case.name))
     note_facts(qc_file(folder, case.name), facts)
     write_volume(semantic, mask)
-    return Done(warnings, facts)
+    return Done(warnings, facts | {"forward_passes": predictor.passes})
 
 
 def note_facts(file: Path, facts: Mapping[str, Any]) -> None:
@@ -95,8 +99,17 @@ def _adapted(predictor: SpinePredictor, data: torch.Tensor, options: RunOptions)
 
 def _views(predictor: SpinePredictor) -> dict[str, Any]:
     """Return, for the journal, the views that were averaged and how stable structures were among them."""
-    views = getattr(predictor, "views_record", None)
-    return {"views": views} if views else {}
+    return {} if predictor.averaged is None else {"views": predictor.averaged.record()}
+
+
+def _uncertainty(predictor: SpinePredictor, properties: dict[str, Any]) -> tuple[Volume, ...] | None:
+    """Return maps of how uncertain the views of a case are, on the grid of its image; None unless asked for."""
+    if not predictor.uncertainty or predictor.averaged is None:
+        return None
+    from nnunet_spine_ext.inference.uncertainty import uncertainty_maps
+
+    managers = predictor.plans_manager, predictor.configuration_manager
+    return uncertainty_maps(predictor.averaged, *managers, properties)
 
 
 def input_hashes(case: InputCase) -> list[dict[str, str]]:

@@ -6,14 +6,19 @@ import contextlib
 import hashlib
 import io
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from nnunet_spine_ext import __version__
-from nnunet_spine_ext.inference.activation import soft_activation
+from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.inference.activation import check_aggregate, soft_activation
 from nnunet_spine_ext.inference.folder import ModelFolder, TrainedModel
+from nnunet_spine_ext.inference.model import predict_settings
 from nnunet_spine_ext.inference.phase_options import PhaseOptions
+from nnunet_spine_ext.inference.settings import PredictSettings
 from nnunet_spine_ext.inference.support import support_mm
+from nnunet_spine_ext.inference.view_settings import Kind, ViewSettings
 
 if TYPE_CHECKING:
     from nnunet_spine_ext.inference.predictor import Precision, SpinePredictor
@@ -36,6 +41,7 @@ class RunOptions:
     adapt: Adapt = "none"
     uncertainty: bool = False
     adapt_steps: int | None = None
+    views: ViewSettings | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options by name, those of the phases among them, as plain JSON."""
@@ -54,6 +60,29 @@ class RunOptions:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
+def views_of(
+    plans: Mapping[str, Any], tta: str, kinds: Sequence[Kind] | None, accumulate: str, all_views: bool
+) -> ViewSettings | None:
+    """Return the views of ``--tta full``: those of the plans, of some kinds only, or without an early stop; else None.
+
+    Raises UsageError for half-precision sums and for an average that the outputs do not have.
+    """
+    if tta != "full":
+        return None
+    settings = (predict_settings(plans) or PredictSettings()).views
+    settings = replace(settings, kinds=tuple(kinds or settings.kinds), stop=settings.stop and not all_views)
+    check_aggregate(soft_activation(plans), settings.aggregate)
+    if accumulate == "half":
+        raise UsageError(
+            "E-USE-ACCUMULATE",
+            file="--accumulate",
+            found="half, with --tta full",
+            expected="single: views are added up in single precision",
+            fix="leave --accumulate out",
+        )
+    return settings
+
+
 def make_predictor(
     model: TrainedModel, options: RunOptions, device: str, *, window_batch: int, trust: bool
 ) -> SpinePredictor:
@@ -66,6 +95,8 @@ def make_predictor(
             device=choose_device(device),
             step_size=options.step_size,
             tta=options.tta,
+            views=options.views,
+            uncertainty=options.uncertainty,
             accumulate="half" if options.accumulate == "half" else "single",
             trust=trust,
             crop=options.crop,

@@ -27,7 +27,7 @@ from nnunet_spine_ext.inference.journal import Journal, folder_lock, is_finished
 from nnunet_spine_ext.inference.matching import usable_reference
 from nnunet_spine_ext.inference.model import label_scheme, predict_settings, refuse_what_is_not_predicted_here
 from nnunet_spine_ext.inference.one_case import input_hashes, predict_case
-from nnunet_spine_ext.inference.options import RunOptions, make_predictor
+from nnunet_spine_ext.inference.options import RunOptions, make_predictor, views_of
 from nnunet_spine_ext.inference.phase_options import PhaseOptions, check_phases, phases_of
 from nnunet_spine_ext.inference.phases import Phases
 from nnunet_spine_ext.inference.preflight import (
@@ -49,6 +49,7 @@ from nnunet_spine_ext.inference.results import (
 )
 from nnunet_spine_ext.inference.settings import Adapt, Crop, Match, PredictSettings, Tta
 from nnunet_spine_ext.inference.space import little_space, writing
+from nnunet_spine_ext.inference.view_settings import Kind
 
 if TYPE_CHECKING:
     from nnunet_spine_ext.inference.preparation import Preparation
@@ -79,6 +80,8 @@ def predict(
     step_size: float = 0.5,
     match: Match | None = None,
     tta: Tta = "mirror",
+    views: Sequence[Kind] | None = None,
+    all_views: bool = False,
     adapt: Adapt = "none",
     adapt_steps: int | None = None,
     uncertainty: bool = False,
@@ -103,7 +106,7 @@ def predict(
     part_id: int = 0,
     dry_run: bool = False,
 ) -> PredictResult:
-    """Predict images with a trained model.
+    """Predict images with a trained model; return the cases done, skipped, and failed, which leave nothing behind.
 
     Parameters
     ----------
@@ -112,7 +115,8 @@ def predict(
     device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``. accumulate: precision of sums; ``half`` is nnU-Net's.
     step_size: overlap of windows, as in nnU-Net. match: bring intensities to those of the training images
         first (``none``, ``body``, ``nyul``, ``cdf``, or ``anchored``, which predicts twice); None: as the plans say.
-    tta: predict mirrored images too (``mirror``), or ones of other intensities and resolutions as well (``full``).
+    tta: predict mirrored images too (``mirror``), or ones of other intensities and resolutions as well (``full``);
+        views: of which kinds (None: as planned); all_views: all of them, even when further ones change nothing.
     adapt: train on each case first (``consistency``, ``tent``, or ``none``); adapt_steps: its steps (None: as planned).
     crop: ``on``, ``off`` or ``auto``, see `SpinePredictor`; None: as the model's plans say.
     precision: ``fp32`` as nnU-Net, or ``bf16`` on hardware that has it. window_batch: windows computed at once.
@@ -123,25 +127,22 @@ def predict(
     trust: load checkpoints that carry code. num_parts, part_id: predict every n-th case only (cluster arrays).
     dry_run: check model folder, input files and output, and predict nothing; the exit code is the one to expect.
 
-    Returns
-    -------
-    Cases done, skipped and failed; a failed case has left nothing under its final name.
-
     Raises
     ------
     UsageError, NoInputError, SetupError: nothing was started.
     """
     check_use(m, d, step_size)
     check_windows(crop, precision, window_batch)
-    check_crossing(match, tta, adapt, uncertainty=uncertainty)
+    check_crossing(match, tta, adapt, views, full=all_views or uncertainty)
     check_parts(num_parts, part_id)
     check_device_name(device)
     model = _open_model(m, d, (tr, p, c), f, chk)
     models = (instance_model, numbering_model)
     asked = phases_of(instances, numbering, models, first_vertebra, enforce=enforce, snapshots=snapshots, bids=bids)
     how = _checked_crop(model, crop, accumulate), precision, _checked_phases(model, asked)
-    matching = _checked_match(model, match, adapt, adapt_steps)
-    options = RunOptions(step_size, tta, accumulate, strict, prefer, *how, matching, adapt, uncertainty, adapt_steps)
+    by = _checked_match(model, match, adapt, adapt_steps)
+    seen = views_of(model.plans, tta, views, accumulate, all_views)
+    options = RunOptions(step_size, tta, accumulate, strict, prefer, *how, by, adapt, uncertainty, adapt_steps, seen)
     work = partial(_work, device=device, window_batch=window_batch, trust=trust, report=report)
     return _predict(model, options, i, o, (part_id, num_parts), None if dry_run else work, resume=resume, report=report)
 
@@ -250,7 +251,7 @@ def _notes(
             cases,
             instances=run.options.phases.instances,
             report=report,
-            soft=len(run.model.labels) if soft_activation(run.model.plans) else 0,
+            soft=(len(run.model.labels) if soft_activation(run.model.plans) else 0) + 2 * run.options.uncertainty,
         ),
     )
     return [note for note in notes if note is not None]

@@ -18,14 +18,14 @@ from torch import nn
 
 from nnunet_spine_ext.core.errors import CaseError, Problem, SetupError
 from nnunet_spine_ext.core.volume import Array, Volume
-from nnunet_spine_ext.inference.activation import Activation, soft_activation
+from nnunet_spine_ext.inference.activation import Activation, check_aggregate, soft_activation
 from nnunet_spine_ext.inference.building import PassCounter, find_trainer, refuse_other_shapes
 from nnunet_spine_ext.inference.device import prepare_for_bf16
 from nnunet_spine_ext.inference.export import SoftAnswer, refuse_unfaithful_resampling, soft_answer
 from nnunet_spine_ext.inference.folder import TrainedModel, load_model
 from nnunet_spine_ext.inference.folds import FoldPredictor
 from nnunet_spine_ext.inference.managers import segmentation_volume
-from nnunet_spine_ext.inference.meaning import Meaning, check_aggregate, meaning_of
+from nnunet_spine_ext.inference.meaning import Meaning, meaning_of
 from nnunet_spine_ext.inference.model import (
     SETTINGS_KEY,
     predict_settings,
@@ -257,7 +257,7 @@ class SpinePredictor(FoldPredictor):
         """Return outputs for the mean over views; `averaged` keeps the rest of what they gave."""
         plans, regions = self.plans_manager.plans, self.label_manager.has_regions
         settings = self.views or (predict_settings(plans) or PredictSettings()).views
-        check_aggregate(self.meaning, settings.aggregate)
+        check_aggregate(self.activation, settings.aggregate)
         around = surroundings_of(plans, self.configuration_manager, self.allowed_mirroring_axes or ())
         views = make_views(settings, around, self.unmatched)
         averaged = average_views(

@@ -14,6 +14,7 @@ from nnunet_spine_ext.inference.activation import soft_activation
 from nnunet_spine_ext.inference.model import predict_settings
 from nnunet_spine_ext.inference.phase_options import schemes_with_bodies
 from nnunet_spine_ext.inference.settings import Adapt, Crop, Match, PredictSettings, Tta
+from nnunet_spine_ext.inference.view_settings import Kind
 
 
 def check_use(m: str | Path | None, d: str | None, step_size: float) -> None:
@@ -41,14 +42,26 @@ def check_windows(crop: str | None, precision: str, window_batch: int) -> None:
         )
 
 
-def check_crossing(match: str | None, tta: str, adapt: str, *, uncertainty: bool = False) -> None:
-    """Refuse ways to cross to another scanner that are none."""
+def check_crossing(
+    match: str | None, tta: str, adapt: str, views: Sequence[str] | None = None, *, full: bool = False
+) -> None:
+    """Refuse ways to cross to another scanner that are none.
+
+    full: whether something was asked for that only ``--tta full`` has.
+    """
     _check_choice("--match", match, (None, *get_args(Match)))
     _check_choice("--tta", tta, get_args(Tta))
     _check_choice("--adapt", adapt, get_args(Adapt))
-    # Each of these lines goes when what it names is there.
-    _check_choice("--tta", tta, ("none", "mirror"), "in this version, ")
-    _check_choice("--uncertainty", "yes" if uncertainty else "no", ("no",), "in this version, ")
+    for kind in views or ():
+        _check_choice("--views", kind, get_args(Kind))
+    if tta != "full" and (views or full):
+        raise UsageError(
+            "E-USE-VIEWS",
+            file="--views, --all-views, --uncertainty",
+            found=f"--tta {tta}",
+            expected="--tta full: they are about its views",
+            fix="add --tta full",
+        )
 
 
 def check_adapt(plans: Mapping[str, Any], method: str, steps: int | None) -> None:
@@ -65,7 +78,7 @@ def check_adapt(plans: Mapping[str, Any], method: str, steps: int | None) -> Non
         )
 
 
-def _check_choice(name: str, value: str | None, known: Sequence[str | None], when: str = "") -> None:
+def _check_choice(name: str, value: str | None, known: Sequence[str | None]) -> None:
     if value in known:
         return
     choices = [str(choice) for choice in known if choice]
@@ -73,7 +86,7 @@ def _check_choice(name: str, value: str | None, known: Sequence[str | None], whe
         "E-USE-CHOICE",
         file=name,
         found=repr(value),
-        expected=f"{when}one of {', '.join(choices)}",
+        expected=f"one of {', '.join(choices)}",
         fix=nearest(str(value), choices),
     )
 

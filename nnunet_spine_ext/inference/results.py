@@ -44,9 +44,19 @@ def soft_file(folder: Path, case: str) -> Path:
     return folder / "soft" / f"{case}.nii.gz"
 
 
+def uncertainty_file(folder: Path, case: str) -> Path:
+    """Return where the maps of uncertainty of a case are written: float32, 4-D (i, j, k, map)."""
+    return folder / "uncertainty" / f"{case}.nii.gz"
+
+
 def outputs(folder: Path, case: str) -> list[Path]:
     """Return the files of a case that are there, the mask first."""
-    files = (folder / f"{case}.nii.gz", soft_file(folder, case), *phase_files(folder, case))
+    files = (
+        folder / f"{case}.nii.gz",
+        soft_file(folder, case),
+        uncertainty_file(folder, case),
+        *phase_files(folder, case),
+    )
     return [f for f in files if f.is_file()]
 
 
