@@ -226,6 +226,7 @@ def test_every_fold_learns_from_its_own_parameters(model: Path, tmp_path: Path, 
         assert all(fold["loss"][-1] < fold["loss"][0] for fold in outcome.record["folds"])
     assert [guard["guard"] for guard in outcome.record["guards"]] == ["volume", "vertebrae", "agreement"]
     json.dumps(outcome.record)
+    assert predictor.passes == outcome.record["forward_passes"] > 2 * 3 * 2, "what it costs is counted"
 
 
 @pytest.mark.parametrize("method", METHODS)

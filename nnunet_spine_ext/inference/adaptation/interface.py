@@ -91,32 +91,37 @@ def adapt(
     _check(predictor, method)
     start = time.perf_counter()
     case = _Case(predictor, data, settings)
-    before = case.assess(predictor.list_of_parameters)
+    outcome = _adapt(case, method)
+    outcome.record["forward_passes"] = case.student.passes
+    if predictor._counter is not None:
+        predictor._counter.passes += case.student.passes
+    outcome.record["seconds"] = round(time.perf_counter() - start, 2)
+    return outcome
+
+
+def _adapt(case: _Case, method: Method) -> AdaptOutcome:
+    own, settings = case.predictor.list_of_parameters, case.settings
     record: dict[str, Any] = {"method": method, "kept": False, "folds": [], "guards": []}
     record["settings"] = to_dict(getattr(settings, method)) | {"seed": settings.seed}
+    before = case.assess(own)
     if before.volume == 0:
-        return AdaptOutcome(None, False, [_nothing_found()], record | _seconds(start))
+        return AdaptOutcome(None, False, [_nothing_found()], record)
     case.look_at(before.labels)
-    before = case.with_agreement(before, predictor.list_of_parameters)
+    before = case.with_agreement(before, own)
     try:
-        lessons = [case.learn(number, method) for number in range(len(predictor.list_of_parameters))]
+        lessons = [case.learn(number, method) for number in range(len(own))]
     except torch.OutOfMemoryError as error:
-        return AdaptOutcome(None, False, [_no_memory(error)], record | _seconds(start))
+        return AdaptOutcome(None, False, [_no_memory(error)], record)
     record["folds"] = [{"loss": list(lesson.loss), "parameters": lesson.trained} for lesson in lessons]
     trained = [dict(lesson.parameters) for lesson in lessons]
     if not all(lesson.finite for lesson in lessons):
-        return AdaptOutcome(None, False, [_diverged()], record | _seconds(start), trained)
+        return AdaptOutcome(None, False, [_diverged()], record, trained)
     verdicts = compare(before, case.with_agreement(case.assess(trained), trained), settings.guards)
     record["guards"] = [verdict.to_dict() for verdict in verdicts]
     problem = tripped(verdicts)
     record["kept"] = problem is None
-    return AdaptOutcome(
-        trained if problem is None else None,
-        problem is None,
-        [] if problem is None else [problem],
-        record | _seconds(start),
-        trained,
-    )
+    warnings = [] if problem is None else [problem]
+    return AdaptOutcome(trained if problem is None else None, problem is None, warnings, record, trained)
 
 
 @contextmanager
@@ -268,7 +273,3 @@ def _diverged() -> Problem:
         "a loss that falls",
         "the result is that of the model as it was trained; lower predict.adapt's lr",
     )
-
-
-def _seconds(start: float) -> dict[str, float]:
-    return {"seconds": round(time.perf_counter() - start, 2)}

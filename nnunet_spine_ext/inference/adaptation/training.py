@@ -36,14 +36,17 @@ class Student:
     ----------
     network: maps (B, C, *patch) to logits (B, K, *patch), without mirroring.
     device: where it computes. regions: whether its classes overlap.
+    passes: patches that went through the network.
     """
 
     network: nn.Module
     device: torch.device
     regions: bool
+    passes: int = 0
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits (B, K, *patch), float32: in bfloat16 inside on GPUs that have it, else in single precision."""
+        self.passes += len(image)
         with self._precision():
             logits: torch.Tensor = self.network(image)
         return logits.float()
