@@ -8,6 +8,8 @@ from typing import Any
 
 from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.labels import Colour
+from nnunet_spine_ext.report.collect import CROSSING
+from nnunet_spine_ext.report.crossing import crossing_tables
 from nnunet_spine_ext.report.facts import qc_rows, sequence_problem
 from nnunet_spine_ext.report.measures import Measure, Shown
 from nnunet_spine_ext.report.naming import Naming, instance_naming
@@ -53,7 +55,8 @@ def details(one: Shown, redactor: Redactor) -> dict[str, Any]:
         "counted": bool(drawn.instances_ml) and not case.numbered,
         "classes": _rounded(drawn.volumes_ml),
         "instances": _rounded(drawn.instances_ml),
-        "qc": qc_rows(case.qc, redactor),
+        "crossing": crossing_tables(case, redactor),
+        "qc": qc_rows({key: value for key, value in case.qc.items() if key not in CROSSING}, redactor),
         "change": None
         if change is None
         else [[c.label, round(c.before_ml, 3), round(c.after_ml, 3), round(c.dice, 4)] for c in change.labels],

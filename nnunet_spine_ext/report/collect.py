@@ -16,6 +16,8 @@ from nnunet_spine_ext.core.io import IMAGE_SUFFIXES, is_image, read_json, strip_
 from nnunet_spine_ext.measure.numbered import is_numbered
 
 STATUSES = ("failed", "done", "skipped")
+# What the journal says of intensities, views and test-time training; the QC of a case says it too.
+CROSSING = ("intensity", "views", "adaptation")
 _CHANNEL = "_0000"
 
 
@@ -24,7 +26,8 @@ class Case:
     """One case of a prediction folder.
 
     `status` is ``done``, ``failed`` or ``skipped``; `seconds` is None when no journal tells; `inputs` are the
-    journal's ``{"file", "sha256"}``; paths are None when there is no such file.
+    journal's ``{"file", "sha256"}``; paths are None when there is no such file. `crossing` is what the journal says of
+    intensities, views and test-time training (see `crossing`).
     """
 
     name: str
@@ -37,6 +40,7 @@ class Case:
     instances: Path | None = None
     qc: Mapping[str, Any] = field(default_factory=dict)
     numbered: bool = True
+    crossing: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,7 @@ def _case(out: Path, name: str, entry: Mapping[str, Any] | None, mask: Path | No
         instances,
         qc,
         is_numbered(out, name),
+        {key: facts[key] for key in CROSSING if isinstance(facts.get(key), dict)},
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from nnunet_spine_ext.evaluate.latex import digits
 from nnunet_spine_ext.report.collect import Case
+from nnunet_spine_ext.report.crossing import distance, lowest_stability, matched_distance
 from nnunet_spine_ext.report.pictures import CasePictures
 from nnunet_spine_ext.report.scores import Scores, better, figure, head, is_share, leading
 
@@ -17,6 +18,7 @@ STATUS = "status"
 # What a failed case counts in the order by status, in warnings.
 _FAILED = 1000
 _SCORES, _INSTANCES, _CASE = "Scores, mean over classes", "Scores of instances", "The case"
+_CROSSING = "Other scanners"
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def plain(value: float | None) -> float | str | None:
 def measures(shown: Sequence[Shown], scores: Scores | None) -> list[Measure]:
     """Return every measure that at least one case has, those of the table's columns first."""
     names = [one.case.name for one in shown]
-    found = [*(_scored(names, scores) if scores else ()), *_instances(shown), *_plain(shown)]
+    found = [*(_scored(names, scores) if scores else ()), *_instances(shown), *_crossing(shown), *_plain(shown)]
     return [m for m in found if any(value is not None for value in m.values)]
 
 
@@ -159,6 +161,25 @@ def _instances(shown: Sequence[Shown]) -> list[Measure]:
         _of("vertebrae", "Vertebrae", shown, lambda one: one.drawn.counts.get("vertebrae"), column=True),
         _of("discs", "Discs", shown, lambda one: one.drawn.counts.get("discs")),
     ]
+
+
+def _crossing(shown: Sequence[Shown]) -> list[Measure]:
+    rows = (
+        ("distance", "Distance from training", distance, "lower", "of the intensities of the body, before matching"),
+        ("matched", "Distance after matching", matched_distance, "lower", "the same, after matching"),
+        ("stability", "Stability", lowest_stability, "higher", "lowest Dice of a structure among the views"),
+    )
+    found = []
+    for key, title, value, direction, text in rows:
+        told = [value(one.case) for one in shown]
+        numbers, notes = tuple(number for number, _ in told), tuple(note for _, note in told)
+        found.append(
+            Measure(
+                key=key, title=title, group=_CROSSING, values=numbers, better=direction, digits=3, column=True,
+                notes=notes, help=text,
+            )
+        )  # fmt: skip
+    return found
 
 
 def _plain(shown: Sequence[Shown]) -> list[Measure]:

@@ -94,6 +94,9 @@ const fill = (box, n) => {
   const facts = [...one.facts, ...one.inputs.map((text) => ["Input", text])];
   place("facts").append(...facts.map(([key, text]) => make("span", {}, make("i", { textContent: key }), ` ${text}`)));
   place("tables").append(...scoreTables(n), ...(one.change ? [changeTable(one, n)] : []));
+  for (const { caption, head, rows } of one.crossing) {
+    place("tables").append(folded(caption, rowsTable(head.map((text) => [text]), rows, `${caption} of ${nameOf(n)}`)));
+  }
   if (one.qc.length) place("tables").append(folded("Quality control", rowsTable([["Entry"], ["Value"]], one.qc, `Quality control of ${nameOf(n)}`)));
   box.content = one;
   for (const plane of made) {

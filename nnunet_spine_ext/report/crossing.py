@@ -1,0 +1,121 @@
+"""How far each case was from the training images, what was done about it, and how stable the answer was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nnunet_spine_ext.report.collect import Case
+from nnunet_spine_ext.report.privacy import Redactor
+
+Rows = list[list[str]]
+
+
+def distance(case: Case, when: str = "before") -> tuple[float | None, str]:
+    """Return the distance of a case from the training images, of the channel farthest away, and a remark on it.
+
+    Parameters
+    ----------
+    when: ``before`` or ``after`` matching.
+    """
+    found = [
+        (body, channel)
+        for channel in _channels(case)
+        if (body := _number(_table(channel.get(when)).get("body"))) is not None
+    ]
+    if not found:
+        return None, ""
+    body, channel = max(found, key=lambda item: item[0])
+    if when == "after":
+        return body, str(_table(case.crossing.get("intensity")).get("method", ""))
+    inside = _table(channel.get(when)).get("in_distribution")
+    return body, "" if inside is None else "in distribution" if inside else "far"
+
+
+def matched_distance(case: Case) -> tuple[float | None, str]:
+    """Return the distance after matching, and the method or that the case was left alone; None without matching."""
+    method = _table(case.crossing.get("intensity")).get("method", "none")
+    value, remark = distance(case, "after")
+    if method == "none" or value is None:
+        return None, ""
+    return value, "left alone" if all(channel.get("skipped") for channel in _channels(case)) else remark
+
+
+def lowest_stability(case: Case) -> tuple[float | None, str]:
+    """Return the lowest Dice of a structure among the views of a case, and which structure it is."""
+    found = {name: dice for name, (dice, _) in _stability(case).items() if dice is not None}
+    if not found:
+        return None, ""
+    worst = min(found, key=lambda name: found[name])
+    return found[worst], worst
+
+
+def crossing_tables(case: Case, redactor: Redactor) -> list[dict[str, Any]]:
+    """Return the tables about a case for the page's script: caption, heads, rows of text."""
+    intensities = ["Channel", "Distance", "Limit", "Matching", "Distance after", "By structures"]
+    tables = (
+        ("Intensities", intensities, _matching(case)),
+        ("Stability among views", ["Structure", "Dice of views", "Variation of size"], _views(case)),
+        ("Test-time training", ["Entry", "Value"], _adaptation(case)),
+    )
+    return [
+        {"caption": caption, "head": head, "rows": [[redactor.text(cell) for cell in row] for row in rows]}
+        for caption, head, rows in tables
+        if rows
+    ]
+
+
+def _matching(case: Case) -> Rows:
+    method = str(_table(case.crossing.get("intensity")).get("method", "none"))
+    rows = []
+    for number, channel in enumerate(_channels(case)):
+        before, after = _table(channel.get("before")), _table(channel.get("after"))
+        done = f"left alone ({channel.get('why', '')})" if channel.get("skipped") else method
+        confidence = _number(channel.get("confidence"))
+        shown = _text(confidence, 2) if method == "anchored" and not channel.get("skipped") else ""
+        own, limit, left = (
+            _text(_number(value)) for value in (before.get("body"), before.get("bar"), after.get("body"))
+        )
+        rows.append([str(number), own, limit, done, left, shown])
+    return rows
+
+
+def _views(case: Case) -> Rows:
+    return [[name, _text(dice), _text(variation)] for name, (dice, variation) in _stability(case).items()]
+
+
+def _adaptation(case: Case) -> Rows:
+    record = _table(case.crossing.get("adaptation"))
+    if not record:
+        return []
+    rows = [["method", str(record.get("method", ""))], ["kept", "yes" if record.get("kept") else "no"]]
+    for guard in record.get("guards") or ():
+        facts = _table(guard)
+        rows.append([str(facts.get("name", "guard")), ", ".join(f"{k} {v}" for k, v in facts.items() if k != "name")])
+    return rows
+
+
+def _stability(case: Case) -> dict[str, tuple[float | None, float | None]]:
+    told = _table(_table(case.crossing.get("views")).get("stability"))
+    return {
+        str(name): (_number(_table(scores).get("dice")), _number(_table(scores).get("volume_cv")))
+        for name, scores in told.items()
+    }
+
+
+def _channels(case: Case) -> Sequence[Mapping[str, Any]]:
+    channels = _table(case.crossing.get("intensity")).get("channels")
+    return [channel for channel in channels if isinstance(channel, Mapping)] if isinstance(channels, list) else []
+
+
+def _table(content: Any) -> Mapping[str, Any]:
+    return content if isinstance(content, Mapping) else {}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _text(value: float | None, decimals: int = 3) -> str:
+    return "" if value is None else f"{value:.{decimals}f}"
