@@ -36,6 +36,8 @@ COMPONENTS = (
 )
 LABELS = "nnunetv2.utilities.label_handling.label_handling:LabelManager"
 CASCADE = "training/cascade.py"
+LOADER = "nnunetv2.training.dataloading.data_loader:nnUNetDataLoader"
+LOCAL_LOGGER = "nnunetv2.training.logging.nnunet_logger:LocalLogger"
 
 CALLS = (
     Call(f"{TRAINER}.__init__", "self plans configuration fold dataset_json device", "training/base.py"),
@@ -118,6 +120,25 @@ CALLS = (
     Call(f"{TRAINER}.train_step", "self batch", "training/shift.py"),
     Call(f"{TRAINER}.on_train_epoch_start", "self", "training/shift.py"),
     Call(f"{TRAINER}._get_deep_supervision_scales", "self", "training/shift.py"),
+    # Domains: the loss is added around nnU-Net's, loaders are made under another name.
+    Call(f"{TRAINER}._build_loss", "self", "training/domain.py"),
+    Call(f"{TRAINER}.on_train_epoch_end", "self train_outputs", "training/domain.py"),
+    Call(f"{TRAINER}.load_checkpoint", "self filename_or_checkpoint", "training/domain.py"),
+    Call(f"{TRAINER}.get_tr_and_val_datasets", "self", "training/dann.py"),
+    Call(f"{TRAINER}.get_dataloaders", "self", "training/dann.py, training/domain_loader.py"),
+    Call(
+        f"{LOADER}.__init__",
+        "self data batch_size patch_size final_patch_size label_manager oversample_foreground_percent "
+        "sampling_probabilities pad_sides probabilistic_oversampling transforms",
+        "training/domain_loader.py",
+    ),
+    Call(f"{LOADER}.get_indices", "self", "training/domain_loader.py"),
+    Call(f"{LOCAL_LOGGER}.log", "self key value epoch", "training/domain.py"),
+    Call(
+        "acvl_utils.cropping_and_padding.bounding_boxes:crop_and_pad_nd",
+        "image bbox pad_value pad_kwargs cast_cropped_to",
+        "training/domain_patches.py",
+    ),
     Call("batchgeneratorsv2.transforms.base.basic_transform:BasicTransform.apply", "self data_dict params", CASCADE),
     Call("batchgeneratorsv2.transforms.utils.random:RandomTransform.get_parameters", "self data_dict", CASCADE),
     Call(f"{BINARY}.__init__", "self channel_idx any_of_these strel_size p_per_label", CASCADE),
@@ -143,7 +164,12 @@ CALLS = (
     Call(
         f"{PREPROCESSOR}.run_case_npy",
         "self data seg properties plans_manager configuration_manager dataset_json",
-        "inference/predictor.py",
+        "inference/predictor.py, inference/managers.py",
+    ),
+    Call(
+        f"{PREPROCESSOR}._normalize",
+        "self data seg configuration_manager foreground_intensity_properties_per_channel",
+        "inference/managers.py",
     ),
     Call(f"{READER}.read_images", "self image_fnames", "inference/reading.py, inference/managers.py"),
     Call(f"{READER}.write_seg", "self seg output_fname properties", "inference/managers.py"),
@@ -166,9 +192,17 @@ CALLS = (
     ),
     Call(f"{PREDICTOR}.predict_logits_from_preprocessed_data", "self data", "inference/predictor.py"),
     Call(f"{PREDICTOR}.predict_sliding_window_return_logits", "self input_image", "inference/predictor.py"),
-    Call(f"{PREDICTOR}._internal_get_sliding_window_slicers", "self image_size", "inference/predictor.py"),
+    Call(
+        f"{PREDICTOR}._internal_get_sliding_window_slicers",
+        "self image_size",
+        "inference/predictor.py, inference/adaptation",
+    ),
     Call(f"{LABELS}.apply_inference_nonlin", "self logits", "inference/managers.py"),
-    Call(f"{LABELS}.convert_logits_to_segmentation", "self predicted_logits", "inference/managers.py"),
+    Call(
+        f"{LABELS}.convert_logits_to_segmentation",
+        "self predicted_logits",
+        "inference/managers.py, inference/adaptation",
+    ),
     Call(
         "acvl_utils.cropping_and_padding.padding:pad_nd_image",
         "image new_shape mode kwargs return_slicer shape_must_be_divisible_by",
@@ -216,11 +250,13 @@ CALLS = (
 # Attributes that are read without a call; the managers' are looked up again by nnU-Net's own code.
 PROPERTIES = {
     f"{PLANS}.image_reader_writer_class": "inference/managers.py",
+    f"{PLANS}.transpose_forward": "inference/adaptation",
+    f"{PLANS}.original_median_spacing_after_transp": "inference/adaptation",
     f"{CONFIGURATION}.preprocessor_class": "inference/managers.py",
     f"{CONFIGURATION}.previous_stage_name": "inference/predictor.py",
     f"{CONFIGURATION}.patch_size": "training/base.py, inference/adopt.py, inference/predictor.py",
     f"{CONFIGURATION}.batch_size": "training/shift.py",
-    f"{CONFIGURATION}.spacing": "training/shift.py",
+    f"{CONFIGURATION}.spacing": "training/shift.py, inference/adaptation",
     f"{CONFIGURATION}.use_mask_for_norm": "training/shift.py",
     f"{LABELS}.num_segmentation_heads": "inference/predictor.py",
     f"{LABELS}.all_labels": "training/shift.py",
