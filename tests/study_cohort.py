@@ -104,9 +104,7 @@ class _Maker:
         a, b, c = POWER
         for n in self.planted.sizes:
             loss = SOURCE_DICE - (a - b * (n + 1) ** -c)
-            self._cases(
-                seed, shift, loss, strategy="finetuned", factor="samples", n=n, scanner=self.planted.samples_on
-            )
+            self._cases(seed, shift, loss, strategy="finetuned", factor="samples", n=n, scanner=self.planted.samples_on)
 
     def _cases(
         self, seed: int, shift: float, loss: float, *, strategy: str = "none", scanner: str = SOURCE,
@@ -118,7 +116,8 @@ class _Maker:
             dice = SOURCE_DICE + shift + self.ability[subject] - loss + self.rng.normal(0, self.planted.noise)
             row = {
                 "seed": seed, "strategy": strategy, "scanner": scanner, "factor": factor, "components": "",
-                "severity": "", "n": "", "case": f"case_{subject:03d}", "subject": f"sub-{subject:03d}", **keys,
+                "severity": "0" if scanner == SOURCE else "1", "n": "",
+                "case": f"case_{subject:03d}", "subject": f"sub-{subject:03d}", **keys,
             }  # fmt: skip
             self.case_rows.append(
                 {

@@ -60,7 +60,7 @@ class StudySummary:
         lines += [f"fine-tuning curve, {c.scanner}: {fit_text(c.fit)}" for c in found.samples]
         lines += [_goal_line(goal) for goal in self.goals]
         failed = sum(one.failed for one in found.outcomes)
-        lines += [f"{failed} cases have no score: they enter no mean"] if failed else []
+        lines += [f"{failed} predictions failed (see table 1 for how they count)"] if failed else []
         return "\n".join([*lines, f"{self.folder / 'index.html'}"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _scope(study: Study, found: Results) -> str:
 
 def _share_line(one: Outcome, targets: int) -> str:
     if not one.ran:
-        return f"{one.variant.title}: not run"
+        return f"{one.variant.title}: {one.mean.note}"
     where = "" if len(one.scanners) == targets else f" ({len(one.scanners)} of {targets} targets)"
     p = f", p {one.test.text()}" if one.test is not None else ""
     return f"{one.variant.title}: {one.share.percent()} of the gap, mean Dice {one.mean.text()}{p}{where}"

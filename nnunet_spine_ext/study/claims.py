@@ -242,7 +242,7 @@ def _region_curves(results: Results) -> dict[str, Array]:
 def _strategies(results: Results) -> Iterator[Claim]:
     for strategy, share in paper.SHARES.items():
         found = results.outcome(strategy)
-        if found is not None and found.share.note != "not run":
+        if found is not None and found.ran:
             n = f", N = {found.variant.n}" if found.variant.n is not None else ""
             yield Claim(
                 f"share of the gap recovered: {TITLES[strategy].title}{n}",

@@ -12,7 +12,7 @@ import numpy as np
 
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.evaluate.regions import REGIONS
-from nnunet_spine_ext.study.measured import CASE_VALUES, SCANNER, VERTEBRA_VALUES, Condition, Study
+from nnunet_spine_ext.study.measured import CASE_VALUES, SCANNER, VERTEBRA_VALUES, Condition, Row, Study
 from nnunet_spine_ext.study.statistics import Draws, crossed, nanmean, panels
 
 # C1 to S1, the vertebrae of the paper, with the levels that some people have.
@@ -160,6 +160,26 @@ class Cohort:
         return nanmean(nanmean(np.stack(values), axis=1), axis=0)
 
     def failed(self, variant: Variant, scanner: str) -> int:
-        """Return how many cases (over all seeds) have no Dice."""
+        """Return how many predictions (over all seeds) failed: cases of failures.csv, and those without a Dice."""
         condition = Condition(variant.strategy, scanner, SCANNER, n=variant.n)
-        return sum(r.condition == condition and not math.isfinite(r.values[0]) for r in self.study.cases)
+        lost = {(r.seed, r.case) for r in self._rows.get(condition, ()) if not math.isfinite(r.values[0])}
+        named = {(seed, case) for strategy, n, seed, case in self.study.failures if (strategy, n) == variant}
+        return len(lost | {one for one in named if self._scanner_of.get(one[1]) == scanner})
+
+    @cached_property
+    def _rows(self) -> dict[Condition, list[Row]]:
+        found: dict[Condition, list[Row]] = {}
+        for row in self.study.cases:
+            found.setdefault(row.condition, []).append(row)
+        return found
+
+    @cached_property
+    def _scanner_of(self) -> dict[str, str]:
+        """The scanner of each case; a case of a component has none."""
+        return {row.case: row.condition.scanner for row in self.study.cases if row.condition.factor == SCANNER}
+
+    def missing(self, variant: Variant, scanner: str) -> str:
+        """Return in two words why a strategy has no score on a scanner."""
+        if self.failed(variant, scanner):
+            return "failed"
+        return "not available" if variant.strategy in self.study.unavailable else "not run"

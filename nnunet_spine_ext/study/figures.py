@@ -93,7 +93,7 @@ def figure2(results: Results) -> Figure:
         whole = one.scanners == results.none.scanners
         mean = one.mean if whole else UNKNOWN
         marks.append(Mark(_MEAN, mean.value, mean.low, mean.high))
-        rows.append(MarkRow(one.variant.title, tuple(marks), "not run" if not one.ran else ""))
+        rows.append(MarkRow(one.variant.title, tuple(marks), one.mean.note if not one.ran else ""))
         for name in (results.cohort.study.source, *targets):
             note = one.dice[name].note
             data.append({"strategy": one.variant.key, "scanner": name, "dice": one.dice[name], "note": note})

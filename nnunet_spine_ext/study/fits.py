@@ -62,7 +62,8 @@ def power_law(draws: Draws, sizes: Sequence[int], curves: Sequence[Array]) -> Po
     n = np.array([sizes[k] for k in known], dtype=np.float64)
     table = np.stack([curves[k] for k in known], axis=1)
     parameters, errors, reasons = _fit(n, table)
-    reason = _REASONS[reasons[0]]
+    # Resamples that end at the bound stay in the intervals: without them these would be too narrow.
+    reason = _REASONS[reasons[0]] or (_BOUND if parameters[0, 0] >= 1.0 else "")
     if reason:
         return PowerLaw(UNKNOWN, UNKNOWN, UNKNOWN, math.nan, False, 0.0, reason, empty)
     a, b, c = (draws.estimate(parameters[:, k]) for k in range(3))
@@ -77,6 +78,7 @@ _REASONS = (
     "no plateau in sight: the curve still rises like a logarithm",
     "the whole rise is in the first step: its rate cannot be told",
 )
+_BOUND = "no plateau in sight: the curve would pass a Dice of 1"
 
 
 def _fit(n: Array, table: Array) -> tuple[Array, Array, Array]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ KEYS = ("seed", "strategy", "scanner", "factor", "components", "severity", "n", 
 CASE_VALUES = ("dice", "semantic_dice", "id_rate", "msd_mm", "vertebrae", "missing", "seconds", "forward_passes")
 VERTEBRA_VALUES = ("dice", "msd_mm", "detected", "identified")
 GAP_VALUES = ("quantile_distance", "snr_ratio", "resolution_ratio", "feature_distance", "ceiling_dice")
-_WORDS = {"": math.nan, "nan": math.nan, "none": math.nan, "true": 1.0, "false": 0.0}
+_WORDS = {"": math.nan, "none": math.nan, "true": 1.0, "false": 0.0}
 
 
 class Condition(NamedTuple):
@@ -51,6 +51,8 @@ class Study:
 
     `cases`, `vertebrae` and `gaps` have the values `CASE_VALUES`, `VERTEBRA_VALUES` and `GAP_VALUES`. `targets` are the
     scanners (or domains) other than `source`, those asked for first; `strategies` and `samples` are what was asked for.
+    `failures` are the cases of failures.csv: (strategy, n, seed, case); they may have a row in cases.csv, as empty
+    masks. `unavailable` says why a strategy could not be run.
     """
 
     folder: Path
@@ -62,6 +64,13 @@ class Study:
     targets: tuple[str, ...]
     strategies: tuple[str, ...]
     samples: tuple[int, ...]
+    failures: frozenset[tuple[str, int | None, str, str]] = frozenset()
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def of_vertebrae(self) -> bool:
+        """Whether Dice is that of vertebrae; without instance masks it is that of classes."""
+        return bool(self.vertebrae) or asked_for(self.facts, "vertebrae") is not False
 
     @property
     def seeds(self) -> tuple[str, ...]:
@@ -105,6 +114,7 @@ def read_study(folder: str | Path) -> Study:
     sizes = asked_for(facts, "samples")
     sizes = sizes.get("counts") if isinstance(sizes, Mapping) else sizes
     listed = [int(n) for n in sizes if str(n).isdigit()] if isinstance(sizes, list | tuple) else []
+    unavailable = asked_for(facts, "unavailable")
     measured = [row.condition.n for row in cases if row.condition.factor == SAMPLES]
     return Study(
         folder,
@@ -116,7 +126,17 @@ def read_study(folder: str | Path) -> Study:
         tuple(name for name in dict.fromkeys((*asked, *seen)) if name != source),
         tuple(strategies),
         tuple(sorted({*listed, *(n for n in measured if n is not None)})),
+        _failures(folder / "failures.csv"),
+        {str(name): str(why) for name, why in unavailable.items()} if isinstance(unavailable, Mapping) else {},
     )
+
+
+def _failures(path: Path) -> frozenset[tuple[str, int | None, str, str]]:
+    """Failed predictions; rows about whole steps name no case."""
+    if not path.is_file():
+        return frozenset()
+    rows = _rows(path, ())
+    return frozenset((r.condition.strategy, r.condition.n, r.seed, r.case) for r in rows if r.case)
 
 
 def asked_for(facts: Mapping[str, Any], key: str) -> Any:
@@ -162,8 +182,9 @@ def _optional(path: Path, values: tuple[str, ...]) -> tuple[Row, ...]:
 
 
 def _rows(path: Path, values: tuple[str, ...]) -> Iterator[Row]:
-    of_gaps, of_vertebrae = values is GAP_VALUES, values is VERTEBRA_VALUES
-    needed = ("seed", "scanner", "case") if of_gaps else KEYS + (("level", "region") if of_vertebrae else ())
+    needed: tuple[str, ...] = ("seed", "scanner", "case")
+    if values in (CASE_VALUES, VERTEBRA_VALUES):
+        needed = KEYS + (("level", "region") if values == VERTEBRA_VALUES else ())
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             reader = csv.reader(stream)
@@ -171,43 +192,55 @@ def _rows(path: Path, values: tuple[str, ...]) -> Iterator[Row]:
             missing = [name for name in (*needed, *values) if name not in header]
             if missing:
                 raise _bad(path, f"no column {', '.join(missing)}", f"the columns {', '.join((*needed, *values))}")
-            at = {name: header.index(name) for name in header}
-            width = len(header)
+            read = _Reader(path, header, values)
             for line, cells in enumerate(reader, start=2):
-                if cells and len(cells) != width:
-                    raise _bad(path, f"{len(cells)} values in line {line}", f"{width}, as in its header")
+                if cells and len(cells) != len(header):
+                    raise _bad(path, f"{len(cells)} values in line {line}", f"{len(header)}, as in its header")
                 if cells:
-                    yield _row(path, line, cells, at, values)
+                    yield read.row(line, cells)
     except (UnicodeDecodeError, csv.Error) as error:
         raise _bad(path, f"cannot be read ({error})", "a CSV file in UTF-8") from error
 
 
-def _row(path: Path, line: int, cells: list[str], at: Mapping[str, int], values: tuple[str, ...]) -> Row:
-    def text(name: str) -> str:
-        return cells[at[name]].strip() if name in at else ""
+class _Reader:
+    """Makes rows of cells; large studies have hundreds of thousands, of few conditions."""
 
-    def number(name: str) -> float:
-        word = text(name)
+    def __init__(self, path: Path, header: list[str], values: tuple[str, ...]) -> None:
+        self._path = path
+        # Where a file lacks a column, its cells are those of one that is always empty.
+        at = {name: place for place, name in enumerate(header)}
+        self._condition_at = [at.get(name, -1) for name in KEYS[1:7]]
+        self._text_at = [at.get(name, -1) for name in ("seed", "case", "subject", "level", "region")]
+        self._values = [(at[name], name) for name in values]
+        self._conditions: dict[tuple[str, ...], Condition] = {}
+
+    def row(self, line: int, cells: list[str]) -> Row:
+        """Return the row of a line."""
+        cells = [*(cell.strip() for cell in cells), ""]
+        key = tuple(cells[place] for place in self._condition_at)
+        if key not in self._conditions:
+            self._conditions[key] = self._condition(line, *key)
+        seed, case, subject, level, region = (cells[place] for place in self._text_at)
+        values = tuple(self._number(line, name, cells[place]) for place, name in self._values)
+        # A case without a subject is a subject of its own, as in evaluations.
+        return Row(self._conditions[key], seed, case, subject or case, values, level, region.lower())
+
+    def _condition(
+        self, line: int, strategy: str, scanner: str, factor: str, components: str, severity: str, size: str
+    ) -> Condition:
+        n = self._number(line, "n", size)
+        factor = factor or SCANNER
+        # The severity of a whole scanner is no condition of its own: 0 is the source, 1 a target.
+        parts = (components, _plain(severity)) if factor in (COMPONENT, PAIR) else ("", "")
+        return Condition(strategy or "none", scanner, factor, *parts, None if math.isnan(n) else int(n))
+
+    def _number(self, line: int, name: str, word: str) -> float:
         try:
-            return _WORDS[word.lower()] if word.lower() in _WORDS else float(word)
+            return float(word)
         except ValueError as error:
-            raise _bad(path, f"{name} {word!r} in line {line}", "a number or nothing") from error
-
-    n = number("n") if "n" in at else math.nan
-    condition = Condition(
-        text("strategy") or "none",
-        text("scanner"),
-        text("factor") or SCANNER,
-        text("components"),
-        _plain(text("severity")),
-        None if math.isnan(n) else int(n),
-    )
-    case = text("case")
-    # A case without a subject is a subject of its own, as in evaluations.
-    return Row(
-        condition, text("seed"), case, text("subject") or case, tuple(map(number, values)), text("level"),
-        text("region").lower(),
-    )  # fmt: skip
+            if word.lower() in _WORDS:
+                return _WORDS[word.lower()]
+            raise _bad(self._path, f"{name} {word!r} in line {line}", "a number or nothing") from error
 
 
 def _plain(severity: str) -> str:
@@ -222,8 +255,3 @@ def _bad(path: Path, found: str, expected: str) -> CaseError:
     return CaseError(
         "E-STUDY-TABLE", file=path, found=found, expected=expected, fix="restore the file, or run the study again"
     )
-
-
-def pick(rows: Iterable[Row], wanted: Callable[[Row], bool]) -> tuple[Row, ...]:
-    """Return the rows that are wanted."""
-    return tuple(row for row in rows if wanted(row))

@@ -161,7 +161,7 @@ def _scanner(cohort: Cohort, name: str, role: str, gaps: Mapping[str, Mapping[st
         found = cohort.values(value).get(condition)
         return UNKNOWN if found is None else draws.estimate(draws.curve(found))
 
-    note = "" if score is not None else ("failed" if mine else "not run")
+    note = "" if score is not None else cohort.missing(NONE, name)
     dice = mean("dice")
     return ScannerRow(
         name,

@@ -131,7 +131,8 @@ def _outcome(cohort: Cohort, variant: Variant) -> Outcome:
     draws, targets = cohort.draws, cohort.ran(variant)
     dice = {name: _dice(cohort, variant, name) for name in (cohort.study.source, *cohort.study.targets)}
     if not targets:
-        return Outcome(variant, dice, failed=_failed(cohort, variant))
+        missing = Estimate(math.nan, note=next((one.note for one in dice.values() if not one.known), "not run"))
+        return Outcome(variant, dice, mean=missing, share=missing, failed=_failed(cohort, variant))
     values = [cohort.score("dice", variant, name) for name in targets]
     scores = [one for one in values if one is not None]
     curves = [draws.curve(one) for one in scores]
@@ -163,7 +164,7 @@ def _failed(cohort: Cohort, variant: Variant) -> int:
 def _dice(cohort: Cohort, variant: Variant, scanner: str) -> Estimate:
     found = cohort.score("dice", variant, scanner)
     if found is None:
-        return Estimate(math.nan, note="failed" if cohort.failed(variant, scanner) else "not run")
+        return Estimate(math.nan, note=cohort.missing(variant, scanner))
     return cohort.draws.estimate(cohort.draws.curve(found))
 
 

@@ -41,20 +41,27 @@ def table1(results: Results) -> Table:
         Column("dice", "Dice", "estimate"), Column("drop", "Loss", "estimate"),
         Column("semantic_dice", "Dice of classes", "estimate", wide=False), Column("id_rate", "ID rate", "estimate"),
         Column("msd_mm", "MSD (mm)", "estimate", 2), Column("vertebrae", "Vertebrae", "number", 0, wide=False),
-        Column("missing", "Missed vertebrae", "number", 0), Column("dice_seed_sd", "SD over seeds", "number", 4),
+        Column("missing", "Missed", "number", 0), Column("dice_seed_sd", "SD over seeds", "number", 4),
     )  # fmt: skip
     rows = [_scanner(row) for row in results.scanners]
     strong = frozenset(k for k, row in enumerate(results.scanners) if row.role == "source")
     notes = _notes(
         results,
         "Gaps are measured between each image and the source; ratios are 1 where nothing differs.",
-        "Dice: mean over the true vertebrae, a missed one counts as 0; MSD over those that were found.",
+        _dice_text(results),
         "Resolution ceiling: Dice of the true mask, sampled to the scanner's voxels and back.",
-        "Failed cases have no score and enter no mean.",
+        "Failed: predictions that stopped with an error. They count as empty masks (Dice 0) where cases.csv has a row "
+        "of them with a Dice, and enter no mean otherwise.",
     )
     return Table(
         "table1", "Table 1: direct transfer to other scanners, no adaptation", columns, tuple(rows), notes, strong
     )
+
+
+def _dice_text(results: Results) -> str:
+    if results.cohort.study.of_vertebrae:
+        return "Dice: mean over the true vertebrae, a missed one counts as 0; MSD over those that were found."
+    return "No instance masks: Dice and MSD are means over classes, and there is no ID rate."
 
 
 def _scanner(row: ScannerRow) -> dict[str, Any]:
@@ -88,7 +95,7 @@ def table3(results: Results) -> Table:
         Column("targets", "Targets"), Column("mean", "Mean", "estimate"),
         Column("worst_scanner", "Worst scanner"), Column("worst", "Its Dice", "estimate"),
         Column("worst_decile", "Worst tenth", "estimate"), Column("share", "Share of the gap", "share"),
-        Column("mean_of_shares", "Mean of shares", "share", wide=False), Column("gain", "Gain", "estimate"),
+        Column("mean_of_shares", "Mean of shares", "share", wide=False), Column("gain", "Gain", "estimate", wide=False),
         Column("p", "p", wide=False), Column("p_holm", "p (Holm)"), Column("rank_biserial", "Effect", "number", 2),
         Column("pairs", "Pairs", wide=False), Column("source_change", "Change on the source", "estimate", 4),
         Column("cervical_lumbar", "Cervical-lumbar gap", "share", 2, wide=False),
