@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from finetune_builder import CONFIGURATION, NAME, SHORT, TARGET, edit, planned, source_model, target_dataset
+from finetune_builder import (
+    CONFIGURATION,
+    NAME,
+    SHORT,
+    TARGET,
+    edit,
+    planned,
+    preprocess,
+    source_model,
+    target_dataset,
+    trainer_of,
+)
 from model_builder import LABELS14, make_image
 
 from nnunet_spine_ext.cli.finetune_plan import main
@@ -238,6 +249,23 @@ def cascade(plans: dict[str, Any]) -> None:
     plans["configurations"][CONFIGURATION]["previous_stage"] = "3d_lowres"
 
 
+def test_the_domain_head_of_the_source_stays_behind(nnunet_folders: Folders) -> None:
+    source_model(nnunet_folders, trainer="nnUNetTrainerSpineDANN", change=lambda p: p["spine_ext"].update(domain={}))
+    target_dataset(nnunet_folders)
+    make(nnunet_folders)
+    settings = settings_from_plans(content(nnunet_folders))
+    assert settings.domain is None
+    assert settings.finetune is not None
+    assert settings.finetune.source.trainer == "nnUNetTrainerSpineDANN"
+
+
+@pytest.mark.parametrize("parent", ["nowhere", CONFIGURATION])
+def test_configurations_that_inherit_from_nothing(nnunet_folders: Folders, parent: str) -> None:
+    source_model(nnunet_folders, change=lambda p: p["configurations"][CONFIGURATION].update(inherits_from=parent))
+    target_dataset(nnunet_folders)
+    assert refused(nnunet_folders).code == "E-MODEL-JSON"
+
+
 def inheriting(plans: dict[str, Any]) -> None:
     plans["configurations"]["base"] = plans["configurations"].pop(CONFIGURATION)
     plans["configurations"][CONFIGURATION] = {"inherits_from": "base", "batch_size": 3}
@@ -332,9 +360,11 @@ def test_code_in_a_checkpoint_is_refused_or_stripped(nnunet_folders: Folders) ->
     checkpoint = stored.source.checkpoints["0"]
     copy = folder / "ft_source_fold_0.pth"
     assert checkpoint.path == f"$nnUNet_preprocessed/{TARGET}/{copy.name}"
-    assert checkpoint.sha256 == sha256(copy)
+    assert (checkpoint.sha256, checkpoint.copy_of) == (sha256(copy), sha256(path))
     assert torch.load(copy, weights_only=True)["network_weights"].keys() == content_of["network_weights"].keys()
-    assert finetune.cases == stored.cases
+    assert finetune == stored
+    preprocess(folder)
+    trainer_of(folder).initialize()
 
 
 class Odd:

@@ -109,7 +109,7 @@ def finetune_plan(
     if not dry_run:
         restore_tables(target.folder)
     configuration = _configuration(model)
-    source = _source(model, target, name, configuration, trust=trust)
+    source = _source(model, target, name, trust=trust)
     rows = with_labels(target)
     selection = named(rows, cases, validation) if cases else select(rows, n, seed, validation)
     chosen = FinetuneSettings(
@@ -134,7 +134,8 @@ def finetune_plan(
         written=not dry_run,
     )
     if not dry_run:
-        _write(target, model, chosen, plans, trust=trust)
+        _write(target, model, plans, trust=trust)
+        result.finetune = settings_from_plans(plans).finetune or chosen
     return result
 
 
@@ -143,7 +144,17 @@ def _configuration(model: TrainedModel) -> dict[str, Any]:
     configurations = model.plans["configurations"]
     content: dict[str, Any] = {}
     name: str | None = model.configuration
+    visited: list[str] = []
     while name is not None:
+        if name in visited or name not in configurations:
+            raise SetupError(
+                "E-MODEL-JSON",
+                file=model.folder / "plans.json",
+                found=f"no configuration {name}" if name not in configurations else f"{name} inherits from itself",
+                expected=f"the configuration {model.configuration} that the checkpoint names",
+                fix="copy the model again",
+            )
+        visited.append(name)
         parent = configurations[name]
         content = {**parent, **content}
         name = parent.get("inherits_from")
@@ -160,9 +171,7 @@ def _configuration(model: TrainedModel) -> dict[str, Any]:
     return content
 
 
-def _source(
-    model: TrainedModel, target: Target, name: str, configuration: Mapping[str, Any], *, trust: bool
-) -> SourceModel:
+def _source(model: TrainedModel, target: Target, name: str, *, trust: bool) -> SourceModel:
     settings = settings_from_plans(model.plans)
     refuse_soft(settings, str(model.folder / "plans.json"))
     heads, regions = head_names(model.dataset_json)
@@ -180,7 +189,10 @@ def _source(
         )
     paths = {fold: model.folder / f"fold_{fold}" / model.checkpoint for fold in model.folds}
     checkpoints = {
-        fold: SourceCheckpoint(_portable(_copy(target, name, fold) if trust else path), sha256(path))
+        fold: SourceCheckpoint(_portable(path), sha256(path))
+        if not trust
+        # Its own sum is known when it is written.
+        else SourceCheckpoint(_portable(_copy(target, name, fold)), "", copy_of=sha256(path))
         for fold, path in paths.items()
     }
     before = settings.finetune
@@ -233,9 +245,8 @@ def _plans(
     model: TrainedModel, target: Target, name: str, configuration: dict[str, Any], settings: SpineSettings
 ) -> dict[str, Any]:
     plans = {**model.plans, "dataset_name": target.folder.name, "plans_name": name}
-    facts = {key: plans.get(key) for key in _PREPROCESSING} | {
-        key: configuration.get(key) for key in _OWN_PREPROCESSING
-    }
+    facts = {key: plans.get(key) for key in _PREPROCESSING}
+    facts |= {key: configuration.get(key) for key in _OWN_PREPROCESSING}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
     # Plans that differ in N, seed or schedule alone share their data, and no other plans have data of this name.
     own = {**configuration, "data_identifier": f"spineFinetune_{digest}_{model.configuration}"}
@@ -248,7 +259,7 @@ def _facts(finetune: FinetuneSettings, selection: Selection, settings: SpineSett
     dropped = [label for label in finetune.source.heads if label not in wanted]
     domains = ", ".join(f"{count} {domain}" for domain, count in selection.domains.items())
     facts = [f"from {finetune.source.model}, fold {', '.join(finetune.source.checkpoints)}"]
-    facts += [f"fold {fold}: SHA-256 {c.sha256[:16]}… {c.path}" for fold, c in finetune.source.checkpoints.items()]
+    facts += [f"fold {fold}: SHA-256 {c.original[:16]}… {c.path}" for fold, c in finetune.source.checkpoints.items()]
     facts += [
         f"{len(finetune.cases)} cases of {finetune.n} subjects ({domains}): {_listed(finetune.cases)}",
         f"validation: {_listed(finetune.validation)}",
@@ -287,17 +298,15 @@ def _next_steps(target: Target, plans: Mapping[str, Any], configuration: str) ->
     return steps + [f"next: nnUNetv2_train {number} {configuration} {fold} {rest}" for fold in folds]
 
 
-def _write(
-    target: Target, model: TrainedModel, finetune: FinetuneSettings, plans: dict[str, Any], *, trust: bool
-) -> None:
+def _write(target: Target, model: TrainedModel, plans: dict[str, Any], *, trust: bool) -> None:
     if not (target.folder / "dataset.json").is_file():
         write_json(target.folder / "dataset.json", target.dataset_json)
     if trust:
-        _write_copies(target, model, finetune, plans)
+        _write_copies(target, model, plans)
     write_json(target.folder / f"{plans['plans_name']}.json", plans)
 
 
-def _write_copies(target: Target, model: TrainedModel, finetune: FinetuneSettings, plans: dict[str, Any]) -> None:
+def _write_copies(target: Target, model: TrainedModel, plans: dict[str, Any]) -> None:
     """Write the weights alone, for a training that loads without --trust; enter their sums into the plans."""
     import torch
 
@@ -305,7 +314,7 @@ def _write_copies(target: Target, model: TrainedModel, finetune: FinetuneSetting
 
     name = str(plans["plans_name"])
     entries = plans[SETTINGS_KEY]["finetune"]["source"]["checkpoints"]
-    for fold, state in zip(finetune.source.checkpoints, model.parameters, strict=True):
+    for fold, state in zip(model.folds, model.parameters, strict=True):
         path = _copy(target, name, fold)
         with atomic_path(path) as temporary:
             torch.save({"network_weights": dict(state)}, temporary)

@@ -16,10 +16,22 @@ Parts = Literal["norm", "decoder", "all"]
 
 @dataclass(frozen=True)
 class SourceCheckpoint:
-    """Weights of one fold. `path` may begin with ``$nnUNet_results`` or ``$nnUNet_preprocessed``; `sha256` in hex."""
+    """Weights of one fold.
+
+    Parameters
+    ----------
+    path: may begin with ``$nnUNet_results`` or ``$nnUNet_preprocessed``. sha256: of the file, in hex.
+    copy_of: SHA-256 of the checkpoint that the file holds the weights of, where it is a copy without code.
+    """
 
     path: str
     sha256: str
+    copy_of: str | None = None
+
+    @property
+    def original(self) -> str:
+        """SHA-256 of the checkpoint that training wrote."""
+        return self.copy_of or self.sha256
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,7 @@ class SourceModel:
 
     def ancestor(self) -> Ancestor:
         """Return what the plans of a further fine-tuning remember of this one."""
-        return Ancestor(self.model, {fold: c.sha256 for fold, c in self.checkpoints.items()})
+        return Ancestor(self.model, {fold: c.original for fold, c in self.checkpoints.items()})
 
 
 @dataclass(frozen=True)
