@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunet_spine_ext.inference.folder import open_model_folder
 from nnunet_spine_ext.study.conditions import SOURCE, Condition, targets
-from nnunet_spine_ext.study.config import StudyConfig
+from nnunet_spine_ext.study.config import StudyConfig, digest
 from nnunet_spine_ext.study.images import Images, spine_steps, target_named
 from nnunet_spine_ext.study.steps import Step
 from nnunet_spine_ext.study.trainings import (
@@ -74,6 +74,7 @@ class Models:
             "settings": list(settings), "device": self.config.device,
         }  # fmt: skip
         facts = {"training": asdict(row), "seed": seed, "settings": list(settings)}
+        arguments["stamp"] = self._stamp(facts)
         output = f"{path}/fold_0/checkpoint_final.pth"
         self._add(Step(name, train, arguments, facts, (plan.name,), _TRAIN_S, (output,), training != "source"))
         return Model(path, (name,), facts)
@@ -114,6 +115,7 @@ class Models:
             "validation": condition.case(f"phantom{most + 1:04d}"),
         }  # fmt: skip
         facts = {"n": n, "seed": seed, "settings": settings, "source": source.facts}
+        arguments["stamp"] = self._stamp({**facts, "scanner": condition.text, "most": most})
         path = model_folder(number, FINETUNE, f"study-finetune{n}-{seed}", network.configuration)
         name = f"fine-tune to {condition.scanner} N={n}, seed {seed}"
         output = f"{path}/fold_0/checkpoint_final.pth"
@@ -173,6 +175,13 @@ class Models:
 
     def _add(self, step: Step) -> Step:
         return self.steps.setdefault(step.name, step)
+
+    def _stamp(self, facts: Any) -> str:
+        """Return what stands for a training: its facts, the spines and the network."""
+        config = self.config
+        data = None if config.phantoms is None else {**asdict(config.phantoms), "test": 0}
+        network = (config.network.configuration, config.network.preset, config.network.settings)
+        return digest(facts, data, network, config.scanners)
 
     def _digest(self, folder: str) -> str:
         folds = self.config.folds

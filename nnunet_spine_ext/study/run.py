@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_spine_ext import __version__
-from nnunet_spine_ext.core.errors import EXIT_INTERNAL, EXIT_OK, EXIT_SETUP, EXIT_SOME_FAILED, UsageError
+from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SETUP, EXIT_SOME_FAILED, UsageError
 from nnunet_spine_ext.core.io import read_json, write_json
 from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.study.assemble import Assembly, assemble
@@ -51,14 +51,14 @@ class StudyResult:
 
     @property
     def exit_code(self) -> int:
-        """0; 3: something failed or was left out; 1: void, there is no gap to recover; 5: nothing could be scored."""
+        """0; 3: something failed or was left out, or there is no gap to recover; 5: nothing could be scored."""
         if self.planned is not None:
             return EXIT_OK
         if self.summary is None:
             return EXIT_SETUP
         if self.outcome.failed or self.outcome.left_out or self._failed():
             return EXIT_SOME_FAILED
-        return EXIT_INTERNAL if self.summary.void else EXIT_OK
+        return self.summary.exit_code
 
     def _failed(self) -> list[dict[str, Any]]:
         """Return the failures without strategies that were never there: these were asked for in vain, not lost."""

@@ -56,10 +56,9 @@ def score_strategy(
 
 
 def _facts(entry: Mapping[str, Any]) -> dict[str, Any]:
-    passes = entry.get("forward_passes", entry.get("views"))
     return {
         "seconds": entry.get("seconds"),
-        "forward_passes": len(passes) if isinstance(passes, list) else passes,
+        "forward_passes": entry.get("forward_passes"),
         "warnings": sorted({str(found["code"]) for found in entry.get("warnings", [])}),
     }
 

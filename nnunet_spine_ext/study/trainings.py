@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from nnunet_spine_ext.core.io import read_json
+from nnunet_spine_ext.core.io import write_text
 from nnunet_spine_ext.study.commands import command
 from nnunet_spine_ext.study.datasets import move_plans, spec, write_dataset
+from nnunet_spine_ext.training.finetune_plan import finetune_plan
+from nnunet_spine_ext.training.plan import plan
 
 BASE = "spineStudy"
 SOURCE_DATASET, MIXED_DATASET, FIRST_TARGET = 901, 902, 910
@@ -18,19 +20,24 @@ SOURCE_DATASET, MIXED_DATASET, FIRST_TARGET = 901, 902, 910
 
 @dataclass(frozen=True)
 class Training:
-    """A network to train: with which trainer and preset, on the labelled source or with unlabelled targets beside."""
+    """A network to train.
+
+    `mixed`: with unlabelled targets beside the labelled source. `settings`: assignments beyond those of its preset.
+    """
 
     name: str
     trainer: str
     preset: str | None = None
     mixed: bool = False
+    settings: tuple[str, ...] = ()
 
 
 _ALL = (
     Training("source", "nnUNetTrainerSpine"),
     Training("shift", "nnUNetTrainerSpineShift", "shift"),
     Training("gin", "nnUNetTrainerSpineShift", "gin"),
-    Training("adversarial", "nnUNetTrainerSpineDANN", "dann", mixed=True),
+    # Two scanners of one manufacturer are two domains.
+    Training("adversarial", "nnUNetTrainerSpineDANN", "dann", mixed=True, settings=("domain.key=model",)),
     Training("shift_dann", "nnUNetTrainerSpineShiftDANN", "shift-dann"),
 )
 TRAININGS: Mapping[str, Training] = MappingProxyType({row.name: row for row in _ALL})
@@ -72,9 +79,7 @@ def plan_source(
     write_dataset(study, described, folders, (), validation)
     number = str(SOURCE_DATASET)
     command(study, "nnUNetv2_plan_and_preprocess", "-d", number, "-c", configuration, "-npfp", 1, "--no_pp", "--clean")
-    chosen = ["--preset", preset] if preset else []
-    command(study, "nnUNetv2_spine_plan", "-d", number, "-c", configuration, "--name", BASE, "--overwrite",
-            *chosen, *(f"--set={text}" for text in settings))  # fmt: skip
+    plan(number, c=configuration, name=BASE, preset=preset, assignments=list(settings), overwrite=True)
     command(study, "nnUNetv2_preprocess", "-d", number, "-plans_name", BASE, "-c", configuration, "-np", 1)
 
 
@@ -91,18 +96,21 @@ def plan_mixed(
 
 
 def train(
-    study: str | Path, *, training: str, seed: int, configuration: str, settings: Sequence[str], device: str
-) -> str:
-    """Plan a variant and train it, going on where an interrupted training stopped; return the model's folder."""
+    study: str | Path, *, training: str, seed: int, configuration: str, settings: Sequence[str], device: str,
+    stamp: str,
+) -> str:  # fmt: skip
+    """Plan a variant and train it, going on where an interrupted training stopped; return the model's folder.
+
+    `stamp`: stands for everything that decides the training; one of another stamp is not gone on with.
+    """
     study = Path(study)
     row = TRAININGS[training]
     number = MIXED_DATASET if row.mixed else SOURCE_DATASET
     plans = plans_name(training, seed)
     folder = model_folder(number, row.trainer, plans, configuration)
-    chosen = ["--preset", row.preset] if row.preset else []
-    command(study, "nnUNetv2_spine_plan", "-d", number, "-c", configuration, "-p", BASE, "--name", plans, "--overwrite",
-            *chosen, f"--set=train.seed={seed}", *(f"--set={text}" for text in settings))  # fmt: skip
-    _train(study, number, row.trainer, plans, configuration, device, study / folder)
+    assigned = [f"train.seed={seed}", *row.settings, *settings]
+    plan(str(number), p=BASE, c=configuration, name=plans, preset=row.preset, assignments=assigned, overwrite=True)
+    _train(study, number, row.trainer, plans, configuration, device, study / folder, stamp)
     return folder
 
 
@@ -114,7 +122,7 @@ def plan_target(study: str | Path, *, number: int, folders: Sequence[str], sides
 
 def finetune(
     study: str | Path, *, number: int, model: str, n: int, seed: int, configuration: str, settings: Sequence[str],
-    device: str, validation: str,
+    device: str, stamp: str, validation: str,
 ) -> str:  # fmt: skip
     """Fine-tune a model with `n` cases of a target dataset; return the new model's folder.
 
@@ -123,34 +131,25 @@ def finetune(
     study = Path(study)
     plans = f"study-finetune{n}-{seed}"
     folder = model_folder(number, FINETUNE, plans, configuration)
-    chosen = [f"--set={text}" for text in settings]
-    command(study, "nnUNetv2_spine_finetune_plan", "-m", study / model, "-d", number, "--name", plans, "--n", n,
-            "--seed", seed, "--validation", validation, "--overwrite", *chosen)  # fmt: skip
+    finetune_plan(study / model, str(number), name=plans, n=n, seed=seed, validation=[validation],
+                  assignments=list(settings), overwrite=True)  # fmt: skip
     command(study, "nnUNetv2_preprocess", "-d", number, "-plans_name", plans, "-c", configuration, "-np", 1)
-    _train(study, number, FINETUNE, plans, configuration, device, study / folder)
+    _train(study, number, FINETUNE, plans, configuration, device, study / folder, stamp)
     return folder
 
 
-def _train(study: Path, number: int, trainer: str, plans: str, configuration: str, device: str, folder: Path) -> None:
-    fold = folder / "fold_0"
-    fresh = _same_plans(study, number, plans, folder)
-    if not fresh and folder.exists():
-        # Of another configuration of this study: its steps no longer fit.
-        shutil.rmtree(folder)
-    resumed = ["--c"] if fresh and (fold / "checkpoint_latest.pth").is_file() else []
-    device = _device(device)
-    command(study, "nnUNetv2_train", number, configuration, 0, "-tr", trainer, "-p", plans, "-device", device, *resumed,
-            training=True)  # fmt: skip
-
-
-def _same_plans(study: Path, number: int, plans: str, folder: Path) -> bool:
-    """Whether an interrupted training is of the plans that are there now; facts that training adds do not count."""
-    if not (folder / "plans.json").is_file():
-        return False
-    now = read_json(study / "nnUNet_preprocessed" / dataset_name(number) / f"{plans}.json")
-    before = read_json(folder / "plans.json")
-    same = all(now[key] == before.get(key) for key in ("configurations", "transpose_forward"))
-    return same and all(now["spine_ext"][key] == before["spine_ext"].get(key) for key in ("train", "preset"))
+def _train(
+    study: Path, number: int, trainer: str, plans: str, configuration: str, device: str, folder: Path, stamp: str
+) -> None:
+    begun = study / "trainings" / f"{number}-{plans}.txt"
+    same = begun.is_file() and begun.read_text(encoding="utf-8") == stamp
+    if not same:
+        shutil.rmtree(folder, ignore_errors=True)
+        begun.parent.mkdir(parents=True, exist_ok=True)
+        write_text(begun, stamp)
+    resumed = ["--c"] if (folder / "fold_0" / "checkpoint_latest.pth").is_file() else []
+    command(study, "nnUNetv2_train", number, configuration, 0, "-tr", trainer, "-p", plans,
+            "-device", _device(device), *resumed, training=True)  # fmt: skip
 
 
 def _device(name: str) -> str:

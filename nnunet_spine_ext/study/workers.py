@@ -42,6 +42,7 @@ class Workers:
         self._futures: dict[Future[Answer], Step] = {}
         self._ready: list[Answer] = []
         self._pool: ProcessPoolExecutor | None = None
+        self._before: dict[str, str | None] = {}
 
     def submit(self, step: Step) -> None:
         """Start a step; with one job it is done here and now."""
@@ -77,10 +78,16 @@ class Workers:
             self._pool = None
 
     def __enter__(self) -> Workers:
+        self._before = {name: os.environ.get(name) for name in self._environment}
         os.environ.update(self._environment)
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
         if self._pool is None:
             return
         if kind is not None:
