@@ -136,7 +136,7 @@ CALLS = (
     Call(f"{LOCAL_LOGGER}.log", "self key value epoch", "training/domain.py"),
     Call(
         "acvl_utils.cropping_and_padding.bounding_boxes:crop_and_pad_nd",
-        "image bbox pad_value pad_kwargs cast_cropped_to",
+        "image bbox pad_value pad_mode allow_hacky_np_workaround_for_reflect cast_cropped_to",
         "training/domain_patches.py",
     ),
     Call("batchgeneratorsv2.transforms.base.basic_transform:BasicTransform.apply", "self data_dict params", CASCADE),
@@ -398,6 +398,30 @@ def test_pretrained_weights_are_given_to_an_initialized_network() -> None:
     places = [body.find(name) for name in order]
     assert -1 not in places, advice("training/finetune.py")
     assert places == sorted(places), advice("training/finetune.py")
+
+
+def test_loaders_are_made_under_the_name_that_is_replaced() -> None:
+    """Training first, by the dataset that get_tr_and_val_datasets gave; nothing else of the trainer makes one."""
+    body = inspect.getsource(found(f"{TRAINER}.get_dataloaders"))
+    assert body.count("nnUNetDataLoader(") == 2, advice("training/dann.py")
+    assert body.find("nnUNetDataLoader(dataset_tr,") < body.find("nnUNetDataLoader(dataset_val,"), advice(
+        "training/dann.py"
+    )
+    assert "dataset_tr, dataset_val = self.get_tr_and_val_datasets()" in body, advice("training/dann.py")
+    drawing = inspect.getsource(found(f"{LOADER}.generate_train_batch"))
+    assert "selected_keys = self.get_indices()" in drawing, advice("training/domain_loader.py")
+    assert "self.indices = data.identifiers" in inspect.getsource(found(f"{LOADER}.__init__"))
+
+
+def test_a_step_hands_outputs_and_targets_to_the_loss() -> None:
+    """The loss of domains is added there: outputs go to it as the network returned them, the whole is what is learnt."""
+    body = inspect.getsource(found(f"{TRAINER}.train_step"))
+    for line in ("output = self.network(data)", "l = self.loss(output, target)", "self.optimizer.step()"):
+        assert line in body, f"{line}. {advice('training/domain_loss.py')}"
+    assert "clip_grad_norm_(self.network.parameters(), 12)" in body, advice("training/domain.py")
+    order = ("self.configure_optimizers()", "self._build_loss()")
+    places = [inspect.getsource(found(f"{TRAINER}.initialize")).find(name) for name in order]
+    assert -1 < places[0] < places[1], advice("training/domain.py")
 
 
 def test_the_loader_gives_what_is_augmented_on_the_device() -> None:
