@@ -71,6 +71,7 @@ GROUPS = {
     "CSA": "Cord area",
     "REPORT": "Report",
     "PHANTOM": "Phantom",
+    "STUDY": "Cross-scanner study",
 }
 _EXIT = {
     "SpineExtError": "1",

@@ -557,7 +557,7 @@ def test_wrong_folders_are_refused(
 
 
 def test_wrong_numbers_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="E-STUDY-OPTION"):
+    with pytest.raises(UsageError, match="E-STUDY-BOOTSTRAP"):
         analyse(tmp_path, bootstrap=-1)
 
 

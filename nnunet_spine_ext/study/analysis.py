@@ -108,7 +108,7 @@ def analyse(folder: str | Path, *, bootstrap: int = DEFAULT_BOOTSTRAP, seed: int
     """
     if bootstrap < 0 or seed < 0:
         raise UsageError(
-            "E-STUDY-OPTION",
+            "E-STUDY-BOOTSTRAP",
             found=f"bootstrap {bootstrap}, seed {seed}",
             expected="numbers from 0",
             fix="correct the number",
