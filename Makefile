@@ -19,7 +19,7 @@ CHECKS := check-ruff check-format check-types check-spelling check-tests
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint bench docs clean $(CHECKS)
+.PHONY: help install demo study test lint bench docs clean $(CHECKS)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ $(STAMP): setup.cfg pyproject.toml
 
 demo: $(STAMP) ## make phantoms, train, predict, score and report into demo/ (about 10 minutes on 2 cores)
 	$(BIN)/nnUNetv2_spine_demo -o demo
+
+study: $(STAMP) ## train, cross scanners, adapt and measure into study/ (an hour on 2 cores); a second run goes on
+	$(BIN)/nnUNetv2_spine_study --preset cpu -o study --jobs 2 --resume
 
 # Every check runs even when an earlier one failed, so that one run shows all that is wrong.
 test: $(STAMP) ## lint, formatting, types, spelling and all tests
@@ -77,7 +80,7 @@ docs: $(STAMP) ## write the generated pages again and check links, pages and com
 	@$(BIN)/pytest -q -p no:cacheprovider tests/test_docs.py
 
 clean: ## delete what was generated, except .venv and .oracles
-	rm -rf build dist demo bench *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist demo study bench *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find $(LIBRARY) tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 -include oracles.mk
