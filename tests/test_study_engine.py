@@ -26,7 +26,7 @@ from nnunet_spine_ext.study.config import PhantomData, preset_names, read_config
 from nnunet_spine_ext.study.features import distances
 from nnunet_spine_ext.study.gaps import ceiling, signal_to_noise
 from nnunet_spine_ext.study.given import given_images
-from nnunet_spine_ext.study.index import StudyCase, read_index
+from nnunet_spine_ext.study.index import read_index
 from nnunet_spine_ext.study.reacquire import simulated
 from nnunet_spine_ext.study.run import study
 from nnunet_spine_ext.study.score import class_dice, score_case, score_levels, summary
@@ -37,7 +37,7 @@ from nnunet_spine_ext.study.workers import Workers
 SMALL = PhantomData(region="lumbar", spacing=(3.0, 3.0, 6.0), sides=False)
 
 
-# --- configuration ----------------------------------------------------------------------------------------------------
+# --- configuration --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -112,7 +112,7 @@ def test_conditions_are_six_scanners_six_components_and_fifteen_pairs() -> None:
     assert SOURCE.parsed().shifted.noise == SOURCE.parsed().reference.noise
 
 
-# --- steps --------------------------------------------------------------------------------------------------------------
+# --- steps --------------------------------------------------------------------------------
 
 
 def note(folder: str, name: str, seconds: float = 0.0, fail: bool = False) -> str:
@@ -214,7 +214,7 @@ def _alive(script: Path) -> list[str]:
     return [line for line in listed.splitlines() if str(script) in line and "ps -eo" not in line]
 
 
-# --- the folder -----------------------------------------------------------------------------------------------------------
+# --- the folder --------------------------------------------------------------------------------
 
 
 def test_a_folder_of_something_else_and_a_study_without_resume(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_dry_run_lists_the_steps_and_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-# --- images -----------------------------------------------------------------------------------------------------------------
+# --- images --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +317,7 @@ def test_a_case_without_prediction_counts_with_nothing_found(spines: Path, tmp_p
     assert np.isnan(found["msd_mm"])
 
 
-# --- scores -----------------------------------------------------------------------------------------------------------------
+# --- scores --------------------------------------------------------------------------------
 
 
 def _stack(ids: Sequence[int], shift: int = 0, size: int = 10) -> np.ndarray:
@@ -369,7 +369,7 @@ def test_distances_of_features_are_in_units_of_the_source() -> None:
     assert np.isnan(distances({"s0": source["s0"], **far}, ["s0"])["far"])
 
 
-# --- images of one's own ----------------------------------------------------------------------------------------------------
+# --- images of one's own --------------------------------------------------------------------------------
 
 
 def _dataset(folder: Path, scanners: Sequence[str | None], *, labels: bool = True) -> Path:
