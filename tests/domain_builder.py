@@ -50,6 +50,8 @@ def add_domains(folder: Path, rows: dict[str, dict[str, Any]], splits: list[dict
     data = folder / f"nnUNetPlans_{CONFIGURATION}"
     dataset_json = json.loads((folder / "dataset.json").read_text())
     for number, case in enumerate(("p_1", "q_1")):
+        if (data / f"{case}.pkl").exists():
+            continue
         # Smaller than the patch: nnU-Net pads, and takes the border for background.
         image = np.random.default_rng(50 + number).normal(size=(1, 10, 18, 18)).astype(np.float32)
         labels = np.full(image.shape, dataset_json["labels"].get("ignore", 0), dtype=np.int16)

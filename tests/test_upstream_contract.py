@@ -401,7 +401,7 @@ def test_pretrained_weights_are_given_to_an_initialized_network() -> None:
 
 
 def test_loaders_are_made_under_the_name_that_is_replaced() -> None:
-    """Training first, by the dataset that get_tr_and_val_datasets gave; nothing else of the trainer makes one."""
+    """From the datasets that get_tr_and_val_datasets gave; nothing else of the trainer makes one."""
     body = inspect.getsource(found(f"{TRAINER}.get_dataloaders"))
     assert body.count("nnUNetDataLoader(") == 2, advice("training/dann.py")
     assert body.find("nnUNetDataLoader(dataset_tr,") < body.find("nnUNetDataLoader(dataset_val,"), advice(
@@ -414,7 +414,7 @@ def test_loaders_are_made_under_the_name_that_is_replaced() -> None:
 
 
 def test_a_step_hands_outputs_and_targets_to_the_loss() -> None:
-    """The loss of domains is added there: outputs go to it as the network returned them, the whole is what is learnt."""
+    """The loss of domains is added there: outputs go to it as the network gave them."""
     body = inspect.getsource(found(f"{TRAINER}.train_step"))
     for line in ("output = self.network(data)", "l = self.loss(output, target)", "self.optimizer.step()"):
         assert line in body, f"{line}. {advice('training/domain_loss.py')}"

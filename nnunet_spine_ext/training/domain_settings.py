@@ -58,7 +58,7 @@ class DomainSettings:
     @property
     def parts(self) -> tuple[str, ...]:
         """The facts of cases.json that make a domain."""
-        return tuple(part.strip() for part in (self.key or DEFAULT_KEY).split("+"))
+        return tuple(part.strip() for part in (DEFAULT_KEY if self.key is None else self.key).split("+"))
 
     @property
     def simulated(self) -> bool:

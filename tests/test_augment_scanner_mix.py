@@ -1,0 +1,139 @@
+"""Scanners as a part of a configuration: each takes as many samples, whatever else the configuration does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nnunet_spine_ext.augment.config import AugmentConfig
+from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.keys import SampleKey
+from nnunet_spine_ext.augment.pipeline import Pipeline, Plan
+from nnunet_spine_ext.augment.profiles import profile_names
+from nnunet_spine_ext.augment.scanner_mix import ScannerMix
+from nnunet_spine_ext.augment.scanners import ScannerPipeline, mixture_of
+from nnunet_spine_ext.core.errors import UsageError
+
+CONTEXT = Context(shape=(8, 24, 20), spacing=(3.0, 1.0, 1.0), labels=tuple(range(15)))
+REFERENCE = "nako-siemens-3t"
+
+
+def keys(count: int, *, epoch: int = 0, seed: int = 3) -> list[SampleKey]:
+    return [SampleKey(seed, f"case{k}", epoch, k) for k in range(count)]
+
+
+def patches(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    return torch.rand(count, 1, *CONTEXT.shape), torch.randint(0, 15, (count, 1, *CONTEXT.shape))
+
+
+def test_the_preset_holds_the_six_profiles() -> None:
+    config = AugmentConfig.load("scanners")
+    assert config.scanners is not None
+    assert list(config.scanners.names) == profile_names()
+    assert len(config.scanners.names) == 6
+    assert AugmentConfig.load(config.to_dict()) == config, "written out it means the same"
+
+
+def test_configurations_without_scanners_keep_their_hash() -> None:
+    assert AugmentConfig.load("shift").hash == "5d2a7772e3ce545b"
+    assert "scanners" not in AugmentConfig.load("shift").to_dict()
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_scanners_take_turns_in_an_order_that_changes(count: int) -> None:
+    mix = ScannerMix.from_dict({"profiles": profile_names()[:count]})
+    found = [mix.index(key) for key in keys(count * 20)]
+    rounds = [found[k : k + count] for k in range(0, len(found), count)]
+    assert all(sorted(turn) == list(range(count)) for turn in rounds)
+    assert len({tuple(turn) for turn in rounds}) > 1
+    assert found == [mix.index(key) for key in keys(count * 20)]
+    assert found != [mix.index(key) for key in keys(count * 20, epoch=1)]
+
+
+def test_the_case_does_not_matter_to_the_turn() -> None:
+    mix = ScannerMix.from_dict({})
+    assert [mix.index(SampleKey(1, case, 0, 4)) for case in ("a", "b")] == [mix.index(SampleKey(1, "c", 0, 4))] * 2
+
+
+def test_a_sample_is_taken_as_the_scanner_takes_it() -> None:
+    config = AugmentConfig.load({"scanners": {"profiles": [REFERENCE, "ge-1.5t"]}})
+    pipeline, chosen = Pipeline(config, CONTEXT), keys(6)
+    images, labels = patches(6)
+    out, _ = pipeline(images, labels, chosen)
+    assert config.scanners is not None
+    for k, key in enumerate(chosen):
+        if config.scanners.names[config.scanners.index(key)] == REFERENCE:
+            assert torch.equal(out[k], images[k]), "the reference changes nothing"
+            continue
+        single = ScannerPipeline(mixture_of({"ge-1.5t": 1.0}), CONTEXT)
+        expected, _ = single(images[k : k + 1], labels[k : k + 1], [key])
+        assert torch.allclose(out[k], expected[0], atol=1e-5)
+
+
+def test_neither_ramp_nor_clean_samples_take_the_scanner_away() -> None:
+    schedule = {"ramp_epochs": 100, "clean_share": 1.0}
+    config = AugmentConfig.load({"schedule": schedule, "transforms": [{"name": "gamma", "p": 1.0}], "scanners": {}})
+    plan = Pipeline(config, CONTEXT).plan(keys(12))
+    assert config.scanners is not None
+    quiet = [
+        config.scanners.names[config.scanners.index(k)] for k, s in zip(plan.keys, plan.samples, strict=True) if not s
+    ]
+    assert Counter(quiet) == {REFERENCE: 2}
+
+
+def test_a_record_replays_scanners() -> None:
+    pipeline = Pipeline("scanners", CONTEXT)
+    images, labels = patches(6)
+    plan = pipeline.plan(keys(6))
+    again = Plan.from_record(plan.record)
+    assert torch.equal(pipeline.apply(images, labels, plan)[0], pipeline.apply(images, labels, again)[0])
+
+
+def test_severity_zero_changes_nothing() -> None:
+    config = AugmentConfig.load({"scanners": {"severity": 0}})
+    assert not any(Pipeline(config, CONTEXT).plan(keys(6)).samples)
+
+
+def test_jitter_varies_what_a_scanner_does() -> None:
+    one = [SampleKey(0, case, 0, 0) for case in "ab"]
+    for jitter, equal in ((0.0, True), (0.5, False)):
+        config = AugmentConfig.load({"scanners": {"profiles": ["siemens-1.5t"], "jitter": jitter}})
+        plan = Pipeline(config, CONTEXT).plan(one)
+        first, second = ({a.name: a.params.get("sigma", a.params.get("gamma")) for a in s} for s in plan.samples)
+        assert (first == second) == equal
+
+
+def test_a_profile_may_be_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    shipped = ScannerMix.from_dict({"profiles": ["ge-3t"]}).profiles[0].to_dict()
+    path.write_text("\n".join(f"{key}: {value!r}" for key, value in (shipped | {"name": "mine"}).items()))
+    config = AugmentConfig.load({"scanners": {"profiles": [str(path), "ge-3t"]}})
+    path.unlink()
+    written = AugmentConfig.load(config.to_dict()).scanners
+    assert written is not None
+    assert written.names == ("mine", "ge-3t"), "plans need no file"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"profils": []}, "profils"),
+        ({"profiles": ["ge-3"]}, "did you mean 'ge-3t'"),
+        ({"profiles": []}, "none"),
+        ({"profiles": ["ge-3t", "ge-3t"]}, "a name of its own"),
+        ({"profiles": "ge-3t"}, "a list"),
+        ({"severity": 5}, "0 to 4"),
+        ({"severity": True}, "a number"),
+        ({"jitter": 1.0}, "0 to 0.9"),
+        ({"weighting": "no"}, "true or false"),
+        ([], "a mapping"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(wrong: Any, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        AugmentConfig.load({"scanners": wrong})
