@@ -60,6 +60,7 @@ GROUPS = {
     "TRAIN": "Training",
     "LOSS": "Losses",
     "USE": "Options of prediction",
+    "ADAPT": "Test-time training",
     "OUT": "Outputs",
     "POST": "Post-processing of masks",
     "INST": "Instances",
