@@ -10,38 +10,104 @@ from nnunet_spine_ext.core.volume import Array, Volume
 
 # How often the threshold between air and body is found, and the share of the body left out at each side of its extent.
 _PASSES, _SPECKS = 3, 1e-3
-# Quantiles of so many voxels are as good as those of all: their error is a thousandth of a probability.
-SAMPLES = 200_000
+# Air is thick, dark tissue is not. Measured on five real T2w volumes, whole, halved and cropped, with six changes of
+# intensity each: of what lies below Li's threshold, 0.70 or more is thick where air is, 0.60 or less where none is.
+_THICK_MM, _THICK_SHARE = 4.0, 0.65
+# Li's threshold depends on how much dark tissue is in view, the level of the air on how much quiet air: a weighted
+# geometric mean of both depends less on either.
+_ABOVE_AIR, _AIR_SHARE = 5.0, 1 / 2
+# Quantiles of so many voxels are as good as those of all.
+SAMPLES = 300_000
 
 
 def body_mask(volume: Volume) -> Array:
     """Return the body without air as a boolean array (i, j, k).
 
-    The threshold is Li's minimum cross-entropy on the logarithm. Exact zeros are padding and do not take part, nor does
-    air beside the body: the threshold is found again within the extent of the body, so it does not depend on how much
-    air the field of view holds. The largest component is kept and its holes (air ways, flow voids, dark cortical bone)
-    are filled slice by slice.
+    Steps, each for a way in which scans differ:
+
+    1. Neighbouring voxels are averaged: noise must not join air and body.
+    2. Exact zeros are padding and do not take part.
+    3. Air and body are parted by Li's minimum cross-entropy threshold on the logarithm, found again within the extent
+       of the body, so that air beside the body does not count.
+    4. What lies below it is air only if most of it is more than `_THICK_MM` from any body; dark tissue is thin. Without
+       air, as in a crop, all is body.
+    5. The final threshold lies between Li's and a multiple of the air's level.
+    6. The largest component is kept, and its holes (air ways, flow voids, dark cortical bone) are filled slice by slice.
     """
-    from scipy.ndimage import binary_fill_holes
+    from scipy.ndimage import uniform_filter
 
     values = volume.array.astype(np.float32)
-    values = values - min(0.0, float(values.min()))
+    filled = values != 0
+    window = [min(3, n) for n in values.shape]
+    values = uniform_filter(values, size=window, mode="nearest")
+    if not filled.all():
+        # Beside padding the mean is that of the voxels that are filled.
+        values /= np.maximum(uniform_filter(filled.astype(np.float32), size=window, mode="nearest"), 0.03)
+    floor, top = np.quantile(_some(values[filled]), (0.002, 0.9)) if filled.any() else (0.0, 0.0)
+    if not top > floor:
+        return filled
+    values = np.maximum(values - floor, 1e-3 * (top - floor))
+    values[~filled] = 0
+    threshold, mask = _li_within_body(values, filled)
+    air = _thick(~mask, volume.spacing) & filled
+    if np.count_nonzero(air) < max(2, _THICK_SHARE * np.count_nonzero(filled & ~mask)):
+        return _filled_up(filled)
+    beside = _extent(mask)
+    near = values[beside][air[beside]]
+    # The brighter half of it may be dark tissue.
+    level = float(np.quantile(_some(near if near.size > 1000 else values[air]), 0.25))
+    between = threshold * min(1.0, _ABOVE_AIR * level / threshold) ** _AIR_SHARE
+    mask = _filled_up(_largest_component(values > between))
+    # Averaging carried the body one voxel out into the air; there the voxels themselves decide, and as they are noisier
+    # it is Li's threshold that they must exceed.
+    edge = mask & ~_shrunk(mask | ~filled, window)
+    mask[edge] = volume.array[edge] > threshold + floor
+    return mask
+
+
+def _li_within_body(values: Array, filled: Array) -> tuple[float, Array]:
+    """Return Li's threshold between air and body, found anew within the body's extent, and the body above it."""
     extent: tuple[slice, ...] = (slice(None),) * 3
-    mask: Array = values > 0
+    mask: Array = filled
+    threshold = 0.0
     for _ in range(_PASSES):
         inside = values[extent]
-        inside = inside[inside > 0]
+        inside = _some(inside[inside > 0])
         if inside.size < 2 or inside.min() == inside.max():
-            return mask
-        mask = _largest_component(values > _li_threshold(inside))
+            break
+        threshold = _li_threshold(inside)
+        mask = _largest_component(values > threshold)
         extent = _extent(mask)
+    return threshold, _filled_up(mask)
+
+
+def _thick(mask: Array, spacing: tuple[float, float, float]) -> Array:
+    """Return the voxels of a mask that are farther than `_THICK_MM` from its border; the edge of a scan is none."""
+    return _shrunk(mask, [2 * int(_THICK_MM / step) + 1 for step in spacing])
+
+
+def _shrunk(mask: Array, size: list[int]) -> Array:
+    from scipy.ndimage import minimum_filter
+
+    inner: Array = minimum_filter(mask.astype(np.uint8), size=size, mode="nearest") > 0
+    return inner
+
+
+def _filled_up(mask: Array) -> Array:
+    from scipy.ndimage import binary_fill_holes
+
     for k in range(mask.shape[2]):
         mask[:, :, k] = binary_fill_holes(mask[:, :, k])
     return mask
 
 
+def _some(values: Array) -> Array:
+    """Return every few of many values: 200000 tell a threshold or a median well enough."""
+    return values.ravel()[:: max(1, values.size // 200_000)]
+
+
 def strides(volume: Volume, samples: int = SAMPLES) -> tuple[slice, slice, slice]:
-    """Return every how many voxels to look at so that about `samples` are left, as near to a cubic grid as can be."""
+    """Return every how many voxels to look at so that at most `samples` are left, as near to a cubic grid as can be."""
     steps = [1, 1, 1]
     while math.prod(-(-n // s) for n, s in zip(volume.shape, steps, strict=True)) > samples:
         # The axis that is sampled most finely is thinned next.

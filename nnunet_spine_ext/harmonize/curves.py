@@ -13,7 +13,7 @@ import numpy as np
 from nnunet_spine_ext.core.errors import CaseError
 from nnunet_spine_ext.core.io import read_json, write_json
 from nnunet_spine_ext.core.volume import Array, Volume
-from nnunet_spine_ext.harmonize.body import body_mask, thinned
+from nnunet_spine_ext.harmonize.body import SAMPLES, body_mask, thinned
 from nnunet_spine_ext.harmonize.structures import REGION, REGION_MM
 
 logger = logging.getLogger(__name__)
@@ -24,6 +24,8 @@ PROBABILITIES = np.linspace(0.01, 0.99, KNOTS)
 LOW, HIGH = 0.1, 0.9
 # A structure of fewer voxels has no quantiles to speak of.
 MIN_VOXELS = 50
+# For what is computed once and kept.
+ALL = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -98,15 +100,16 @@ class CaseFacts:
         )
 
 
-def channel_facts(image: Volume, masks: Mapping[str, Array] | None = None) -> ChannelFacts:
+def channel_facts(image: Volume, masks: Mapping[str, Array] | None = None, *, samples: int = SAMPLES) -> ChannelFacts:
     """Return the facts of one channel.
 
     Parameters
     ----------
+    samples: voxels to look at, spread evenly; more tell the brightest percent better and take longer.
     masks: per structure, weights 0 to 1 on the grid of the image, shape (i, j, k): labels, or what a network is sure
         of. The region around them is added.
     """
-    small = thinned(image)
+    small = thinned(image, samples)
     values = np.asarray(small.array, dtype=np.float32)
     finite = np.isfinite(values)
     if not finite.all():
@@ -198,7 +201,7 @@ def _box_moments(values: Array) -> tuple[float, float]:
 
 def intensity_curve(volume: Volume) -> Array:
     """Return the quantiles at `PROBABILITIES` of the body, shape (33,), in the units of the file, non-decreasing."""
-    return channel_facts(volume).body
+    return channel_facts(volume, samples=ALL).body
 
 
 def write_curves(folder: str | Path, curves: Mapping[str, Any]) -> Path:

@@ -19,6 +19,7 @@ from nnunet_spine_ext.core.io import read_volume
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.harmonize.body import body_mask
 from nnunet_spine_ext.harmonize.curves import (
+    ALL,
     CURVES_FILE,
     HIGH,
     KNOTS,
@@ -157,7 +158,9 @@ def _facts_of_case(
         if mask.same_grid(images[0]):
             masks = structure_masks(mask.array, structures)
     spacing = sorted(images[0].spacing)
-    return CaseFacts(tuple(channel_facts(image, masks) for image in images), (spacing[0], spacing[1], spacing[2]))
+    return CaseFacts(
+        tuple(channel_facts(image, masks, samples=ALL) for image in images), (spacing[0], spacing[1], spacing[2])
+    )
 
 
 def average_curves(
