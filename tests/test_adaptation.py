@@ -14,6 +14,10 @@ from model_builder import CORD, LABELS14, SIDED14, make_image, make_model
 from soft_model import make_soft_model
 from torch import nn
 
+from nnunet_spine_ext.augment.config import AugmentConfig
+from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.keys import SampleKey
+from nnunet_spine_ext.augment.pipeline import Pipeline
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.inference.adaptation import affine, guards, interface, objectives, training
 from nnunet_spine_ext.inference.adaptation.guards import Assessment, Views, compare, count_vertebrae, tripped
@@ -25,8 +29,10 @@ from nnunet_spine_ext.inference.adaptation.settings import (
     GuardSettings,
     TentSettings,
 )
+from nnunet_spine_ext.inference.device import prepare_for_bf16
 from nnunet_spine_ext.inference.predict import predict
 from nnunet_spine_ext.inference.predictor import SpinePredictor
+from nnunet_spine_ext.training.presets import read_preset
 
 FAST = AdaptSettings(
     consistency=ConsistencySettings(epochs=3, patches=2, lr=1e-3),
@@ -205,6 +211,20 @@ def test_a_student_is_a_copy_that_can_be_trained_though_the_network_was_made_in_
     gradients = [parameter.grad for parameter in student.network.parameters()]
     assert all(gradient is not None for gradient in gradients)
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_network_laid_out_for_bfloat16_is_copied_with_its_normalizations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nnunet_spine_ext.inference.device.has_bf16", lambda _: True)
+    network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.InstanceNorm3d(4, affine=True), nn.Conv3d(4, 2, 1))
+    prepare_for_bf16(network, torch.device("cpu"))
+    student = training.student_of(network, torch.device("cpu"), regions=False)
+    student(torch.rand(1, 1, 5, 5, 5)).square().sum().backward()
+    scale = training.norm_parameters(student.network)[0]
+    assert scale.grad is not None
+    assert network[1].weight.grad is None
+    with torch.no_grad():
+        scale.mul_(2)
+    assert not torch.equal(student(torch.ones(1, 1, 5, 5, 5)), network(torch.ones(1, 1, 5, 5, 5)))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -506,6 +526,23 @@ def make_flat_model(folder: Path) -> Path:
     checkpoint |= {"network_weights": network.state_dict(), "inference_allowed_mirroring_axes": (0,)}
     torch.save(checkpoint, folder / "fold_0/checkpoint_final.pth")
     return folder
+
+
+# --- the preset to train for it ----------------------------------------------------------------------------------
+
+
+def test_the_preset_gin_gives_every_sample_another_appearance_and_leaves_labels_alone() -> None:
+    config = AugmentConfig.load(read_preset("gin").augment["config"]).to_dict()["transforms"]
+    assert {item["name"]: item["p"] for item in config} == {"rotate": 0.2, "scale": 0.2, "gin": 1.0}
+    image = torch.rand(1, 1, 12, 16, 16, generator=torch.Generator().manual_seed(0))
+    labels = (image > 0.5).to(torch.int16)
+    keys = [SampleKey(seed=1, case="a", epoch=0, draw=draw) for draw in range(12)]
+    line = Pipeline("gin", Context((12, 16, 16), (1.0, 1.0, 1.0), labels=range(2)))
+    results = [line(image, labels, [key]) for key in keys]
+    unmoved = [result for result, moved in results if torch.equal(moved.to(labels.dtype), labels)]
+    assert 4 <= len(unmoved) <= 12, "rotations and scalings are rare"
+    assert len({round(float((result * image).mean()), 4) for result in unmoved}) == len(unmoved)
+    assert all(result.isfinite().all() and not torch.allclose(result, image, atol=0.01) for result in unmoved)
 
 
 # --- what cannot be ----------------------------------------------------------------------------------------------
