@@ -32,7 +32,7 @@ def body_mask(volume: Volume) -> Array:
     4. What lies below it is air only if most of it is more than `_THICK_MM` from any body; dark tissue is thin. Without
        air, as in a crop, all is body.
     5. The final threshold lies between Li's and a multiple of the air's level.
-    6. The largest component is kept, and its holes (air ways, flow voids, dark cortical bone) are filled slice by slice.
+    6. The largest component is kept. Its holes (air ways, flow voids, cortical bone) are filled slice by slice.
     """
     from scipy.ndimage import uniform_filter
 

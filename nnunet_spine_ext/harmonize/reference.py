@@ -8,6 +8,7 @@ percentiles in the units of the files. Version 1 held the body alone.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_spine_ext.core.io import read_volume
+from nnunet_spine_ext.core.dataset import CASES_FILE
+from nnunet_spine_ext.core.io import read_json, read_volume
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.harmonize.body import body_mask
 from nnunet_spine_ext.harmonize.curves import (
@@ -43,12 +45,15 @@ __all__ = [
     "StructureReference",
     "average_curves",
     "body_mask",
+    "contrasts_of",
     "curves_of_files",
+    "facts_of_case",
     "intensity_curve",
     "read_curves",
     "reference_of",
     "write_curves",
 ]
+logger = logging.getLogger(__name__)
 REFERENCE_VERSION = 2
 _SETTINGS_KEY = "spine_ext"
 # Of fewer cases the distance of each from the others says nothing about the next one.
@@ -126,6 +131,14 @@ class IntensityReference:
         return max(bars) if bars else None
 
 
+def contrasts_of(folder: str | Path) -> dict[str, str | None]:
+    """Return the contrast of each case as the cases.json in a folder tells it; nothing without that file."""
+    path = Path(folder) / CASES_FILE
+    content = read_json(path) if path.is_file() else {}
+    cases = content.get("cases", {}) if isinstance(content, dict) else {}
+    return {case: facts.get("contrast") for case, facts in cases.items()}
+
+
 def curves_of_files(
     cases: Mapping[str, Sequence[str | Path]],
     *,
@@ -143,24 +156,26 @@ def curves_of_files(
     from tqdm import tqdm
 
     return {
-        case: _facts_of_case(files, (labels or {}).get(case), structures or {})
+        case: facts_of_case(files, (labels or {}).get(case), structures or {})
         for case, files in tqdm(cases.items(), desc="intensity curves", disable=None)
     }
 
 
-def _facts_of_case(
+def facts_of_case(
     files: Sequence[str | Path], label: str | Path | None, structures: Mapping[str, tuple[int, ...]]
 ) -> CaseFacts:
+    """Return the facts of one case; without structures where its mask is missing or on another grid."""
     images = [read_volume(file) for file in files]
     masks: dict[str, Array] = {}
     if label is not None and structures:
         mask = read_volume(label)
         if mask.same_grid(images[0]):
             masks = structure_masks(mask.array, structures)
+        else:
+            logger.warning("%s: on another grid than %s; the case gives the body alone", label, files[0])
     spacing = sorted(images[0].spacing)
-    return CaseFacts(
-        tuple(channel_facts(image, masks, samples=ALL) for image in images), (spacing[0], spacing[1], spacing[2])
-    )
+    channels = tuple(channel_facts(image, masks, samples=ALL) for image in images)
+    return CaseFacts(channels, (spacing[0], spacing[1], spacing[2]))
 
 
 def average_curves(

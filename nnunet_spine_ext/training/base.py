@@ -17,7 +17,8 @@ from torch import nn
 
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import atomic_path, read_json, write_json
-from nnunet_spine_ext.harmonize.reference import average_curves, read_curves
+from nnunet_spine_ext.harmonize.curves import CaseFacts
+from nnunet_spine_ext.harmonize.reference import average_curves, contrasts_of, read_curves
 from nnunet_spine_ext.inference.adopt import adopt_for_prediction
 from nnunet_spine_ext.inference.model import SETTINGS_KEY, sided_axis
 from nnunet_spine_ext.training.domain_settings import refuse_domain_settings
@@ -188,7 +189,8 @@ class GroupedSplitsMixin(_Trainer):
         keep_what_the_model_has(self.output_folder_base, plans)
         curves = self._curves()
         train, _ = self.do_split()
-        reference = average_curves({case: curves[case] for case in train if case in curves})
+        known = {case: curves[case] for case in train if case in curves}
+        reference = average_curves(known, contrasts=contrasts_of(self.preprocessed_dataset_folder_base))
         if reference is not None:
             settings = settings_from_plans(plans)
             references = {**(settings.reference or {}), str(self.fold): reference}
@@ -207,13 +209,16 @@ class GroupedSplitsMixin(_Trainer):
             own = (settings_from_plans(self.plans_manager.plans).reference or {}).get(str(self.fold))
             add_reference(self.output_folder_base, str(self.fold), own)
 
-    def _curves(self) -> dict[str, list[list[float]]]:
+    def _curves(self) -> dict[str, CaseFacts]:
         """Return the intensity curves of all cases; the first training makes them when planning did not."""
         folder = Path(self.preprocessed_dataset_folder_base)
+        stored = read_curves(folder)
+        old = not stored or any(facts.spacing is None for facts in stored.values())
         # Several processes would have to wait for one of them, longer than they are willing to.
-        if not read_curves(folder) and not self.is_ddp:
+        if old and not self.is_ddp:
             store_curves(folder)
-        return read_curves(folder)
+            stored = read_curves(folder)
+        return stored
 
 
 class nnUNetTrainerSpine(SettingsMixin, SidedMirroringMixin, GroupedSplitsMixin, nnUNetTrainer):

@@ -15,6 +15,7 @@ from nnunet_spine_ext.core.dataset import CASES_FILE, SPLITS_FILE, copy_tables
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.io import read_json, write_json
 from nnunet_spine_ext.harmonize.reference import CURVES_FILE, curves_of_files, read_curves, write_curves
+from nnunet_spine_ext.harmonize.structures import structures_of
 from nnunet_spine_ext.inference.matching import usable_reference
 from nnunet_spine_ext.inference.model import SETTINGS_KEY, label_scheme
 from nnunet_spine_ext.inference.preflight import check_scheme
@@ -239,27 +240,34 @@ def restore_tables(folder: Path) -> None:
 def store_curves(folder: Path) -> None:
     """Add the intensity curves of the cases of a preprocessed dataset that have none, or whose images are newer.
 
-    Cases without raw images are logged and left out; other curves that are stored already stay.
+    Those of version 1, of the body alone, are made anew. Cases without raw images are logged and left out; other curves
+    that are stored already stay.
     """
     stored = read_curves(folder)
     stored_at = (folder / CURVES_FILE).stat().st_mtime if stored else 0.0
-    cases = [f.name.removesuffix(".nii.gz") for f in sorted((folder / "gt_segmentations").glob("*.nii.gz"))]
+    labels = {f.name.removesuffix(".nii.gz"): f for f in sorted((folder / "gt_segmentations").glob("*.nii.gz"))}
     images = Path(os.environ.get("nnUNet_raw", "")) / folder.name / "imagesTr"
-    files = {case: sorted(images.glob(f"{case}_[0-9][0-9][0-9][0-9].nii.gz")) for case in cases}
+    files = {case: sorted(images.glob(f"{case}_[0-9][0-9][0-9][0-9].nii.gz")) for case in labels}
     # A dataset that was converted anew has other images under the same names.
     files = {
         case: found
         for case, found in files.items()
-        if case not in stored or any(f.stat().st_mtime > stored_at for f in found)
+        if case not in stored
+        or (found and stored[case].spacing is None)
+        or any(f.stat().st_mtime > stored_at for f in found)
     }
     if not files:
         return
     missing = [case for case, found in files.items() if not found]
     if missing:
         logger.warning(
-            "%s: no images of %d of %d cases; the intensity reference leaves them out", images, len(missing), len(cases)
+            "%s: no images of %d of %d cases; the intensity reference leaves them out",
+            images,
+            len(missing),
+            len(labels),
         )
-    new = curves_of_files({case: found for case, found in files.items() if found})
+    structures = structures_of(_dataset_json(folder))
+    new = curves_of_files({case: found for case, found in files.items() if found}, labels=labels, structures=structures)
     if new:
         write_curves(folder, dict(sorted({**stored, **new}.items())))
 
