@@ -4,7 +4,7 @@
 
 Digital spines of the reference scanner, a small 2-D network, `nnUNetTrainerSpineShiftDANN`: every training sample is
 taken by one of the six scanner profiles, and the scanner is the domain. One training per loss, and one (`none`) in
-which the classifier only watches; all with the same data, seed, augmentation and number of steps. Reported per training:
+which the classifier only watches; all with the same data, seed, augmentation and number of steps. Reported of each:
 
 - probe: balanced accuracy of a new linear classifier on frozen features of subjects it has not seen, chance 1/6; on all
   patches, and with scanners simulated without the rest of the augmentation;

@@ -14,7 +14,9 @@ from nnunet_spine_ext.augment.config import AugmentConfig
 from nnunet_spine_ext.core.config import set_by_path, to_dict
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.inference.settings import PredictSettings
+from nnunet_spine_ext.losses.domain import DomainLossSettings
 from nnunet_spine_ext.losses.registry import LossSettings
+from nnunet_spine_ext.training.domain_settings import DomainSettings
 from nnunet_spine_ext.training.finetune_settings import FinetuneSettings
 from nnunet_spine_ext.training.presets import NetworkPreset, PatchPreset, preset_names
 from nnunet_spine_ext.training.settings import (
@@ -115,7 +117,7 @@ def test_the_reference_page_lists_every_setting_with_its_default() -> None:
             rows[key.strip("`")] = rest
     parts = {
         "train": TrainSettings, "augment": AugmentSettings, "soft": SoftSettings, "soft.loss": LossSettings,
-        "predict": PredictSettings,
+        "predict": PredictSettings, "domain": DomainSettings, "domain.loss": DomainLossSettings,
     }  # fmt: skip
     for prefix, kind in parts.items():
         for item in fields(kind):
@@ -124,12 +126,13 @@ def test_the_reference_page_lists_every_setting_with_its_default() -> None:
             default, cell = item.default, rows[f"{prefix}.{item.name}"][0]
             # As YAML, `off` would be False.
             stated = cell if isinstance(default, str) else yaml.safe_load(cell)
+            stated = tuple(stated) if isinstance(default, tuple) else stated
             assert (float(stated) if isinstance(default, float) else stated) == default, item.name
     wanted = {f"network.{f.name}" for f in fields(NetworkPreset)} | {f"patch.{f.name}" for f in fields(PatchPreset)}
     missing = (
         wanted | {"batch_size", "spacing"} | {f.name for f in fields(SpineSettings)} | set(preset_names())
     ) - set(rows)
-    assert missing <= {"version", "train", "augment", "soft", "predict"}, missing
+    assert missing <= {"version", "train", "augment", "soft", "domain", "predict"}, missing
     assert {f"finetune.{f.name}" for f in fields(FinetuneSettings)} <= set(rows)
     kinds = {"train": TrainSettings, "augment": AugmentSettings, "predict": PredictSettings}
     known = {f"{prefix}.{f.name}" for prefix, kind in kinds.items() for f in fields(kind)}

@@ -36,6 +36,7 @@ CHECKPOINT_KEY = "spine_ext_domain"
 LOGGED = ("domain_accuracy", "domain_loss", "domain_strength")
 # nnU-Net clips the gradients of its network to this norm; the classifier's are clipped alike, but alone.
 _LARGEST_GRADIENT = 12.0
+_FEWEST_SAMPLES = 2
 
 
 class DomainAlignmentMixin(_Trainer):
@@ -190,17 +191,15 @@ class DomainAlignmentMixin(_Trainer):
         return case in self._unlabelled
 
     def _refuse(self) -> None:
-        wrong = [("E-DOMAIN-PARALLEL", "several processes", "one device", "train on one device")] if self.is_ddp else []
+        where = f"configuration {self.configuration_name}"
+        if self.is_ddp:
+            raise _error("E-DOMAIN-PARALLEL", where, "several processes", "one device", "train on one device")
         if self.is_cascaded:
-            fix = "train 3d_fullres, 3d_lowres or 2d"
-            wrong.append(("E-DOMAIN-CASCADE", "a stage that reads the masks of another", "the image alone", fix))
-        if self.configuration_manager.batch_size < 2:
+            found, fix = "a stage that reads the masks of another", "train 3d_fullres, 3d_lowres or 2d"
+            raise _error("E-DOMAIN-CASCADE", where, found, "a configuration that needs the image alone", fix)
+        if self.configuration_manager.batch_size < _FEWEST_SAMPLES:
             fix = "nnUNetv2_spine_plan … --set batch_size=2"
-            wrong.append(("E-DOMAIN-BATCH", "batches of one sample", "at least two, to compare domains", fix))
-        for code, found, expected, fix in wrong:
-            raise SetupError(
-                code, file=f"configuration {self.configuration_name}", found=found, expected=expected, fix=fix
-            )
+            raise _error("E-DOMAIN-BATCH", where, "batches of one sample", "at least two, to compare domains", fix)
 
     def _refuse_masks(self) -> None:
         """Refuse cases whose masks may not be used where no label can say so."""
@@ -244,3 +243,7 @@ class DomainAlignmentMixin(_Trainer):
     def _subjects(self) -> dict[str, str]:
         folder = Path(self.preprocessed_dataset_folder_base)
         return subjects_of(folder) if (folder / "cases.json").is_file() else {}
+
+
+def _error(code: str, file: str, found: str, expected: str, fix: str) -> SetupError:
+    return SetupError(code, file=file, found=found, expected=expected, fix=fix)
