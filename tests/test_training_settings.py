@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
@@ -107,6 +108,16 @@ def test_the_hash_sees_training_and_not_what_leaves_the_weights_alone() -> None:
         assert settings_hash(plans_with(**content)) != base, content
 
 
+def settings_of(kind: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yield keys and defaults of a dataclass; of groups within it, except a loss, those of the group."""
+    for item in fields(kind):
+        group = get_type_hints(kind)[item.name]
+        if is_dataclass(group) and item.name != "loss":
+            yield from settings_of(group, f"{prefix}.{item.name}")
+        else:
+            yield f"{prefix}.{item.name}", item.default
+
+
 def test_the_reference_page_lists_every_setting_with_its_default() -> None:
     rows, section = {}, ""
     for line in (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8").splitlines():
@@ -120,14 +131,14 @@ def test_the_reference_page_lists_every_setting_with_its_default() -> None:
         "predict": PredictSettings, "domain": DomainSettings, "domain.loss": DomainLossSettings,
     }  # fmt: skip
     for prefix, kind in parts.items():
-        for item in fields(kind):
-            if item.name == "loss":
+        for key, default in settings_of(kind, prefix):
+            if key.endswith(".loss"):
                 continue
-            default, cell = item.default, rows[f"{prefix}.{item.name}"][0]
+            cell = rows[key][0]
             # As YAML, `off` would be False.
             stated = cell if isinstance(default, str) else yaml.safe_load(cell)
             stated = tuple(stated) if isinstance(default, tuple) else stated
-            assert (float(stated) if isinstance(default, float) else stated) == default, item.name
+            assert (float(stated) if isinstance(default, float) else stated) == default, key
     wanted = {f"network.{f.name}" for f in fields(NetworkPreset)} | {f"patch.{f.name}" for f in fields(PatchPreset)}
     missing = (
         wanted | {"batch_size", "spacing"} | {f.name for f in fields(SpineSettings)} | set(preset_names())
@@ -135,7 +146,7 @@ def test_the_reference_page_lists_every_setting_with_its_default() -> None:
     assert missing <= {"version", "train", "augment", "soft", "domain", "predict"}, missing
     assert {f"finetune.{f.name}" for f in fields(FinetuneSettings)} <= set(rows)
     kinds = {"train": TrainSettings, "augment": AugmentSettings, "predict": PredictSettings}
-    known = {f"{prefix}.{f.name}" for prefix, kind in kinds.items() for f in fields(kind)}
+    known = {key for prefix, kind in kinds.items() for key, _ in settings_of(kind, prefix)}
     assert {key for key in rows if key.startswith(("train.", "augment.", "predict."))} == known
 
 
