@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,7 +34,9 @@ from nnunet_spine_ext.study.analysis import StudySummary, analyse
 from nnunet_spine_ext.study.paper import SHARES as PAPER_SHARES
 from nnunet_spine_ext.study.paper import sample_share
 
-TABLES = ("table1", "table2", "table3", "table4", "samples", "gaps", "goals", "claims")
+TABLES = (
+    "table1", "table2", "table3", "table4", "samples", "gaps", "regions", "vertebrae", "tests", "goals", "claims",
+)  # fmt: skip
 FIGURES = tuple(f"figure{k}" for k in range(1, 8))
 BOOTSTRAP = 300
 
@@ -111,6 +114,16 @@ def test_table_1_has_gaps_scores_and_the_mean_of_the_targets(study: Path) -> Non
     assert float(mean["drop"]) == pytest.approx(np.mean(list(DROPS.values())), abs=0.005)
 
 
+def test_regions_and_vertebrae_have_all_metrics_with_and_without_the_best_strategy(study: Path) -> None:
+    row = _row(study, "regions", strategy="None", scanner="ge-3t", region="cervical")
+    assert float(row["dice"]) == pytest.approx(0.9 - 0.2 - 0.02 * 1.8, abs=0.02)
+    assert (row["identified"], row["detected"], row["msd_mm"], row["subjects"]) == ("1", "1", "1", "16")
+    rows = _rows(study, "vertebrae")
+    assert {row["strategy"] for row in rows} == {"None", "Shift-trained"}
+    assert len(rows) == 2 * 6 * 25
+    assert [row["level"] for row in rows[:25]][:8] == ["C1", "C2", "C3", "C4", "C5", "C6", "C7", "T1"]
+
+
 def test_components_and_interactions_are_found(summary: StudySummary, study: Path) -> None:
     for name, drop in COMPONENTS.items():
         found = next(d for d in summary.results.drops if d.place.parts == (name,))
@@ -168,6 +181,8 @@ def test_tests_are_those_of_scipy_with_holms_correction(summary: StudySummary, s
         assert found.test.p_holm == pytest.approx(expected[strategy])
         assert found.test.found.rank_biserial == 1.0
         assert len(found.tests) == len(DROPS)
+        row = _row(study, "tests", strategy=found.variant.title, scanner="all targets")
+        assert (row["pairs"], row["p_holm"], row["rank_biserial"]) == ("16", "<0.001", "1")
         # The larger family costs more.
         assert all(test.p_holm >= test.found.p for test in found.tests.values())
 
@@ -266,6 +281,7 @@ def test_a_small_gap_makes_the_study_void(tmp_path: Path, drop: float, void: boo
     assert summary.exit_code == (3 if void else 0)
     assert summary.render().splitlines()[1].startswith("VOID: " if void else "not void: ")
     assert all((goal.status == "void") is void for goal in summary.goals)
+    assert all(claim.agrees is None for claim in summary.claims) is void
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert ("VOID: nothing follows from this study" in page) is void
     assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["void"] is void
@@ -573,3 +589,19 @@ def test_a_summary_is_json_without_nan(study: Path) -> None:
     }
     assert content["ceiling"]["share"]["value"] == pytest.approx(0.9, abs=0.01)
     assert content["best"] == "shift"
+
+
+def test_a_model_that_finds_nothing_anywhere_is_void_without_a_complaint(tmp_path: Path) -> None:
+    make_study(tmp_path, Planted(subjects=6))
+    for name in ("cases.csv", "vertebrae.csv"):
+        _change(tmp_path, lambda row: {**row, "dice": "0", "msd_mm": ""}, name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        summary = analyse(tmp_path, bootstrap=50)
+    assert summary.void
+    text = summary.render()
+    assert "Matching: unstable: gap 0.000 [0.000, 0.000], mean Dice 0.000" in text
+    assert "no better than none" in text
+    found = next(claim for claim in summary.claims if claim.subject == "component that costs most")
+    assert found.here.endswith("first in 0 % of resamples")
+    assert "all differences are zero" in (tmp_path / "tables" / "table3.csv").read_text(encoding="utf-8")

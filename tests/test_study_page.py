@@ -45,7 +45,7 @@ def test_the_page_is_valid_html(page: str) -> None:
     assert parser.errors == []
     names = [element.tag for element in document.iter() if isinstance(element.tag, str)]
     assert "script" not in names
-    assert names.count("table") == 8
+    assert names.count("table") == 10
     identifiers = [element.get("id") for element in document.iter() if element.get("id")]
     assert len(identifiers) == len(set(identifiers))
     links = [element.get("href") for element in document.iter() if element.get("href")]

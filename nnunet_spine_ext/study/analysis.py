@@ -13,14 +13,18 @@ from nnunet_spine_ext.study.claims import Claim, Goal, claims, goals
 from nnunet_spine_ext.study.cohort import NONE, Cohort
 from nnunet_spine_ext.study.figures import Figure, figures
 from nnunet_spine_ext.study.measured import Study, asked_for, read_study
+from nnunet_spine_ext.study.more_tables import regions, tests, vertebrae
 from nnunet_spine_ext.study.page import render_page
 from nnunet_spine_ext.study.results import Results, results
 from nnunet_spine_ext.study.shares import Outcome
+from nnunet_spine_ext.study.statistics import Estimate
 from nnunet_spine_ext.study.table_rows import claims_table, fit_text, goals_table, tables
 from nnunet_spine_ext.study.tables import Table, csv_text, markdown_text
 
 DEFAULT_BOOTSTRAP = 2000
 DEFAULT_SEED = 42
+# Tables that are not among the others on the page: at its top, or too long for it.
+_ELSEWHERE = ("goals", "claims", "vertebrae")
 # Pixels per unit: 1920 wide.
 _PNG_SCALE = 3.0
 
@@ -53,10 +57,10 @@ class StudySummary:
         lines.append(f"{'VOID' if self.void else 'not void'}: {found.verdict.why}")
         lines += [_share_line(one, len(study.targets)) for one in found.outcomes if one.variant != NONE]
         if found.ceiling is not None:
-            lines.append(f"recoverable at all, by resolution: {found.ceiling.share.percent()} of the gap")
+            lines.append(f"recoverable at all, by resolution: {_of_the_gap(found.ceiling.share)}")
         for words, best in (("best", found.best()), ("best without target data", found.best(needs=("nothing",)))):
-            what = f"{best.variant.title}, mean Dice {best.mean.text()}" if best else "none was run on all targets"
-            lines.append(f"{words}: {what}")
+            what = f"{best.variant.title}, mean Dice {best.mean.text()}{found.no_better(best)}" if best else ""
+            lines.append(f"{words}: {what or 'none was run on all targets'}")
         lines += [f"fine-tuning curve, {c.scanner}: {fit_text(c.fit)}" for c in found.samples]
         lines += [_goal_line(goal) for goal in self.goals]
         failed = sum(one.failed for one in found.outcomes)
@@ -116,7 +120,9 @@ def analyse(folder: str | Path, *, bootstrap: int = DEFAULT_BOOTSTRAP, seed: int
     study = read_study(folder)
     found = results(Cohort(study, resamples=bootstrap, seed=seed))
     reached, stated = goals(found), claims(found)
-    shown = (*tables(found), goals_table(reached), claims_table(stated))
+    shown = (
+        *tables(found), regions(found), vertebrae(found), tests(found), goals_table(reached), claims_table(stated)
+    )  # fmt: skip
     drawn = figures(found)
     try:
         names = [*_write_tables(study.folder, shown), *_write_figures(study.folder, drawn)]
@@ -145,7 +151,11 @@ def _share_line(one: Outcome, targets: int) -> str:
         return f"{one.variant.title}: {one.mean.note}"
     where = "" if len(one.scanners) == targets else f" ({len(one.scanners)} of {targets} targets)"
     p = f", p {one.test.text()}" if one.test is not None else ""
-    return f"{one.variant.title}: {one.share.percent()} of the gap, mean Dice {one.mean.text()}{p}{where}"
+    return f"{one.variant.title}: {_of_the_gap(one.share)}, mean Dice {one.mean.text()}{p}{where}"
+
+
+def _of_the_gap(share: Estimate) -> str:
+    return f"{share.percent()} of the gap" if share.known else share.percent()
 
 
 def _goal_line(goal: Goal) -> str:
@@ -190,7 +200,7 @@ def _page(summary: StudySummary, shown: tuple[Table, ...], drawn: tuple[Figure, 
         why=found.verdict.why,
         goals=by_name["goals"],
         claims=by_name["claims"],
-        tables=[table for table in shown if table.name not in ("goals", "claims")],
+        tables=[table for table in shown if table.name not in _ELSEWHERE],
         figures=drawn,
         footer=f"{cohort.draws.resamples} resamples of the subjects.{f' Made with {words}.' if words else ''}",
     )

@@ -130,7 +130,8 @@ def _fine_tuned(results: Results, n: int) -> tuple[Estimate, str]:
 def claims(results: Results) -> tuple[Claim, ...]:
     """Return the paper's statements that this study measured, in the order of the paper."""
     found = [*_losses(results), *_components(results), *_regions(results), *_strategies(results), *_rest(results)]
-    return tuple(found)
+    # Without a gap orders and shares are chance: they neither agree nor disagree.
+    return tuple(replace(claim, agrees=None) for claim in found) if results.verdict.void else tuple(found)
 
 
 def _losses(results: Results) -> Iterator[Claim]:
@@ -176,7 +177,7 @@ def _components(results: Results) -> Iterator[Claim]:
         yield Claim(
             "components from most to least costly",
             " > ".join(sorted((d.place.parts[0] for d in singles), key=lambda part: -paper.DROPS[part])),
-            f"{' > '.join(d.place.parts[0] for d in order)}; rank correlation {_rank_correlation(singles):.2f}",
+            f"{' > '.join(d.place.parts[0] for d in order)}; {_rank_correlation(singles)}",
         )
     if {"field", "manufacturer"} <= by_name.keys():
         difference = _difference(results, by_name["field"], by_name["manufacturer"])
@@ -198,10 +199,14 @@ def _components(results: Results) -> Iterator[Claim]:
         )
 
 
-def _rank_correlation(singles: list[Drop]) -> float:
+def _rank_correlation(singles: list[Drop]) -> str:
     from scipy.stats import spearmanr
 
-    return float(spearmanr([paper.DROPS[d.place.parts[0]] for d in singles], [d.drop.value for d in singles]).statistic)
+    here = [d.drop.value for d in singles]
+    if len(set(here)) < 2:
+        return "rank correlation: all the same"
+    found = spearmanr([paper.DROPS[d.place.parts[0]] for d in singles], here)
+    return f"rank correlation {found.statistic:.2f}"
 
 
 def _difference(results: Results, one: Drop, other: Drop) -> Estimate:
@@ -250,8 +255,9 @@ def _strategies(results: Results) -> Iterator[Claim]:
             )  # fmt: skip
     best = results.best()
     if best is not None:
+        here = f"{best.variant.title} ({best.mean.text()}){results.no_better(best)}"
         yield Claim(
-            "best strategy", "fine-tuning (0.890)", f"{best.variant.title} ({best.mean.text()})",
+            "best strategy", "fine-tuning (0.890)", here,
             best.variant.strategy == "finetuned" if results.outcome("finetuned") else None,
         )  # fmt: skip
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -104,14 +104,17 @@ class Cohort:
     @cached_property
     def regions(self) -> dict[tuple[Condition, str], Array]:
         """Dice of the vertebrae of each region, mean over those of a subject."""
-        place = VERTEBRA_VALUES.index("dice")
-        return panels(self.study.vertebrae, self.seeds, self.subjects, place, lambda r: (r.condition, r.region))
+        return self.by_part("dice", "region")
 
     @cached_property
     def levels(self) -> dict[tuple[Condition, str], Array]:
         """Dice of each vertebra."""
-        place = VERTEBRA_VALUES.index("dice")
-        return panels(self.study.vertebrae, self.seeds, self.subjects, place, lambda r: (r.condition, r.level))
+        return self.by_part("dice", "level")
+
+    def by_part(self, name: str, part: Literal["region", "level"]) -> dict[tuple[Condition, str], Array]:
+        """Return a value of vertebrae.csv by condition and region or level, mean over the vertebrae of each subject."""
+        place = VERTEBRA_VALUES.index(name)
+        return panels(self.study.vertebrae, self.seeds, self.subjects, place, lambda r: (r.condition, getattr(r, part)))
 
     @property
     def region_names(self) -> tuple[str, ...]:

@@ -145,5 +145,6 @@ def first_share(found: Sequence[Drop], which: int) -> float:
     if not found or len(found[0].curve) < 2:
         return math.nan
     table = np.stack([one.curve[1:] for one in found])
-    whole = np.isfinite(table).all(axis=0)
-    return float((table[:, whole].argmax(axis=0) == which).mean()) if whole.any() else math.nan
+    table = table[:, np.isfinite(table).all(axis=0)]
+    others = np.delete(table, which, axis=0)
+    return float((table[which] > others.max(axis=0)).mean()) if table.size and len(others) else math.nan

@@ -90,6 +90,10 @@ class Results:
         """Return a row of table 1."""
         return next((row for row in self.scanners if row.name == name), None)
 
+    def no_better(self, one: Outcome) -> str:
+        """Return a remark where a strategy's mean is not above that of the unadapted model, else nothing."""
+        return "" if one.mean.value > self.none.mean.value else ", no better than none"
+
 
 MEAN = "mean of targets"
 

@@ -12,7 +12,7 @@ import numpy as np
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.evaluate.paired import MIN_PAIRS, Paired, compare_pairs, correct
 from nnunet_spine_ext.study.cohort import NONE, Cohort, Variant
-from nnunet_spine_ext.study.statistics import Estimate, nanmean, paired, plain, seed_spread, seeds_of
+from nnunet_spine_ext.study.statistics import UNKNOWN, Estimate, nanmean, paired, plain, seed_spread, seeds_of
 
 # A lowest tenth of fewer values would be less than one value.
 MIN_FOR_DECILE = 10
@@ -73,6 +73,8 @@ class Outcome:
     mean_of_shares: Estimate = NOT_RUN
     source_change: Estimate = NOT_RUN
     region_gap: Estimate = NOT_RUN
+    id_rate: Estimate = NOT_RUN
+    msd_mm: Estimate = NOT_RUN
     seed_sd: float = math.nan
     test: Test | None = None
     tests: Mapping[str, Test] = field(default_factory=dict)
@@ -97,6 +99,8 @@ class Outcome:
             "mean": self.mean.to_dict(),
             "worst_scanner": {"scanner": self.worst_scanner, **self.worst.to_dict()},
             "worst_decile": self.worst_decile.to_dict(),
+            "id_rate": self.id_rate.to_dict(),
+            "msd_mm": self.msd_mm.to_dict(),
             "gain": self.gain.to_dict(),
             "share": self.share.to_dict(),
             "share_by_scanner": {name: one.to_dict() for name, one in self.shares.items()},
@@ -149,6 +153,8 @@ def _outcome(cohort: Cohort, variant: Variant) -> Outcome:
         worst_decile=draws.estimate(draws.lowest_tenth(per_subject)) if enough else TOO_FEW,
         source_change=_source_change(cohort, variant),
         region_gap=region_gap(cohort, variant),
+        id_rate=_mean(cohort, variant, "id_rate"),
+        msd_mm=_mean(cohort, variant, "msd_mm"),
         seed_sd=seed_spread(nanmean(np.stack(scores), axis=0)),
         seconds=_cost(cohort, variant, "seconds"),
         passes=_cost(cohort, variant, "forward_passes"),
@@ -166,6 +172,13 @@ def _dice(cohort: Cohort, variant: Variant, scanner: str) -> Estimate:
     if found is None:
         return Estimate(math.nan, note=cohort.missing(variant, scanner))
     return cohort.draws.estimate(cohort.draws.curve(found))
+
+
+def _mean(cohort: Cohort, variant: Variant, name: str) -> Estimate:
+    """Mean over the targets of a value of cases.csv."""
+    found = [cohort.score(name, variant, scanner) for scanner in cohort.study.targets]
+    curves = [cohort.draws.curve(one) for one in found if one is not None]
+    return cohort.draws.estimate(np.mean(curves, axis=0)) if curves else UNKNOWN
 
 
 def _cost(cohort: Cohort, variant: Variant, name: str) -> float:

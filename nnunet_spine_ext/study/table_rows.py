@@ -94,7 +94,9 @@ def table3(results: Results) -> Table:
         *(Column(name, name, "estimate", 3, wide=name != source) for name in (source, *targets)),
         Column("targets", "Targets"), Column("mean", "Mean", "estimate"),
         Column("worst_scanner", "Worst scanner"), Column("worst", "Its Dice", "estimate"),
-        Column("worst_decile", "Worst tenth", "estimate"), Column("share", "Share of the gap", "share"),
+        Column("worst_decile", "Worst tenth", "estimate"),
+        Column("id_rate", "ID rate", "estimate"), Column("msd_mm", "MSD (mm)", "estimate", 2),
+        Column("share", "Share of the gap", "share"),
         Column("mean_of_shares", "Mean of shares", "share", wide=False), Column("gain", "Gain", "estimate", wide=False),
         Column("p", "p", wide=False), Column("p_holm", "p (Holm)"), Column("rank_biserial", "Effect", "number", 2),
         Column("pairs", "Pairs", wide=False), Column("source_change", "Change on the source", "estimate", 4),
@@ -126,6 +128,7 @@ def _strategy(one: Outcome, targets: int) -> dict[str, Any]:
         return row
     row |= {
         "worst_scanner": one.worst_scanner, "worst": one.worst, "worst_decile": one.worst_decile,
+        "id_rate": one.id_rate, "msd_mm": one.msd_mm,
         "seed_sd": one.seed_sd, "seconds": one.seconds, "forward_passes": one.passes, "failed": one.failed,
         "cervical_lumbar": one.region_gap,
     }  # fmt: skip
