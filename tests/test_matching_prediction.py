@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from nnunet_spine_ext.inference.managers import SpinePreprocessor
 from nnunet_spine_ext.inference.matching import STANDARDISE, match_case, score_case
 from nnunet_spine_ext.inference.predict import predict
 from nnunet_spine_ext.inference.predictor import SpinePredictor
-from nnunet_spine_ext.inference.preparation import quickly, structure_posteriors
+from nnunet_spine_ext.inference.preparation import _heads, quickly, structure_posteriors
 from nnunet_spine_ext.inference.reading import read_case
 from nnunet_spine_ext.training.plan import plan
 
@@ -302,17 +303,44 @@ def test_anchored_matching_aligns_structures_better_than_the_body_does(tmp_path:
     assert off["anchored"] < off["body"] / 3
 
 
-@pytest.mark.parametrize(("threshold", "code"), [(20.0, "W-MATCH-ANCHORS"), (1.2, "W-MATCH-UNSURE")])
+@pytest.mark.parametrize(("threshold", "said"), [(20.0, "no structure of cord"), (1.2, "they decided")])
 def test_a_first_look_that_finds_little_falls_back_to_the_body_and_says_so(
-    tmp_path: Path, reference: Any, threshold: float, code: str
+    tmp_path: Path, reference: Any, threshold: float, said: str
 ) -> None:
     folder = tmp_path / "Dataset902_Seeing" / "nnUNetTrainerSpineSoft__nnUNetPlans__3d_fullres"
     blind = with_reference(make_soft_model(folder, seeing=True, threshold=threshold), reference)
     case_of(tmp_path / "in", body(2, gamma=0.6, gain=3))
     predict(tmp_path / "in", tmp_path / "out", m=blind, device="cpu", tta="none", match="anchored")
     row = journal_of(tmp_path / "out")["case"]
-    assert code in {warning["code"] for warning in row["warnings"]}
+    unsure = [warning["found"] for warning in row["warnings"] if warning["code"] == "W-MATCH-UNSURE"]
+    assert len(unsure) == 1
+    assert said in unsure[0]
     assert row["intensity"]["channels"][0]["confidence"] < 2 / 3
+    if threshold == 20.0:
+        assert row["intensity"]["fallback"] == "body"
+        predict(tmp_path / "in", tmp_path / "body", m=blind, device="cpu", tta="none", match="body")
+        assert (tmp_path / "out/soft/case.nii.gz").read_bytes() == (tmp_path / "body/soft/case.nii.gz").read_bytes()
+
+
+def test_a_view_without_matching_lies_on_the_same_grid(seeing: Path, tmp_path: Path) -> None:
+    image = body(2, gamma=0.6, gain=3)
+    case_of(tmp_path / "in", Volume(np.pad(image.array, ((4, 0), (0, 3), (0, 0))), OBLIQUE))
+    predict(tmp_path / "in", tmp_path / "out", m=seeing, device="cpu", tta="full", all_views=True, match="body")
+    row = journal_of(tmp_path / "out")["case"]
+    assert any("match0" in name for name in row["views"]["names"])
+    assert row["intensity"]["channels"][0]["skipped"] is False
+    predict(tmp_path / "in", tmp_path / "plain", m=seeing, device="cpu", tta="full", all_views=True)
+    assert not any("match0" in name for name in journal_of(tmp_path / "plain")["case"]["views"]["names"])
+
+
+def test_regions_have_channels_of_their_own() -> None:
+    content = {"labels": {"background": 0, "spine": [1, 2, 3], "disc": [2], "cord": 3, "ignore": 4}}
+    plans = {"spine_ext": {"data": {"scheme": "custom"}}}
+    predictor = SimpleNamespace(dataset_json=content, plans_manager=SimpleNamespace(plans=plans))
+    assert _heads(predictor, regions=True) == {"disc": (1,), "cord": (2,)}  # type: ignore[arg-type]
+    classes = {"labels": {"background": 0, "vertebral body": 1, "disc": 2, "cord": 3}}
+    predictor.dataset_json = classes
+    assert _heads(predictor, regions=False) == {"corpus": (1,), "disc": (2,), "cord": (3,)}  # type: ignore[arg-type]
 
 
 # ---- stock prediction --------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Anchored matching looks twice: a first, quick prediction after the matching of b
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 # Below this share of the map structures decided little: the body decided the rest, and the user should know. Half is
 # what a model of one structure reaches without finding any of it to speak of, because its surroundings count as well.
 _LITTLE = 2 / 3
+# Of the structures that model and reference know, at least this share must be found for a map to be anchored in them.
+_FEW = 0.5
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,15 @@ class Preparation:
         prepared = self._preprocessed(first, properties)
         posteriors = structure_posteriors(self.predictor, prepared.data, prepared.properties)
         matched = match_case(raw, properties, reference, "anchored", posteriors=posteriors, fixed=self.fixed, file=file)
+        if matched.skipped:
+            return matched
+        known = {name for name in posteriors if all(name in channel.structures for channel in reference.channels)}
+        found = known & {name for channel in matched.facts["channels"] for name in channel["before"]["structures"]}
+        if len(found) < _FEW * len(known):
+            # A network that is lost calls all that it finds one thing; structures of a spine come together.
+            bodies = Matched(first.data, first.standardise, {**first.facts, "method": "anchored", "fallback": "body"})
+            bodies.warnings.extend([*first.warnings, _few_structures(found, known, file)])
+            return bodies
         for channel in matched.facts["channels"]:
             if not channel["skipped"] and channel["confidence"] < _LITTLE:
                 matched.warnings.append(_little_confidence(channel["confidence"], file))
@@ -142,6 +154,17 @@ def quickly(predictor: SpinePredictor) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(predictor, name, value)
+
+
+def _few_structures(found: AbstractSet[str], known: AbstractSet[str], file: str) -> Problem:
+    return Problem(
+        "warning",
+        "W-MATCH-UNSURE",
+        file,
+        f"a first prediction that found {', '.join(sorted(found)) or 'no structure'} of {', '.join(sorted(known))}",
+        "half of the structures at least",
+        "the body alone was matched, as with --match body; look at the result",
+    )
 
 
 def _little_confidence(confidence: float, file: str) -> Problem:
