@@ -108,8 +108,8 @@ def test_curves_join_neighbours_only_and_draw_intervals() -> None:
 
 
 def test_curves_of_nothing_are_drawn() -> None:
-    assert svg(curves([], [], Axis("N"), DICE, "Title"))
-    assert svg(scatters([], DICE, [], "Title"))
+    assert "not measured" in _texts(curves([], [], Axis("N"), DICE, "Title"))
+    assert "not measured" in _texts(scatters([], DICE, [], "Title"))
     assert svg(bars([], LOSS, "Title"))
     assert svg(mark_rows([], [], DICE, "Title"))
 

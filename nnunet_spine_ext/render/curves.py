@@ -14,6 +14,7 @@ from nnunet_spine_ext.render.scales import Axis, Scale, scale_of
 __all__ = ["Axis", "Curve", "Panel", "Point", "curves", "scatters"]
 
 WIDTH = 640.0
+NOTHING = "not measured"
 _LEFT, _RIGHT, _HIGH, _FOOT = 46.0, 16.0, 230.0, 38.0
 _PANEL_WIDE, _PANEL_HIGH = 262.0, 150.0
 
@@ -62,7 +63,10 @@ def curves(
     reference: tuple[float, str] | None = None,
     titled: bool = True,
 ) -> Drawing:
-    """Draw curves over places that `ticks` name; `reference` is a level over the whole width."""
+    """Draw curves over places that `ticks` name; `reference` is a level over the whole width.
+
+    Without any value the plot says that nothing was measured.
+    """
     entries: list[tuple[int | str, str]] = [
         (curve.series if curve.marked else style_of(curve.series), curve.name) for curve in shown if curve.name
     ]
@@ -87,6 +91,8 @@ def curves(
         shapes.append(Line("reference", _LEFT, up.x(line[0]), WIDTH - _RIGHT, up.x(line[0])))
     for curve in shown:
         shapes += _curve(curve, across_scale, up)
+    if not any(math.isfinite(point.y) for curve in shown for point in curve.points):
+        shapes.append(Text("label", WIDTH / 2, (top + bottom) / 2 + 6.0, NOTHING, "middle"))
     return Drawing(WIDTH, bottom + _FOOT, tuple(shapes), f"{title}: {len(shown)} curves")
 
 
@@ -131,6 +137,8 @@ def scatters(
         start = top + 34.0 + row * high
         up = scale_of(ends, y_axis, start + _PANEL_HIGH, start, keep_all=True)
         shapes += _panel(panel, y_axis, up, left)
+    if not panels:
+        shapes.append(Text("label", WIDTH / 2, top + 34.0 + _PANEL_HIGH / 2, NOTHING, "middle"))
     rows = max(1, (len(panels) + 1) // 2)
     return Drawing(WIDTH, top + rows * high, tuple(shapes), f"{title}: {len(panels)} panels")
 
