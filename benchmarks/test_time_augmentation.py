@@ -20,7 +20,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +121,12 @@ class Comparison:
 
         names = structure_names(plain.dataset_json, regions=False)
         for name, settings in WAYS.items():
-            views = make_views(replace(settings, limit=None), around)
+            # Of the same views, so that none is predicted for one way alone.
+            views = [
+                view
+                for view in make_views(ViewSettings(), around)
+                if all(part.kind in ("mirror", *settings.kinds) for part in view.parts)
+            ]
             made = average_views(answer, views, plain.meaning, settings, structures=names)
             outputs[name] = made.outputs
             rows.append({
