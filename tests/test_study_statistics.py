@@ -216,3 +216,19 @@ def test_correlations_of_few_or_equal_values_are_no_numbers() -> None:
     assert correlations(draws, np.ones((2, 10)), np.ones((2, 10)))[0].note == "too few"
     three = [np.full(301, v) for v in (0.1, 0.2, 0.3)]
     assert correlations_of_means(draws, three, three)[1].note == "too few"
+
+
+@pytest.mark.parametrize(("subjects", "least"), [(12, 0.85), (50, 0.90)])
+def test_the_interval_of_a_share_covers_it_about_as_often_as_the_documentation_says(
+    subjects: int, least: float
+) -> None:
+    rng = np.random.default_rng(1)
+    draws = Draws([str(k) for k in range(subjects)], resamples=300, seed=42)
+    hits = 0
+    for _ in range(150):
+        own, gap = rng.normal(0.9, 0.04, subjects), rng.normal(0.25, 0.06, subjects)
+        gained = 0.6 * gap + rng.normal(0, 0.04, subjects)
+        source, none, strategy = (draws.curve(v[None]) for v in (own, own - gap, own - gap + gained))
+        found = draws.ratio(strategy - none, source - none)
+        hits += found.low <= 0.6 <= found.high
+    assert least <= hits / 150 < 1.0
