@@ -69,7 +69,7 @@ def assemble(config: StudyConfig, study: Path) -> Assembly:
     models = models_of(config, images, study)
     made = Assembly(images, [*images.test_steps])
     for seed in config.seeds:
-        for name in sorted(config.strategies, key=list(STRATEGIES).index):
+        for name in sorted(config.strategies, key=lambda name: name != "none"):
             _add_strategy(made, config, models, name, seed)
     return _ordered(made, models)
 
@@ -87,11 +87,17 @@ def _add_strategy(made: Assembly, config: StudyConfig, models: Models, name: str
         _add_run(made, config, model, name, seed)
     if name == "none":
         _add_gaps(made, config, found[0], seed)
+        if any(condition.factor != "scanner" for condition in made.images.conditions):
+            _add_run(made, config, found[0], name, seed, components=True)
 
 
-def _add_run(made: Assembly, config: StudyConfig, model: Model, name: str, seed: int) -> None:
-    chosen = _conditions(made, name, model)
-    tag = name if model.n is None else f"{name}-{model.condition.key}-{model.n}" if model.condition else name
+def _add_run(
+    made: Assembly, config: StudyConfig, model: Model, name: str, seed: int, *, components: bool = False
+) -> None:
+    chosen = _conditions(made, model, components=components)
+    tag = f"{name}-components" if components else name
+    if model.condition is not None:
+        tag = f"{name}-{model.condition.key}-{model.n}"
     folder, scores = f"predictions/{seed}/{tag}", f"scores/{seed}/{tag}.json"
     title = f"{tag}, seed {seed}"
     run = Run(name, seed, chosen, folder, scores, f"predict {title}", f"score {title}", model.n)
@@ -118,7 +124,7 @@ def _add_run(made: Assembly, config: StudyConfig, model: Model, name: str, seed:
             needs,
             _PREDICT_S * slow * count,
             (folder,),
-            optional=name != "none",
+            optional=name != "none" or components,
         )
     )
     scored = {"study": str(images.study), "folder": folder, "scores": scores, "folders": folders, "chosen": keys}
@@ -137,11 +143,11 @@ def _add_run(made: Assembly, config: StudyConfig, model: Model, name: str, seed:
     made.runs.append(run)
 
 
-def _conditions(made: Assembly, name: str, model: Model) -> tuple[Condition, ...]:
-    """Return what a strategy predicts: components only without any strategy, one scanner after fine-tuning to it."""
+def _conditions(made: Assembly, model: Model, *, components: bool) -> tuple[Condition, ...]:
+    """Return what is predicted: whole scanners or components, one scanner after fine-tuning to it."""
     if model.condition is not None:
         return (model.condition,)
-    return tuple(c for c in made.images.conditions if c.factor == "scanner" or name == "none")
+    return tuple(c for c in made.images.conditions if (c.factor != "scanner") == components)
 
 
 def _add_gaps(made: Assembly, config: StudyConfig, model: Model, seed: int) -> None:

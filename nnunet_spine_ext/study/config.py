@@ -94,13 +94,14 @@ class Components:
     Parameters
     ----------
     profile: the scanner towards which each component goes. severities: of single components; 1 is the profile.
-    single, pairs: whether they are measured; pairs at severity 1.
+    single, pairs: whether they are measured; pairs at severity 1. test: on so many of the test spines; None: on all.
     """
 
     profile: str = "philips-1.5t"
     severities: tuple[float, ...] = (1.0,)
     single: bool = True
     pairs: bool = True
+    test: int | None = None
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,10 @@ class StudyConfig:
                 "samples.counts", f"N = {max(counts)}", f"at most phantoms.pool = {data.pool}",
                 "raise phantoms.pool, or leave the largest N out",
             )  # fmt: skip
+        if self.components.test is not None and not 1 <= self.components.test <= data.test:
+            raise _wrong(
+                "components.test", str(self.components.test), f"1 to phantoms.test = {data.test}", "correct it"
+            )
         if {"adversarial"} & set(self.strategies) and data.unlabelled < 1 and self.models.adversarial is None:
             raise _wrong("phantoms.unlabelled", "0", "spines of the targets for adversarial", "raise it")
 

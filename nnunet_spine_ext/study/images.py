@@ -49,7 +49,12 @@ def images_of(config: StudyConfig, study: Path) -> Images:
 
         return given_images(config, study)
     chosen = tuple(conditions(config))
-    steps, folders = spine_steps(study, "test", config.phantoms, config.phantoms.test, chosen)
+    data = config.phantoms
+    most = config.components.test or data.test
+    steps, folders = spine_steps(study, "test", data, most, chosen)
+    whole = [condition for condition in chosen if condition.factor == "scanner"]
+    more, places = spine_steps(study, "test", data, data.test - most, whole, most)
+    steps, folders = [*steps, *more], [*folders, *places]
     return Images(study, chosen, SOURCE, tuple(steps), tuple(folders), config.phantoms.test)
 
 

@@ -174,7 +174,7 @@ def _analysed(folder: Path, config: StudyConfig) -> StudySummary | None:
 def _tell_gap(folder: Path, made: Assembly, step: Step) -> None:
     """Say how large the gap is as soon as it is known: without one the rest is in vain."""
     for run in made.runs:
-        if run.score == step.name and run.strategy == "none":
+        if run.score == step.name and run.strategy == "none" and made.images.source in run.conditions:
             own, other = source_gap(folder, made, run)
             logger.info("Dice without any strategy: %.3f at the source, %.3f on targets", own, other)
             if not own - other >= LEAST_GAP:
