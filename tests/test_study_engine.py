@@ -25,7 +25,7 @@ from nnunet_spine_ext.study.conditions import SOURCE, conditions
 from nnunet_spine_ext.study.config import PhantomData, preset_names, read_config
 from nnunet_spine_ext.study.features import distances
 from nnunet_spine_ext.study.gaps import ceiling, signal_to_noise
-from nnunet_spine_ext.study.given import given_images
+from nnunet_spine_ext.study.given import given_images, refuse_other_labels
 from nnunet_spine_ext.study.index import read_index
 from nnunet_spine_ext.study.reacquire import simulated
 from nnunet_spine_ext.study.run import study
@@ -140,7 +140,7 @@ def _steps(folder: Path, *, second: Any = 1, **options: Any) -> list[Step]:
 
 
 def _run(folder: Path, jobs: int = 1, **options: Any) -> Any:
-    with Workers(jobs, {}, folder / "log.txt") as workers:
+    with Workers(jobs, {}, folder / "log.txt", inline=jobs == 1) as workers:
         return run_steps(_steps(folder, **options), Ledger(folder), workers)
 
 
@@ -171,7 +171,7 @@ def test_a_failed_step_ends_only_what_needs_it(tmp_path: Path) -> None:
 
 def test_nothing_optional_is_begun_when_the_budget_is_over(tmp_path: Path) -> None:
     steps = [replace(step, optional=step.name != "a") for step in _steps(tmp_path)]
-    with Workers(1, {}, tmp_path / "log.txt") as workers:
+    with Workers(1, {}, tmp_path / "log.txt", inline=True) as workers:
         found = run_steps(steps, Ledger(tmp_path), workers, deadline=time.monotonic() - 1)
     assert found.done == ["a"]
     assert "budget" in found.left_out["b"]
@@ -438,6 +438,14 @@ def test_given_images_need_a_model(tmp_path: Path) -> None:
     file.write_text(json.dumps({"given": {"dataset": str(folder), "source": "GE"}, "models": {"source": "absent"}}))
     with pytest.raises(SpineExtError, match="absent"):
         assemble(read_config(file, None), tmp_path / "study")
+
+
+def test_a_model_of_other_labels_is_refused(tmp_path: Path) -> None:
+    folder = _dataset(tmp_path / "d", ["GE", "Siemens"])
+    write_json(folder / "dataset.json", {"labels": {"background": 0, "cord": 1, "canal": 2}})
+    refuse_other_labels(folder, {1: "cord", 2: "canal"})
+    with pytest.raises(UsageError, match=r"cord 1, canal 2.*expected canal 1, cord 2"):
+        refuse_other_labels(folder, {1: "canal", 2: "cord"})
 
 
 def test_simulated_images_keep_their_grid_and_their_source(tmp_path: Path) -> None:

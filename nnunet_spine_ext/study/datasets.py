@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ def write_dataset(
     raw, preprocessed = study / "nnUNet_raw", study / "nnUNet_preprocessed"
     for folder in (raw, preprocessed):
         folder.mkdir(parents=True, exist_ok=True)
+    # Plans and data of what is replaced.
+    shutil.rmtree(preprocessed / described.folder_name, ignore_errors=True)
     with dataset_writer(raw, described, preprocessed_root=preprocessed, splits=[split], overwrite=True) as writer:
         for case in _raw(study, known, labelled=True):
             writer.add(case)

@@ -165,3 +165,24 @@ def _source(data: GivenData, domains: Sequence[str]) -> Condition:
             fix=nearest(str(data.source), domains),
         )
     return Condition(data.source, severity=0.0)
+
+
+def refuse_other_labels(dataset: str | Path, labels: Mapping[int, str]) -> None:
+    """Raise UsageError when a dataset says that its classes are others than a model's, `labels` by id."""
+    path = Path(dataset) / "dataset.json"
+    if not path.is_file():
+        return
+    skip = ("background", "ignore")
+    own = {value: name for name, value in read_json(path)["labels"].items() if name not in skip}
+    if own != dict(labels):
+        raise UsageError(
+            "E-STUDY-LABELS",
+            file=path,
+            found=_listed(own),
+            expected=f"{_listed(labels)}, the classes of the model",
+            fix="translate the masks with nnUNetv2_spine_labels, or name another model",
+        )
+
+
+def _listed(labels: Mapping[int, str]) -> str:
+    return ", ".join(f"{name} {label}" for label, name in sorted(labels.items()))

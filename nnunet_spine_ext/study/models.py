@@ -10,14 +10,17 @@ from typing import Any
 from nnunet_spine_ext.inference.folder import open_model_folder
 from nnunet_spine_ext.study.conditions import SOURCE, Condition, targets
 from nnunet_spine_ext.study.config import StudyConfig, digest
+from nnunet_spine_ext.study.given import refuse_other_labels
 from nnunet_spine_ext.study.images import Images, spine_steps, target_named
 from nnunet_spine_ext.study.steps import Step
 from nnunet_spine_ext.study.trainings import (
+    BASE,
     FINETUNE,
     FIRST_TARGET,
     MIXED_DATASET,
     SOURCE_DATASET,
     TRAININGS,
+    dataset_name,
     finetune,
     model_folder,
     plan_mixed,
@@ -106,7 +109,7 @@ class Models:
         arguments = {"study": str(self.study), "number": number, "folders": folders, "sides": data.sides}
         plan = Step(
             f"dataset of {condition.scanner}", plan_target, arguments, {"sides": data.sides},
-            tuple(step.name for step in spines), 5.0, (),
+            tuple(step.name for step in spines), 5.0, (f"nnUNet_raw/{dataset_name(number)}/dataset.json",),
         )  # fmt: skip
         settings = list(network.by_training.get("finetuned", ()))
         arguments = {
@@ -135,7 +138,8 @@ class Models:
             "configuration": network.configuration, "preset": network.preset, "settings": list(network.settings),
         }  # fmt: skip
         facts = {key: value for key, value in arguments.items() if key != "study"}
-        step = Step("plan and preprocess", plan_source, arguments, facts, spines, _PLAN_S, (), optional=False)
+        step = Step("plan and preprocess", plan_source, arguments, facts, spines, _PLAN_S, _planned(SOURCE_DATASET),
+                    optional=False)  # fmt: skip
         return self._add(step)
 
     def _plan_mixed(self) -> Step:
@@ -161,7 +165,17 @@ class Models:
         }  # fmt: skip
         facts = {key: value for key, value in arguments.items() if key != "study"}
         needs = (base.name, *spines, *(step.name for step in made))
-        return self._add(Step("plan and preprocess with targets", plan_mixed, arguments, facts, needs, _PLAN_S, ()))
+        return self._add(
+            Step(
+                "plan and preprocess with targets",
+                plan_mixed,
+                arguments,
+                facts,
+                needs,
+                _PLAN_S,
+                _planned(MIXED_DATASET),
+            )
+        )
 
     def _training_spines(self) -> tuple[tuple[str, ...], list[str]]:
         data = self.config.phantoms
@@ -185,7 +199,15 @@ class Models:
 
     def _digest(self, folder: str) -> str:
         folds = self.config.folds
-        return open_model_folder(Path(folder), tuple(folds) if folds else None, self.config.checkpoint).digest
+        model = open_model_folder(Path(folder), tuple(folds) if folds else None, self.config.checkpoint)
+        if self.config.given is not None:
+            refuse_other_labels(self.config.given.dataset, model.labels)
+        return model.digest
+
+
+def _planned(number: int) -> tuple[str, ...]:
+    """Return the file without which a dataset is not planned."""
+    return (f"nnUNet_preprocessed/{dataset_name(number)}/{BASE}.json",)
 
 
 def models_of(config: StudyConfig, images: Images, study: Path) -> Models:

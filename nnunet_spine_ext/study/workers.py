@@ -28,15 +28,17 @@ _children: set[subprocess.Popen[bytes]] = set()
 
 
 class Workers:
-    """Does steps in `jobs` processes, or in this one if it is one.
+    """Does steps in `jobs` processes.
 
     Parameters
     ----------
     environment: variables of the processes. log: file that gets the tracebacks of steps that failed.
+    inline: do one step after the other in this process; if it is killed, commands that it waits for go on.
     """
 
-    def __init__(self, jobs: int, environment: dict[str, str], log: Path) -> None:
-        self.jobs = jobs
+    def __init__(self, jobs: int, environment: dict[str, str], log: Path, *, inline: bool = False) -> None:
+        self.jobs = 1 if inline else jobs
+        self._inline = inline
         self._environment = environment
         self._log = log
         self._futures: dict[Future[Answer], Step] = {}
@@ -45,8 +47,8 @@ class Workers:
         self._before: dict[str, str | None] = {}
 
     def submit(self, step: Step) -> None:
-        """Start a step; with one job it is done here and now."""
-        if self.jobs == 1:
+        """Start a step; inline it is done here and now."""
+        if self._inline:
             self._ready.append(_do(step.name, step.work, dict(step.arguments), self._log))
             return
         if self._pool is None:
