@@ -19,6 +19,7 @@ from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.harmonize.reference import average_curves, curves_of_files, reference_of
+from nnunet_spine_ext.inference import preparation
 from nnunet_spine_ext.inference.managers import SpinePreprocessor
 from nnunet_spine_ext.inference.matching import STANDARDISE, match_case, score_case
 from nnunet_spine_ext.inference.predict import predict
@@ -303,23 +304,32 @@ def test_anchored_matching_aligns_structures_better_than_the_body_does(tmp_path:
     assert off["anchored"] < off["body"] / 3
 
 
-@pytest.mark.parametrize(("threshold", "said"), [(20.0, "no structure of cord"), (1.2, "they decided")])
-def test_a_first_look_that_finds_little_falls_back_to_the_body_and_says_so(
-    tmp_path: Path, reference: Any, threshold: float, said: str
-) -> None:
+def test_a_first_look_that_finds_nothing_falls_back_to_the_body_and_says_so(tmp_path: Path, reference: Any) -> None:
     folder = tmp_path / "Dataset902_Seeing" / "nnUNetTrainerSpineSoft__nnUNetPlans__3d_fullres"
-    blind = with_reference(make_soft_model(folder, seeing=True, threshold=threshold), reference)
+    blind = with_reference(make_soft_model(folder, seeing=True, threshold=20.0), reference)
     case_of(tmp_path / "in", body(2, gamma=0.6, gain=3))
     predict(tmp_path / "in", tmp_path / "out", m=blind, device="cpu", tta="none", match="anchored")
     row = journal_of(tmp_path / "out")["case"]
     unsure = [warning["found"] for warning in row["warnings"] if warning["code"] == "W-MATCH-UNSURE"]
-    assert len(unsure) == 1
-    assert said in unsure[0]
-    assert row["intensity"]["channels"][0]["confidence"] < 2 / 3
-    if threshold == 20.0:
-        assert row["intensity"]["fallback"] == "body"
-        predict(tmp_path / "in", tmp_path / "body", m=blind, device="cpu", tta="none", match="body")
-        assert (tmp_path / "out/soft/case.nii.gz").read_bytes() == (tmp_path / "body/soft/case.nii.gz").read_bytes()
+    assert unsure == ["a first prediction that found no structure of cord"]
+    assert row["intensity"]["fallback"] == "body"
+    predict(tmp_path / "in", tmp_path / "body", m=blind, device="cpu", tta="none", match="body")
+    assert (tmp_path / "out/soft/case.nii.gz").read_bytes() == (tmp_path / "body/soft/case.nii.gz").read_bytes()
+
+
+@pytest.mark.parametrize(("confidence", "warned"), [(0.3, True), (0.8, False)])
+def test_a_map_that_structures_hardly_decided_is_a_warning(
+    seeing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, confidence: float, warned: bool
+) -> None:
+    def unsure(*arguments: Any, **options: Any) -> Any:
+        found = match_case(*arguments, **options)
+        found.facts["channels"][0]["confidence"] = confidence
+        return found
+
+    monkeypatch.setattr(preparation, "match_case", unsure)
+    case_of(tmp_path / "in", body(2, gamma=0.6, gain=3))
+    result = predict(tmp_path / "in", tmp_path / "out", m=seeing, device="cpu", tta="none", match="anchored")
+    assert ("W-MATCH-UNSURE" in [w.code for w in result.warnings.get("case", [])]) is warned
 
 
 def test_a_view_without_matching_lies_on_the_same_grid(seeing: Path, tmp_path: Path) -> None:

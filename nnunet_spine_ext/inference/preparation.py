@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 
     from nnunet_spine_ext.inference.predictor import SpinePredictor
 
-# Below this share of the map structures decided little: the body decided the rest, and the user should know. Half is
-# what a model of one structure reaches without finding any of it to speak of, because its surroundings count as well.
-_LITTLE = 2 / 3
+# Below this share of the map structures decided little: the body decided the rest, and the user should know.
+_LITTLE = 0.5
 # Of the structures that model and reference know, at least this share must be found for a map to be anchored in them.
 _FEW = 0.5
 
