@@ -139,7 +139,7 @@ def usable_reference(
             file=file,
             found=f"matching ({method}) asked of a model without an intensity reference that can be used",
             expected='"reference" under "spine_ext" in its plans',
-            fix=f"nnUNetv2_spine_reference -m {file} makes one of the training images",
+            fix=f"nnUNetv2_spine_reference -m {file} -i imagesTr -l labelsTr makes one of its training images",
         )
     _per_channel(reference, channels)
     _refuse_other_preprocessor(plans, file)
