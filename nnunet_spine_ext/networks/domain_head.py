@@ -16,6 +16,46 @@ _LEAST_VOXELS = 1.0
 _BELONGS = 0.5
 
 
+class RunningStandard(nn.Module):
+    """Take the mean over many batches from every feature, and divide it by its standard deviation.
+
+    What tells domains is small beside what all samples have in common. Measured on frozen features of six simulated
+    scanners: without this, a classifier with dropout 0.5 is still at chance after 700 steps; with it, it is right in
+    two of five. Batches of two are too small for their own statistics, so these are running ones, as in batch
+    normalisation in evaluation mode.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    steps: Tensor
+
+    def __init__(self, features: int, momentum: float = 0.05) -> None:
+        super().__init__()
+        self._momentum = momentum
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("variance", torch.ones(features))
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return (N, F) standardised; in training the statistics take in the batch first.
+
+        `weights`: (N,) of the samples in the statistics, 0 or more; None: equal.
+        """
+        if self.training:
+            self._take_in(values.detach(), weights)
+        return (values - self.mean) / (self.variance + 1e-6).sqrt()
+
+    @torch.no_grad()
+    def _take_in(self, values: Tensor, weights: Tensor | None) -> None:
+        shares = torch.ones_like(values[:, 0]) if weights is None else weights
+        shares = (shares / shares.sum().clamp_min(1e-6))[:, None]
+        self.steps += 1
+        # The first batches count fully: a slow start from zero and one would be a long one.
+        part = torch.clamp_min(1 / self.steps, self._momentum)
+        self.mean.lerp_((shares * values).sum(dim=0), part)
+        self.variance.lerp_((shares * (values - self.mean).square()).sum(dim=0), part)
+
+
 class DomainHead(nn.Module):
     """Logits of domains from features: 1×1 convolution, mean, standard deviation and maximum, two hidden layers.
 
@@ -32,6 +72,7 @@ class DomainHead(nn.Module):
         super().__init__()
         convolution = nn.Conv3d if dimensions == 3 else nn.Conv2d
         self.reduce = convolution(channels, REDUCED, kernel_size=1)
+        self.standard = RunningStandard(3 * REDUCED)
         self.norm = nn.LayerNorm(3 * REDUCED)
         # One factor per class and pooled feature: a low-rank form of the product of features and classes of CDAN, which
         # would have classes × 384 inputs.
@@ -46,7 +87,7 @@ class DomainHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits (B, domains) of features (B, channels, *spatial)."""
-        logits: Tensor = self.classify(self.norm(pooled(self.reduce(features))))
+        logits: Tensor = self.classify(self.norm(self.standard(pooled(self.reduce(features)))))
         return logits
 
     def conditioned(self, features: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,7 +103,9 @@ class DomainHead(nn.Module):
         mass = belonging.sum(dim=2)
         shares = torch.where(mass >= _LEAST_VOXELS, mass, 0.0)
         shares = shares / shares.sum(dim=1, keepdim=True).clamp_min(1e-6)
-        values = self.norm(_pooled_by_class(maps, belonging, mass))
+        values = _pooled_by_class(maps, belonging, mass)
+        values = self.standard(values.flatten(0, 1), shares.flatten()).view(values.shape)
+        values = self.norm(values)
         if self.condition is not None:
             values = values * self.condition.weight
         logits: Tensor = self.classify(values)

@@ -37,6 +37,7 @@ LOGGED = ("domain_accuracy", "domain_loss", "domain_strength")
 # nnU-Net clips the gradients of its network to this norm; the classifier's are clipped alike, but alone.
 _LARGEST_GRADIENT = 12.0
 _FEWEST_SAMPLES = 2
+_MOMENTUM = 0.9
 
 
 class DomainAlignmentMixin(_Trainer):
@@ -91,7 +92,9 @@ class DomainAlignmentMixin(_Trainer):
             dimensions=len(self.configuration_manager.patch_size),
         ).to(self.device)
         parameters = list(self._alignment.parameters())
-        optimizer.add_param_group({"params": parameters, "lr": optimizer.param_groups[0]["lr"]})
+        group = {"params": parameters, "lr": optimizer.param_groups[0]["lr"]}
+        # With nnU-Net's momentum of 0.99 and rate of 0.01 the rectifiers of a small classifier die within a few steps.
+        optimizer.add_param_group(group | ({"momentum": _MOMENTUM} if "momentum" in optimizer.defaults else {}))
         optimizer.register_step_pre_hook(
             lambda *_: torch.nn.utils.clip_grad_norm_(parameters, _LARGEST_GRADIENT) and None
         )
