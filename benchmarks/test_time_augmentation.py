@@ -32,6 +32,7 @@ from nnunet_spine_ext.augment.profiles import REFERENCE
 from nnunet_spine_ext.check.environment import trainers_folder
 from nnunet_spine_ext.core.io import read_volume, write_json
 from nnunet_spine_ext.core.threads import set_frugal_cpu
+from nnunet_spine_ext.inference.managers import segmentation_volume
 from nnunet_spine_ext.inference.predictor import SpinePredictor
 from nnunet_spine_ext.inference.tta import average_views, structure_names, surroundings_of
 from nnunet_spine_ext.inference.view_settings import ViewSettings
@@ -138,10 +139,13 @@ class Comparison:
         return rows
 
     def _scores(self, outputs: torch.Tensor, properties: dict[str, Any], truth: np.ndarray) -> dict[str, float]:
-        mask = convert_predicted_logits_to_segmentation_with_correct_shape(
-            outputs.numpy(), self.plain.plans_manager, self.plain.configuration_manager, self.plain.label_manager,
-            properties, num_threads_torch=1,
-        ).transpose(2, 1, 0)  # fmt: skip
+        mask = segmentation_volume(
+            convert_predicted_logits_to_segmentation_with_correct_shape(
+                outputs.numpy(), self.plain.plans_manager, self.plain.configuration_manager, self.plain.label_manager,
+                properties, num_threads_torch=1,
+            ),
+            properties,
+        ).array  # fmt: skip
         present = [k for k in range(1, outputs.shape[0]) if (truth == k).any()]
         dice = {k: 2 * ((mask == k) & (truth == k)).sum() / ((mask == k).sum() + (truth == k).sum()) for k in present}
         sided = [dice[k] for k in SIDED if k in dice]
