@@ -4,10 +4,11 @@
 
 A 2-D sagittal network learns from lumbar phantoms of the reference scanner, then goes on from there with 1, 5 and 10
 phantoms of another one (ge-1.5t: coarser voxels, noise, shading, other contrast), training its norm layers, its decoder
-or all. Dice is the mean over vertebral bodies, discs, canal and spinous processes of phantoms that no training saw, of
-both scanners; `share` is the part of the gap between the model on its own scanner and on the other one that is
-recovered. With five samples, further learning rates are tried beside that of the rule. The schedule is that of
-`nnUNetv2_spine_finetune_plan`. CPU seconds, one thread. The last line is the summary.
+or all. Nothing is augmented: with nnU-Net's augmentation so small a network, on such phantoms, loses next to nothing on
+the other scanner (0.003). Dice is the mean over vertebral bodies, discs, canal and spinous processes of phantoms that
+no training saw, of both scanners; `share` is the part of the gap between the model on its own scanner and on the other
+one that is recovered. With five samples, further learning rates are tried beside that of the rule, as shares of the
+source's. The schedule is that of `nnUNetv2_spine_finetune_plan`. CPU seconds, one thread. The last line is the summary.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ DATASETS = {
     "source": (961, "Source", None, 0),
     "target": (962, "Target", SCANNER, 1000),
     "source test": (963, "SourceTest", None, 2000),
-    "target test": (964, "TargetTest", SCANNER, 3000),
+    # The same spines: a harder or an easier one must not pass for a harder or an easier scanner.
+    "target test": (964, "TargetTest", SCANNER, 2000),
 }
 
 
@@ -103,7 +105,8 @@ def train_source(out: Path, size: Size) -> tuple[Path, float]:
             "train.num_epochs": size.epochs, "train.num_iterations_per_epoch": size.iterations,
             "train.num_val_iterations_per_epoch": 1, "train.optimizer": "adamw", "train.initial_lr": 0.003,
             "train.weight_decay": 0.01, "train.plot_every": 1000, "train.save_every": 1000, "train.seed": 1,
-            "train.mirror": "false", "network.base_features": 12, "network.max_features": 96, "network.max_stages": 5,
+            "train.mirror": "false", "train.augmentation": "mirror",
+            "network.base_features": 12, "network.max_features": 96, "network.max_stages": 5,
             "network.convs_per_decoder_stage": 1, "patch.size": "[96, 64]", "batch_size": 8, "batch_dice": "true",
         }  # fmt: skip
         assignments = [f"{key}={value}" for key, value in settings.items()]
