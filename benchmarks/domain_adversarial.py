@@ -6,12 +6,12 @@ Digital spines of the reference scanner, a small 2-D network, `nnUNetTrainerSpin
 taken by one of the six scanner profiles, and the scanner is the domain. One training per loss, and one (`none`) in
 which the classifier only watches; all with the same data, seed, augmentation and number of steps. Reported of each:
 
-- probe: balanced accuracy of a new linear classifier on frozen features of subjects it has not seen, chance 1/6; on all
-  patches, and with scanners simulated without the rest of the augmentation;
+- probe: balanced accuracy of a new linear classifier on frozen features of subjects it has not seen, chance 1/6; of the
+  same patches as each scanner takes them, without the rest of the augmentation;
 - head: balanced accuracy of the training's own classifier in the last epoch, in which dropout is on;
-- source: Dice of five validation spines on the reference scanner, mean over cases and the five large structures (bodies,
-  discs, canal, cord, sacrum; the rest needs longer trainings), and its difference from `none`; scanners: the mean over
-  the five others; both on whole volumes.
+- source: Dice of five validation spines on the reference scanner, mean over cases and the five large structures
+  (bodies, discs, canal, cord, sacrum; the rest needs longer trainings), and its difference from `none`; scanners: the
+  mean over the five others; both on whole volumes.
 
 Goals: probe within 5 points of chance, source Dice at most 0.003 lower. A run whose `none` has a source Dice below 0.5,
 or a probe within 5 points of chance, is void: then there is nothing to lose, or nothing to take away. One seed and
