@@ -149,6 +149,22 @@ def test_matching_views_are_mixtures(image: torch.Tensor) -> None:
     assert torch.allclose(Matching(other, 0.5).forward(image), (image + other) / 2)
 
 
+@pytest.mark.parametrize("crossed", [False, True])
+def test_matching_views_are_mixed_before_they_are_mirrored_or_resized(image: torch.Tensor, crossed: bool) -> None:
+    unmatched = image.exp()
+    views = make_views(ViewSettings(crossed=crossed), SPINE, unmatched)
+    turned = 0
+    for view in views:
+        mixed = [part for part in view.parts if isinstance(part, Matching)]
+        others = Composed(tuple(part for part in view.parts if not isinstance(part, Matching)))
+        if mixed:
+            expected = others.forward(torch.lerp(unmatched, image, mixed[0].strength))
+            assert torch.equal(view.forward(image), expected), view.name
+            turned += any(isinstance(part, Mirror) for part in view.parts)
+            assert view.kind == ("resolution" if any(isinstance(p, Resize) for p in view.parts) else "intensity")
+    assert turned >= 1
+
+
 def test_the_list_starts_with_the_image_and_has_each_view_once() -> None:
     views = make_views(ViewSettings(), SPINE)
     names = [view.name for view in views]

@@ -24,6 +24,8 @@ PROBABILITIES = np.linspace(0.01, 0.99, KNOTS)
 LOW, HIGH = 0.1, 0.9
 # A structure of fewer voxels has no quantiles to speak of.
 MIN_VOXELS = 50
+# A voxel that weighs less is of something else.
+_LEAST = 0.05
 # For what is computed once and kept.
 ALL = 1 << 62
 
@@ -142,7 +144,8 @@ def structure_curves(image: Volume, weights: Mapping[str, Array]) -> tuple[dict[
     curves, voxels = {}, {}
     for name, weight in weights.items():
         core = _eroded(weight)
-        total = float(core.sum())
+        # What is hardly there at all has no quantiles, however many voxels it is in.
+        total = float(core[core > _LEAST].sum())
         if total >= MIN_VOXELS:
             curves[name], voxels[name] = weighted_quantiles(image.array, core), total
     near = _region(weights, image.spacing) if weights else None
@@ -152,8 +155,8 @@ def structure_curves(image: Volume, weights: Mapping[str, Array]) -> tuple[dict[
 
 
 def weighted_quantiles(values: Array, weights: Array, probabilities: Array = PROBABILITIES) -> Array:
-    """Return quantiles of values (any shape) with weights (same shape), non-decreasing."""
-    chosen = weights > 0.05
+    """Return quantiles of values (any shape) with weights (same shape, some above 0.05), non-decreasing."""
+    chosen = weights > _LEAST
     picked, heavy = values[chosen].astype(np.float64), weights[chosen].astype(np.float64)
     order = np.argsort(picked, kind="stable")
     picked, heavy = picked[order], heavy[order]

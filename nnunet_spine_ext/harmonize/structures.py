@@ -16,15 +16,16 @@ REGION = "region"
 REGION_MM = 20.0
 # The first that fits a class's name decides. Endplates are one or two voxels thin, and ribs often half outside: neither
 # is a structure. Whole vertebrae, of labellings that do not tell body and arch apart, are a structure of their own.
+# Words end where letters do: to \b an underscore is a letter, and "intervertebral_disc" would be a vertebra.
 _GROUPS = tuple(
     (name, re.compile(pattern, re.IGNORECASE))
     for name, pattern in (
         ("", r"endplate|rib|ignore|background|rootlet|lesion"),
-        ("disc", r"\bdisc|ivd|\bdisk"),
-        ("cord", r"\b(spinal[ _]?)?cord\b|^myelon"),
+        ("disc", r"(?<![a-z])dis[ck]|ivd"),
+        ("cord", r"(?<![a-z])cord(?![a-z])|^myelon"),
         ("canal", r"canal|csf|thecal"),
-        ("corpus", r"\bcorpus|\bdens\b|vertebral[ _]body"),
-        ("arch", r"arcus|\barch|spinous|costal|articular|sacrum"),
+        ("corpus", r"(?<![a-z])corpus|(?<![a-z])dens(?![a-z])|vertebral[ _]body"),
+        ("arch", r"arcus|(?<![a-z])arch|spinous|costal|articular|sacrum"),
         ("vertebra", r"vertebra|^[CTLS]\d+$|coccyx"),
     )
 )

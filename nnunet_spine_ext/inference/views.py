@@ -33,7 +33,7 @@ class View(Protocol):
 
     @property
     def kind(self) -> Kind:
-        """``mirror``, ``intensity`` or ``resolution``; of several the last."""
+        """``mirror``, ``intensity`` or ``resolution``; of several the last that is no mirror."""
         ...
 
     def forward(self, data: torch.Tensor) -> torch.Tensor:
@@ -158,7 +158,8 @@ class Bias(_Intensity):
 class Matching(_Intensity):
     """Less of the intensity matching: `unmatched` is the same image prepared without it, (C, *spatial).
 
-    Both are prepared alike, z-scored for example, so a mixture is what a weaker map would give.
+    Both are prepared alike, z-scored for example, so a mixture is what a weaker map would give. Among several views it
+    has to be the first: `unmatched` lies as the image does before another view turns it.
     """
 
     unmatched: torch.Tensor
@@ -223,8 +224,8 @@ class Composed:
 
     @property
     def kind(self) -> Kind:
-        """That of the last part."""
-        return self.parts[-1].kind if self.parts else "mirror"
+        """That of the last part that is no mirror, if there is one."""
+        return next((part.kind for part in reversed(self.parts) if part.kind != "mirror"), "mirror")
 
     def forward(self, data: torch.Tensor) -> torch.Tensor:
         """Apply the parts in their order to (C, *spatial)."""
@@ -305,7 +306,12 @@ def make_views(settings: ViewSettings, around: Surroundings, unmatched: torch.Te
         others = _alternating(intensities, resolutions)
         turned = [(*mirrors[(n + 1) % len(mirrors)], *other) for n, other in enumerate(others)]
         chosen = [mirrors[0], *_alternating(turned, mirrors[1:])]
-    return [Composed(parts) for parts in chosen[: settings.limit]]
+    return [_composed(parts) for parts in chosen[: settings.limit]]
+
+
+def _composed(parts: Sequence[View]) -> Composed:
+    # Sorting is stable: the others keep their order.
+    return Composed(tuple(sorted(parts, key=lambda part: not isinstance(part, Matching))))
 
 
 def _mirrors(around: Surroundings) -> list[tuple[View, ...]]:
