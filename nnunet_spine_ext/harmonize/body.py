@@ -15,9 +15,12 @@ _PASSES, _SPECKS = 3, 1e-3
 _THICK_MM, _THICK_SHARE = 4.0, 0.65
 # Li's threshold depends on how much dark tissue is in view, the level of the air on how much quiet air: a weighted
 # geometric mean of both depends less on either.
+_DARK_TISSUE = 3.0
 _ABOVE_AIR, _AIR_SHARE = 5.0, 1 / 2
 # Quantiles of so many voxels are as good as those of all.
-SAMPLES = 300_000
+SAMPLES = 200_000
+# Of the logarithm of a threshold, at which its search ends.
+_TOLERANCE = 1e-3
 
 
 def body_mask(volume: Volume) -> Array:
@@ -52,10 +55,15 @@ def body_mask(volume: Volume) -> Array:
     air = _thick(~mask, volume.spacing) & filled
     if np.count_nonzero(air) < max(2, _THICK_SHARE * np.count_nonzero(filled & ~mask)):
         return _filled_up(filled)
-    beside = _extent(mask)
-    near = values[beside][air[beside]]
-    # The brighter half of it may be dark tissue.
-    level = float(np.quantile(_some(near if near.size > 1000 else values[air]), 0.25))
+    extent = _extent(mask)
+    near = values[extent][air[extent]]
+    beside, everywhere = (
+        float(np.quantile(_some(part), 0.25)) if part.size > 1000 else np.inf for part in (near, values[air])
+    )
+    # What lies beside a body is air with its ghosts, unless it is far brighter than other air: then it is dark tissue.
+    level = everywhere if beside > _DARK_TISSUE * everywhere else beside
+    if not np.isfinite(level):
+        level = float(np.quantile(values[air], 0.25))
     between = threshold * min(1.0, _ABOVE_AIR * level / threshold) ** _AIR_SHARE
     mask = _filled_up(_largest_component(values > between))
     # Averaging carried the body one voxel out into the air; there the voxels themselves decide, and as they are noisier
@@ -78,7 +86,7 @@ def _li_within_body(values: Array, filled: Array) -> tuple[float, Array]:
         threshold = _li_threshold(inside)
         mask = _largest_component(values > threshold)
         extent = _extent(mask)
-    return threshold, _filled_up(mask)
+    return threshold, mask
 
 
 def _thick(mask: Array, spacing: tuple[float, float, float]) -> Array:
@@ -127,7 +135,7 @@ def thinned(volume: Volume, samples: int = SAMPLES) -> Volume:
 def _li_threshold(values: Array) -> float:
     from skimage.filters import threshold_li
 
-    return float(np.exp(threshold_li(np.log(values))))
+    return float(np.exp(threshold_li(np.log(values), tolerance=_TOLERANCE)))
 
 
 def _largest_component(mask: Array) -> Array:

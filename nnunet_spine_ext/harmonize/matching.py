@@ -28,6 +28,8 @@ __all__ = [
 ]
 MatchMethod = Literal["none", "body", "nyul", "cdf", "anchored"]
 MATCH_METHODS: tuple[MatchMethod, ...] = ("none", "body", "nyul", "cdf", "anchored")
+# How much the body's map is drawn to an affine one; more where a crop's composition is not the reference's.
+_RIDGE, _RIDGE_CROPPED = 0.1, 0.3
 # A scan this many times farther from the training scans than the bar is likely to be of another kind.
 _FAR = 3.0
 
@@ -180,10 +182,10 @@ def body_map(
     knots = np.interp(np.linspace(PROBABILITIES[0], PROBABILITIES[-1], FIT_KNOTS), PROBABILITIES, facts.body)
     weights = 1 / (reference.spread**2 + 0.05**2)
     weights = weights / weights.mean()
-    width = reference.width
-    return smooth(
-        fitted(knots, facts.body, target, weights, slope, ridge=1.0, limits=settings.slope_limits, scale=0.1 * width)
-    )
+    cropped = facts.air is None and reference.air is not None
+    ridge = _RIDGE_CROPPED if cropped else _RIDGE
+    limits, miss = settings.slope_limits, 0.1 * reference.width
+    return smooth(fitted(knots, facts.body, target, weights, slope, ridge=ridge, limits=limits, scale=miss))
 
 
 def _affine_part(facts: ChannelFacts, reference: ChannelReference) -> IntensityMap:
