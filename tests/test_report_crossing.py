@@ -50,7 +50,7 @@ def test_distances_matching_and_stability_are_columns(folder: Path) -> None:
         beta={"intensity": {"method": "anchored", "channels": [LEFT]}},
     )
     data, details = shown(folder)
-    assert values_of(data, "distance")["alpha"] == (0.21, "far")
+    assert values_of(data, "distance")["alpha"] == (0.21, "out of distribution")
     assert values_of(data, "distance")["beta"] == (0.03, "in distribution")
     assert values_of(data, "matched")["alpha"] == (0.03, "anchored")
     assert values_of(data, "matched")["beta"] == (0.03, "left alone")
@@ -65,6 +65,13 @@ def test_distances_matching_and_stability_are_columns(folder: Path) -> None:
     assert tables["Stability among views"] == [["disc", "0.710", "0.100"], ["cord", "0.980", "0.000"]]
     assert ["kept", "no"] in tables["Test-time training"]
     assert details["gamma"]["crossing"] == []
+
+
+def test_a_fallback_is_called_one(folder: Path) -> None:
+    note(folder, alpha={"intensity": {"method": "anchored", "fallback": "body", "channels": [MATCHED]}})
+    data, details = shown(folder)
+    assert values_of(data, "matched")["alpha"] == (0.03, "body (fallback)")
+    assert details["alpha"]["crossing"][0]["rows"][0][3] == "body (fallback)"
 
 
 def test_without_matching_there_is_a_distance_only(folder: Path) -> None:

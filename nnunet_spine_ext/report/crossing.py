@@ -28,9 +28,9 @@ def distance(case: Case, when: str = "before") -> tuple[float | None, str]:
         return None, ""
     body, channel = max(found, key=lambda item: item[0])
     if when == "after":
-        return body, str(_table(case.crossing.get("intensity")).get("method", ""))
+        return body, _done(case)
     inside = _table(channel.get(when)).get("in_distribution")
-    return body, "" if inside is None else "in distribution" if inside else "far"
+    return body, "" if inside is None else "in distribution" if inside else "out of distribution"
 
 
 def matched_distance(case: Case) -> tuple[float | None, str]:
@@ -71,7 +71,7 @@ def _matching(case: Case) -> Rows:
     rows = []
     for number, channel in enumerate(_channels(case)):
         before, after = _table(channel.get("before")), _table(channel.get("after"))
-        done = f"left alone ({channel.get('why', '')})" if channel.get("skipped") else method
+        done = f"left alone ({channel.get('why', '')})" if channel.get("skipped") else _done(case)
         confidence = _number(channel.get("confidence"))
         shown = _text(confidence, 2) if method == "anchored" and not channel.get("skipped") else ""
         own, limit, left = (
@@ -79,6 +79,12 @@ def _matching(case: Case) -> Rows:
         )
         rows.append([str(number), own, limit, done, left, shown])
     return rows
+
+
+def _done(case: Case) -> str:
+    """Return the matching that was done: another one than was asked for where that fell back."""
+    told = _table(case.crossing.get("intensity"))
+    return f"{told['fallback']} (fallback)" if "fallback" in told else str(told.get("method", ""))
 
 
 def _views(case: Case) -> Rows:
