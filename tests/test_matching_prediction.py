@@ -15,7 +15,7 @@ from model_builder import make_model, stock_predict
 from soft_model import make_soft_model
 
 from nnunet_spine_ext.cli import predict as command
-from nnunet_spine_ext.core.errors import SetupError, UsageError
+from nnunet_spine_ext.core.errors import CaseError, SetupError, UsageError
 from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.harmonize.reference import average_curves, curves_of_files, reference_of
@@ -372,6 +372,15 @@ def test_stock_prediction_gives_the_same_mask(seeing: Path, tmp_path: Path, refe
     assert not np.array_equal(read_volume(tmp_path / "unmatched/case.nii.gz").array, stock.array)
 
 
+def test_stock_prediction_names_the_scan_that_it_cannot_match(model: Path, tmp_path: Path, reference: Any) -> None:
+    with_reference(model, reference, match="body")
+    image = body(1)
+    file = case_of(tmp_path / "in", image.with_array((image.array - 1024).astype(np.int16)), "ct_0000")
+    with pytest.raises(CaseError) as caught:
+        stock_predict(model, [file], tmp_path / "out")
+    assert (caught.value.code, caught.value.file) == ("E-MATCH-CT", str(file))
+
+
 def test_stock_prediction_stops_where_matching_needs_a_prediction(model: Path, tmp_path: Path, reference: Any) -> None:
     with_reference(model, reference, match="anchored")
     file = case_of(tmp_path / "in", body(2), "case_0000")
@@ -399,10 +408,11 @@ def test_a_model_without_reference_is_told_how_to_get_one(tmp_path: Path) -> Non
     assert caught.value.code == "E-MATCH-REFERENCE"
 
 
+@pytest.mark.parametrize("damaged", [{"version": 2, "cases": 3}, "text", None])
 def test_a_damaged_reference_does_not_stop_who_does_not_want_it(
-    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damaged: Any
 ) -> None:
-    with_reference(model, {"version": 2, "cases": 3})
+    with_reference(model, damaged)
     case_of(tmp_path / "in", body(1))
     assert predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", tta="none").done == ["case"]
     assert "reference in its plans is damaged" in caplog.text

@@ -98,6 +98,22 @@ def test_a_reference_of_version_1_is_replaced(data: Path) -> None:
     assert set(plans_of(data)["spine_ext"]["reference"]) == {GIVEN}  # type: ignore[index]
 
 
+@pytest.mark.parametrize("stored", [{"0": {"version": 2, "cases": 3}}, {"0": "text"}, {"0": None}, ["list"]])
+def test_a_damaged_reference_is_replaced(data: Path, stored: object, caplog: pytest.LogCaptureFixture) -> None:
+    plans = plans_of(data) | {"spine_ext": {"version": 1, "reference": stored}}
+    (data / "model" / "plans.json").write_text(json.dumps(plans))
+    assert reference(str(data / "model"), str(data / "imagesTr")).written
+    assert "is damaged" in caplog.text
+    assert reference_of(plans_of(data), ["0"]) is not None
+
+
+def test_a_folder_of_masks_that_is_not_there_is_refused(data: Path) -> None:
+    before = (data / "model" / "plans.json").read_bytes()
+    with pytest.raises(NoInputError, match="E-REFERENCE-LABELS"):
+        reference(str(data / "model"), str(data / "imagesTr"), labels=str(data / "labelTr"))
+    assert (data / "model" / "plans.json").read_bytes() == before
+
+
 def test_other_cases_are_used_when_one_is_broken(data: Path) -> None:
     (data / "imagesTr" / "b_0000.nii.gz").write_bytes(b"no image")
     (data / "labelsTr" / "c.nii.gz").unlink()

@@ -52,6 +52,8 @@ class SpinePreprocessor(DefaultPreprocessor):
     """
 
     _standardise: tuple[Moments | None, ...] = ()
+    # The first file of the case, for messages.
+    _file: str = ""
 
     def run_case(self, image_files: list[str], *args: Any, **kwargs: Any) -> Any:
         """Inspect the files of a case, then preprocess it.
@@ -72,6 +74,7 @@ class SpinePreprocessor(DefaultPreprocessor):
                 if problem.severity == "error":
                     raise problem.to_error()
                 logger.warning("%s", problem)
+        self._file = str(image_files[0])
         return super().run_case(image_files, *args, **kwargs)
 
     def run_case_npy(
@@ -88,7 +91,8 @@ class SpinePreprocessor(DefaultPreprocessor):
         Raises CaseError, SetupError or UsageError for what cannot be matched. Logs warnings.
         """
         if STANDARDISE not in properties:
-            matched = _matched_as_planned(data, properties, plans_manager, configuration_manager, dataset_json)
+            managers = plans_manager, configuration_manager
+            matched = _matched_as_planned(data, properties, *managers, dataset_json, self._file)
             if matched is not None:
                 data, properties = matched.data, matched.properties(properties)
         properties = dict(properties)
@@ -152,7 +156,12 @@ def _phases(options: PhaseOptions, scheme: str) -> Phases:
 
 
 def _matched_as_planned(
-    data: Array, properties: Mapping[str, Any], plans_manager: Any, configuration_manager: Any, dataset_json: Any
+    data: Array,
+    properties: Mapping[str, Any],
+    plans_manager: Any,
+    configuration_manager: Any,
+    dataset_json: Any,
+    file: str,
 ) -> Matched | None:
     """Match a case as plans ask of stock prediction; None where they do not. Logs warnings."""
     plans = plans_manager.plans
@@ -167,7 +176,7 @@ def _matched_as_planned(
     if reference is None:
         return None
     fixed = fixed_channels(configuration_manager.configuration)
-    matched = match_case(data, properties, reference, method, fixed=fixed, file=str(properties.get(_IMAGE, "")))
+    matched = match_case(data, properties, reference, method, fixed=fixed, file=file)
     for problem in matched.warnings:
         logger.warning("%s", problem)
     return matched

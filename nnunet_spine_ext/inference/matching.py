@@ -151,7 +151,7 @@ def usable_reference(
 def _readable_reference(plans: Mapping[str, Any], folds: Sequence[str], file: str) -> IntensityReference | None:
     try:
         return reference_of(plans, folds)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         # Whoever wants nothing of it must be able to predict with a model whose plans somebody edited.
         logger.warning("%s: the intensity reference in its plans is damaged (%r) and left out", file, error)
         return None

@@ -101,11 +101,12 @@ def reference(
 
     Raises
     ------
-    SetupError: no such model. UsageError: it has a reference. NoInputError: no usable image.
+    SetupError: no such model. UsageError: it has a reference. NoInputError: no usable image, or no folder of masks.
     """
     folder = Path(m)
     path = folder / "plans.json"
     plans, dataset_json = _model(folder)
+    _refuse_missing_masks(labels)
     _refuse_existing(plans, path, overwrite=overwrite or dry_run)
     channels = list((dataset_json.get("channel_names") or dataset_json.get("modality") or {"0": "image"}).values())
     structures = structures_of(dataset_json, _scheme(plans, dataset_json)) if labels is not None else {}
@@ -149,7 +150,12 @@ def _scheme(plans: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> str | 
 
 
 def _refuse_existing(plans: Mapping[str, Any], path: Path, *, overwrite: bool) -> None:
-    existing = reference_of(plans, ())
+    try:
+        existing = reference_of(plans, ())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # Nobody can use it, and whoever asks for matching is told to make a new one here.
+        logger.warning("%s: the intensity reference in it is damaged (%r) and replaced", path, error)
+        return
     if existing is not None and existing.version >= REFERENCE_VERSION and not overwrite:
         raise UsageError(
             "E-REFERENCE-EXISTS",
@@ -157,6 +163,17 @@ def _refuse_existing(plans: Mapping[str, Any], path: Path, *, overwrite: bool) -
             found=f"a reference of {existing.cases} cases",
             expected="a model without one, or with one of an earlier version",
             fix="add --overwrite to replace it",
+        )
+
+
+def _refuse_missing_masks(labels: str | None) -> None:
+    if labels is not None and not Path(labels).is_dir():
+        raise NoInputError(
+            "E-REFERENCE-LABELS",
+            file=labels,
+            found="no folder",
+            expected="a folder with a mask per case",
+            fix="correct -l, or leave it out for a reference of the body alone",
         )
 
 
