@@ -56,3 +56,12 @@ $(ORACLES)/spineps/.installed: oracles.mk
 	$(PYTHON) -m venv $(ORACLES)/spineps
 	$(ORACLES)/spineps/bin/pip install --disable-pip-version-check -q spineps==2.1.3 torch==2.14.1 nnunetv2==2.8.1
 	@touch $@
+
+# Histogram matching by other people, for benchmarks/matching.py. PyTorch is that of .venv, so pip downloads it once.
+.PHONY: matching-peers
+matching-peers: $(ORACLES)/matching/.installed ## install torchio and intensity-normalization to compare matching with (6 GB)
+
+$(ORACLES)/matching/.installed: oracles.mk
+	$(PYTHON) -m venv $(ORACLES)/matching
+	$(ORACLES)/matching/bin/pip install --disable-pip-version-check -q intensity-normalization==3.0.1 torchio==1.2.1 torch==2.14.1
+	@touch $@

@@ -59,6 +59,8 @@ _SETTINGS_KEY = "spine_ext"
 # Of fewer cases the distance of each from the others says nothing about the next one.
 _MIN_CASES = 2
 _BAR = 0.95
+# Scans that are nearer to the reference than this cannot be told from it, however alike the training scans were.
+_LEAST_BAR = 0.01
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ def _average_channel(facts: Sequence[Any]) -> dict[str, Any]:
         for k, case in enumerate(facts)
         if case.mean is not None and case.sd is not None
     ]
-    bar = float(np.quantile(_left_out_distances(relative), _BAR)) if len(facts) >= _MIN_CASES else None
+    bar = max(_LEAST_BAR, float(np.quantile(_left_out_distances(relative), _BAR))) if len(facts) >= _MIN_CASES else None
     return {
         **_mean_and_spread(relative),
         "low": float(np.median(low)),
