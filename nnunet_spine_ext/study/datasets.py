@@ -13,6 +13,7 @@ from nnunet_spine_ext.core.labels import scheme
 from nnunet_spine_ext.study.index import StudyCase, read_index
 
 CHANNEL = "MR"
+_FINGERPRINT = "dataset_fingerprint.json"
 
 
 def spec(number: int, name: str, *, sides: bool, ignore: bool = False) -> DatasetSpec:
@@ -66,6 +67,8 @@ def move_plans(study: str | Path, source: str, target: str, plans: str) -> None:
     content: dict[str, Any] = read_json(root / source / f"{plans}.json")
     content["dataset_name"] = target
     (root / target).mkdir(parents=True, exist_ok=True)
+    # nnU-Net puts it into the folder of the model; that of the plans says what these were made of.
+    write_json(root / target / _FINGERPRINT, read_json(root / source / _FINGERPRINT))
     write_json(root / target / f"{plans}.json", content)
     write_json(root / target / "dataset.json", read_json(Path(study) / "nnUNet_raw" / target / "dataset.json"))
 

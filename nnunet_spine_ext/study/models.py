@@ -107,9 +107,10 @@ class Models:
         # One more than is trained on, for nnU-Net's own validation.
         spines, folders = spine_steps(self.study, f"pool-{condition.key}", data, most + 1, [condition])
         arguments = {"study": str(self.study), "number": number, "folders": folders, "sides": data.sides}
+        output = f"nnUNet_preprocessed/{dataset_name(number)}/dataset_fingerprint.json"
         plan = Step(
             f"dataset of {condition.scanner}", plan_target, arguments, {"sides": data.sides},
-            tuple(step.name for step in spines), 5.0, (f"nnUNet_raw/{dataset_name(number)}/dataset.json",),
+            tuple(step.name for step in spines), 15.0, (output,),
         )  # fmt: skip
         settings = list(network.by_training.get("finetuned", ()))
         arguments = {

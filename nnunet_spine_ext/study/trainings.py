@@ -32,13 +32,15 @@ class Training:
     settings: tuple[str, ...] = ()
 
 
+# These augment on the device, whatever the source is trained with.
+_ON_DEVICE = ("train.augmentation=stock",)
 _ALL = (
     Training("source", "nnUNetTrainerSpine"),
-    Training("shift", "nnUNetTrainerSpineShift", "shift"),
-    Training("gin", "nnUNetTrainerSpineShift", "gin"),
+    Training("shift", "nnUNetTrainerSpineShift", "shift", settings=_ON_DEVICE),
+    Training("gin", "nnUNetTrainerSpineShift", "gin", settings=_ON_DEVICE),
     # Two scanners of one manufacturer are two domains.
     Training("adversarial", "nnUNetTrainerSpineDANN", "dann", mixed=True, settings=("domain.key=model",)),
-    Training("shift_dann", "nnUNetTrainerSpineShiftDANN", "shift-dann"),
+    Training("shift_dann", "nnUNetTrainerSpineShiftDANN", "shift-dann", settings=_ON_DEVICE),
 )
 TRAININGS: Mapping[str, Training] = MappingProxyType({row.name: row for row in _ALL})
 """Name -> training; fine-tuning starts from ``source`` and has a number of cases besides."""
@@ -118,6 +120,8 @@ def plan_target(study: str | Path, *, number: int, folders: Sequence[str], sides
     """Write the labelled dataset of a target scanner, to fine-tune on."""
     described = spec(number, "StudyTarget", sides=sides)
     write_dataset(study, described, folders, (), 1)
+    # The plans come from the source model; nnU-Net wants to put the facts about the images beside them.
+    command(Path(study), "nnUNetv2_extract_fingerprint", "-d", number, "-np", 1)
 
 
 def finetune(
