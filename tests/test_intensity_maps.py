@@ -77,3 +77,10 @@ def test_structures_of_our_schemes() -> None:
         "corpus": (10,), "arch": (1, 2, 3, 4, 5, 6, 7, 8, 9), "disc": (14,), "cord": (11,), "canal": (12,),
     }  # fmt: skip
     assert structure_ids("sct_discs") == structure_ids("custom") == {}
+
+
+def test_a_dataset_has_no_structures_whose_classes_it_leaves_out() -> None:
+    labels = {"background": 0, "vertebra": 1, "sacrum": 2, "cord": 3, "corpus": 10}
+    found = structures_of({"labels": labels, "spine_ext": {"scheme": "nnunet14"}})
+    assert found == {"corpus": (10,), "arch": (1, 2, 3)}
+    assert structures_of({"spine_ext": {"scheme": "nnunet14"}}) == structure_ids("nnunet14")

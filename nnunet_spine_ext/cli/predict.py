@@ -14,6 +14,8 @@ EXAMPLES = """  nnUNetv2_spine_predict -i scan.nii.gz -o out -m MODEL_FOLDER --i
   nnUNetv2_spine_predict -i folder -o out -m MODEL_FOLDER --numbering --snapshots --bids
   nnUNetv2_spine_predict -i folder -o out -d 501 -p spineCpu -c 3d_fullres -f 0 1 2
   nnUNetv2_spine_predict -i folder -o out -m SOFT_MODEL_FOLDER --crop on --precision bf16
+  nnUNetv2_spine_predict -i folder -o out -m MODEL_FOLDER --match anchored --tta full --uncertainty --report
+  nnUNetv2_spine_predict -i folder -o out -m MODEL_FOLDER --match body --adapt consistency
   nnUNetv2_spine_predict -i folder -o out -m MODEL_FOLDER --dry-run
   nnUNetv2_spine_predict -i folder -o out -m MODEL_FOLDER --resume"""
 

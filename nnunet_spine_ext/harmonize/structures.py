@@ -53,11 +53,14 @@ def structures_of(dataset_json: Mapping[str, Any], scheme: str | None = None) ->
     """
     scheme = scheme or str(dataset_json.get("spine_ext", {}).get("scheme", "custom"))
     known = structure_ids(scheme)
-    if known:
-        return known
     labels = dataset_json.get("labels", {})
     regions = {name: tuple(ids) if isinstance(ids, list | tuple) else (int(ids),) for name, ids in labels.items()}
-    return _grouped(regions)
+    if not known:
+        return _grouped(regions)
+    # A dataset need not have every class of its scheme; a network has no channel for those that are missing.
+    own = {number for ids in regions.values() for number in ids}
+    kept = {name: tuple(number for number in ids if number in own or not own) for name, ids in known.items()}
+    return {name: ids for name, ids in kept.items() if ids}
 
 
 def structure_masks(labels: Array, ids: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
