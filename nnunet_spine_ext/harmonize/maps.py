@@ -58,8 +58,9 @@ class IntensityMap:
         if whole and high - low < _BINS:
             table = self(np.arange(low, high + 1)).astype(np.float32)
             # What fits into the table need not lie within 32 bits.
-            kind = np.int32 if abs(low) < 1 << 30 else np.int64
-            mapped: Array = table.take(array.astype(kind).ravel() - kind(low)).reshape(array.shape)
+            first = np.asarray(low, dtype=np.int32 if abs(low) < 1 << 30 else np.int64)
+            places: Array = array.astype(first.dtype).ravel() - first
+            mapped: Array = table.take(places).reshape(array.shape)
             return mapped
         if high - low <= 0 or high - low > _WIDE * (self.x[-1] - self.x[0]):
             return self(array).astype(np.float32)
