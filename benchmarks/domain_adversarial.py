@@ -69,7 +69,7 @@ def prepare(out: Path, size: Size) -> None:
     here = Path(sys.executable).parent
     spines = [str(here / "nnUNetv2_spine_phantom"), "-o", folders["nnUNet_raw"], "--n", str(size.spines)]
     spines += ["-d", str(DATASET), "--name", NAME.partition("_")[2], "--region", "lumbar", "--folds", "3"]
-    spines += ["--spacing", "1.5", "1.5", "4", "--overwrite", "-q"]
+    spines += ["--spacing", "1.5", "1.5", "4", "--width", "48", "--overwrite", "-q"]
     plans = [str(here / "nnUNetv2_plan_and_preprocess"), "-d", str(DATASET), "-c", CONFIGURATION, "-np", "1"]
     for command in (spines, [*plans, "-npfp", "1"]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)

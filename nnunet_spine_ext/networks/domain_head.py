@@ -62,6 +62,10 @@ class DomainHead(nn.Module):
     Instance normalisation takes mean and scale out of every channel, and with them most of what tells scanners apart in
     the mean. The convolution mixes channels first, so that their relations show; spread and extremes are pooled too.
 
+    A linear classifier of the same three of the features themselves is added to the logits. It learns within few steps
+    what can be read linearly, while the hidden layers with their dropout are still at chance: without it the encoder
+    wins against a classifier that has not learnt yet, and a linear probe reads as much as before.
+
     Parameters
     ----------
     channels: of the features. domains: how many there are, at least 2. dimensions: 2 or 3.
@@ -72,6 +76,8 @@ class DomainHead(nn.Module):
         super().__init__()
         convolution = nn.Conv3d if dimensions == 3 else nn.Conv2d
         self.reduce = convolution(channels, REDUCED, kernel_size=1)
+        self.linear = nn.Linear(3 * channels, domains)
+        self.linear_standard = RunningStandard(3 * channels)
         self.standard = RunningStandard(3 * REDUCED)
         self.norm = nn.LayerNorm(3 * REDUCED)
         # One factor per class and pooled feature: a low-rank form of the product of features and classes of CDAN, which
@@ -87,7 +93,8 @@ class DomainHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits (B, domains) of features (B, channels, *spatial)."""
-        logits: Tensor = self.classify(self.norm(self.standard(pooled(self.reduce(features)))))
+        direct = self.linear(self.linear_standard(pooled(features)))
+        logits: Tensor = direct + self.classify(self.norm(self.standard(pooled(self.reduce(features)))))
         return logits
 
     def conditioned(self, features: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,16 +106,16 @@ class DomainHead(nn.Module):
             of which a sample has less than a voxel have share 0.
         """
         maps = self.reduce(features).flatten(2)
-        belonging = probabilities.flatten(2).to(maps.dtype)
+        belonging = probabilities.flatten(2).to(features.dtype)
         mass = belonging.sum(dim=2)
         shares = torch.where(mass >= _LEAST_VOXELS, mass, 0.0)
         shares = shares / shares.sum(dim=1, keepdim=True).clamp_min(1e-6)
-        values = _pooled_by_class(maps, belonging, mass)
-        values = self.standard(values.flatten(0, 1), shares.flatten()).view(values.shape)
-        values = self.norm(values)
+        values = self.norm(_standardised(self.standard, _pooled_by_class(maps, belonging, mass), shares))
+        raw = _pooled_by_class(features.flatten(2), belonging, mass)
+        direct = self.linear(_standardised(self.linear_standard, raw, shares))
         if self.condition is not None:
             values = values * self.condition.weight
-        logits: Tensor = self.classify(values)
+        logits: Tensor = direct + self.classify(values)
         return logits, shares
 
 
@@ -118,6 +125,12 @@ def pooled(features: Tensor) -> Tensor:
     # The root of a variance of exactly zero has no gradient.
     spread = (flat.var(dim=2, unbiased=False) + 1e-6).sqrt()
     return torch.cat((flat.mean(dim=2), spread, flat.amax(dim=2)), dim=1)
+
+
+def _standardised(standard: RunningStandard, values: Tensor, shares: Tensor) -> Tensor:
+    """Standardise (B, K, F) over samples and classes, by their shares (B, K)."""
+    done: Tensor = standard(values.flatten(0, 1), shares.flatten())
+    return done.view(values.shape)
 
 
 def _pooled_by_class(maps: Tensor, belonging: Tensor, mass: Tensor) -> Tensor:
