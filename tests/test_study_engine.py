@@ -32,6 +32,7 @@ from nnunet_spine_ext.study.run import study
 from nnunet_spine_ext.study.score import class_dice, score_case, score_levels, summary
 from nnunet_spine_ext.study.simulate import make_spines
 from nnunet_spine_ext.study.steps import Ledger, Step, run_steps
+from nnunet_spine_ext.study.trainings import Preprocessed
 from nnunet_spine_ext.study.workers import Workers
 
 SMALL = PhantomData(region="lumbar", spacing=(3.0, 3.0, 6.0), sides=False)
@@ -460,3 +461,23 @@ def test_simulated_images_keep_their_grid_and_their_source(tmp_path: Path) -> No
     assert worse.same_grid(volume)
     assert np.array_equal(worse.array, simulated(volume, chosen["philips-1p5t"], "case").array)
     assert not np.allclose(worse.array, array, rtol=0.05)
+
+
+def test_data_are_preprocessed_again_only_when_cases_or_spacing_change(tmp_path: Path) -> None:
+    (tmp_path / "cases").mkdir()
+    case = StudyCase("a", "s", SOURCE, ("a.nii.gz",), "b.nii.gz", digest="1")
+    write_index(tmp_path / "cases", [case])
+    (tmp_path / "nnUNet_preprocessed" / "Dataset901_StudySource").mkdir(parents=True)
+
+    def asked(facts: Any = "1.5") -> Preprocessed:
+        return Preprocessed(tmp_path, 901, ["cases"], facts)
+
+    assert not asked().same
+    asked().note()
+    assert asked().same
+    assert not asked("2").same
+    write_index(tmp_path / "cases", [replace(case, digest="2")])
+    assert not asked().same
+    write_index(tmp_path / "cases", [case])
+    asked().forget()
+    assert not asked().same

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from nnunet_spine_ext.core.io import write_text
 from nnunet_spine_ext.study.commands import command
+from nnunet_spine_ext.study.config import digest
 from nnunet_spine_ext.study.datasets import move_plans, spec, write_dataset
+from nnunet_spine_ext.study.index import read_index
 from nnunet_spine_ext.training.finetune_plan import finetune_plan
 from nnunet_spine_ext.training.plan import plan
 
@@ -75,14 +78,24 @@ def plan_source(
     preset: str | None,
     settings: Sequence[str],
 ) -> None:
-    """Write the dataset of the source, plan it, and preprocess it with the network of the study."""
+    """Write the dataset of the source, plan it, and preprocess it with the network of the study.
+
+    Images that are there and preprocessed as the settings say stay: schedule and network do not touch them.
+    """
     study = Path(study)
-    described = spec(SOURCE_DATASET, _NAMES[SOURCE_DATASET], sides=sides)
-    write_dataset(study, described, folders, (), validation)
     number = str(SOURCE_DATASET)
-    command(study, "nnUNetv2_plan_and_preprocess", "-d", number, "-c", configuration, "-npfp", 1, "--no_pp", "--clean")
+    done = Preprocessed(study, SOURCE_DATASET, folders, (validation, sides, configuration, preset, _spacing(settings)))
+    if not done.same:
+        done.forget()
+        described = spec(SOURCE_DATASET, _NAMES[SOURCE_DATASET], sides=sides)
+        write_dataset(study, described, folders, (), validation)
+        command(
+            study, "nnUNetv2_plan_and_preprocess", "-d", number, "-c", configuration, "-npfp", 1, "--no_pp", "--clean"
+        )
     plan(number, c=configuration, name=BASE, preset=preset, assignments=list(settings), overwrite=True)
-    command(study, "nnUNetv2_preprocess", "-d", number, "-plans_name", BASE, "-c", configuration, "-np", 1)
+    if not done.same:
+        command(study, "nnUNetv2_preprocess", "-d", number, "-plans_name", BASE, "-c", configuration, "-np", 1)
+        done.note()
 
 
 def plan_mixed(
@@ -91,10 +104,47 @@ def plan_mixed(
 ) -> None:  # fmt: skip
     """Write the dataset of the source with unlabelled targets beside it, preprocessed as the source is."""
     study = Path(study)
-    described = spec(MIXED_DATASET, _NAMES[MIXED_DATASET], sides=sides, ignore=True)
-    write_dataset(study, described, folders, unlabelled, validation)
-    move_plans(study, dataset_name(SOURCE_DATASET), dataset_name(MIXED_DATASET), BASE)
-    command(study, "nnUNetv2_preprocess", "-d", MIXED_DATASET, "-plans_name", BASE, "-c", configuration, "-np", 1)
+    source, mixed = dataset_name(SOURCE_DATASET), dataset_name(MIXED_DATASET)
+    facts = (validation, sides, configuration, Preprocessed(study, SOURCE_DATASET, folders).noted)
+    done = Preprocessed(study, MIXED_DATASET, [*folders, *unlabelled], facts)
+    if not done.same:
+        done.forget()
+        described = spec(MIXED_DATASET, _NAMES[MIXED_DATASET], sides=sides, ignore=True)
+        write_dataset(study, described, folders, unlabelled, validation)
+    move_plans(study, source, mixed, BASE)
+    if not done.same:
+        command(study, "nnUNetv2_preprocess", "-d", MIXED_DATASET, "-plans_name", BASE, "-c", configuration, "-np", 1)
+        done.note()
+
+
+class Preprocessed:
+    """Whether a dataset was preprocessed from the same cases in the same way.
+
+    `noted`: stamp of what is there, empty if nothing is. `same`: whether it is the one asked for.
+    """
+
+    def __init__(self, study: Path, number: int, folders: Sequence[str], facts: Any = None) -> None:
+        self._file = study / "trainings" / f"{number}-preprocessed.txt"
+        self._data = study / "nnUNet_preprocessed" / dataset_name(number)
+        cases = [case.digest for folder in folders for case in read_index(study / folder)]
+        self._stamp = digest(cases, facts)
+        there = self._file.is_file() and self._data.is_dir()
+        self.noted = self._file.read_text(encoding="utf-8") if there else ""
+        self.same = self.noted == self._stamp
+
+    def forget(self) -> None:
+        """Say that what is there is about to change."""
+        self._file.unlink(missing_ok=True)
+
+    def note(self) -> None:
+        """Say that it is there now."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(self._file, self._stamp)
+
+
+def _spacing(settings: Sequence[str]) -> list[str]:
+    """Return the settings that change preprocessed images."""
+    return [text for text in settings if text.startswith("spacing")]
 
 
 def train(
