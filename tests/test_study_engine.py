@@ -26,7 +26,7 @@ from nnunet_spine_ext.study.config import PhantomData, preset_names, read_config
 from nnunet_spine_ext.study.features import distances
 from nnunet_spine_ext.study.gaps import ceiling, signal_to_noise
 from nnunet_spine_ext.study.given import given_images, refuse_other_labels
-from nnunet_spine_ext.study.index import read_index
+from nnunet_spine_ext.study.index import StudyCase, read_index, write_index
 from nnunet_spine_ext.study.reacquire import simulated
 from nnunet_spine_ext.study.run import study
 from nnunet_spine_ext.study.score import class_dice, score_case, score_levels, summary
