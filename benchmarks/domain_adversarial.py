@@ -9,9 +9,11 @@ which the classifier only watches; all with the same data, seed, augmentation an
 - probe: balanced accuracy of a new linear classifier on frozen features of subjects it has not seen, chance 1/6; of the
   same patches as each scanner takes them, without the rest of the augmentation;
 - head: balanced accuracy of the training's own classifier in the last epoch, in which dropout is on;
-- source: Dice of five validation spines on the reference scanner, mean over cases and the five large structures
-  (bodies, discs, canal, cord, sacrum; the rest needs longer trainings), and its difference from `none`; scanners: the
-  mean over the five others; both on whole volumes.
+- source: Dice of five validation spines on the reference scanner, mean over cases, vertebral bodies and discs, and its
+  difference from `none`; scanners: the mean over the five others; both on whole volumes. A training of minutes learns
+  little of the other classes.
+
+The warm-up is the first fifth: a tenth of so few steps is too short for the classifier to learn anything.
 
 Goals: probe within 5 points of chance, source Dice at most 0.003 lower. A run whose `none` has a source Dice below 0.5,
 or a probe within 5 points of chance, is void: then there is nothing to lose, or nothing to take away. One seed and
@@ -41,7 +43,7 @@ from nnunet_spine_ext.core.io import read_json, write_json
 DATASET, NAME = 903, "Dataset903_Scanners"
 CONFIGURATION, REFERENCE = "2d", "nako-siemens-3t"
 LOSSES = ("none", "dann", "cdan", "coral", "mmd")
-STRUCTURES = ("corpus", "disc", "canal", "cord", "sacrum")
+STRUCTURES = ("corpus", "disc")
 PROBE_GOAL, DICE_GOAL, LEAST_DICE = 5.0, 0.003, 0.5
 
 
@@ -79,8 +81,8 @@ def prepare(out: Path, size: Size) -> None:
 
 def settings_of(loss: str, size: Size, arguments: argparse.Namespace) -> list[str]:
     """Return the assignments of one training."""
-    strength = 0.0 if loss == "none" else arguments.strength
-    chosen = [f"domain.loss.name={'dann' if loss == 'none' else loss}", *arguments.set]
+    strength = 0.0 if loss == "none" else arguments.strength if loss in ("dann", "cdan") else None
+    chosen = [f"domain.loss.name={'dann' if loss == 'none' else loss}", "domain.loss.warm_up=0.2", *arguments.set]
     chosen += [] if strength is None else [f"domain.loss.strength={strength}"]
     return [
         *chosen,
@@ -247,7 +249,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("bench/domain_adversarial"))
     parser.add_argument("--record", type=Path, help="also write the figures to this JSON file")
     parser.add_argument("--losses", nargs="+", choices=LOSSES[1:], default=list(LOSSES[1:]))
-    parser.add_argument("--strength", type=float, help="largest lambda of all losses; default: each loss's own")
+    parser.add_argument("--strength", type=float, default=0.3, help="largest lambda of dann and cdan")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="further settings of all trainings")
     parser.add_argument("--seed", type=int, default=0)
@@ -259,6 +261,7 @@ def main() -> int:
     found: dict[str, dict[str, Any]] = {}
     for loss in ("none", *arguments.losses):
         found[loss] = measured(loss, size, arguments)
+        write_json(out / f"{loss}.json", found[loss], indent=1)
         print(table({loss: found[loss]}).splitlines()[-1], flush=True)
     print(table(found))
     verdict = judged(found)
