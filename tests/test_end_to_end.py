@@ -154,7 +154,7 @@ def test_training_keeps_subjects_apart_without_the_raw_data(world: World) -> Non
 def test_the_model_carries_its_settings(world: World) -> None:
     settings = read_json(world.model / "plans.json")["spine_ext"]
     assert settings["train"]["num_epochs"] == 2
-    assert settings["data"] == {"scheme": "nnunet14", "sided_labels": SIDED14}
+    assert settings["data"] == {"scheme": "nnunet14", "sided_labels": SIDED14, "regions": []}
     assert settings["reference"]["0"]["cases"] == 4
     assert len(settings["reference"]["0"]["channels"][0]["mean"]) == 33
     assert len(json.dumps(settings)) < 100_000

@@ -43,6 +43,7 @@ def test_plan_prints_every_change_and_keeps_the_sides(planned: Path) -> None:
     assert json.loads((planned / "mine.json").read_text())["spine_ext"]["data"] == {
         "scheme": "nnunet14",
         "sided_labels": SIDED14,
+        "regions": [],
     }
 
 

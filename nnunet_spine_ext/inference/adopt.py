@@ -31,7 +31,8 @@ def adopt_for_prediction(network: nn.Module, plans_manager: Any, configuration_m
     SetupError: intensity views are asked for, and no channel of the model is z-scored.
     """
     from nnunet_spine_ext.inference.managers import SpineConfigurationManager, SpinePlansManager
-    from nnunet_spine_ext.inference.model import predict_settings, sided_axis, sided_pairs, trained_with_mirroring
+    from nnunet_spine_ext.inference.model import predict_settings
+    from nnunet_spine_ext.inference.sides import sided_view
 
     plans = plans_manager.plans
     settings = predict_settings(plans)
@@ -40,11 +41,8 @@ def adopt_for_prediction(network: nn.Module, plans_manager: Any, configuration_m
     # Subclasses without state of their own: the objects stay the same, nnU-Net keeps its references to them.
     plans_manager.__class__ = SpinePlansManager
     configuration_manager.__class__ = SpineConfigurationManager
-    pairs = sided_pairs(plans)
-    # A network that never saw a mirrored patch gives a wrong answer for one.
-    mirror = settings.mirror and trained_with_mirroring(plans)
-    axis = sided_axis(plans, len(configuration_manager.patch_size)) if pairs and mirror else None
-    network = network if axis is None else SidedMirrorNetwork(network, axis, pairs)
+    sides = sided_view(plans, len(configuration_manager.patch_size)) if settings.mirror else None
+    network = network if sides is None else SidedMirrorNetwork(network, *sides)
     if not settings.intensity_views:
         return network
     return IntensityViewsNetwork(network, _changes(settings.views, plans, configuration_manager))

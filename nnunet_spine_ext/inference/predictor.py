@@ -34,6 +34,7 @@ from nnunet_spine_ext.inference.model import (
 )
 from nnunet_spine_ext.inference.reading import read_case
 from nnunet_spine_ext.inference.settings import Crop, PredictSettings, Tta
+from nnunet_spine_ext.inference.sides import regions_of
 from nnunet_spine_ext.inference.support import support_mm
 from nnunet_spine_ext.inference.tta import Averaged, average_views, structure_names, surroundings_of
 from nnunet_spine_ext.inference.view_settings import ViewSettings
@@ -126,6 +127,9 @@ class SpinePredictor(FoldPredictor):
         plans = deepcopy(model.plans)
         if "predict" in plans.get(SETTINGS_KEY, {}):
             plans[SETTINGS_KEY]["predict"] |= {"mirror": self.use_mirroring, "intensity_views": False}
+        if SETTINGS_KEY in plans:
+            # Models of earlier versions do not have it in their plans.
+            plans[SETTINGS_KEY].setdefault("data", {})["regions"] = regions_of(model.dataset_json)
         plans_manager = PlansManager(plans)
         configuration_manager = plans_manager.get_configuration(model.configuration)
         refuse_what_is_not_predicted_here(plans, model.configuration)

@@ -13,7 +13,8 @@ import torch
 from tqdm import tqdm
 
 from nnunet_spine_ext.inference.meaning import Marks, Meaning, Soft, sizes_and_overlap
-from nnunet_spine_ext.inference.model import REORIENTING_READER, sided_axis, sided_pairs, trained_with_mirroring
+from nnunet_spine_ext.inference.model import REORIENTING_READER
+from nnunet_spine_ext.inference.sides import sided_view
 from nnunet_spine_ext.inference.view_settings import ViewSettings
 from nnunet_spine_ext.inference.views import Composed, Surroundings
 
@@ -245,8 +246,7 @@ def surroundings_of(plans: Mapping[str, Any], configuration: Any, mirror_axes: S
     dimensions = len(configuration.patch_size)
     # Patches of 2-D networks lack the first axis of the volume.
     shift = 3 - dimensions
-    exchange = tuple(sided_pairs(plans)) if trained_with_mirroring(plans) else ()
-    side = sided_axis(plans, dimensions) if exchange else None
+    side, exchange = sided_view(plans, dimensions) or (None, ())
     reoriented = plans["image_reader_writer"] == REORIENTING_READER
     return Surroundings(
         mirror_axes=tuple(axis + shift for axis in mirror_axes),

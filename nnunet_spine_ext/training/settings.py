@@ -14,6 +14,7 @@ from nnunet_spine_ext.core.config import load_config, to_dict
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.inference.model import SETTINGS_KEY
 from nnunet_spine_ext.inference.settings import PredictSettings
+from nnunet_spine_ext.inference.sides import regions_of
 from nnunet_spine_ext.losses.registry import LossSettings
 from nnunet_spine_ext.training.domain_settings import DomainSettings
 from nnunet_spine_ext.training.finetune_settings import FinetuneSettings
@@ -172,11 +173,13 @@ class SoftSettings:
 class DataFacts:
     """What prediction must know about the labels; copied from ``dataset.json["spine_ext"]`` when training starts.
 
-    `scheme`: a name of `core.labels.SCHEMES`, or ``custom``. `sided_labels`: (left, right) ids.
+    `scheme`: a name of `core.labels.SCHEMES`, or ``custom``. `sided_labels`: (left, right) ids. `regions`: label ids of
+    each region, in the order of the network's outputs; nothing where classes do not overlap.
     """
 
     scheme: str = "custom"
     sided_labels: tuple[tuple[int, int], ...] = ()
+    regions: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,7 @@ def data_facts(dataset_json: Mapping[str, Any]) -> DataFacts:
     """Return what `dataset.json` says about the labels; ``custom`` and no pairs where it says nothing."""
     facts = dataset_json.get(SETTINGS_KEY, {})
     pairs = tuple((int(left), int(right)) for left, right in facts.get("sided_labels", []))
-    return DataFacts(scheme=str(facts.get("scheme", "custom")), sided_labels=pairs)
+    return DataFacts(str(facts.get("scheme", "custom")), pairs, regions_of(dataset_json))
 
 
 def settings_from_plans(plans: Mapping[str, Any]) -> SpineSettings:

@@ -14,6 +14,7 @@ from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.inference.adaptation.patches import Patch
 from nnunet_spine_ext.inference.adaptation.settings import GuardSettings
 from nnunet_spine_ext.inference.phase_options import schemes_with_bodies
+from nnunet_spine_ext.inference.sides import sided_view
 
 _GAMMAS = (0.8, 1.25)
 _TINY = 1e-6
@@ -180,19 +181,11 @@ def _with_gamma(image: torch.Tensor, gamma: float) -> torch.Tensor:
     return ((image - low) / span).clamp(0, 1) ** gamma * span + low
 
 
-def mirror_views(plans: Mapping[str, Any], axes: Sequence[int] | None, dimensions: int, *, regions: bool) -> Views:
+def mirror_views(plans: Mapping[str, Any], axes: Sequence[int] | None, dimensions: int) -> Views:
     """Return the views that a model was trained for.
 
     Parameters
     ----------
     axes: axes of a patch that nnU-Net may mirror, those with sided classes left out already. dimensions: of a patch.
     """
-    from nnunet_spine_ext.inference.model import sided_axis, sided_pairs, trained_with_mirroring
-
-    pairs = sided_pairs(plans)
-    sided = None
-    # Channels of regions are not numbered like labels.
-    if pairs and trained_with_mirroring(plans) and not regions:
-        axis = sided_axis(plans, dimensions)
-        sided = None if axis is None else (axis, tuple(pairs))
-    return Views(tuple(axes or ()), sided)
+    return Views(tuple(axes or ()), sided_view(plans, dimensions))

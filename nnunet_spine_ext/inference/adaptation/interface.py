@@ -196,7 +196,7 @@ class _Case:
     def with_agreement(self, found: Assessment, parameters: Parameters) -> Assessment:
         """Add the agreement between views, the mean of all folds."""
         plans, axes = self.predictor.plans_manager.plans, self.predictor.allowed_mirroring_axes
-        views = mirror_views(plans, axes, len(self.patch), regions=self.regions)
+        views = mirror_views(plans, axes, len(self.patch))
         values = []
         for own in parameters:
             self.student.network.load_state_dict(own)
