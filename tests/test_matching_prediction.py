@@ -304,6 +304,17 @@ def test_anchored_matching_aligns_structures_better_than_the_body_does(tmp_path:
     assert off["anchored"] < off["body"]
 
 
+def test_a_scan_that_is_left_alone_is_predicted_once(seeing: Path, tmp_path: Path) -> None:
+    case_of(tmp_path / "in", body(1))
+    for method in ("body", "anchored"):
+        predict(tmp_path / "in", tmp_path / method, m=seeing, device="cpu", tta="none", match=method)  # type: ignore[arg-type]
+    rows = {method: journal_of(tmp_path / method)["case"] for method in ("body", "anchored")}
+    assert rows["anchored"]["forward_passes"] == rows["body"]["forward_passes"] > 0
+    assert rows["anchored"]["intensity"]["method"] == "anchored"
+    assert rows["anchored"]["intensity"]["channels"] == rows["body"]["intensity"]["channels"]
+    assert (tmp_path / "anchored/case.nii.gz").read_bytes() == (tmp_path / "body/case.nii.gz").read_bytes()
+
+
 def test_a_first_look_that_finds_nothing_falls_back_to_the_body_and_says_so(tmp_path: Path, reference: Any) -> None:
     folder = tmp_path / "Dataset902_Seeing" / "nnUNetTrainerSpineSoft__nnUNetPlans__3d_fullres"
     blind = with_reference(make_soft_model(folder, seeing=True, threshold=20.0), reference)

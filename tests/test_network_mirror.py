@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_spine_ext.networks.mirror import SidedMirrorNetwork
+from nnunet_spine_ext.networks.mirror import SidedMirrorNetwork, one_sided
 
 PAIRS = [(1, 2)]
 
@@ -110,3 +110,18 @@ def test_a_network_with_loose_parameters_is_refused() -> None:
     network.scale = nn.Parameter(torch.ones(1))
     with pytest.raises(ValueError, match="scale"):
         SidedMirrorNetwork(network, 2, PAIRS)
+
+
+def test_it_can_be_told_not_to_mirror_for_a_while(plain: Plain, image: torch.Tensor) -> None:
+    wrapped = SidedMirrorNetwork(plain, 2, PAIRS).eval()
+    both = wrapped(image)
+    around = nn.Sequential(wrapped)
+
+    def look() -> None:
+        with one_sided(around):
+            assert torch.equal(around(image), plain(image))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        look()
+    assert torch.equal(around(image), both)

@@ -18,6 +18,7 @@ from nnunet_spine_ext.inference import tta
 from nnunet_spine_ext.inference.activation import Activation, check_aggregate
 from nnunet_spine_ext.inference.meaning import Exclusive, Meaning, Overlapping, Soft, meaning_of
 from nnunet_spine_ext.inference.predictor import SpinePredictor
+from nnunet_spine_ext.inference.preparation import quickly
 from nnunet_spine_ext.inference.tta import Averaged, average_views, lowest_dice
 from nnunet_spine_ext.inference.view_settings import ViewSettings
 from nnunet_spine_ext.inference.views import Composed, Gamma, make_views
@@ -267,6 +268,21 @@ def test_passes_are_counted_for_all_kinds(sided: Path, image: Path) -> None:
     assert mirror.passes == 8 * plain.passes
     predict_data(mirror, image)
     assert mirror.passes == 8 * plain.passes, "a new case is counted anew"
+
+
+def test_looks_that_are_to_be_quick_do_not_mirror(sided: Path, image: Path) -> None:
+    made = predictor(sided, tta="mirror")
+    plain = predictor(sided, tta="none", step_size=1.0)
+    predict_data(plain, image)
+    data = made.prepare([image])[0]
+    with quickly(made):
+        made.predict_logits_from_preprocessed_data(data)
+    assert made.passes == plain.passes, "one pass per window, though the network mirrors left and right"
+    made.prepare([image])
+    padded, _ = made._padded(data)
+    with torch.inference_mode():
+        assert made._look(padded) is not None
+    assert made.passes == plain.passes
 
 
 def test_folds_take_part(tmp_path: Path, image: Path) -> None:

@@ -14,6 +14,7 @@ from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.inference.activation import Activation
 from nnunet_spine_ext.inference.settings import Crop
 from nnunet_spine_ext.inference.windows import HOT, Window, complete, near
+from nnunet_spine_ext.networks.mirror import one_sided
 
 logger = logging.getLogger(__name__)
 # Crop mode costs its coarse pass: where that is more than this share of the whole, `auto` does without.
@@ -107,6 +108,7 @@ class FoldPredictor(nnUNetPredictor):
         before = self.tile_step_size, self.use_mirroring
         self.tile_step_size, self.use_mirroring = 1.0, False
         try:
-            yield
+            with one_sided(self.network):
+                yield
         finally:
             self.tile_step_size, self.use_mirroring = before

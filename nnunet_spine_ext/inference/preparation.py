@@ -22,6 +22,7 @@ from nnunet_spine_ext.inference.managers import SpineConfigurationManager
 from nnunet_spine_ext.inference.matching import Matched, fixed_channels, match_case, score_case
 from nnunet_spine_ext.inference.model import label_scheme
 from nnunet_spine_ext.inference.settings import Match
+from nnunet_spine_ext.networks.mirror import one_sided
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +87,9 @@ class Preparation:
         if self.method != "anchored":
             return match_case(raw, properties, reference, self.method, fixed=self.fixed, file=file)
         first = match_case(raw, properties, reference, "body", fixed=self.fixed, file=file)
+        if first.skipped:
+            # The body alone decides that, so a first prediction could change nothing; it would only score structures.
+            return Matched(first.data, first.standardise, {**first.facts, "method": "anchored"}, first.warnings)
         prepared = self._preprocessed(first, properties)
         posteriors = structure_posteriors(self.predictor, prepared.data, prepared.properties)
         matched = match_case(raw, properties, reference, "anchored", posteriors=posteriors, fixed=self.fixed, file=file)
@@ -149,7 +153,8 @@ def quickly(predictor: SpinePredictor) -> Iterator[None]:
     try:
         for name, value in zip(names, quick, strict=True):
             setattr(predictor, name, value)
-        yield
+        with one_sided(predictor.network):
+            yield
     finally:
         for name, value in before.items():
             setattr(predictor, name, value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Self
 
 import torch
@@ -22,6 +23,8 @@ class SidedMirrorNetwork(nn.Module):
     axis: spatial axis (0-based, without batch and channel) that is left-right in network space.
     sided_channels: pairs of output channels to exchange.
 
+    While `mirrors` is False (see `one_sided`) it answers as the network does.
+
     Raises
     ------
     ValueError: the network has parameters outside its children (they could not be adopted).
@@ -38,6 +41,7 @@ class SidedMirrorNetwork(nn.Module):
         # Not registered as a child: otherwise every state-dict key would appear a second time.
         object.__setattr__(self, "_adopted", network)
         self.axis = axis
+        self.mirrors = True
         self.sided_channels = [(int(left), int(right)) for left, right in sided_channels]
 
     def train(self, mode: bool = True) -> Self:
@@ -50,10 +54,23 @@ class SidedMirrorNetwork(nn.Module):
         """Return logits (B, K, *spatial); in evaluation mode the mean over both sides."""
         adopted: nn.Module = self.__dict__["_adopted"]
         output: torch.Tensor = adopted(x)
-        if self.training:
+        if self.training or not self.mirrors:
             return output
         mirrored = torch.flip(adopted(torch.flip(x, [self.axis + 2])), [self.axis + 2])
         order = list(range(mirrored.shape[1]))
         for left, right in self.sided_channels:
             order[left], order[right] = order[right], order[left]
         return (output + mirrored[:, order]) / 2
+
+
+@contextmanager
+def one_sided(network: nn.Module) -> Iterator[None]:
+    """Let a network, or what is wrapped in it, not mirror inside the block: half the work where it would have."""
+    mirroring = [part for part in network.modules() if isinstance(part, SidedMirrorNetwork) and part.mirrors]
+    try:
+        for part in mirroring:
+            part.mirrors = False
+        yield
+    finally:
+        for part in mirroring:
+            part.mirrors = True
