@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from finetune_builder import CONFIGURATION, NAME, TARGET, edit, planned, preprocess, trainer_of
@@ -16,6 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from nnunet_spine_ext.core.errors import SetupError
+from nnunet_spine_ext.core.io import write_volume
 from nnunet_spine_ext.inference.folder import load_model
 from nnunet_spine_ext.inference.predictor import SpinePredictor
 from nnunet_spine_ext.training.base import nnUNetTrainerSpine
@@ -334,7 +336,9 @@ def test_the_reference_becomes_that_of_the_target(nnunet_folders: Folders) -> No
     finetune = settings_from_plans(json.loads((folder / "ft.json").read_text())).finetune
     assert finetune is not None
     for case in (*finetune.cases, *finetune.validation):
-        make_image(nnunet_folders["nnUNet_raw"] / TARGET / "imagesTr" / f"{case}_0000.nii.gz")
+        image = make_image(nnunet_folders["nnUNet_raw"] / TARGET / "imagesTr" / f"{case}_0000.nii.gz")
+        mask = image.with_array((image.array > 600).astype(np.uint8))
+        write_volume(mask, folder / "gt_segmentations" / f"{case}.nii.gz")
     trainer = trainer_of(folder)
     trainer.on_train_start()
     reference = settings_from_plans(trainer.plans_manager.plans).reference
