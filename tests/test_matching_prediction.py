@@ -20,6 +20,7 @@ from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.harmonize.reference import average_curves, curves_of_files, reference_of
 from nnunet_spine_ext.inference import preparation
+from nnunet_spine_ext.inference.contrast import contrast_of
 from nnunet_spine_ext.inference.managers import SpinePreprocessor
 from nnunet_spine_ext.inference.matching import STANDARDISE, match_case, score_case
 from nnunet_spine_ext.inference.predict import predict
@@ -255,6 +256,69 @@ def test_a_stock_model_is_matched_once_it_has_a_reference(tmp_path: Path, refere
     predict(tmp_path / "in", tmp_path / "matched", m=stock, device="cpu", tta="none", match="body")
     assert not journal_of(tmp_path / "matched")["case"]["intensity"]["channels"][0]["skipped"]
     assert read_volume(tmp_path / "matched/case.nii.gz").same_grid(read_volume(tmp_path / "in/case.nii.gz"))
+
+
+def contrast_warnings(out: Path, case: str) -> list[str]:
+    return [w["found"] for w in journal_of(out)[case]["warnings"] if w["code"] == "W-MATCH-CONTRAST"]
+
+
+@pytest.mark.parametrize("method", ["none", "body", "anchored"])
+def test_a_scan_of_another_contrast_is_a_warning(seeing: Path, tmp_path: Path, reference: Any, method: Any) -> None:
+    with_reference(seeing, reference | {"contrast": "T2w"})
+    for name, gamma in (("near", 1.0), ("far", 0.6), ("alike", 1.0), ("sub-1_T1w_0000", 1.0), ("sub-2_T2w", 1.0)):
+        case_of(tmp_path / "in", body(1, gamma=gamma), name)
+    case_of(tmp_path / "in", body(1), "untold")
+    told = {"near": "T1w", "far": "T1w", "alike": "t2", "sub-2_T2w": None}
+    (tmp_path / "cases.json").write_text(json.dumps({"cases": {k: {"contrast": v} for k, v in told.items()}}))
+    predict(tmp_path / "in", tmp_path / "out", m=seeing, device="cpu", tta="none", match=method)
+    found = {case: contrast_warnings(tmp_path / "out", case) for case in journal_of(tmp_path / "out")}
+    expected = ["a scan of contrast T1w; the reference is of T2w"]
+    assert {case for case, warnings in found.items() if warnings} == {"near", "far", "sub-1_T1w"}
+    assert found["near"] == found["far"] == found["sub-1_T1w"] == expected
+
+
+def test_contrasts_that_are_not_known_for_sure_are_not_guessed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a_0000.nii.gz", "T1w.nii.gz", "sub-1_MTS.nii.gz", "flip-1_mt-on_MTS_0000.nii.gz", "my_t1.nii.gz"):
+        assert contrast_of(tmp_path / "in" / name, "T2w") is None
+    assert contrast_of(tmp_path / "in" / "sub-1_T1w.nii.gz", None) == "T1w"
+    assert contrast_of(tmp_path / "in" / "sub-1_T2w.nii.gz", "t2") == "t2"
+    assert contrast_of(tmp_path / "in" / "sub-1_T2w.nii.gz", "t2_SPACE") is None, "another vocabulary"
+    assert contrast_of(tmp_path / "in" / "sub-1_T1w_0000.nii.gz", "T2w", 2) is None, "which channel?"
+    assert contrast_of("", "T2w") is None
+    (tmp_path / "cases.json").write_text('{"cases": {"a": 3}}')
+    assert contrast_of(tmp_path / "in" / "a.nii.gz", "T2w") is None
+    assert "contrasts of scans stay unknown" in caplog.text
+
+
+def other_reference(reference: Any) -> Any:
+    """Return a reference of images that were twice as bright."""
+    changed = json.loads(json.dumps(reference))
+    for channel in changed["channels"]:
+        channel["low"], channel["high"] = 2 * channel["low"], 2 * channel["high"]
+        channel["normalisation"] = [2 * n for n in channel["normalisation"]]
+    return changed
+
+
+@pytest.mark.parametrize("method", ["body", "anchored"])
+def test_preparing_a_case_is_what_prediction_does(seeing: Path, tmp_path: Path, reference: Any, method: Any) -> None:
+    with_reference(seeing, reference, match=method)
+    plans = json.loads((seeing / "plans.json").read_text())
+    plans["spine_ext"]["reference"]["1"] = other_reference(reference)
+    (seeing / "plans.json").write_text(json.dumps(plans))
+    predictor = loaded(seeing)
+    file = case_of(tmp_path, body(2, gamma=0.6, gain=3))
+    data, _ = predictor.prepare([file])
+    own = reference_of(plans, ["0"])
+    assert own is not None
+    expected = preparation.Preparation(predictor, own, method)(*predictor.read([file]), str(file)).data
+    assert torch.equal(data, expected)
+    both = reference_of(plans, [])
+    assert both is not None
+    mean = preparation.Preparation(predictor, both, method)(*predictor.read([file]), str(file)).data
+    assert not torch.allclose(data, mean, atol=1e-3), "the test would show nothing"
 
 
 # ---- two passes --------------------------------------------------------------------------------------------------
@@ -516,8 +580,15 @@ def test_metal_does_not_move_the_rest(tmp_path: Path, reference: Any) -> None:
         data, properties = read_case([case_of(tmp_path, Volume(array, np.eye(4)), name)])
         results.append(match_case(data, properties, own, "body").data)
     same = spiked == image.array
-    difference = np.abs(results[0] - results[1])[0].transpose(2, 1, 0)[same]
-    assert np.median(difference) < 0.02 * own.channels[0].width
+    plain, metal = (found[0].transpose(2, 1, 0) for found in results)
+    width = own.channels[0].width
+    tissue = same & (image.array > 100)
+    assert np.median(np.abs(plain - metal)[same]) < 0.02 * width
+    shares = np.linspace(0.01, 0.99, 33)
+    assert np.abs(np.quantile(plain[tissue], shares) - np.quantile(metal[tissue], shares)).max() < 0.02 * width
+    spine = same & (body(2).array > 1000)
+    assert spine.sum() > 500
+    assert np.abs(plain - metal)[spine].max() < 0.02 * width
 
 
 def test_scores_of_channels_are_named(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from nnunet_spine_ext.core.errors import Problem, SetupError
 from nnunet_spine_ext.core.io import read_json, strip_suffix, write_json, write_volume
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.inference.activation import Activation, hard_labels, probabilities, soft_activation
+from nnunet_spine_ext.inference.contrast import contrast_of
 from nnunet_spine_ext.inference.matching import (
     STANDARDISE,
     Matched,
@@ -176,7 +177,8 @@ def _matched_as_planned(
     if reference is None:
         return None
     fixed = fixed_channels(configuration_manager.configuration)
-    matched = match_case(data, properties, reference, method, fixed=fixed, file=file)
+    contrast = contrast_of(file, reference.contrast, len(data))
+    matched = match_case(data, properties, reference, method, fixed=fixed, contrast=contrast, file=file)
     for problem in matched.warnings:
         logger.warning("%s", problem)
     return matched

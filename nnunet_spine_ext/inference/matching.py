@@ -61,6 +61,7 @@ def match_case(
     *,
     posteriors: Mapping[str, Array] | None = None,
     fixed: Sequence[bool] | None = None,
+    contrast: str | None = None,
     file: str = "",
 ) -> Matched:
     """Bring each channel of a case to the intensities of its reference.
@@ -71,7 +72,7 @@ def match_case(
     properties: nnU-Net's of the case.
     posteriors: of ``anchored``: structure -> probabilities (x, y, z), the axes of the data in NIfTI's order.
     fixed: per channel, whether the reference's moments normalise it after matching (see `fixed_channels`).
-    file: the scan in messages.
+    contrast: of the scan, where it is known (see `contrast.contrast_of`). file: the scan in messages.
 
     Raises
     ------
@@ -80,7 +81,7 @@ def match_case(
     references = _per_channel(reference, len(data))
     settings = MatchSettings(method=method)
     results = [
-        match(_volume(channel, properties), own, settings, posteriors=posteriors, file=file)
+        match(_volume(channel, properties), own, settings, posteriors=posteriors, contrast=contrast, file=file)
         for channel, own in zip(data, references, strict=True)
     ]
     moments = tuple(
@@ -93,14 +94,19 @@ def match_case(
 
 
 def score_case(
-    data: Array, properties: Mapping[str, Any], reference: IntensityReference, *, file: str = ""
+    data: Array,
+    properties: Mapping[str, Any],
+    reference: IntensityReference,
+    *,
+    contrast: str | None = None,
+    file: str = "",
 ) -> tuple[dict[str, Any], list[Problem]]:
     """Return how far a case (C, z, y, x) is from a reference, for the journal, and a warning where that is far."""
     rows, warnings = [], []
     for c, (channel, own) in enumerate(zip(data, _per_channel(reference, len(data)), strict=True)):
         score = ood_score(_volume(channel, properties), own)
         rows.append({"skipped": True, "why": "not asked for", "before": score.to_dict(), "after": None})
-        warnings += [_of_channel(problem, c, len(data)) for problem in kind_warnings(score, own, file=file)]
+        warnings += [_of_channel(problem, c, len(data)) for problem in kind_warnings(score, own, contrast, file)]
     return {"method": "none", "channels": rows}, warnings
 
 

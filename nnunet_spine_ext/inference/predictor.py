@@ -99,6 +99,8 @@ class SpinePredictor(FoldPredictor):
         self.warnings: list[Problem] = []
         self.averaged: Averaged | None = None
         self.unmatched: torch.Tensor | None = None
+        self.folds: tuple[str, ...] = ()
+        self.model_name = ""
         self._chosen: list[bool] | None = None
         self._counter: PassCounter | None = None
 
@@ -133,6 +135,7 @@ class SpinePredictor(FoldPredictor):
         plans_manager = PlansManager(plans)
         configuration_manager = plans_manager.get_configuration(model.configuration)
         refuse_what_is_not_predicted_here(plans, model.configuration)
+        self.folds, self.model_name = tuple(model.folds), str(model.folder)
         self.activation = soft_activation(plans)
         if self.activation is not None:
             refuse_unfaithful_resampling(configuration_manager, str(plans.get("plans_name", "")))
@@ -166,9 +169,19 @@ class SpinePredictor(FoldPredictor):
     def prepare(self, files: Sequence[Path], affine: Array | None = None) -> tuple[torch.Tensor, dict[str, Any]]:
         """Read and preprocess one case; return the network's input (C, *spatial) and nnU-Net's properties.
 
-        `affine` replaces the one the files would be read with (a header with two that disagree).
+        Intensities are matched as the plans say, to the reference of the folds that are loaded. `affine` replaces the
+        one the files would be read with (a header with two that disagree).
         """
-        return self.preprocess(*self.read(files, affine))
+        from nnunet_spine_ext.inference.preparation import planned_preparation
+
+        data, properties = self.read(files, affine)
+        prepare = planned_preparation(self, self.folds, self.model_name)
+        if prepare is None:
+            return self.preprocess(data, properties)
+        prepared = prepare(data, properties, str(files[0]))
+        for problem in prepared.warnings:
+            logger.warning("%s", problem)
+        return prepared.data, prepared.properties
 
     def read(self, files: Sequence[Path], affine: Array | None = None) -> tuple[Array, dict[str, Any]]:
         """Read the channels of one case; return (C, z, y, x), turned as the model expects, and nnU-Net's properties."""

@@ -5,10 +5,11 @@ Anchored matching looks twice: a first, quick prediction after the matching of b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.harmonize.reference import IntensityReference
 from nnunet_spine_ext.harmonize.structures import structures_of
+from nnunet_spine_ext.inference.contrast import contrast_of
 from nnunet_spine_ext.inference.export import on_image_grid
 from nnunet_spine_ext.inference.managers import SpineConfigurationManager
-from nnunet_spine_ext.inference.matching import Matched, fixed_channels, match_case, score_case
-from nnunet_spine_ext.inference.model import label_scheme
-from nnunet_spine_ext.inference.settings import Match
+from nnunet_spine_ext.inference.matching import Matched, fixed_channels, match_case, score_case, usable_reference
+from nnunet_spine_ext.inference.model import label_scheme, predict_settings
+from nnunet_spine_ext.inference.settings import Match, PredictSettings
 from nnunet_spine_ext.networks.mirror import one_sided
 
 if TYPE_CHECKING:
@@ -73,7 +75,8 @@ class Preparation:
         if self.reference is None:
             return self._preprocessed(Matched(raw, (None,) * len(raw), {}), properties)
         if self.method == "none":
-            facts, warnings = score_case(raw, properties, self.reference, file=file)
+            contrast = contrast_of(file, self.reference.contrast, len(raw))
+            facts, warnings = score_case(raw, properties, self.reference, contrast=contrast, file=file)
             return self._preprocessed(Matched(raw, (None,) * len(raw), facts, warnings), properties)
         matched = self._match(raw, properties, self.reference, file)
         prepared = self._preprocessed(matched, properties)
@@ -84,15 +87,17 @@ class Preparation:
         return prepared
 
     def _match(self, raw: Array, properties: Mapping[str, Any], reference: IntensityReference, file: str) -> Matched:
+        contrast = contrast_of(file, reference.contrast, len(raw))
+        by = partial(match_case, raw, properties, reference, fixed=self.fixed, contrast=contrast, file=file)
         if self.method != "anchored":
-            return match_case(raw, properties, reference, self.method, fixed=self.fixed, file=file)
-        first = match_case(raw, properties, reference, "body", fixed=self.fixed, file=file)
+            return by(self.method)
+        first = by("body")
         if first.skipped:
             # The body alone decides that, so a first prediction could change nothing; it would only score structures.
             return Matched(first.data, first.standardise, {**first.facts, "method": "anchored"}, first.warnings)
         prepared = self._preprocessed(first, properties)
         posteriors = structure_posteriors(self.predictor, prepared.data, prepared.properties)
-        matched = match_case(raw, properties, reference, "anchored", posteriors=posteriors, fixed=self.fixed, file=file)
+        matched = by("anchored", posteriors=posteriors)
         if matched.skipped:
             return matched
         known = {name for name in posteriors if all(name in channel.structures for channel in reference.channels)}
@@ -110,6 +115,18 @@ class Preparation:
     def _preprocessed(self, matched: Matched, properties: Mapping[str, Any]) -> Prepared:
         data, own = self.predictor.preprocess(matched.data, matched.properties(properties))
         return Prepared(data, own, {"intensity": matched.facts} if matched.facts else {}, matched.warnings)
+
+
+def planned_preparation(predictor: SpinePredictor, folds: Sequence[str], file: str) -> Preparation | None:
+    """Return what prepares cases as the plans of a model say, with the reference of some folds; None: without matching.
+
+    Raises UsageError or SetupError for matching that cannot be; `file` is the model in messages.
+    """
+    plans = predictor.plans_manager.plans
+    method = (predict_settings(plans) or PredictSettings()).match
+    if method == "none":
+        return None
+    return Preparation(predictor, usable_reference(plans, predictor.dataset_json, folds, method, file), method)
 
 
 def structure_posteriors(predictor: SpinePredictor, data: torch.Tensor, properties: dict[str, Any]) -> dict[str, Array]:

@@ -1,0 +1,71 @@
+"""The contrast of a scan, where something beside the image tells it: cases.json, or the suffix of a BIDS name."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from nnunet_spine_ext.core.entities import parse_entities
+from nnunet_spine_ext.core.errors import SpineExtError
+from nnunet_spine_ext.core.io import strip_suffix
+from nnunet_spine_ext.harmonize.reference import contrasts_of
+
+logger = logging.getLogger(__name__)
+_CHANNEL = re.compile(r"_\d{4}$")
+_TABLE = "cases.json"
+# Suffixes of BIDS that are a weighting; others (`MTS`, `dwi`) say too little about it.
+_WEIGHTINGS = ("T1w", "T2w", "T2starw", "PDw", "FLAIR")
+
+
+def contrast_of(file: str | Path, reference: str | None, channels: int = 1) -> str | None:
+    """Return the contrast of a scan, None where it is not known for sure.
+
+    cases.json in the folder above that of the file, where raw datasets have it, goes before the name of the file. Of
+    names only the suffixes of weightings count, for models of one channel whose reference names one as well.
+
+    Parameters
+    ----------
+    file: the first of the case. reference: the contrast of the model's reference; returned where the scan's means the
+        same (``t2`` and ``T2w``). channels: of the model.
+    """
+    if not str(file):
+        return None
+    stem = strip_suffix(Path(file))
+    case = _CHANNEL.sub("", stem)
+    table = _told(Path(file).absolute().parent.parent)
+    found = table.get(stem) or table.get(case) or _suffix(case, reference, channels)
+    if found and reference and _plain(found) == _plain(reference):
+        return reference
+    return found
+
+
+def _suffix(case: str, reference: str | None, channels: int) -> str | None:
+    name = parse_entities(f"{case}.nii.gz")
+    known = reference is None or _plain(reference) in map(_plain, _WEIGHTINGS)
+    return name.suffix if channels == 1 and known and name.suffix in _WEIGHTINGS and "_" in case else None
+
+
+def _plain(contrast: str) -> str:
+    return contrast.casefold().removesuffix("w")
+
+
+def _told(folder: Path) -> Mapping[str, str]:
+    try:
+        changed = (folder / _TABLE).stat().st_mtime_ns
+    except OSError:
+        return {}
+    return _read(folder, changed)
+
+
+@functools.lru_cache(maxsize=8)
+def _read(folder: Path, changed: int) -> Mapping[str, str]:
+    """Return the contrasts of a cases.json that was last changed at a time; nothing, with a warning, if it is damaged."""
+    try:
+        found = contrasts_of(folder)
+    except (SpineExtError, OSError, ValueError, AttributeError) as error:
+        logger.warning("%s: not readable (%s); contrasts of scans stay unknown", folder / _TABLE, error)
+        return {}
+    return {case: contrast for case, contrast in found.items() if isinstance(contrast, str)}
