@@ -142,6 +142,31 @@ def make_model(
     return folder
 
 
+def make_flat_model(folder: Path) -> Path:
+    """Write a model of 14 classes whose network sees slices."""
+    import torch
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    make_model(folder, labels=LABELS14, sided=SIDED14)
+    text = (folder / "plans.json").read_text().replace("Conv3d", "Conv2d").replace("InstanceNorm3d", "InstanceNorm2d")
+    plans = json.loads(text)
+    configuration = plans["configurations"]["3d_fullres"]
+    configuration |= {"patch_size": [16, 16], "spacing": [1.0, 1.0], "median_image_size_in_voxels": [16.0, 16.0]}
+    kwargs = configuration["architecture"]["arch_kwargs"]
+    kwargs |= {key: [row[1:] for row in kwargs[key]] for key in ("kernel_sizes", "strides")}
+    (folder / "plans.json").write_text(json.dumps(plans))
+    manager = PlansManager(plans)
+    torch.manual_seed(7)
+    network = nnUNetTrainer.build_network_architecture(
+        manager, manager.get_configuration("3d_fullres"), 1, len(LABELS14), False
+    )
+    checkpoint = torch.load(folder / "fold_0/checkpoint_final.pth", weights_only=False)
+    checkpoint |= {"network_weights": network.state_dict(), "inference_allowed_mirroring_axes": (0,)}
+    torch.save(checkpoint, folder / "fold_0/checkpoint_final.pth")
+    return folder
+
+
 def make_image(path: Path, *, shape: Sequence[int] = (24, 20, 18), affine: Any = None, seed: int = 0) -> Volume:
     """Write an image of smooth blobs, int16, RAS unless an affine says otherwise; return it."""
     from scipy.ndimage import gaussian_filter

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_builder import CORD, LABELS14, SIDED14, make_image, make_model
+from model_builder import CORD, LABELS14, SIDED14, make_flat_model, make_image, make_model
 from soft_model import make_soft_model
 from torch import nn
 
@@ -321,14 +321,40 @@ def test_a_predictor_is_as_before_even_when_training_breaks_off(
     assert torch.equal(predictor.predict_logits_from_preprocessed_data(data), expected)
 
 
-def test_numbers_that_are_not_finite_are_not_kept(model: Path, tmp_path: Path) -> None:
+def test_numbers_that_are_not_finite_are_not_kept(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inconsistency = training.inconsistency
+
+    def broken(*arguments: Any, **options: Any) -> Any:
+        loss = inconsistency(*arguments, **options)
+        return None if loss is None else loss * float("nan")
+
+    monkeypatch.setattr(training, "inconsistency", broken)
     predictor = open_model(model)
-    data = prepared(predictor, tmp_path)
-    wild = AdaptSettings(consistency=ConsistencySettings(epochs=2, patches=1, lr=1.0), guards=FAST.guards)
-    predictor.list_of_parameters[1]["decoder.seg_layers.1.bias"][:] = float("nan")
-    outcome = adapt(predictor, data, wild, method="consistency")
+    outcome = adapt(predictor, prepared(predictor, tmp_path), FAST, method="consistency")
     assert outcome.parameters is None
-    assert outcome.warnings[0].code in ("W-ADAPT-DIVERGED", "W-ADAPT-EMPTY")
+    assert not outcome.kept
+    assert [w.code for w in outcome.warnings] == ["W-ADAPT-DIVERGED"]
+
+
+def test_a_model_that_answers_with_nan_finds_nothing_to_learn_from(model: Path, tmp_path: Path) -> None:
+    predictor = open_model(model)
+    predictor.list_of_parameters[1]["decoder.seg_layers.1.bias"][:] = float("nan")
+    outcome = adapt(predictor, prepared(predictor, tmp_path), FAST, method="consistency")
+    assert outcome.parameters is None
+    assert [w.code for w in outcome.warnings] == ["W-ADAPT-EMPTY"]
+
+
+def test_a_training_without_anything_to_learn_is_not_kept(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "inconsistency", lambda *_, **__: None)
+    predictor = open_model(model)
+    outcome = adapt(predictor, prepared(predictor, tmp_path), FAST, method="consistency")
+    assert outcome.parameters is None
+    assert not outcome.kept
+    assert [w.code for w in outcome.warnings] == ["W-ADAPT-NOTHING"]
+    assert outcome.record["kept"] is False
+    assert [fold["loss"] for fold in outcome.record["folds"]] == [[None] * 3] * 2
 
 
 def test_too_little_memory_gives_the_unadapted_result(
@@ -504,28 +530,30 @@ def test_networks_of_two_dimensions_are_adapted(tmp_path: Path, method: Any) -> 
     assert record["guards"][1]["value"] is not None
 
 
-def make_flat_model(folder: Path) -> Path:
-    """Write a model of 14 classes whose network sees slices."""
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+def test_slices_are_as_far_apart_as_those_of_the_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_flat_model(tmp_path / "model")
+    make_image(tmp_path / "in" / "a_0000.nii.gz", shape=(24, 20, 6), affine=np.diag([1.0, 1.0, 4.5, 1.0]))
+    seen = []
 
-    make_model(folder, labels=LABELS14, sided=SIDED14)
-    text = (folder / "plans.json").read_text().replace("Conv3d", "Conv2d").replace("InstanceNorm3d", "InstanceNorm2d")
-    plans = json.loads(text)
-    configuration = plans["configurations"]["3d_fullres"]
-    configuration |= {"patch_size": [16, 16], "spacing": [1.0, 1.0], "median_image_size_in_voxels": [16.0, 16.0]}
-    kwargs = configuration["architecture"]["arch_kwargs"]
-    kwargs |= {key: [row[1:] for row in kwargs[key]] for key in ("kernel_sizes", "strides")}
-    (folder / "plans.json").write_text(json.dumps(plans))
-    manager = PlansManager(plans)
-    torch.manual_seed(7)
-    network = nnUNetTrainer.build_network_architecture(
-        manager, manager.get_configuration("3d_fullres"), 1, len(LABELS14), False
-    )
-    checkpoint = torch.load(folder / "fold_0/checkpoint_final.pth", weights_only=False)
-    checkpoint |= {"network_weights": network.state_dict(), "inference_allowed_mirroring_axes": (0,)}
-    torch.save(checkpoint, folder / "fold_0/checkpoint_final.pth")
-    return folder
+    def count(labels: Any, scheme: str, spacing: Any, forward: Any) -> int:
+        seen.append([float(size) for size in spacing])
+        return 0
+
+    monkeypatch.setattr(interface, "count_vertebrae", count)
+    predict(tmp_path / "in", tmp_path / "out", m=folder, device="cpu", tta="none", adapt="tent", adapt_steps=1)
+    assert seen
+    assert all(spacing == [4.5, 1.0, 1.0] for spacing in seen)
+
+
+def test_equal_runs_give_equal_records_beside_the_mask(tmp_path: Path, images: Path) -> None:
+    folder = make_model(tmp_path / "model", labels=CORD)
+    for out in ("one", "other"):
+        predict(images, tmp_path / out, m=folder, device="cpu", tta="none", adapt="tent", adapt_steps=1)
+    texts = [(tmp_path / out / "qc" / "a.json").read_text() for out in ("one", "other")]
+    assert texts[0] == texts[1]
+    assert json.loads(texts[0])["adaptation"]["method"] == "tent"
+    assert "seconds" not in json.loads(texts[0])["adaptation"]
+    assert journal(tmp_path / "one")["a"]["adaptation"]["seconds"] >= 0
 
 
 # --- the preset to train for it ----------------------------------------------------------------------------------

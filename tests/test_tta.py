@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_builder import CORD, LABELS14, SIDED14, make_image, make_model
+from model_builder import CORD, LABELS14, SIDED14, make_flat_model, make_image, make_model
 from soft_model import TWO, make_soft_model
 
 from nnunet_spine_ext.core.errors import UsageError
@@ -249,6 +249,28 @@ def test_full_is_the_mean_over_all_its_views(sided: Path, image: Path) -> None:
         outputs = plain.predict_logits_from_preprocessed_data(view.forward(data))
         expected += view.backward(outputs, data.shape[1:]).softmax(dim=0) / 17
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_networks_of_two_dimensions_see_all_kinds_of_views(tmp_path: Path) -> None:
+    make_image(tmp_path / "a.nii.gz", shape=(22, 20, 6))
+    model = make_flat_model(tmp_path / "model")
+    full = predictor(model, tta="full", views=ViewSettings(stop=False))
+    data = full.prepare([tmp_path / "a.nii.gz"])[0]
+    found = full.posterior(data)
+    assert full.averaged is not None
+    around = tta.surroundings_of(full.plans_manager.plans, full.configuration_manager, (0,))
+    # Axes of the volume: slices are never mirrored, and the last axis is left-right.
+    assert (around.mirror_axes, around.sided_axis, around.through_plane) == ((1,), 2, 0)
+    views = make_views(ViewSettings(), around)
+    assert {view.kind for view in views} == {"mirror", "intensity", "resolution"}
+    assert list(full.averaged.views) == [view.name for view in views]
+    plain = predictor(model, tta="none")
+    expected = torch.zeros_like(found)
+    for view in views:
+        outputs = plain.predict_logits_from_preprocessed_data(view.forward(data))
+        expected += view.backward(outputs, data.shape[1:]).softmax(dim=0) / len(views)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(found, plain.posterior(data), atol=1e-3)
 
 
 def test_only_the_image_itself_equals_no_augmentation(sided: Path, image: Path) -> None:

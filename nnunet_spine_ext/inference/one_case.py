@@ -41,7 +41,7 @@ def predict_case(case: InputCase, folder: Path, options: RunOptions, prepare: Pr
         prepared = prepare(raw, properties, str(case.files[0]))
         data, properties = prepared.data, prepared.properties
         del raw
-        with _adapted(predictor, data, options) as adapted:
+        with _adapted(predictor, data, properties, options) as adapted:
             answer = None if predictor.activation is None else predictor.soft(data, properties)
             semantic = predictor.segment(data, properties) if answer is None else answer.mask
         facts = prepared.facts | adapted.facts | _views(predictor)
@@ -71,7 +71,7 @@ def predict_case(case: InputCase, folder: Path, options: RunOptions, prepare: Pr
     warnings += found
     if maps is not None:
         write_volumes(maps, uncertainty_file(folder, case.name))
-    note_facts(qc_file(folder, case.name), facts)
+    note_facts(qc_file(folder, case.name), _without_times(facts))
     write_volume(semantic, mask)
     return Done(warnings, facts | {"forward_passes": predictor.passes})
 
@@ -83,8 +83,18 @@ def note_facts(file: Path, facts: Mapping[str, Any]) -> None:
         write_json(file, {**known, **facts})
 
 
+def _without_times(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts as QC has them: equal runs give equal bytes, so how long training took stands in the journal only."""
+    return {
+        name: {key: value for key, value in content.items() if key != "seconds"} if name == "adaptation" else content
+        for name, content in facts.items()
+    }
+
+
 @contextlib.contextmanager
-def _adapted(predictor: SpinePredictor, data: torch.Tensor, options: RunOptions) -> Iterator[Done]:
+def _adapted(
+    predictor: SpinePredictor, data: torch.Tensor, properties: Mapping[str, Any], options: RunOptions
+) -> Iterator[Done]:
     """Let a predictor have parameters that were trained on a case while it predicts it; say what came of it."""
     if options.adapt == "none":
         yield Done([])
@@ -92,7 +102,8 @@ def _adapted(predictor: SpinePredictor, data: torch.Tensor, options: RunOptions)
     from nnunet_spine_ext.inference.adaptation.interface import adapt, using
 
     settings = (predict_settings(predictor.plans_manager.plans) or PredictSettings()).adapt
-    made = adapt(predictor, data, settings.with_steps(options.adapt, options.adapt_steps), method=options.adapt)
+    settings = settings.with_steps(options.adapt, options.adapt_steps)
+    made = adapt(predictor, data, settings, method=options.adapt, properties=properties)
     with using(predictor, made.parameters):
         yield Done(made.warnings, {"adaptation": made.record})
 

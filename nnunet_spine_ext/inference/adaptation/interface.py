@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
@@ -70,7 +70,12 @@ class AdaptOutcome:
 @torch.inference_mode(mode=False)
 @torch.enable_grad()
 def adapt(
-    predictor: SpinePredictor, data: torch.Tensor, settings: AdaptSettings | None = None, *, method: Method
+    predictor: SpinePredictor,
+    data: torch.Tensor,
+    settings: AdaptSettings | None = None,
+    *,
+    method: Method,
+    properties: Mapping[str, Any] | None = None,
 ) -> AdaptOutcome:
     """Train each fold on a prepared case, and say whether the answer that this gives may be kept.
 
@@ -81,6 +86,8 @@ def adapt(
     ----------
     predictor: initialized. data: (C, *spatial) float32, as `SpinePredictor.preprocess` gives it.
     method: ``consistency`` or ``tent``.
+    properties: nnU-Net's of the case, which networks of two dimensions need: their plans do not know how far apart its
+        slices are, and vertebrae are counted in mm. None: as far as those of training, in the median.
 
     Raises
     ------
@@ -90,7 +97,7 @@ def adapt(
     settings = settings or AdaptSettings()
     _check(predictor, method)
     start = time.perf_counter()
-    case = _Case(predictor, data, settings)
+    case = _Case(predictor, data, settings, properties)
     outcome = _adapt(case, method)
     outcome.record["forward_passes"] = case.student.passes
     if predictor._counter is not None:
@@ -114,6 +121,8 @@ def _adapt(case: _Case, method: Method) -> AdaptOutcome:
         return AdaptOutcome(None, False, [_no_memory(error)], record)
     record["folds"] = [{"loss": list(lesson.loss), "parameters": lesson.trained} for lesson in lessons]
     trained = [dict(lesson.parameters) for lesson in lessons]
+    if not any(lesson.learned for lesson in lessons):
+        return AdaptOutcome(None, False, [_nothing_learned()], record, trained)
     if not all(lesson.finite for lesson in lessons):
         return AdaptOutcome(None, False, [_diverged()], record, trained)
     verdicts = compare(before, case.with_agreement(case.assess(trained), trained), settings.guards)
@@ -142,8 +151,15 @@ def using(predictor: SpinePredictor, parameters: Parameters | None) -> Iterator[
 class _Case:
     """One prepared image, with the network's copy that is trained on it."""
 
-    def __init__(self, predictor: SpinePredictor, data: torch.Tensor, settings: AdaptSettings) -> None:
+    def __init__(
+        self,
+        predictor: SpinePredictor,
+        data: torch.Tensor,
+        settings: AdaptSettings,
+        properties: Mapping[str, Any] | None,
+    ) -> None:
         self.predictor = predictor
+        self.properties = properties
         self.data = data.detach().to("cpu", torch.float32, copy=True)
         self.settings = settings
         self.patch = tuple(int(n) for n in predictor.configuration_manager.patch_size)
@@ -213,7 +229,10 @@ class _Case:
         return count_vertebrae(labels, label_scheme(managers[0].plans), sizes, forward)
 
     def _slice_distance(self, missing: int) -> list[float]:
-        return list(self.predictor.plans_manager.original_median_spacing_after_transp[:missing])
+        plans = self.predictor.plans_manager
+        if self.properties is None:
+            return list(plans.original_median_spacing_after_transp[:missing])
+        return [float(self.properties["spacing"][axis]) for axis in plans.transpose_forward[:missing]]
 
 
 def _check(predictor: SpinePredictor, method: str) -> None:
@@ -249,6 +268,17 @@ def _nothing_found() -> Problem:
         "",
         "test-time training without a structure in the first prediction",
         "some structure to learn from",
+        "the result is that of the model as it was trained; look at the image",
+    )
+
+
+def _nothing_learned() -> Problem:
+    return Problem(
+        "warning",
+        "W-ADAPT-NOTHING",
+        "",
+        "test-time training without a patch in which the model sees a structure",
+        "a structure in both copies of some patch",
         "the result is that of the model as it was trained; look at the image",
     )
 

@@ -92,16 +92,21 @@ def norm_parameters(network: nn.Module) -> list[nn.Parameter]:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a fold learned: loss per step (before it), and how many numbers were open to change."""
+    """What a fold learned: loss per step (before it; None: nothing to learn), how many numbers were open to change."""
 
     parameters: Mapping[str, torch.Tensor]
-    loss: tuple[float, ...]
+    loss: tuple[float | None, ...]
     trained: int
+
+    @property
+    def learned(self) -> bool:
+        """Whether any step had something to learn from."""
+        return any(loss is not None for loss in self.loss)
 
     @property
     def finite(self) -> bool:
         """Whether the losses and all parameters are finite."""
-        return bool(np.isfinite(self.loss).all()) and all(
+        return all(loss is None or np.isfinite(loss) for loss in self.loss) and all(
             bool(torch.isfinite(value).all()) for value in self.parameters.values() if value.is_floating_point()
         )
 
@@ -149,8 +154,8 @@ def learn_tent(student: Student, source: PatchSource, settings: TentSettings, rn
     return _lesson(student, trained, curve)
 
 
-def _step(optimizer: torch.optim.Optimizer, losses: Sequence[Callable[[], torch.Tensor | None]]) -> float:
-    """Do one step along the mean of some losses; return it. Losses that are None do not count."""
+def _step(optimizer: torch.optim.Optimizer, losses: Sequence[Callable[[], torch.Tensor | None]]) -> float | None:
+    """Do one step along the mean of some losses; return it. Losses that are None do not count; None: all are."""
     optimizer.zero_grad(set_to_none=True)
     values = []
     for loss in losses:
@@ -160,8 +165,8 @@ def _step(optimizer: torch.optim.Optimizer, losses: Sequence[Callable[[], torch.
             values.append(float(value.detach()))
     if values:
         optimizer.step()
-    return round(float(np.mean(values)), _DIGITS) if values else 0.0
+    return round(float(np.mean(values)), _DIGITS) if values else None
 
 
-def _lesson(student: Student, trained: Sequence[nn.Parameter], curve: Sequence[float]) -> Lesson:
+def _lesson(student: Student, trained: Sequence[nn.Parameter], curve: Sequence[float | None]) -> Lesson:
     return Lesson(student.parameters(), tuple(curve), sum(parameter.numel() for parameter in trained))
