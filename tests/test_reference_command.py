@@ -126,10 +126,14 @@ def test_other_cases_are_used_when_one_is_broken(data: Path) -> None:
     assert "failed: b" in result.render()
 
 
-def test_masks_on_another_grid_and_classes_that_are_no_structures(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_masks_on_another_grid_and_classes_that_are_no_structures(data: Path) -> None:
     write_volume(Volume(np.ones((3, 3, 3), np.uint8), np.eye(4)), data / "labelsTr" / "a.nii.gz")
     result = reference(str(data / "model"), str(data / "imagesTr"), labels=str(data / "labelsTr"), dry_run=True)
-    assert "another grid" in caplog.text
+    assert [(problem.code, problem.file) for problem in result.warnings] == [
+        ("W-REFERENCE-GRID", str(data / "labelsTr" / "a.nii.gz"))
+    ]
+    assert "another grid" in result.render()
+    assert result.to_dict()["warnings"][0]["code"] == "W-REFERENCE-GRID"
     assert result.reference["channels"][0]["structures"]["cord"]["cases"] == 2
     content = {"channel_names": {"0": "T2w"}, "labels": {"background": 0, "liver": 1}, "file_ending": ".nii.gz"}
     (data / "model" / "dataset.json").write_text(json.dumps(content))

@@ -9,7 +9,7 @@ percentiles in the units of the files. Version 1 held the body alone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext.core.dataset import CASES_FILE
+from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.io import read_json, read_volume
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.harmonize.body import body_mask
@@ -164,9 +165,15 @@ def curves_of_files(
 
 
 def facts_of_case(
-    files: Sequence[str | Path], label: str | Path | None, structures: Mapping[str, tuple[int, ...]]
+    files: Sequence[str | Path],
+    label: str | Path | None,
+    structures: Mapping[str, tuple[int, ...]],
+    warn: Callable[[Problem], None] | None = None,
 ) -> CaseFacts:
-    """Return the facts of one case; without structures where its mask is missing or on another grid."""
+    """Return the facts of one case; without structures where its mask is missing or on another grid.
+
+    `warn` is told of another grid; None: the log is.
+    """
     images = [read_volume(file) for file in files]
     masks: dict[str, Array] = {}
     if label is not None and structures:
@@ -174,7 +181,9 @@ def facts_of_case(
         if mask.same_grid(images[0]):
             masks = structure_masks(mask.array, structures)
         else:
-            logger.warning("%s: on another grid than %s; the case gives the body alone", label, files[0])
+            found, fix = f"a mask on another grid than {files[0]}", "the case gives the body alone; resample the mask"
+            problem = Problem("warning", "W-REFERENCE-GRID", str(label), found, "the grid of the image", fix)
+            logger.warning("%s", problem) if warn is None else warn(problem)
     spacing = sorted(images[0].spacing)
     channels = tuple(channel_facts(image, masks, samples=ALL) for image in images)
     return CaseFacts(channels, (spacing[0], spacing[1], spacing[2]))

@@ -207,7 +207,7 @@ def _facts(
                 Problem("warning", "W-REFERENCE-MASK", f"{labels}/{case.name}", found, "one per case", "body alone")
             )
         try:
-            facts[case.name] = facts_of_case(case.files, mask, structures)
+            facts[case.name] = facts_of_case(case.files, mask, structures, warnings.append)
         except SpineExtError as error:
             logger.warning("%s: left out: %s", case.name, error)
             failed[case.name] = error
