@@ -20,6 +20,7 @@ from nnunet_spine_ext.augment.profiles import COMPONENTS
 from nnunet_spine_ext.core.errors import NoInputError, SpineExtError, UsageError
 from nnunet_spine_ext.core.io import read_volume, write_json, write_volume
 from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.study import run
 from nnunet_spine_ext.study.assemble import assemble
 from nnunet_spine_ext.study.conditions import SOURCE, conditions
 from nnunet_spine_ext.study.config import PhantomData, preset_names, read_config
@@ -80,6 +81,15 @@ def test_the_cpu_study_is_the_one_that_is_announced() -> None:
         (["device=gpu"], "cuda"),
         (["phantoms.unlabelled=0"], "spines of the targets"),
         (["seeds=[]"], "numbers from 0"),
+        (["seeds=[1, 1]"], "1 twice"),
+        (["components.severities=[1, 2, 1]"], "twice"),
+        (["scanners=[nako-siemens-3t, ge-1.5t]"], "the source, nako-siemens-3t; expected scanners other than"),
+        (["scanners=[]"], "none; expected scanners"),
+        (["scanners=[philips-3t]"], "ge-1.5t; expected a scanner that is tested on: philips-3t"),
+        (["network.by_training={shift-dann: [train.num_epochs=1]}"], "did you mean 'shift_dann'"),
+        (["step_size=0"], "step_size=0"),
+        (["bootstrap=-1"], "bootstrap=-1"),
+        (["budget=-1"], "budget=-1"),
     ],
 )
 def test_wrong_configurations_are_refused(change: list[str], message: str) -> None:
@@ -232,6 +242,15 @@ def test_a_folder_of_something_else_and_a_study_without_resume(tmp_path: Path) -
         study(None, tmp_path, preset="smoke", jobs=0)
 
 
+def test_steps_of_other_versions_are_told_of_when_a_study_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    config = read_config(None, "smoke")
+    same = {"config": json.loads(json.dumps(config.to_dict())), "versions": run._versions()}
+    run._log_changes(same, config)
+    assert not caplog.records
+    run._log_changes({**same, "versions": {**run._versions(), "nnunetv2": "2.0"}}, config)
+    assert "nnunetv2 2.0 (now 2." in caplog.text
+
+
 def test_a_dry_run_lists_the_steps_and_writes_nothing(tmp_path: Path) -> None:
     found = study(None, tmp_path / "out", preset="smoke", dry_run=True)
     assert found.exit_code == 0
@@ -318,6 +337,13 @@ def test_a_case_without_prediction_counts_with_nothing_found(spines: Path, tmp_p
     assert np.isnan(found["msd_mm"])
 
 
+def test_a_file_that_a_finished_prediction_lacks_is_not_an_empty_mask(spines: Path, tmp_path: Path) -> None:
+    case = read_index(spines / "data" / "test" / "0000")[0]
+    write_volume(read_volume(spines / case.semantic), tmp_path / f"{case.case}.nii.gz")
+    with pytest.raises(SpineExtError, match="instances"):
+        score_case(spines, tmp_path, case)
+
+
 # --- scores --------------------------------------------------------------------------------
 
 
@@ -402,6 +428,25 @@ def test_domains_of_a_dataset_become_conditions(tmp_path: Path) -> None:
     (step,) = found.test_steps
     step.work(**step.arguments)
     assert {case.condition.key for case in read_index(tmp_path / "study" / found.test_folders[0])} == {"Siemens", "GE"}
+
+
+def test_one_case_without_instances_takes_them_from_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = _dataset(tmp_path / "d", ["GE", "Siemens"])
+    (folder / "instancesTs").mkdir()
+    mask = read_volume(folder / "labelsTs" / "case0.nii.gz")
+    write_volume(mask, folder / "instancesTs" / "case0.nii.gz")
+    found = _given(folder, source="GE")
+    assert not found.instances, "so no vertebrae are predicted"
+    (step,) = found.test_steps
+    step.work(**step.arguments)
+    study_folder = tmp_path / "study"
+    case = read_index(study_folder / found.test_folders[0])[0]
+    (tmp_path / "predicted").mkdir()
+    write_volume(mask, tmp_path / "predicted" / f"{case.case}.nii.gz")
+    assert score_case(study_folder, tmp_path / "predicted", case)["dice"] == 1, "and none are missed"
+    assert "no instance mask of case1" in caplog.text
+    write_volume(mask, folder / "instancesTs" / "case1.nii.gz")
+    assert _given(folder, source="GE").instances
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nnunet_spine_ext.augment.profiles import LARGEST_SEVERITY, REFERENCE, parse_scanner, profile_names
-from nnunet_spine_ext.core.config import load_config, naming_file, nearest, read_mapping, set_by_path, to_dict
+from nnunet_spine_ext.core.config import (
+    check_ranges,
+    load_config,
+    naming_file,
+    nearest,
+    read_mapping,
+    set_by_path,
+    to_dict,
+)
 from nnunet_spine_ext.core.device import check_device_name
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.study.strategies import STRATEGIES
 
 PRESETS = Path(__file__).parent / "presets"
 TARGETS = tuple(name for name in profile_names() if name != REFERENCE)
+_TRAININGS = tuple(dict.fromkeys(row.training for row in STRATEGIES.values()))
+_LARGEST_BOOTSTRAP = 1_000_000
+_SMALLEST_STEP = 0.05
 
 
 @dataclass(frozen=True)
@@ -171,8 +182,13 @@ class StudyConfig:
         check_device_name(self.device)
         _check_names(self.strategies, STRATEGIES, "strategies")
         _check_scanners((*self.scanners, self.samples.scanner, self.components.profile))
-        _check_once(self.scanners, "scanners")
-        _check_once(self.strategies, "strategies")
+        self._check_targets()
+        _check_names(self.network.by_training, _TRAININGS, "network.by_training")
+        for name in ("scanners", "strategies", "seeds"):
+            _check_once(getattr(self, name), name)
+        _check_once(self.components.severities, "components.severities")
+        limits = {"step_size": (_SMALLEST_STEP, 1.0), "bootstrap": (0, _LARGEST_BOOTSTRAP)}
+        check_ranges(self, limits | ({} if self.budget is None else {"budget": (0, float("inf"))}), where="study")
         if "none" not in self.strategies:
             raise _wrong(
                 "strategies", ", ".join(self.strategies), "none among them", "add none: all are compared to it"
@@ -181,6 +197,22 @@ class StudyConfig:
         if not severities or not all(0 < value <= LARGEST_SEVERITY for value in severities):
             raise _wrong("components.severities", str(list(severities)), f"above 0, to {LARGEST_SEVERITY:g}", "correct")
         self._check_counts()
+
+    def _check_targets(self) -> None:
+        """Refuse targets under which nothing, or the source, would be tested."""
+        if self.given is not None and not self.given.simulate:
+            return
+        texts = [parse_scanner(name).text for name in self.scanners]
+        if not texts or REFERENCE in texts:
+            found = f"the source, {REFERENCE}" if texts else "none"
+            raise _wrong("scanners", found, "scanners other than the source", f"choose among {', '.join(TARGETS)}")
+        _check_once(texts, "scanners")
+        curve = parse_scanner(self.samples.scanner).text
+        if self.phantoms is not None and "finetuned" in self.strategies and curve not in texts:
+            raise _wrong(
+                "samples.scanner", curve, f"a scanner that is tested on: {', '.join(self.scanners)}",
+                "add it to scanners, or fine-tune to another one",
+            )  # fmt: skip
 
     def _check_counts(self) -> None:
         counts = (*self.samples.counts, self.samples.column)
@@ -263,8 +295,8 @@ def _check_scanners(names: Iterable[str]) -> None:
         parse_scanner(name)
 
 
-def _check_once(names: Sequence[str], where: str) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
+def _check_once(names: Sequence[str | float], where: str) -> None:
+    twice = sorted({str(name) for name in names if names.count(name) > 1})
     if twice:
         raise _wrong(where, f"{', '.join(twice)} twice", "each once", "leave one out")
 

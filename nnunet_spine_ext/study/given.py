@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from nnunet_spine_ext.study.index import INDEX, StudyCase, write_index
 from nnunet_spine_ext.study.reacquire import reacquire
 from nnunet_spine_ext.study.steps import Step
 
+logger = logging.getLogger(__name__)
 _FOLDER = "data/test/0000"
 _PART = 4
 _SIMULATE_S = 4.0
@@ -95,7 +97,20 @@ def _cases(data: GivenData) -> list[StudyCase]:
             "E-STUDY-DATA", file=images, found="no images", expected="CASE_0000.nii.gz", fix="correct given.part"
         )
     _complete(folder, data, names, table)
-    return [_case(folder, data, name, table[name]) for name in names]
+    return _alike([_case(folder, data, name, table[name]) for name in names])
+
+
+def _alike(cases: list[StudyCase]) -> list[StudyCase]:
+    """Return the cases without their instance masks where some have none: one study has one kind of Dice.
+
+    Vertebrae are not predicted then, and nothing may be scored against them.
+    """
+    without = [case.case for case in cases if not case.instances]
+    if not without or len(without) == len(cases):
+        return cases
+    more = f" and {len(without) - _SHOWN} more" if len(without) > _SHOWN else ""
+    logger.warning("no instance mask of %s%s: dice is the mean over the classes", ", ".join(without[:_SHOWN]), more)
+    return [replace(case, instances="") for case in cases]
 
 
 def _complete(folder: Path, data: GivenData, names: Sequence[str], table: Mapping[str, Any]) -> None:

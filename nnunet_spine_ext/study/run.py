@@ -216,6 +216,12 @@ def _log_changes(before: dict[str, Any] | None, config: StudyConfig) -> None:
     changed = sorted(key for key in new if new[key] != old.get(key))
     if changed:
         logger.warning("the configuration has another %s: what depends on it is done again", ", ".join(changed))
+    known = before.get("versions", {})
+    others = [f"{name} {known[name]} (now {now})" for name, now in _versions().items() if known.get(name, now) != now]
+    if others:
+        logger.warning(
+            "steps done with %s are kept; begin in a new folder to have all of one version", ", ".join(others)
+        )
 
 
 def _facts(config: StudyConfig, made: Assembly) -> dict[str, Any]:
@@ -230,10 +236,14 @@ def _facts(config: StudyConfig, made: Assembly) -> dict[str, Any]:
         "seeds": list(config.seeds),
         "unavailable": made.unavailable,
         "vertebrae": made.images.instances,
-        "versions": {"nnunet_spine_ext": __version__} | {name: version(name) for name in _PACKAGES},
+        "versions": _versions(),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
     }
+
+
+def _versions() -> dict[str, str]:
+    return {"nnunet_spine_ext": __version__} | {name: version(name) for name in _PACKAGES}
 
 
 def _planned(made: Assembly, ledger: Ledger) -> list[str]:

@@ -162,8 +162,11 @@ def _without_vertebrae(truth: Volume, mask: Array, semantic: float) -> dict[str,
 
 
 def _on_grid(path: Path, truth: Volume, *, done: bool) -> Array:
-    """Return a predicted mask on the grid of the truth, by the nearest voxel; empty where there is none."""
-    if not done or not path.is_file():
+    """Return a predicted mask on the grid of the truth, by the nearest voxel; empty where prediction failed.
+
+    Raises CaseError for a file that a finished prediction lacks: nothing found is an empty mask, not a missing one.
+    """
+    if not done:
         return np.zeros(truth.shape, dtype=np.uint16)
     found = read_volume(path)
     same = found.same_grid(truth)
