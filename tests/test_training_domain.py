@@ -110,6 +110,29 @@ def test_batches_hold_every_domain_and_always_a_mask(make: Maker) -> None:
     assert sorted(trainer._domains_of({"keys": again.get_indices()})) == [0, 1]
 
 
+def test_masks_of_targets_do_not_say_where_patches_are_taken(make: Maker) -> None:
+    rows = case_rows(c_1={"manufacturer": "Philips"})
+    trainer = started(make(rows=rows, domain={"target": ["philips"]}))
+    loader = trainer.dataloader_train.data_loader
+    places = {case: loader._data.load_case(case)[3]["class_locations"] for case in ("b_1", "c_1")}
+    assert any(len(found) for found in places["b_1"].values())
+    plain = trainer.dataset_class(trainer.preprocessed_dataset_folder, ["c_1"]).load_case("c_1")[3]["class_locations"]
+    assert any(len(found) for found in plain.values()), "the target case has a mask, and nnU-Net would look at it"
+    assert places["c_1"].keys() == plain.keys()
+    assert not any(len(found) for found in places["c_1"].values())
+    for _ in range(4):
+        assert next(trainer.dataloader_train)["data"].isfinite().all()
+
+
+def test_a_classifier_without_gradient_does_not_stop_the_training(make: Maker) -> None:
+    trainer = started(make())
+    for parameter in trainer._alignment.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    # Torch stops where the hook that clips returns anything, as the norm of no gradient.
+    trainer.optimizer.step()
+    assert all(p.isfinite().all() for p in trainer._alignment.parameters())
+
+
 @pytest.mark.parametrize(("size", "domains"), [(2, 3), (3, 2), (5, 2), (4, 4)])
 def test_domains_take_turns_whatever_their_number(make: Maker, size: int, domains: int) -> None:
     trainer = started(make())

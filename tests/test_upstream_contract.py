@@ -410,6 +410,8 @@ def test_loaders_are_made_under_the_name_that_is_replaced() -> None:
     assert "dataset_tr, dataset_val = self.get_tr_and_val_datasets()" in body, advice("training/dann.py")
     drawing = inspect.getsource(found(f"{LOADER}.generate_train_batch"))
     assert "selected_keys = self.get_indices()" in drawing, advice("training/domain_loader.py")
+    assert "data, seg, seg_prev, properties = self._data.load_case(i)" in drawing, advice("training/domain_loader.py")
+    assert "force_fg, properties['class_locations'])" in drawing, advice("training/domain_loader.py")
     assert "self.indices = data.identifiers" in inspect.getsource(found(f"{LOADER}.__init__"))
 
 

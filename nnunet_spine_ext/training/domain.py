@@ -95,9 +95,12 @@ class DomainAlignmentMixin(_Trainer):
         group = {"params": parameters, "lr": optimizer.param_groups[0]["lr"]}
         # With nnU-Net's momentum of 0.99 and rate of 0.01 the rectifiers of a small classifier die within a few steps.
         optimizer.add_param_group(group | ({"momentum": _MOMENTUM} if "momentum" in optimizer.defaults else {}))
-        optimizer.register_step_pre_hook(
-            lambda *_: torch.nn.utils.clip_grad_norm_(parameters, _LARGEST_GRADIENT) and None
-        )
+
+        def clip(*_: Any) -> None:
+            # What a hook returns would be taken for the arguments of the step.
+            torch.nn.utils.clip_grad_norm_(parameters, _LARGEST_GRADIENT)
+
+        optimizer.register_step_pre_hook(clip)
         return optimizer, scheduler
 
     def _build_loss(self) -> nn.Module:

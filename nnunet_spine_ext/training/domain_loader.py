@@ -20,19 +20,25 @@ class DomainBalancedLoader(nnUNetDataLoader):
 
     Parameters
     ----------
-    args, options: those of nnU-Net's loader. domain_of: number of the domain by case. supervised: cases whose masks are
-        used.
+    data, args, options: those of nnU-Net's loader. domain_of: number of the domain by case. supervised: cases whose
+        masks are used.
     """
 
     def __init__(
-        self, *args: Any, domain_of: Mapping[str, int], supervised: Sequence[str] | frozenset[str], **options: Any
+        self,
+        data: Any,
+        *args: Any,
+        domain_of: Mapping[str, int],
+        supervised: Sequence[str] | frozenset[str],
+        **options: Any,
     ) -> None:
-        super().__init__(*args, **options)
+        super().__init__(data, *args, **options)
         cases = [str(case) for case in self.indices]
         self._by_domain = [
             [case for case in cases if domain_of[case] == domain] for domain in sorted({domain_of[c] for c in cases})
         ]
         self._with_masks = [[case for case in group if case in supervised] for group in self._by_domain]
+        self._data: Any = MasksUnseen(data, supervised)
 
     def get_indices(self) -> list[str]:
         """Return the cases of the next batch, drawn from numpy's global state as nnU-Net draws them."""
@@ -49,6 +55,36 @@ class DomainBalancedLoader(nnUNetDataLoader):
         groups = [(self._with_masks if k == 0 and teachers else self._by_domain)[d] for k, d in enumerate(domains)]
         cases = [group[int(draw.randint(len(group)))] for group in groups]
         return [cases[int(k)] for k in draw.permutation(len(cases))]
+
+
+class MasksUnseen:
+    """A dataset whose cases without masks to use do not say where their structures are.
+
+    nnU-Net centres patches on structures. The masks of target cases would so decide what the network sees of them,
+    though no loss reads them.
+
+    Parameters
+    ----------
+    dataset: of nnU-Net's. supervised: cases whose masks are used.
+    """
+
+    def __init__(self, dataset: Any, supervised: Sequence[str] | frozenset[str]) -> None:
+        self._dataset = dataset
+        self._supervised = frozenset(supervised)
+
+    @property
+    def identifiers(self) -> Any:
+        """Names of the cases, as nnU-Net's dataset has them."""
+        return self._dataset.identifiers
+
+    def load_case(self, case: str) -> tuple[Any, ...]:
+        """Return what nnU-Net's dataset returns: image, mask, mask of an earlier stage, properties."""
+        image, mask, before, properties = self._dataset.load_case(case)
+        if str(case) not in self._supervised:
+            # nnU-Net takes a patch anywhere where no class has a voxel.
+            nowhere: dict[Any, list[Any]] = {name: [] for name in properties["class_locations"]}
+            properties = {**properties, "class_locations": nowhere}
+        return image, mask, before, properties
 
 
 @contextmanager
