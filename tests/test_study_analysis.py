@@ -480,6 +480,17 @@ def test_images_of_your_own_have_subjects_of_their_own(tmp_path: Path) -> None:
     assert found.test.found.n == 32
 
 
+def test_one_person_on_two_scanners_is_not_the_whole_study(tmp_path: Path) -> None:
+    drops = {"GE+1.5": 0.3, "GE+3": 0.2}
+    make_study(tmp_path, Planted(drops=drops, components={}, interactions={}, sizes=(), own=True, shares={"none": 0.0}))
+    traveller = {"sub-200": "sub-000"}
+    _change(tmp_path, lambda row: {**row, "subject": traveller.get(row["subject"], row["subject"])})
+    summary = analyse(tmp_path, bootstrap=100)
+    assert not summary.results.cohort.crossed
+    assert summary.results.verdict.gap.value == pytest.approx(0.25, abs=0.02)
+    assert not summary.void
+
+
 def test_without_vertebrae_and_gaps_the_rest_is_written(tmp_path: Path) -> None:
     make_study(tmp_path, Planted(facts={"vertebrae": False}))
     (tmp_path / "vertebrae.csv").unlink()

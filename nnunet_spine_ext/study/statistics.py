@@ -198,7 +198,13 @@ def seed_spread(values: Array) -> float:
 
 
 def crossed(conditions: Mapping[Condition, Array], source: str, targets: Sequence[str]) -> bool:
-    """Whether any subject was scored on more than one scanner (as in a simulation) with strategy ``none``."""
-    seen = [np.isfinite(v).any(axis=0) for c, v in conditions.items() if c.scanner in (source, *targets)
-            and c.strategy == "none" and c.factor == "scanner"]  # fmt: skip
-    return bool(seen) and int(np.sum(seen, axis=0).max(initial=0)) > 1
+    """Whether the same subjects were scored everywhere (as in a simulation) with strategy ``none``.
+
+    They were when, on every target with a score, at least half of the subjects have one on the source too. A few people
+    who were scanned twice do not make a study of them alone.
+    """
+    seen = {c.scanner: np.isfinite(v).any(axis=0) for c, v in conditions.items()
+            if c.strategy == "none" and c.factor == "scanner"}  # fmt: skip
+    base = seen.get(source)
+    scored = [seen[name] for name in targets if name in seen and seen[name].any()]
+    return base is not None and bool(scored) and all(2 * int((base & one).sum()) >= int(one.sum()) for one in scored)
