@@ -242,7 +242,9 @@ def test_curves_are_stored_once_and_only_added_to(folder: Path, monkeypatch: pyt
     assert set(read_curves(folder)) == set(CASES)
     asked: list[str] = []
     original = plan_module.curves_of_files
-    monkeypatch.setattr(plan_module, "curves_of_files", lambda cases, **more: (asked.extend(cases), original(cases, **more))[1])
+    monkeypatch.setattr(
+        plan_module, "curves_of_files", lambda cases, **more: (asked.extend(cases), original(cases, **more))[1]
+    )
     plan("901", name="two")
     assert (asked, (folder / CURVES_FILE).read_bytes()) == ([], first)
     # Another image under an old name: the dataset was converted anew.

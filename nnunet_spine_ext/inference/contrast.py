@@ -62,7 +62,7 @@ def _told(folder: Path) -> Mapping[str, str]:
 
 @functools.lru_cache(maxsize=8)
 def _read(folder: Path, changed: int) -> Mapping[str, str]:
-    """Return the contrasts of a cases.json that was last changed at a time; nothing, with a warning, if it is damaged."""
+    """Return the contrasts of a cases.json that was last changed then; nothing, with a warning, if it is damaged."""
     try:
         found = contrasts_of(folder)
     except (SpineExtError, OSError, ValueError, AttributeError) as error:

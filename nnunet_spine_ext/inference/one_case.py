@@ -84,7 +84,7 @@ def note_facts(file: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _without_times(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return facts as QC has them: equal runs give equal bytes, so how long training took stands in the journal only."""
+    """Return facts as QC has them: equal runs give equal bytes, so how long training took is in the journal only."""
     return {
         name: {key: value for key, value in content.items() if key != "seconds"} if name == "adaptation" else content
         for name, content in facts.items()
