@@ -3,11 +3,12 @@
     python benchmarks/finetune.py --out bench/finetune [--quick] [--seeds 1] [--record FILE]
 
 A 2-D sagittal network learns from lumbar phantoms of the reference scanner, then goes on from there with 1, 5 and 10
-phantoms of another one (ge-1.5t: coarser voxels, noise, shading, other contrast), training its norm layers, its decoder
-or all. Nothing is augmented: there must be a gap to recover. Dice is the mean over vertebral bodies, discs, canal and spinous processes of phantoms that
-no training saw, of both scanners; `share` is the part of the gap between the model on its own scanner and on the other
-one that is recovered. With five samples, further learning rates are tried beside that of the rule, as shares of the
-source's. The schedule is that of `nnUNetv2_spine_finetune_plan`. CPU seconds, one thread. The last line is the summary.
+phantoms of another one (ge-1.5t: coarser voxels, noise, shading, other contrast), training its norm layers, its
+decoder or all. Nothing is augmented: there must be a gap to recover. Dice is the mean over vertebral bodies, discs,
+canal and spinous processes of phantoms that no training saw, of both scanners; `share` is the part of the gap between
+the model on its own scanner and on the other one that is recovered. With five samples, further learning rates are
+tried beside that of the rule, as shares of the source's. The schedule is that of `nnUNetv2_spine_finetune_plan`. CPU
+seconds, one thread. The last line is the summary.
 """
 
 from __future__ import annotations
