@@ -236,7 +236,7 @@ def test_data_ct() -> Volume:
 
 
 def test_wrong_settings_and_missing_posteriors(reference: ChannelReference) -> None:
-    for settings in ({"method": "best"}, {"strength": 1.5}, {"slope_limits": (2.0, 4.0)}):
+    for settings in ({"method": "best"}, {"strength": 1.5}, {"slope_limits": (2.0, 4.0)}, {"slope_limits": (1.0, 1.0)}):
         with pytest.raises(UsageError, match="E-MATCH-SETTINGS"):
             MatchSettings(**settings)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="E-MATCH-POSTERIORS"):

@@ -54,12 +54,13 @@ class MatchSettings:
 
     def __post_init__(self) -> None:
         low, high = self.slope_limits
-        if self.method not in MATCH_METHODS or not 0 <= self.strength <= 1 or not 0 < low <= 1 <= high:
+        around = 0 < low <= 1 <= high and low < high
+        if self.method not in MATCH_METHODS or not 0 <= self.strength <= 1 or not around:
             raise UsageError(
                 "E-MATCH-SETTINGS",
                 file="matching",
                 found=f"method {self.method!r}, strength {self.strength}, slope limits {self.slope_limits}",
-                expected=f"one of {', '.join(MATCH_METHODS)}; a strength from 0 to 1; limits around 1",
+                expected=f"one of {', '.join(MATCH_METHODS)}; a strength from 0 to 1; limits low < high around 1",
                 fix="correct the value",
             )
 
