@@ -187,6 +187,31 @@ def test_a_training_its_model_and_a_resume(nnunet_folders: Folders) -> None:
     assert path.is_file()
 
 
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_resumed_training_equals_an_uninterrupted_one(nnunet_folders: Folders, augment: bool) -> None:
+    source = {"change": shifted} if augment else {}
+    assignments = ["train.num_epochs=3", "train.save_every=1"]
+    folder = planned(nnunet_folders, source=source, assignments=assignments)
+    whole, stopped = trainer_of(folder), trainer_of(folder)
+    whole.run_training()
+    start = stopped.on_train_epoch_start
+
+    def until_the_last() -> None:
+        if stopped.current_epoch == 2:
+            raise KeyboardInterrupt
+        start()
+
+    stopped.on_train_epoch_start = until_the_last
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run_training()
+    (Path(stopped.output_folder) / "checkpoint_final.pth").unlink()
+    resumed = trainer_of(folder, change=lambda plans: plans.update(continue_training=True))
+    maybe_load_checkpoint(resumed, continue_training=True, validation_only=False)
+    assert resumed.current_epoch == 2
+    resumed.run_training()
+    assert equal(copied(resumed), copied(whole)) == set(copied(whole))
+
+
 def test_resume_after_other_cases_is_refused(nnunet_folders: Folders) -> None:
     folder = planned(nnunet_folders)
     trainer_of(folder).on_train_start()

@@ -289,6 +289,43 @@ def test_one_training_from_start_to_end_and_a_resume(
     assert drawn == [0, 2, 3, 3]
 
 
+def test_a_resumed_training_equals_an_uninterrupted_one_byte_by_byte(preprocessed: Path, make: Maker) -> None:
+    settings = {**SHORT, "num_epochs": 3, "num_iterations_per_epoch": 2, "save_every": 1, "plot_every": 9}
+    whole, stopped = make(train=settings), make(train=settings)
+    whole.run_training()
+    start = stopped.on_train_epoch_start
+
+    def until_the_last() -> None:
+        if stopped.current_epoch == 2:
+            raise KeyboardInterrupt
+        start()
+
+    stopped.on_train_epoch_start = until_the_last
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run_training()
+    resumed = make(train=settings)
+    resumed.load_checkpoint(str(Path(resumed.output_folder) / "checkpoint_latest.pth"))
+    assert resumed.current_epoch == 2
+    resumed.run_training()
+    found = resumed.network.state_dict()
+    for name, value in whole.network.state_dict().items():
+        assert found[name].numpy().tobytes() == value.numpy().tobytes(), name
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_without_a_seed_random_numbers_stay_as_they_are(preprocessed: Path, make: Maker, seed: int | None) -> None:
+    trainer = make(train={**SHORT, "seed": seed})
+    trainer.on_train_start()
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(11)
+        np.random.seed(11)  # noqa: NPY002
+        if drawn:
+            trainer.on_train_epoch_start()
+        drawn.append((torch.rand(1).item(), np.random.rand()))  # noqa: NPY002
+    assert (drawn[0] == drawn[1]) == (seed is None)
+
+
 def test_folds_share_plans_and_an_edit_of_the_model_stays(preprocessed: Path, make: Maker) -> None:
     write_curves(preprocessed, curves())
     first = make(train=SHORT)

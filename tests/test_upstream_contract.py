@@ -118,7 +118,7 @@ CALLS = (
     ),
     # Augmentation on the device: what is added around them relies on their order, tested below.
     Call(f"{TRAINER}.train_step", "self batch", "training/shift.py"),
-    Call(f"{TRAINER}.on_train_epoch_start", "self", "training/shift.py"),
+    Call(f"{TRAINER}.on_train_epoch_start", "self", "training/base.py"),
     Call(f"{TRAINER}._get_deep_supervision_scales", "self", "training/shift.py"),
     # Domains: the loss is added around nnU-Net's, loaders are made under another name.
     Call(f"{TRAINER}._build_loss", "self", "training/domain.py"),

@@ -26,6 +26,7 @@ from nnunet_spine_ext.training.finetune_settings import refuse_finetune_settings
 from nnunet_spine_ext.training.mirroring import only_mirroring, replace_mirroring, sided_labels
 from nnunet_spine_ext.training.plan import store_curves
 from nnunet_spine_ext.training.schedule import CosineSchedule
+from nnunet_spine_ext.training.seeding import seed_epoch
 from nnunet_spine_ext.training.settings import (
     SpineSettings,
     TrainSettings,
@@ -76,7 +77,7 @@ class SettingsMixin(_Trainer):
         self.save_every = train.save_every
 
     def initialize(self) -> None:
-        """Seed, check the results folder, then initialize as nnU-Net does."""
+        """Check the results folder, seed what comes before the first epoch, then initialize as nnU-Net does."""
         refuse_other_settings(self.output_folder_base, self.plans_manager.plans)
         if self.settings.seed is not None:
             # With one seed for all, the processes of a multi-GPU training would draw the same batches.
@@ -101,6 +102,15 @@ class SettingsMixin(_Trainer):
             optimizer = kind(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
         schedule = CosineSchedule if self.settings.schedule == "cosine" else type(scheduler)
         return optimizer, schedule(optimizer, self.initial_lr, self.num_epochs)
+
+    def on_train_epoch_start(self) -> None:
+        """Start an epoch as nnU-Net does; with a seed, everything random starts anew with it.
+
+        So an epoch does not depend on those before it, and a training that is resumed goes on as it would have.
+        """
+        super().on_train_epoch_start()
+        if self.settings.seed is not None:
+            seed_epoch(self.settings.seed, self.current_epoch, self.local_rank)
 
     def on_epoch_end(self) -> None:
         """Close the epoch as nnU-Net does, but draw progress.png only every `plot_every` epochs."""

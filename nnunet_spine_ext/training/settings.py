@@ -40,7 +40,8 @@ class TrainSettings:
     splits: ``grouped`` requires cases.json and refuses a subject on both sides; ``stock`` is nnU-Net's behaviour.
     save_every: epochs between checkpoints.
     plot_every: epochs between drawings of progress.png (one drawing takes seconds).
-    seed: makes a run with one worker (nnUNet_n_proc_DA=0) on the CPU repeatable.
+    seed: makes a run with one worker (nnUNet_n_proc_DA=0) on the CPU repeatable, also one that is resumed: every epoch
+        is seeded anew. None leaves random numbers as they are.
     """
 
     num_epochs: int = 1000

@@ -24,7 +24,6 @@ from nnunet_spine_ext.training.cascade import ChangePreviousStage, changes_of
 from nnunet_spine_ext.training.feeding import Ahead, Sender
 from nnunet_spine_ext.training.mirroring import sided_labels
 from nnunet_spine_ext.training.on_device import DeviceAugmentation
-from nnunet_spine_ext.training.seeding import seed_epoch
 from nnunet_spine_ext.training.settings import AugmentSettings, SpineSettings, TrainSettings, settings_from_plans
 from nnunet_spine_ext.training.targets import Targets
 
@@ -90,14 +89,9 @@ class DeviceAugmentationMixin(_Trainer):
         return ComposeTransforms([ChangePreviousStage(changes, self.label_manager.foreground_labels)])
 
     def on_train_epoch_start(self) -> None:
-        """Start counting the samples of an epoch; with a seed, everything random starts anew with it.
-
-        So an epoch does not depend on those before it, and a training that is resumed goes on as it would have.
-        """
+        """Start counting the samples of an epoch."""
         super().on_train_epoch_start()
         self._step = 0
-        if self.settings.seed is not None:
-            seed_epoch(self.settings.seed, self.current_epoch, self.local_rank)
 
     def on_train_start(self) -> None:
         """Start as nnU-Net does; with worker processes, the next batch is prepared while the device is at work."""
