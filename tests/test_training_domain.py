@@ -390,6 +390,17 @@ def test_a_single_domain_is_an_error_that_says_what_was_found(make: Maker) -> No
         make(**SIMULATED, settings={"augment": {"config": "shift"}})
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_cases_without_masks_do_not_choose_the_checkpoint(make: Maker, kind: type[nnUNetTrainer]) -> None:
+    splits = [{"train": ["b_1", "c_1", "p_1"], "val": ["a_1", "q_1"]}]
+    trainer = started(make(kind=kind, splits=splits))
+    assert list(trainer.dataloader_val.data_loader.indices) == ["a_1"]
+    splits = [{"train": ["a_1", "b_1", "c_1", "p_1"], "val": ["q_1"]}]
+    with pytest.raises(SetupError) as caught:
+        make(kind=kind, splits=splits).initialize()
+    assert caught.value.code == "E-DOMAIN-VALIDATION"
+
+
 def test_simulated_scanners_need_no_table_of_cases(make: Maker) -> None:
     trainer = make(**SIMULATED, train={"splits": "stock"})
     (Path(trainer.preprocessed_dataset_folder_base) / "cases.json").unlink()

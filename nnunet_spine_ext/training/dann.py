@@ -35,12 +35,8 @@ class CaseDomainsMixin(DomainAlignmentMixin):
     _training: Any = None
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
-        """Return nnU-Net's datasets; validation is without cases whose masks may not choose the best checkpoint."""
+        """Return the datasets, and remember which one is for training: its batches are balanced."""
         train, validation = super().get_tr_and_val_datasets()
-        left_out = sorted(set(validation.identifiers) - set(self._cases.scored))
-        if left_out:
-            self.print_to_log_file(f"{len(left_out)} validation cases of targets do not choose the checkpoint.")
-            validation.identifiers = [case for case in validation.identifiers if case in self._cases.scored]
         self._training = train
         return train, validation
 
@@ -68,6 +64,9 @@ class CaseDomainsMixin(DomainAlignmentMixin):
 
     def _without_mask(self, case: str) -> bool:
         return case not in self._cases.supervised
+
+    def _is_scored(self, case: str) -> bool:
+        return case in self._cases.scored
 
     def _probe_samples(self) -> Iterator[tuple[Tensor, list[int], str]]:
         domain_of = self._cases.of_case

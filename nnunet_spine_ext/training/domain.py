@@ -26,7 +26,6 @@ from nnunet_spine_ext.training.domain_cases import unlabelled_cases
 from nnunet_spine_ext.training.domain_loss import LossWithDomains, ignored
 from nnunet_spine_ext.training.domain_probe import PROBE_FILE, frozen_features, linear_probe, store_probe
 from nnunet_spine_ext.training.domain_settings import DomainSettings
-from nnunet_spine_ext.training.seeding import seed_epoch
 from nnunet_spine_ext.training.settings import TrainSettings, settings_from_plans
 from nnunet_spine_ext.training.splits import subjects_of
 
@@ -80,6 +79,20 @@ class DomainAlignmentMixin(_Trainer):
         )
         self._register_logs()
 
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """Return nnU-Net's datasets; validation is without cases whose masks may not choose the best checkpoint.
+
+        The border that pads a case without a mask is background to nnU-Net, and would be scored.
+        """
+        train, validation = super().get_tr_and_val_datasets()
+        left_out = [case for case in validation.identifiers if not self._is_scored(case)]
+        if left_out:
+            self.print_to_log_file(
+                f"{len(left_out)} validation cases without usable masks do not choose the checkpoint."
+            )
+            validation.identifiers = [case for case in validation.identifiers if self._is_scored(case)]
+        return train, validation
+
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """Return the network's optimizer and schedule; the classifier is a parameter group of its own."""
         optimizer, scheduler = super().configure_optimizers()
@@ -107,12 +120,10 @@ class DomainAlignmentMixin(_Trainer):
         return LossWithDomains(super()._build_loss(), self._alignment, regions=self.label_manager.has_regions)
 
     def on_train_epoch_start(self) -> None:
-        """Start counting the steps of an epoch; with a seed, everything random starts anew with it."""
+        """Start counting the steps of an epoch."""
         super().on_train_epoch_start()
         self._domain_step = 0
         self._alignment.train()
-        if self.settings.seed is not None:
-            seed_epoch(self.settings.seed, self.current_epoch, self.local_rank)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Train as nnU-Net does, on the masks that may be used, and on the domains of all samples."""
@@ -196,6 +207,9 @@ class DomainAlignmentMixin(_Trainer):
     def _without_mask(self, case: str) -> bool:
         return case in self._unlabelled
 
+    def _is_scored(self, case: str) -> bool:
+        return case not in self._unlabelled
+
     def _refuse(self) -> None:
         where = f"configuration {self.configuration_name}"
         if self.is_ddp:
@@ -209,7 +223,15 @@ class DomainAlignmentMixin(_Trainer):
 
     def _refuse_masks(self) -> None:
         """Refuse cases whose masks may not be used where no label can say so."""
-        train, _ = self.do_split()
+        train, validation = self.do_split()
+        if validation and not any(map(self._is_scored, validation)):
+            raise SetupError(
+                "E-DOMAIN-VALIDATION",
+                file=f"fold {self.fold}",
+                found=f"no validation case with a mask to use: {shorten(validation)}",
+                expected="validation cases with masks: others may not choose the checkpoint",
+                fix="choose another fold, or write splits with such cases",
+            )
         without = [case for case in train if self._without_mask(case)]
         if without and self.label_manager.ignore_label is None:
             raise SetupError(
