@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,25 @@ def test_a_configuration_that_inherits_is_written_out(nnunet_folders: Folders) -
 
 
 REGIONS = {"background": 0, "whole": [1, 2], "cord": 2}
+
+
+def test_nothing_is_half_written_when_something_is_refused(nnunet_folders: Folders) -> None:
+    source_model(nnunet_folders, change=wider)
+    folder = target_dataset(nnunet_folders)
+    raw = nnunet_folders["nnUNet_raw"] / TARGET
+    raw.mkdir()
+    rows = {"cases": {f"{k}_9": {"subject": k, "labelled": True} for k in "xyz"}}
+    (raw / "cases.json").write_text(json.dumps(rows))
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    for case in rows["cases"]:
+        (folder / "gt_segmentations" / f"{case}.nii.gz").touch()
+    assert refused(nnunet_folders).code == "E-FINETUNE-NETWORK"
+    assert {file: file.read_bytes() for file in before} == before
+    shutil.rmtree(nnunet_folders["nnUNet_results"])
+    source_model(nnunet_folders)
+    chosen = make(nnunet_folders).finetune
+    assert {*chosen.cases, *chosen.validation} == set(rows["cases"]), "the cases of the dataset as it is now"
+    assert json.loads((folder / "cases.json").read_text()) == rows
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,16 @@ def test_cases_without_labels_are_left_out_and_train_only_never_validates() -> N
         select(rows, 4, 0)
 
 
+def test_train_only_cases_that_are_named_to_validate_are_refused() -> None:
+    rows = rows_of(5)
+    rows["s01_T2w"]["train_only"] = True
+    for refused in (lambda: select(rows, 1, 0, ["s01_T2w"]), lambda: named(rows, ["s00_T2w"], ["s01_T2w"])):
+        with pytest.raises(UsageError, match="train_only, and named to validate: s01_T2w") as caught:
+            refused()
+        assert caught.value.code == "E-FINETUNE-CASES"
+    assert named(rows, ["s01_T2w"], ["s02_T2w"]).cases == ("s01_T2w",)
+
+
 @pytest.mark.parametrize(("n", "text"), [(0, "source model as it is"), (-3, "nothing to train on"), (9, "1 to 8")])
 def test_impossible_numbers(n: int, text: str) -> None:
     with pytest.raises(UsageError, match=text) as caught:

@@ -106,8 +106,6 @@ def finetune_plan(
     target = open_target(d)
     check_name(name, target.folder / f"{name}.json", overwrite=overwrite)
     refuse_other_data(model, target)
-    if not dry_run:
-        restore_tables(target.folder)
     configuration = _configuration(model)
     source = _source(model, target, name, trust=trust)
     rows = with_labels(target)
@@ -299,6 +297,7 @@ def _next_steps(target: Target, plans: Mapping[str, Any], configuration: str) ->
 
 
 def _write(target: Target, model: TrainedModel, plans: dict[str, Any], *, trust: bool) -> None:
+    restore_tables(target.folder)
     if not (target.folder / "dataset.json").is_file():
         write_json(target.folder / "dataset.json", target.dataset_json)
     if trust:

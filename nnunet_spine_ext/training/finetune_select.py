@@ -59,9 +59,9 @@ def select(rows: Mapping[str, Row], n: int, seed: int, validation: Sequence[str]
     Raises
     ------
     UsageError: n below 1 or above the subjects that do not validate; fewer than two subjects with labels; names in
-        `validation` that are unknown, twice or without labels.
+        `validation` that are unknown, twice, without labels or ``train_only``.
     """
-    _refuse_wrong_names(rows, validation or ())
+    _refuse_wrong_names(rows, (), validation or ())
     rows = usable(rows)
     cases = _by_subject(rows)
     refuse_nothing(n)
@@ -90,9 +90,10 @@ def named(rows: Mapping[str, Row], cases: Sequence[str], validation: Sequence[st
 
     Raises
     ------
-    UsageError: a case twice, unknown, without labels, or a subject on both sides; nothing left to validate on.
+    UsageError: a case twice, unknown, without labels, ``train_only`` but to validate on, or a subject on both sides;
+        nothing left to validate on.
     """
-    _refuse_wrong_names(rows, [*cases, *(validation or ())])
+    _refuse_wrong_names(rows, cases, validation or ())
     refuse_nothing(len(cases))
     good = usable(rows)
     by_subject = _by_subject(good)
@@ -172,18 +173,24 @@ def _too_few(found: str) -> UsageError:
     )
 
 
-def _refuse_wrong_names(rows: Mapping[str, Row], names: Sequence[str]) -> None:
-    good = usable(rows)
-    twice = sorted({name for name in names if list(names).count(name) > 1})
+def _refuse_wrong_names(rows: Mapping[str, Row], training: Sequence[str], validating: Sequence[str]) -> None:
+    good, names = usable(rows), [*training, *validating]
+    twice = sorted({name for name in names if names.count(name) > 1})
     unknown = sorted(set(names) - set(rows))
     empty = sorted(set(names) & set(rows) - set(good))
-    for what, found in (("twice", twice), ("not in cases.json", unknown), ("without labels, or test cases", empty)):
+    only = sorted(name for name in set(validating) & set(rows) if rows[name].get("train_only"))
+    for what, found in (
+        ("twice", twice),
+        ("not in cases.json", unknown),
+        ("without labels, or test cases", empty),
+        ("train_only, and named to validate", only),
+    ):
         if found:
             raise UsageError(
                 "E-FINETUNE-CASES",
                 file="--cases and --validation",
                 found=f"{what}: {', '.join(found[:8])}",
-                expected="labelled training cases of this dataset, each once",
+                expected="labelled training cases of this dataset, each once; train_only ones only to train on",
                 fix="correct the names",
             )
 

@@ -54,8 +54,9 @@ def open_target(dataset: str) -> Target:
     """
     folder = dataset_folder(dataset)
     raw = Path(os.environ.get("nnUNet_raw", "")) / folder.name
-    table = _table(folder, raw, CASES_FILE, "E-SPLIT-CASES", "a table that says which subject each case belongs to")
-    description = _table(folder, raw, "dataset.json", "E-PLAN-DATASET", "the description of the dataset")
+    # Tables of the raw dataset replace those of an older conversion: see `plan.restore_tables`.
+    table = _table((raw, folder), CASES_FILE, "E-SPLIT-CASES", "a table that says which subject each case belongs to")
+    description = _table((folder, raw), "dataset.json", "E-PLAN-DATASET", "the description of the dataset")
     return Target(folder, raw, description, table["cases"])
 
 
@@ -102,14 +103,15 @@ def refuse_other_data(model: ModelFolder, target: Target) -> None:
         sided_axis(model.plans, 3)
 
 
-def _table(folder: Path, raw: Path, name: str, code: str, expected: str) -> dict[str, Any]:
-    for place in (folder / name, raw / name):
-        if place.is_file():
-            return dict(read_json(place))
+def _table(places: tuple[Path, Path], name: str, code: str, expected: str) -> dict[str, Any]:
+    """Return the content of a file of a dataset from the first place that has it."""
+    for place in places:
+        if (place / name).is_file():
+            return dict(read_json(place / name))
     raise SetupError(
         code,
-        file=folder / name,
-        found=f"no such file, nor in {raw}",
+        file=places[0] / name,
+        found=f"no such file, nor in {places[1]}",
         expected=expected,
         fix="copy it from the raw dataset, or convert the dataset again"
         + (
