@@ -7,21 +7,24 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from model_builder import LABELS14, SIDED14, make_model
 
 from nnunet_spine_ext.augment.profiles import COMPONENTS
-from nnunet_spine_ext.core.errors import NoInputError, SpineExtError, UsageError
+from nnunet_spine_ext.core.errors import NoInputError, SetupError, SpineExtError, UsageError
 from nnunet_spine_ext.core.io import read_volume, write_json, write_volume
 from nnunet_spine_ext.core.volume import Volume
-from nnunet_spine_ext.study import run
-from nnunet_spine_ext.study.assemble import assemble
+from nnunet_spine_ext.study import commands, run, trainings
+from nnunet_spine_ext.study.assemble import Assembly, assemble
 from nnunet_spine_ext.study.conditions import SOURCE, conditions
 from nnunet_spine_ext.study.config import PhantomData, preset_names, read_config
 from nnunet_spine_ext.study.features import distances
@@ -33,7 +36,7 @@ from nnunet_spine_ext.study.run import study
 from nnunet_spine_ext.study.score import class_dice, score_case, score_levels, summary
 from nnunet_spine_ext.study.simulate import make_spines
 from nnunet_spine_ext.study.steps import Ledger, Step, run_steps
-from nnunet_spine_ext.study.trainings import Preprocessed
+from nnunet_spine_ext.study.trainings import Preprocessed, dataset_name, training_device
 from nnunet_spine_ext.study.workers import Workers
 
 SMALL = PhantomData(region="lumbar", spacing=(3.0, 3.0, 6.0), sides=False)
@@ -90,6 +93,7 @@ def test_the_cpu_study_is_the_one_that_is_announced() -> None:
         (["step_size=0"], "step_size=0"),
         (["bootstrap=-1"], "bootstrap=-1"),
         (["budget=-1"], "budget=-1"),
+        (["network.configuration=3d"], "3d_fullres"),
     ],
 )
 def test_wrong_configurations_are_refused(change: list[str], message: str) -> None:
@@ -121,6 +125,71 @@ def test_conditions_are_six_scanners_six_components_and_fifteen_pairs() -> None:
         severities = condition.parsed().severities
         assert [name for name in COMPONENTS if getattr(severities, name) > 0] == [condition.components]
     assert SOURCE.parsed().shifted.noise == SOURCE.parsed().reference.noise
+
+
+def test_scanners_that_would_share_files_are_refused() -> None:
+    # Six digits of a severity are in a name.
+    with pytest.raises(UsageError, match="files would both call philips-1p5t_field_1") as caught:
+        conditions(read_config(None, "cpu", ["components.severities=[1.0, 1.0000001]"]))
+    assert caught.value.code == "E-STUDY-DOMAINS"
+
+
+def _fine_tunings(folder: Path, *changes: str) -> dict[str, set[int]]:
+    """Return the numbers of the spines that each pool of a study has."""
+    made = assemble(read_config(None, "cpu", ["strategies=[none, finetuned]", *changes]), folder)
+    pools: dict[str, set[int]] = {}
+    for step in made.steps:
+        group = str(step.arguments.get("group", ""))
+        if group.startswith("pool-"):
+            pools.setdefault(group, set()).update(range(step.arguments["first"], step.arguments["last"]))
+    return pools
+
+
+def test_every_scanner_has_more_cases_than_one_seed_draws(tmp_path: Path) -> None:
+    every = ["samples.everywhere=true", "samples.column=4"]
+    sizes = {group: len(spines) for group, spines in _fine_tunings(tmp_path, *every).items()}
+    assert len(sizes) == 5
+    # One more is for validation; the curve goes up to 50.
+    assert sizes.pop("pool-ge-1p5t") == 51
+    assert set(sizes.values()) == {13}
+    few = _fine_tunings(tmp_path, *every, "samples.counts=[0, 1, 4]", "phantoms.pool=9")
+    assert {len(spines) for spines in few.values()} == {10}, "at most phantoms.pool"
+
+
+@pytest.mark.parametrize(
+    ("name", "visible", "expected"),
+    [
+        ("cpu", "3", ("cpu", None)),
+        ("cuda", "2,3", ("cuda", None)),
+        ("cuda:1", None, ("cuda", "1")),
+        ("cuda:1", "2,3", ("cuda", "3")),
+        ("cuda:0", "GPU-8e1f, GPU-77aa", ("cuda", "GPU-8e1f")),
+    ],
+)
+def test_a_training_runs_on_the_gpu_that_is_asked_for(name: str, visible: str | None, expected: Any) -> None:
+    assert training_device(name, visible) == expected
+
+
+@pytest.mark.parametrize("visible", ["0", "", "2,-1,3"])
+def test_a_gpu_that_cannot_be_seen_is_refused(visible: str) -> None:
+    with pytest.raises(SpineExtError, match=r"cuda:1.*CUDA_VISIBLE_DEVICES") as caught:
+        training_device("cuda:1", visible)
+    assert caught.value.code == "E-ENV-DEVICE"
+
+
+def test_the_command_of_a_training_sees_that_gpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[list[str], str | None]] = []
+
+    def run_it(line: list[str], _log: Path, environment: dict[str, str]) -> int:
+        seen.append((line, environment.get("CUDA_VISIBLE_DEVICES")))
+        return 0
+
+    monkeypatch.setattr(commands, "run_command", run_it)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    trainings._train(tmp_path, 901, "T", "p", "2d", "cuda:1", tmp_path / "model", "stamp")
+    trainings._train(tmp_path, 901, "T", "p", "2d", "cuda", tmp_path / "model", "stamp")
+    assert [line[line.index("-device") + 1] for line, _ in seen] == ["cuda", "cuda"]
+    assert [gpus for _, gpus in seen] == ["7", "4,7"]
 
 
 # --- steps --------------------------------------------------------------------------------
@@ -186,6 +255,46 @@ def test_nothing_optional_is_begun_when_the_budget_is_over(tmp_path: Path) -> No
         found = run_steps(steps, Ledger(tmp_path), workers, deadline=time.monotonic() - 1)
     assert found.done == ["a"]
     assert "budget" in found.left_out["b"]
+
+
+def lose(folder: str, name: str, needs: str = "") -> dict[str, Any]:
+    """Work of the step below: cases fail as long as there is a file ``full``."""
+    note(folder, name)
+    return {"failed": {"case": "no room"} if (Path(folder) / "full").exists() else {}, "needs": needs}
+
+
+def test_steps_that_lost_cases_are_done_again(tmp_path: Path) -> None:
+    arguments = {"folder": str(tmp_path)}
+    steps = [
+        Step("predict", lose, arguments | {"name": "a"}, 1, outputs=("a.txt",)),
+        Step("score", lose, arguments | {"name": "b"}, 1, ("predict",), outputs=("b.txt",), optional=False),
+        Step("whole", note, arguments | {"name": "c"}, 1, outputs=("c.txt",)),
+    ]
+
+    def do(deadline: float | None = None) -> Any:
+        with Workers(1, {}, tmp_path / "log.txt", inline=True) as workers:
+            return run_steps(steps, Ledger(tmp_path), workers, deadline=deadline)
+
+    (tmp_path / "full").touch()
+    assert do().done == ["predict", "score", "whole"]
+    # What is there is used when there is no time to try again.
+    late = do(time.monotonic() - 1)
+    assert (late.done, late.left_out) == (["score"], {})
+    assert do().done == ["predict", "score"], "it may fail again"
+    (tmp_path / "full").unlink()
+    found = do()
+    assert (found.done, found.skipped) == (["predict", "score"], ["whole"])
+    assert do().done == []
+    assert _times(tmp_path) == {"a": 3, "b": 4, "c": 1}
+
+
+def test_a_dry_run_tells_of_steps_that_lost_cases(tmp_path: Path) -> None:
+    step = Step("predict", lose, {}, 1)
+    made, ledger = Assembly(images=None, steps=[step]), Ledger(tmp_path)  # type: ignore[arg-type]
+    ledger.enter(step, 1.0, {"failed": {"case": {"found": "no memory"}}})
+    assert run._planned(made, ledger) == ["predict"]
+    ledger.enter(step, 1.0, {"failed": {}})
+    assert run._planned(made, ledger) == []
 
 
 def test_a_damaged_record_is_done_again(tmp_path: Path) -> None:
@@ -386,6 +495,26 @@ def test_class_dice_by_hand() -> None:
     assert np.isnan(class_dice(np.zeros((1, 4), int), found))
 
 
+@pytest.mark.parametrize("instances", [False, True])
+def test_the_ignore_label_of_a_given_mask_is_no_class(tmp_path: Path, instances: bool) -> None:
+    truth, found = (np.zeros((12, 12, 12), np.uint8) for _ in range(2))
+    truth[2:6, 2:10, 2:10], truth[6:10, 2:10, 2:10] = 1, 2
+    truth[:, :, 9:] = 3
+    # Whatever is said where the truth is not known.
+    found[2:6, 2:10, 2:12], found[6:10, 2:10, 2:12] = 1, 2
+    ids = np.array([0, 20, 21, 0], np.uint8)
+    for name, array in (("truth", truth), ("found", found)):
+        volume = Volume(array, np.eye(4))
+        write_volume(volume, tmp_path / name / "c.nii.gz")
+        write_volume(volume.with_array(ids[array]), tmp_path / name / "instances" / "c.nii.gz")
+    own = "truth/instances/c.nii.gz" if instances else ""
+    case = StudyCase("c", "s", SOURCE, ("c.nii.gz",), "truth/c.nii.gz", own, ignore=3)
+    score = score_case(tmp_path, tmp_path / "found", case)
+    assert (score["dice"], score["semantic_dice"], score["missing"]) == (1, 1, 0)
+    assert score["msd_mm"] == 0
+    assert score_case(tmp_path, tmp_path / "found", replace(case, ignore=None))["semantic_dice"] < 0.7
+
+
 def test_distances_of_features_are_in_units_of_the_source() -> None:
     rng = np.random.default_rng(1)
     source = {f"s{k}": rng.normal(size=6) for k in range(20)}
@@ -428,6 +557,23 @@ def test_domains_of_a_dataset_become_conditions(tmp_path: Path) -> None:
     (step,) = found.test_steps
     step.work(**step.arguments)
     assert {case.condition.key for case in read_index(tmp_path / "study" / found.test_folders[0])} == {"Siemens", "GE"}
+
+
+def test_domains_that_would_share_files_are_refused(tmp_path: Path) -> None:
+    folder = _dataset(tmp_path / "d", ["Philips 1", "Philips-1", "GE"])
+    with pytest.raises(
+        UsageError, match="'Philips 1' and 'Philips-1', which files would both call Philips-1"
+    ) as caught:
+        _given(folder, source="GE")
+    assert caught.value.code == "E-STUDY-DOMAINS"
+
+
+@pytest.mark.parametrize("simulate", [False, True])
+def test_the_ignore_label_of_a_dataset_comes_along(tmp_path: Path, simulate: bool) -> None:
+    folder = _dataset(tmp_path / "d", ["GE", "Siemens"])
+    write_json(folder / "dataset.json", {"labels": {"background": 0, "cord": 1, "ignore": 2}})
+    (step,) = _given(folder, source="GE", simulate=simulate).test_steps
+    assert {case.ignore for case in step.arguments["cases"]} == {2}
 
 
 def test_one_case_without_instances_takes_them_from_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -494,6 +640,32 @@ def test_a_model_of_other_labels_is_refused(tmp_path: Path) -> None:
         refuse_other_labels(folder, {1: "canal", 2: "cord"})
 
 
+def _with_models(folder: Path, *changes: str, **models: Path) -> Any:
+    given = [f"models.{name}={path}" for name, path in models.items()]
+    return assemble(read_config(None, "smoke", [*given, *changes]), folder / "study")
+
+
+def test_digital_spines_are_not_studied_with_a_model_of_other_classes(tmp_path: Path) -> None:
+    other = make_model(tmp_path / "nnUNetTrainerSpine__p__3d_fullres", labels={"background": 0, "disc": 1, "sacrum": 2})
+    with pytest.raises(UsageError, match=r"disc 1, sacrum 2.*expected sacrum 1, arcus 2") as caught:
+        _with_models(tmp_path, "strategies=[none]", source=other)
+    assert caught.value.code == "E-STUDY-LABELS"
+
+
+@pytest.mark.parametrize("strategies", ["[none, finetuned]", "[none, shift]"])
+def test_a_source_model_of_another_configuration_is_refused_where_something_is_trained(
+    tmp_path: Path, strategies: str
+) -> None:
+    # The checkpoint says it: the folder has another name.
+    model = make_model(tmp_path / "model", labels=LABELS14, sided=SIDED14)
+    with pytest.raises(UsageError, match=r"2d, and a model of 3d_fullres") as caught:
+        _with_models(tmp_path, f"strategies={strategies}", source=model)
+    assert "network.configuration=3d_fullres" in caught.value.fix
+    same = _with_models(tmp_path, f"strategies={strategies}", "network.configuration=3d_fullres", source=model)
+    assert not same.unavailable
+    assert _with_models(tmp_path, "strategies=[none, tta]", source=model).runs, "nothing is trained"
+
+
 def test_simulated_images_keep_their_grid_and_their_source(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     array = rng.uniform(20, 100, (40, 12, 48)).astype(np.float32)
@@ -526,3 +698,71 @@ def test_data_are_preprocessed_again_only_when_cases_or_spacing_change(tmp_path:
     write_index(tmp_path / "cases", [case])
     asked().forget()
     assert not asked().same
+
+
+# --- fine-tuning ------------------------------------------------------------------------------
+
+
+def test_fine_tunings_to_one_scanner_preprocess_their_data_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Preprocessing deletes what is there first, which another fine-tuning may be training on."""
+    said: list[str] = []
+    data = tmp_path / "nnUNet_preprocessed" / dataset_name(910)
+
+    def planned(_model: Path, _number: str, *, name: str, **_: Any) -> Any:
+        data.mkdir(parents=True, exist_ok=True)
+        write_json(data / f"{name}.json", {"configurations": {"2d": {"data_identifier": "shared"}}})
+        return SimpleNamespace(path=data / f"{name}.json")
+
+    monkeypatch.setattr(trainings, "finetune_plan", planned)
+    monkeypatch.setattr(trainings, "command", lambda _study, name, *_words, **_options: said.append(name))
+    write_index(tmp_path / "pool", [StudyCase("c", "s", SOURCE, ("c.nii.gz",), "truth/c.nii.gz", digest="1")])
+    folders = ["pool"]
+
+    def do(n: int) -> None:
+        trainings.finetune(tmp_path, number=910, model="m", n=n, seed=0, configuration="2d", settings=[],
+                           device="cpu", stamp="s", validation="c", folders=folders)  # fmt: skip
+
+    do(1)
+    do(5)
+    assert said == ["nnUNetv2_preprocess", "nnUNetv2_train", "nnUNetv2_train"]
+    # Other cases.
+    write_index(tmp_path / "pool", [StudyCase("c", "s", SOURCE, ("c.nii.gz",), "truth/c.nii.gz", digest="2")])
+    do(1)
+    assert said[3:] == ["nnUNetv2_preprocess", "nnUNetv2_train"]
+    # The dataset is written anew, which deletes what is preprocessed.
+    monkeypatch.setattr(trainings, "write_dataset", lambda *_: None)
+    trainings.plan_target(tmp_path, number=910, folders=folders, sides=False)
+    do(1)
+    assert said[5:] == ["nnUNetv2_extract_fingerprint", "nnUNetv2_preprocess", "nnUNetv2_train"]
+
+
+def test_a_second_fine_tuning_waits_while_the_first_prepares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = threading.Event()
+    leave = threading.Event()
+    calls: list[str] = []
+
+    def planned(_model: Path, _number: str, *, name: str, **_: Any) -> Any:
+        calls.append(name)
+        inside.set()
+        assert leave.wait(60)
+        raise SetupError("E-TEST", file="f", found="x", expected="y", fix="z")
+
+    monkeypatch.setattr(trainings, "finetune_plan", planned)
+
+    def do(n: int) -> None:
+        with pytest.raises(SetupError):
+            trainings.finetune(tmp_path, number=910, model="m", n=n, seed=0, configuration="2d", settings=[],
+                               device="cpu", stamp="s", validation="c", folders=[])  # fmt: skip
+
+    first, second = (threading.Thread(target=do, args=(n,)) for n in (1, 5))
+    first.start()
+    assert inside.wait(60)
+    second.start()
+    time.sleep(0.5)
+    assert calls == ["study-finetune1-0"]
+    leave.set()
+    first.join(60)
+    second.join(60)
+    assert calls == ["study-finetune1-0", "study-finetune5-0"]

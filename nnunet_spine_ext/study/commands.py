@@ -15,6 +15,7 @@ from nnunet_spine_ext.study.workers import run_command
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 LOG = "log.txt"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def environment_of(study: Path, threads: int) -> dict[str, str]:
@@ -34,14 +35,19 @@ def environment_of(study: Path, threads: int) -> dict[str, str]:
     return environment
 
 
-def command(study: Path, *words: object, training: bool = False) -> None:
-    """Run a command of nnU-Net's or ours; raises SetupError with the last lines of its log when it fails."""
+def command(study: Path, *words: object, training: bool = False, gpu: str | None = None) -> None:
+    """Run a command of nnU-Net's or ours; raises SetupError with the last lines of its log when it fails.
+
+    `gpu`: the only one that it may see, as CUDA_VISIBLE_DEVICES names it; None: those that this process sees.
+    """
     line = [str(word) for word in words]
     environment = dict(os.environ)
     environment.pop("nnUNet_n_proc_DA", None)
     if training:
         # nnU-Net's single-threaded loader: planning refuses this setting.
         environment["nnUNet_n_proc_DA"] = "0"
+    if gpu is not None:
+        environment[VISIBLE] = gpu
     folder = study / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{_word(line)}.txt"

@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any, Literal
 
 from nnunet_spine_ext.augment.profiles import COMPONENTS, REFERENCE, Scanner, parse_scanner
+from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.study.config import StudyConfig
 
 Factor = Literal["scanner", "component", "pair"]
@@ -70,7 +71,25 @@ def targets(config: StudyConfig) -> list[Condition]:
 
 def conditions(config: StudyConfig) -> list[Condition]:
     """Return all conditions that the test cases are taken under, the source first."""
-    return [SOURCE, *targets(config), *_components(config)]
+    chosen = [SOURCE, *targets(config), *_components(config)]
+    refuse_equal_keys(chosen, "scanners, components.severities")
+    return chosen
+
+
+def refuse_equal_keys(chosen: Sequence[Condition], where: str) -> None:
+    """Raise UsageError when conditions with different names would share files: their keys differ in nothing."""
+    names: dict[str, list[str]] = {}
+    for condition in chosen:
+        names.setdefault(condition.key, []).append(condition.text or condition.scanner)
+    for key, same in names.items():
+        if len(same) > 1:
+            raise UsageError(
+                "E-STUDY-DOMAINS",
+                file=where,
+                found=f"{' and '.join(map(repr, same))}, which files would both call {key}",
+                expected="scanners that differ in letters or digits",
+                fix="write what is the same scanner alike, or tell the others apart by another letter",
+            )
 
 
 def _components(config: StudyConfig) -> list[Condition]:

@@ -38,7 +38,8 @@ class PhantomData:
     ----------
     training, test: spines at the source to train on, and others to test on at every scanner.
     validation: how many of `training` are kept out of training, for nnU-Net's own validation.
-    pool: labelled spines at every scanner that is fine-tuned to. unlabelled: spines at each target scanner, without
+    pool: at most so many labelled spines at every scanner that is fine-tuned to; no more are made than three for each
+        one of `samples.column`, or the largest of `samples.counts`. unlabelled: spines at each target scanner, without
         their masks, for adversarial training.
     protocol, region, spacing: as of `nnUNetv2_spine_phantom`; spacing (mm: in plane, in plane, between slices) is that
         of the source, targets follow by the ratio of their profiles.
@@ -92,7 +93,7 @@ class Network:
         the training (`study.trainings`).
     """
 
-    configuration: str = "3d_fullres"
+    configuration: Literal["2d", "3d_fullres"] = "3d_fullres"
     preset: str | None = None
     settings: tuple[str, ...] = ()
     by_training: dict[str, tuple[str, ...]] = field(default_factory=dict)

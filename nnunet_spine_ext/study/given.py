@@ -12,7 +12,7 @@ from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.dataset import CASES_FILE
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, UsageError
 from nnunet_spine_ext.core.io import read_json
-from nnunet_spine_ext.study.conditions import SOURCE, Condition, conditions
+from nnunet_spine_ext.study.conditions import SOURCE, Condition, conditions, refuse_equal_keys
 from nnunet_spine_ext.study.config import GivenData, StudyConfig, digest
 from nnunet_spine_ext.study.images import Images
 from nnunet_spine_ext.study.index import INDEX, StudyCase, write_index
@@ -41,6 +41,9 @@ def given_images(config: StudyConfig, study: Path) -> Images:
     cases = _cases(data)
     if data.simulate:
         return _simulated(config, study, cases)
+    refuse_equal_keys(
+        list(dict.fromkeys(case.condition for case in cases)), f"{Path(data.dataset) / CASES_FILE}, {data.domain}"
+    )
     domains = list(dict.fromkeys(case.condition.scanner for case in cases))
     source = _source(data, domains)
     conditions_ = tuple(sorted({case.condition for case in cases}, key=lambda c: (c != source, c.scanner)))
@@ -97,7 +100,8 @@ def _cases(data: GivenData) -> list[StudyCase]:
             "E-STUDY-DATA", file=images, found="no images", expected="CASE_0000.nii.gz", fix="correct given.part"
         )
     _complete(folder, data, names, table)
-    return _alike([_case(folder, data, name, table[name]) for name in names])
+    ignore = _labels(folder).get("ignore")
+    return _alike([replace(_case(folder, data, name, table[name]), ignore=ignore) for name in names])
 
 
 def _alike(cases: list[StudyCase]) -> list[StudyCase]:
@@ -184,19 +188,22 @@ def _source(data: GivenData, domains: Sequence[str]) -> Condition:
 
 def refuse_other_labels(dataset: str | Path, labels: Mapping[int, str]) -> None:
     """Raise UsageError when a dataset says that its classes are others than a model's, `labels` by id."""
-    path = Path(dataset) / "dataset.json"
-    if not path.is_file():
-        return
     skip = ("background", "ignore")
-    own = {value: name for name, value in read_json(path)["labels"].items() if name not in skip}
-    if own != dict(labels):
+    own = {value: name for name, value in _labels(Path(dataset)).items() if name not in skip}
+    if own and own != dict(labels):
         raise UsageError(
             "E-STUDY-LABELS",
-            file=path,
+            file=Path(dataset) / "dataset.json",
             found=_listed(own),
             expected=f"{_listed(labels)}, the classes of the model",
             fix="translate the masks with nnUNetv2_spine_labels, or name another model",
         )
+
+
+def _labels(dataset: Path) -> dict[str, Any]:
+    """Return the ids of a dataset's labels by name; none where it has no dataset.json, which only planning needs."""
+    path = dataset / "dataset.json"
+    return dict(read_json(path)["labels"]) if path.is_file() else {}
 
 
 def _listed(labels: Mapping[int, str]) -> str:

@@ -21,7 +21,7 @@ class StudyCase:
     ----------
     semantic, instances: truth on the grid that is scored on, that of the source; instances empty: there are none.
     own_semantic, own_instances: truth on the grid of the image; empty: as above.
-    facts: for cases.json. digest: stands for the content.
+    facts: for cases.json. digest: stands for the content. ignore: id of the voxels of `semantic` that are not scored.
     """
 
     case: str
@@ -35,6 +35,7 @@ class StudyCase:
     region: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     digest: str = ""
+    ignore: int | None = None
 
 
 def write_index(folder: Path, cases: Iterable[StudyCase]) -> None:

@@ -7,7 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_spine_ext.inference.folder import open_model_folder
+from nnunet_spine_ext.core.checkpoint import load_checkpoint
+from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.labels import scheme
+from nnunet_spine_ext.inference.folder import ModelFolder, open_model_folder
 from nnunet_spine_ext.study.conditions import SOURCE, Condition, targets
 from nnunet_spine_ext.study.config import StudyConfig, digest
 from nnunet_spine_ext.study.given import refuse_other_labels
@@ -29,8 +32,13 @@ from nnunet_spine_ext.study.trainings import (
     plans_name,
     train,
 )
+from nnunet_spine_ext.training.settings import data_facts
 
 _PLAN_S, _TRAIN_S, _FINETUNE_S = 40.0, 400.0, 120.0
+_CLASSES = "nnunet14"
+_SHOWN = 5
+# Cases to draw from, for each one that is drawn.
+_POOL = 3
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class Models:
             return Model(str(Path(folder).resolve()), facts=self._digest(folder), given=True)
         if self.config.phantoms is None:
             return Model(missing=f"there is no model: name its folder in the configuration as models.{training}")
+        self._refuse_other_configuration()
         row = TRAININGS[training]
         plan = self._plan_mixed() if row.mixed else self._plan_source()
         name = f"train {training.replace('_', '-')}, seed {seed}"
@@ -90,11 +99,15 @@ class Models:
                                   "nnUNetv2_spine_finetune_plan and study that model as models.source")]  # fmt: skip
         source = self.of("source", seed)
         curve = target_named(self.config, samples.scanner)
+        self._refuse_other_configuration()
         counts = sorted({n for n in (*samples.counts, samples.column) if n > 0})
-        found = [self._finetuned(source, curve, n, seed, max(counts), 0) for n in _first(counts, samples.column)]
+        # Seeds are to draw different cases: of a pool that is hardly larger all of them would take the same.
+        pool = min(self.config.phantoms.pool, _POOL * samples.column)
+        most = max(*counts, pool)
+        found = [self._finetuned(source, curve, n, seed, most, 0) for n in _first(counts, samples.column)]
         for position, condition in enumerate(targets(self.config), start=1):
             if samples.everywhere and condition != curve:
-                found.append(self._finetuned(source, condition, samples.column, seed, samples.column, position))
+                found.append(self._finetuned(source, condition, samples.column, seed, pool, position))
         return found
 
     def _finetuned(self, source: Model, condition: Condition, n: int, seed: int, most: int, position: int) -> Model:
@@ -116,7 +129,7 @@ class Models:
         arguments = {
             "study": str(self.study), "number": number, "model": source.folder, "n": n, "seed": seed,
             "configuration": network.configuration, "settings": settings, "device": self.config.device,
-            "validation": condition.case(f"phantom{most + 1:04d}"),
+            "validation": condition.case(f"phantom{most + 1:04d}"), "folders": folders,
         }  # fmt: skip
         facts = {"n": n, "seed": seed, "settings": settings, "source": source.facts}
         arguments["stamp"] = self._stamp({**facts, "scanner": condition.text, "most": most})
@@ -198,12 +211,55 @@ class Models:
         network = (config.network.configuration, config.network.preset, config.network.settings)
         return digest(facts, data, network, config.scanners)
 
-    def _digest(self, folder: str) -> str:
+    def _open(self, folder: str) -> ModelFolder:
         folds = self.config.folds
-        model = open_model_folder(Path(folder), tuple(folds) if folds else None, self.config.checkpoint)
+        return open_model_folder(Path(folder), tuple(folds) if folds else None, self.config.checkpoint)
+
+    def _digest(self, folder: str) -> str:
+        model = self._open(folder)
         if self.config.given is not None:
             refuse_other_labels(self.config.given.dataset, model.labels)
+        else:
+            _refuse_other_classes(model)
         return model.digest
+
+    def _refuse_other_configuration(self) -> None:
+        """Refuse to train beside a given source model of another configuration, or to fine-tune it as if it had one."""
+        folder, own = self.config.models.source, self.config.network.configuration
+        if folder is None:
+            return
+        model = self._open(folder)
+        # The folder may have another name than nnU-Net gave it.
+        checkpoint = load_checkpoint(model.folder / f"fold_{model.folds[0]}" / model.checkpoint)
+        found = str(checkpoint["init_args"]["configuration"])
+        if found != own:
+            raise UsageError(
+                "E-STUDY-CONFIG",
+                file="network.configuration",
+                found=f"{own}, and a model of {found} as models.source",
+                expected="one configuration for the source model and for what is trained",
+                fix=f"set network.configuration={found}, or give another source model",
+            )
+
+
+def _refuse_other_classes(model: ModelFolder) -> None:
+    """Raise UsageError when a given model has other classes than the digital spines: they are scored by their ids.
+
+    Names may differ where the model's dataset.json says that its labels are of the scheme.
+    """
+    own = {label: name for label, name in scheme(_CLASSES).labels.items() if label != 0}
+    labels = model.labels
+    same_ids = labels.keys() == own.keys() and data_facts(model.dataset_json).scheme == _CLASSES
+    if own != labels and not same_ids:
+        differing = [n for n in sorted({*own, *labels}) if own.get(n) != labels.get(n)][:_SHOWN]
+        found, expected = (", ".join(f"{t.get(n, 'nothing')} {n}" for n in differing) for t in (labels, own))
+        raise UsageError(
+            "E-STUDY-LABELS",
+            file=model.folder / "dataset.json",
+            found=found,
+            expected=f"{expected}, as digital spines have",
+            fix="give a model of the 14 classes, or study it on images of your own (given)",
+        )
 
 
 def _planned(number: int) -> tuple[str, ...]:

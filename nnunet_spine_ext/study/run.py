@@ -114,7 +114,7 @@ def study(
     o: folder for everything. assignments: ``key=value`` over the configuration, such as ``phantoms.test=4``.
     device: instead of the configuration's. jobs: steps at the same time; threads are shared between them.
     resume: go on in a folder that a study began in: finished steps are kept, those that a changed configuration
-        touches are done again.
+        touches are done again, and cases that failed are tried again.
     dry_run: list the steps that would be done.
 
     Raises
@@ -249,7 +249,7 @@ def _versions() -> dict[str, str]:
 def _planned(made: Assembly, ledger: Ledger) -> list[str]:
     for step in made.steps:
         ledger.key(step)
-    return [step.name for step in made.steps if not ledger.is_done(step)]
+    return [step.name for step in made.steps if not (ledger.is_done(step) and ledger.is_whole(step))]
 
 
 @contextmanager

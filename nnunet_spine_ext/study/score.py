@@ -66,17 +66,25 @@ def _facts(entry: Mapping[str, Any]) -> dict[str, Any]:
 def score_case(study: Path, predicted: Path, case: StudyCase, *, done: bool = True) -> dict[str, Any]:
     """Return the values of one case and, under ``levels``, of each of its true vertebrae.
 
+    Voxels of the ignore label are no class, and nothing that is predicted there counts.
+
     Raises
     ------
     CaseError: a truth or a mask that cannot be read.
     """
     truth = read_volume(study / case.semantic)
     mask = _on_grid(predicted / f"{case.case}.nii.gz", truth, done=done)
-    semantic = class_dice(truth.array, mask)
+    ignored = None if case.ignore is None else truth.array == case.ignore
+    classes = truth if ignored is None else truth.with_array(np.where(ignored, 0, truth.array))
+    mask = mask if ignored is None else np.where(ignored, 0, mask)
+    semantic = class_dice(classes.array, mask)
     if not case.instances:
-        return _without_vertebrae(truth, mask, semantic)
+        return _without_vertebrae(classes, mask, semantic)
     instances = read_volume(study / case.instances)
     found = _on_grid(predicted / "instances" / f"{case.case}.nii.gz", instances, done=done)
+    if ignored is not None and instances.same_grid(truth):
+        # As in the evaluation: what the reference does not say cannot be wrong.
+        found = np.where(ignored, 0, found)
     numbered = done and is_numbered(predicted, case.case)
     levels = score_levels(instances.array, found, instances.spacing, numbered=numbered)
     return {**summary(levels), "semantic_dice": semantic, "numbered": numbered, "levels": levels}

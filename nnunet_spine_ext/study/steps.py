@@ -65,6 +65,11 @@ class Ledger:
         record = self._read(step)
         return record.get("key") == self.key(step) and all((self.study / path).exists() for path in step.outputs)
 
+    def is_whole(self, step: Step) -> bool:
+        """Whether a done step did all of its cases; what failed for want of memory or room may work another time."""
+        answer = self.answer(step)
+        return not (isinstance(answer, Mapping) and answer.get("failed"))
+
     def seconds(self, step: Step) -> float | None:
         """Return how long a step took; None if that is not known."""
         value = self._read(step).get("seconds")
@@ -141,6 +146,8 @@ def run_steps(
 ) -> Outcome:
     """Do all steps that are not done yet, each after those it needs; whatever fails is told and does not end the run.
 
+    Steps that were done without some of their cases are done again, for these cases.
+
     Parameters
     ----------
     pool: a `workers.Workers`. deadline: of `time.monotonic`; optional steps are not begun after it. after: called with
@@ -199,11 +206,10 @@ def _reason(step: Step, outcome: Outcome, deadline: float | None, ledger: Ledger
     for need in step.needs:
         if need in outcome.failed or need in outcome.left_out:
             return f"it needs {need!r}, which was not done"
-    if ledger.is_done(step):
+    over = step.optional and deadline is not None and time.monotonic() > deadline
+    if ledger.is_done(step) and (over or ledger.is_whole(step)):
         return ""
-    if step.optional and deadline is not None and time.monotonic() > deadline:
-        return "the budget of time is over"
-    return None
+    return "the budget of time is over" if over else None
 
 
 def problem_of(name: str, error: BaseException) -> Problem:

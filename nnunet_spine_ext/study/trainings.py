@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +11,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from nnunet_spine_ext.core.io import write_text
-from nnunet_spine_ext.study.commands import command
+from nnunet_spine_ext.core.errors import SetupError
+from nnunet_spine_ext.core.io import read_json, write_text
+from nnunet_spine_ext.core.lock import waiting_lock
+from nnunet_spine_ext.study.commands import VISIBLE, command
 from nnunet_spine_ext.study.config import digest
 from nnunet_spine_ext.study.datasets import move_plans, spec, write_dataset
 from nnunet_spine_ext.study.index import read_index
@@ -48,6 +52,8 @@ _ALL = (
 TRAININGS: Mapping[str, Training] = MappingProxyType({row.name: row for row in _ALL})
 """Name -> training; fine-tuning starts from ``source`` and has a number of cases besides."""
 FINETUNE = "nnUNetTrainerSpineFinetune"
+# To wait while another step prepares the same data.
+_PATIENCE_S = 24 * 3600.0
 
 
 def dataset_name(number: int) -> str:
@@ -168,6 +174,7 @@ def train(
 
 def plan_target(study: str | Path, *, number: int, folders: Sequence[str], sides: bool) -> None:
     """Write the labelled dataset of a target scanner, to fine-tune on."""
+    Preprocessed(Path(study), number, folders).forget()
     described = spec(number, "StudyTarget", sides=sides)
     write_dataset(study, described, folders, (), 1)
     # The plans come from the source model; nnU-Net wants to put the facts about the images beside them.
@@ -176,18 +183,28 @@ def plan_target(study: str | Path, *, number: int, folders: Sequence[str], sides
 
 def finetune(
     study: str | Path, *, number: int, model: str, n: int, seed: int, configuration: str, settings: Sequence[str],
-    device: str, stamp: str, validation: str,
+    device: str, stamp: str, validation: str, folders: Sequence[str],
 ) -> str:  # fmt: skip
     """Fine-tune a model with `n` cases of a target dataset; return the new model's folder.
 
-    `validation`: the case that is never trained on.
+    `validation`: the case that is never trained on. `folders`: of the cases of the dataset.
     """
     study = Path(study)
     plans = f"study-finetune{n}-{seed}"
     folder = model_folder(number, FINETUNE, plans, configuration)
-    finetune_plan(study / model, str(number), name=plans, n=n, seed=seed, validation=[validation],
-                  assignments=list(settings), overwrite=True)  # fmt: skip
-    command(study, "nnUNetv2_preprocess", "-d", number, "-plans_name", plans, "-c", configuration, "-np", 1)
+    lock = study / "trainings" / f"{number}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    # All fine-tunings to one scanner train on the same preprocessed data, perhaps at the same time; to preprocess again
+    # would take them away from those that already train.
+    with waiting_lock(lock, what="preparing a fine-tuning", patience_s=_PATIENCE_S):
+        made = finetune_plan(study / model, str(number), name=plans, n=n, seed=seed, validation=[validation],
+                             assignments=list(settings), overwrite=True)  # fmt: skip
+        identifier = read_json(made.path)["configurations"][configuration]["data_identifier"]
+        done = Preprocessed(study, number, folders, identifier)
+        if not done.same:
+            done.forget()
+            command(study, "nnUNetv2_preprocess", "-d", number, "-plans_name", plans, "-c", configuration, "-np", 1)
+            done.note()
     _train(study, number, FINETUNE, plans, configuration, device, study / folder, stamp)
     return folder
 
@@ -201,15 +218,40 @@ def _train(
         shutil.rmtree(folder, ignore_errors=True)
         begun.parent.mkdir(parents=True, exist_ok=True)
         write_text(begun, stamp)
+    kind, gpu = training_device(device, os.environ.get(VISIBLE))
     resumed = ["--c"] if (folder / "fold_0" / "checkpoint_latest.pth").is_file() else []
     command(study, "nnUNetv2_train", number, configuration, 0, "-tr", trainer, "-p", plans,
-            "-device", _device(device), *resumed, training=True)  # fmt: skip
+            "-device", kind, *resumed, training=True, gpu=gpu)  # fmt: skip
 
 
-def _device(name: str) -> str:
-    """Return the device for nnU-Net, which knows no ``auto``."""
-    if name != "auto":
-        return name.partition(":")[0]
-    from nnunet_spine_ext.core.device import choose_device
+def training_device(name: str, visible: str | None) -> tuple[str, str | None]:
+    """Return the kind of device for nnU-Net, and the GPU that alone its process may see; None: those of this one.
 
-    return str(choose_device(name).type)
+    nnU-Net knows neither ``auto`` nor a number: it trains on the first GPU that it sees.
+
+    Parameters
+    ----------
+    visible: CUDA_VISIBLE_DEVICES of this process, which the number counts in; None: it is not set.
+
+    Raises
+    ------
+    SetupError: there are not so many.
+    """
+    if name == "auto":
+        from nnunet_spine_ext.core.device import choose_device
+
+        return str(choose_device(name).type), None
+    kind, _, number = name.partition(":")
+    if not number or visible is None:
+        return kind, number or None
+    # CUDA sees none of those that follow an invalid one.
+    listed = list(itertools.takewhile(lambda gpu: gpu not in ("", "-1"), map(str.strip, visible.split(","))))
+    if int(number) >= len(listed):
+        raise SetupError(
+            "E-ENV-DEVICE",
+            file=f"-device {name}",
+            found=f"{VISIBLE}={visible}: {len(listed)} GPUs, counted from 0",
+            expected="the number of one of them",
+            fix=f"correct -device, or {VISIBLE}",
+        )
+    return kind, listed[int(number)]
