@@ -8,11 +8,13 @@ ORACLE_FIXTURE := tests/fixtures/oracle_metrics.json
 ORACLE_DATA := $(if $(NNUNET_SPINE_TEST_DATA),--data "$(NNUNET_SPINE_TEST_DATA)")
 
 .PHONY: oracles
-oracles: $(ORACLES)/panoptica/.installed $(ORACLES)/surface-distance/.installed $(ORACLES)/statistics/.installed ## compute reference values again
+oracles: $(ORACLES)/panoptica/.installed $(ORACLES)/surface-distance/.installed $(ORACLES)/statistics/.installed $(ORACLES)/pyradiomics/.installed ## compute reference values again
 	$(ORACLES)/panoptica/bin/python $(ORACLE_SCRIPT) --oracle panoptica $(ORACLE_DATA) --fixture $(ORACLE_FIXTURE)
 	$(ORACLES)/surface-distance/bin/python -W ignore $(ORACLE_SCRIPT) --oracle surface-distance $(ORACLE_DATA) \
 	    --fixture $(ORACLE_FIXTURE)
 	$(ORACLES)/statistics/bin/python tests/oracles/make_statistics.py --fixture tests/fixtures/oracle_statistics.json
+	$(ORACLES)/pyradiomics/bin/python tests/oracles/make_radiomics.py $(ORACLE_DATA) \
+	    --fixture tests/fixtures/oracle_radiomics.json
 
 $(ORACLES)/panoptica/.installed: oracles.mk
 	$(PYTHON) -m venv $(ORACLES)/panoptica
@@ -23,6 +25,12 @@ $(ORACLES)/statistics/.installed: oracles.mk
 	$(PYTHON) -m venv $(ORACLES)/statistics
 	$(ORACLES)/statistics/bin/pip install --disable-pip-version-check -q \
 	    statsmodels==0.15.0 pingouin==0.7.0 pandas==3.1.1 scipy==1.17.1 numpy==2.4.6
+	@touch $@
+
+# pyradiomics itself cannot be installed beside numpy 2; this fork is built from source, which needs a C compiler.
+$(ORACLES)/pyradiomics/.installed: oracles.mk
+	$(PYTHON) -m venv $(ORACLES)/pyradiomics
+	$(ORACLES)/pyradiomics/bin/pip install --disable-pip-version-check -q pyradiomics-bhklab==3.1.4 numpy==2.4.6 nibabel
 	@touch $@
 
 # surface-distance 0.1 uses names that numpy 1.24, numpy 2 and scipy 1.15 removed; these pins have wheels up to Python 3.11.
