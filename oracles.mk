@@ -73,3 +73,15 @@ $(ORACLES)/matching/.installed: oracles.mk
 	$(PYTHON) -m venv $(ORACLES)/matching
 	$(ORACLES)/matching/bin/pip install --disable-pip-version-check -q intensity-normalization==3.0.1 torchio==1.2.1 torch==2.14.1
 	@touch $@
+
+# segmentation-models-pytorch: parameters of the networks in table 2 of Kim et al. (2024), built by our own code.
+# PyTorch is that of .venv, so pip downloads it once.
+.PHONY: smp
+smp: $(ORACLES)/smp/.installed ## install segmentation-models-pytorch and count the parameters of its networks (6 GB)
+	PYTHONPATH=. $(ORACLES)/smp/bin/python tests/oracles/make_smp.py --fixture tests/fixtures/oracle_smp.json
+
+$(ORACLES)/smp/.installed: oracles.mk
+	$(PYTHON) -m venv $(ORACLES)/smp
+	$(ORACLES)/smp/bin/pip install --disable-pip-version-check -q \
+	    segmentation-models-pytorch==0.6.0 torch==2.14.1 torchvision==0.29.1
+	@touch $@

@@ -237,6 +237,13 @@ CALLS = (
         "training/presets.py",
     ),
     Call(
+        "dynamic_network_architectures.architectures.unet:PlainConvUNet.__init__",
+        "self input_channels n_stages features_per_stage conv_op kernel_sizes strides n_conv_per_stage num_classes "
+        "n_conv_per_stage_decoder conv_bias norm_op norm_op_kwargs dropout_op dropout_op_kwargs nonlin nonlin_kwargs "
+        "deep_supervision nonlin_first",
+        "networks/slice_unet.py",
+    ),
+    Call(
         "nnunetv2.utilities.find_objects:recursive_find_trainer_class_by_name",
         "trainer_name",
         "inference/predictor.py, check/probe.py",
