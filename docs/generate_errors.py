@@ -68,6 +68,7 @@ GROUPS = {
     "AUG": "Augmentation",
     "EVAL": "Evaluation",
     "COMPARE": "Comparison of evaluations",
+    "RADIOMICS": "Radiomic features",
     "SOFT": "Soft labels",
     "CSA": "Cord area",
     "REPORT": "Report",

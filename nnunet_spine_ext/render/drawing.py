@@ -50,16 +50,19 @@ SERIES: tuple[Colour, ...] = (
 # Colours of a heat map from its lowest to its highest value: one hue, told apart by lightness alone.
 HEAT_STEPS = 21
 _HEAT: tuple[Colour, ...] = ((240, 245, 250), (107, 164, 208), (8, 48, 107))
+# Of coefficients from -1 to 1: no colour is no correlation, the signs are two hues that all readers tell apart.
+_SIGNED: tuple[Colour, ...] = ((150, 70, 0), (236, 173, 110), (247, 247, 247), (107, 164, 208), (8, 48, 107))
 
 _PAPER = (255, 255, 255)
 _INK, _SOFT, _LINE, _ACCENT, _BAD = (28, 33, 38), (93, 102, 112), (214, 219, 224), (47, 111, 159), (179, 38, 30)
 
 
-def _heat(step: int) -> Colour:
-    """Interpolate between the three colours of the map."""
-    place = step / (HEAT_STEPS - 1) * (len(_HEAT) - 1)
-    low = min(int(place), len(_HEAT) - 2)
-    red, green, blue = (round(a + (place - low) * (b - a)) for a, b in zip(_HEAT[low], _HEAT[low + 1], strict=True))
+def _heat(step: int, between: tuple[Colour, ...] = _HEAT) -> Colour:
+    """Interpolate between the colours of a map."""
+    place = step / (HEAT_STEPS - 1) * (len(between) - 1)
+    low = min(int(place), len(between) - 2)
+    pairs = zip(between[low], between[low + 1], strict=True)
+    red, green, blue = (round(a + (place - low) * (b - a)) for a, b in pairs)
     return red, green, blue
 
 
@@ -68,7 +71,11 @@ STYLES: Mapping[str, Style] = {
     **{f"series-{k}-pale": Style(fill=colour, opacity=0.16) for k, colour in enumerate(SERIES)},
     **{f"series-{k}-bar": Style(fill=colour, opacity=0.72) for k, colour in enumerate(SERIES)},
     **{f"heat-{k}": Style(fill=_heat(k)) for k in range(HEAT_STEPS)},
+    **{f"signed-{k}": Style(fill=_heat(k, _SIGNED)) for k in range(HEAT_STEPS)},
     "on-dark": Style(fill=_PAPER, size=11.0),
+    "in-cell": Style(fill=_INK, size=8.5),
+    "in-dark-cell": Style(fill=_PAPER, size=8.5),
+    "chosen": Style(fill=_INK, size=11.0, bold=True),
     "error": Style(stroke=_INK, width=1.1),
     "reference": Style(stroke=_SOFT, width=1.1),
     "missing": Style(stroke=_LINE),
