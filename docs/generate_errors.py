@@ -68,6 +68,7 @@ GROUPS = {
     "AUG": "Augmentation",
     "EVAL": "Evaluation",
     "COMPARE": "Comparison of evaluations",
+    "SLICE": "Slices of raw datasets",
     "RADIOMICS": "Radiomic features",
     "SOFT": "Soft labels",
     "CSA": "Cord area",
