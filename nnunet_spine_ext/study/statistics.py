@@ -10,12 +10,12 @@ import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from nnunet_spine_ext.core.volume import Array
-from nnunet_spine_ext.study.measured import Condition, Row
+from nnunet_spine_ext.study.measured import Condition
 
 CONFIDENCE = 0.95
 # Below this Dice a gap is no denominator: a ratio of two small numbers says nothing.
@@ -23,6 +23,25 @@ SMALLEST_GAP = 0.02
 # An interval from fewer resamples than this share of them (the others had nobody of a scanner) is none.
 _ENOUGH = 0.5
 Key = TypeVar("Key", bound=Hashable)
+
+
+class Scored(Protocol):
+    """A row of a table: values of one subject, under one seed."""
+
+    @property
+    def seed(self) -> str:
+        """Name of the seed."""
+
+    @property
+    def subject(self) -> str:
+        """Who was scored."""
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """What was measured; NaN where there is none."""
+
+
+One = TypeVar("One", bound=Scored)
 
 
 @dataclass(frozen=True)
@@ -159,11 +178,11 @@ def nanmean(values: Array, axis: int) -> Array:
 
 
 def panels(
-    rows: Iterable[Row], seeds: Sequence[str], subjects: Sequence[str], value: int, key: Callable[[Row], Key]
+    rows: Iterable[One], seeds: Sequence[str], subjects: Sequence[str], value: int, key: Callable[[One], Key]
 ) -> dict[Key, Array]:
     """Return the mean of a value over the rows of each subject, by key: arrays (seeds, subjects), NaN without a row.
 
-    `value` is the place of the value in `Row.values`. Values that are not finite do not enter.
+    `value` is the place of the value in `Scored.values`. Values that are not finite do not enter.
     """
     seed_at = {seed: place for place, seed in enumerate(seeds)}
     subject_at = {subject: place for place, subject in enumerate(subjects)}

@@ -1,0 +1,206 @@
+"""From the CSV files of an evaluation to tables, figures, a summary and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SOME_FAILED, CaseError, SetupError, UsageError
+from nnunet_spine_ext.core.io import json_text, read_json, write_bytes, write_text
+from nnunet_spine_ext.harmonize.selection import SELECTION_FILE, FeatureSelection
+from nnunet_spine_ext.render.drawing import png, svg
+from nnunet_spine_ext.study.claims import Goal
+from nnunet_spine_ext.study.figures import Figure
+from nnunet_spine_ext.study.harmonization.arms import FULL, NONE, arm_title
+from nnunet_spine_ext.study.harmonization.figures import figures
+from nnunet_spine_ext.study.harmonization.goals import goals, is_void
+from nnunet_spine_ext.study.harmonization.measured import read_measured
+from nnunet_spine_ext.study.harmonization.page import render_page
+from nnunet_spine_ext.study.harmonization.pictures import Picture, pictures, read_shown
+from nnunet_spine_ext.study.harmonization.results import Results
+from nnunet_spine_ext.study.harmonization.tables import ELSEWHERE, tables
+from nnunet_spine_ext.study.table_rows import goals_table
+from nnunet_spine_ext.study.tables import Table, csv_text, markdown_text
+
+DEFAULT_BOOTSTRAP = 2000
+DEFAULT_SEED = 42
+_PNG_SCALE = 3.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What an evaluation found, for the console and for machines."""
+
+    folder: Path
+    results: Results
+    goals: tuple[Goal, ...]
+    files: tuple[str, ...]
+
+    @property
+    def void(self) -> bool:
+        """Whether nothing about segmentation follows: the segmenter does not need harmonization."""
+        return is_void(self.results)[0]
+
+    @property
+    def exit_code(self) -> int:
+        """0; 3 for a void evaluation."""
+        return EXIT_SOME_FAILED if self.void else EXIT_OK
+
+    def render(self) -> str:
+        """Return the verdict, every method with its intervals, the goals and where the page is."""
+        found = self.results
+        lines = [_scope(found), f"{'VOID' if self.void else 'not void'}: {is_void(found)[1]}"]
+        own = found.estimate(found.overlap(NONE, "dice", found.target))
+        lines.append(f"target as it is: Dice {own.text()}")
+        lines += [_line(found, arm) for arm in found.arms]
+        lines += [
+            f"{feature}: relative error {found.error(FULL, feature, found.others).text(4)} with {arm_title(FULL)}, "
+            f"{found.error(NONE, feature, found.others).text(4)} as it is"
+            for feature in found.features
+        ]
+        for goal in self.goals:
+            where = f" ({goal.where})" if goal.where else ""
+            lines.append(f"goal {goal.status}: {goal.text}: {goal.measured}{where}")
+        return "\n".join([*lines, f"{self.folder / 'index.html'}"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what summary.json holds; equal results give equal bytes."""
+        found = self.results
+        arms = {
+            arm: {
+                **{n: found.estimate(found.overlap(arm, n, found.others)).to_dict() for n in ("dice", "iou", "f1")},
+                "recovered": found.recovered(arm, found.others).to_dict(),
+                "errors": {name: found.error(arm, name, found.others).to_dict() for name in found.features},
+                "edge_correlation": found.estimate(found.geometry(arm, "edge_correlation", found.others)).to_dict(),
+                "volume_change": found.estimate(found.geometry(arm, "volume_change", found.others)).to_dict(),
+            }
+            for arm in found.arms
+        }  # fmt: skip
+        return {
+            "version": 1,
+            "void": self.void,
+            "gap": found.gap(found.others).to_dict(),
+            "vendors": found.vendors,
+            "segmenter": found.main,
+            "subjects": len(found.subjects),
+            "seeds": list(found.seeds),
+            "bootstrap": found.resamples,
+            "arms": arms,
+            "goals": [goal.to_dict() for goal in self.goals],
+            "files": list(self.files),
+        }
+
+
+def analyse(folder: str | Path, *, bootstrap: int = DEFAULT_BOOTSTRAP, seed: int = DEFAULT_SEED) -> Summary:
+    """Write tables/, figures/, summary.json and index.html of an evaluation; equal input gives equal bytes.
+
+    Parameters
+    ----------
+    folder: with segmentation.csv and, where they were measured, radiomics.csv, geometry.csv, trainings.csv, shown/,
+        radiomics.json and evaluation.json.
+    bootstrap: resamples of the patients; 0: no intervals. seed: of the resampling.
+
+    Raises
+    ------
+    NoInputError: there is nothing to analyse. CaseError: a file is not what it should be. UsageError: a wrong number.
+    SetupError: the folder cannot be written.
+    """
+    if bootstrap < 0 or seed < 0:
+        raise UsageError(
+            "E-STUDY-BOOTSTRAP",
+            found=f"bootstrap {bootstrap}, seed {seed}",
+            expected="numbers from 0",
+            fix="correct the number",
+        )
+    measured = read_measured(folder)
+    found = Results(measured, bootstrap, seed)
+    reached = goals(found)
+    shown = (goals_table(reached), *tables(found))
+    drawn = figures(found, _selection(measured.folder))
+    seen = pictures(read_shown(measured.folder))
+    try:
+        names = [*_write_tables(measured.folder, shown), *_write_figures(measured.folder, drawn, seen)]
+        summary = Summary(measured.folder, found, reached, (*names, "index.html"))
+        write_text(measured.folder / "index.html", _page(summary, shown, drawn, seen))
+        write_text(measured.folder / "summary.json", json_text(summary.to_dict(), indent=2) + "\n")
+    except OSError as error:
+        raise SetupError(
+            "E-STUDY-WRITE",
+            file=measured.folder,
+            found=f"cannot be written ({error.strerror})",
+            expected="a folder that can be written",
+            fix="copy the CSV files to another folder, and analyse that",
+        ) from error
+    return summary
+
+
+def _selection(folder: Path) -> FeatureSelection | None:
+    path = folder / SELECTION_FILE
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise CaseError("E-STUDY-TABLE", file=path, found="no selection of features",
+                        expected="what an evaluation writes", fix="do the evaluation again")  # fmt: skip
+    return FeatureSelection.from_dict(content)
+
+
+def _scope(found: Results) -> str:
+    seeds = f"{len(found.seeds)} seed{'s' if len(found.seeds) > 1 else ''}"
+    target = ", ".join(found.target) or "none"
+    return f"{len(found.subjects)} patients, target {target}, {len(found.others)} other vendors, {seeds}"
+
+
+def _line(found: Results, arm: str) -> str:
+    dice = found.estimate(found.overlap(arm, "dice", found.others)).text()
+    f1 = found.estimate(found.overlap(arm, "f1", found.others)).text()
+    share = "" if arm == NONE else f", {found.recovered(arm, found.others).percent()} of the gap"
+    return f"{arm_title(arm)}: Dice {dice}, F1 {f1}{share}"
+
+
+def _write_tables(folder: Path, shown: Sequence[Table]) -> list[str]:
+    names = []
+    for table in shown:
+        for suffix, text in (("csv", csv_text(table)), ("md", markdown_text(table))):
+            names.append(f"tables/{table.name}.{suffix}")
+            write_text(folder / names[-1], text)
+    return names
+
+
+def _write_figures(folder: Path, drawn: Sequence[Figure], seen: Sequence[Picture]) -> list[str]:
+    names = []
+    for figure in drawn:
+        drawing = figure.draw(True)
+        contents: dict[str, bytes] = {
+            "svg": svg(drawing).encode(),
+            "png": png(drawing, scale=_PNG_SCALE),
+            "csv": csv_text(figure.data).encode(),
+        }
+        for suffix, content in contents.items():
+            names.append(f"figures/{figure.slug}.{suffix}")
+            write_bytes(folder / names[-1], content)
+    for picture in seen:
+        names.append(f"figures/{picture.slug}.png")
+        write_bytes(folder / names[-1], picture.png())
+    return names
+
+
+def _page(summary: Summary, shown: Sequence[Table], drawn: Sequence[Figure], seen: Sequence[Picture]) -> str:
+    found = summary.results
+    versions = found.measured.facts.get("versions")
+    words = ", ".join(f"{name} {version}" for name, version in versions.items()) if isinstance(versions, dict) else ""
+    by_name = {table.name: table for table in shown}
+    void, why = is_void(found)
+    return render_page(
+        title="Harmonizing vendors",
+        subtitle=_scope(found),
+        void=void,
+        why=why,
+        goals=by_name["goals"],
+        tables=[*(t for t in shown if t.name not in ELSEWHERE), by_name["trainings"]],
+        figures=drawn,
+        pictures=seen,
+        footer=f"{found.resamples} resamples of the patients.{f' Made with {words}.' if words else ''}",
+    )

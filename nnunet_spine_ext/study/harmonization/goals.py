@@ -1,0 +1,81 @@
+"""What harmonization is to reach, beside what it reached."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+from nnunet_spine_ext.study.claims import Goal
+from nnunet_spine_ext.study.harmonization.arms import FULL
+from nnunet_spine_ext.study.harmonization.results import Results
+from nnunet_spine_ext.study.statistics import Estimate
+
+# Below this loss of Dice on other vendors there is nothing to bring back.
+VOID_BELOW = 0.05
+RECOVERED, ERROR, EDGES, VOLUME = 0.90, 0.02, 0.97, 0.02
+NYUL = "nyul"
+
+
+def is_void(results: Results) -> tuple[bool, str]:
+    """Return whether nothing about segmentation follows from an evaluation, and why (not)."""
+    gap = results.gap(results.others)
+    what = f"the segmenter of the target loses {gap.text()} Dice on slices of other vendors as they are"
+    return not gap.known or gap.value < VOID_BELOW, what
+
+
+def goals(results: Results, arm: str = FULL) -> tuple[Goal, ...]:
+    """Return the goals of an arm, whether measured or not."""
+    others, unseen = results.others, results.unseen
+    void, _ = is_void(results)
+    found = [
+        Goal(
+            "recovered", "harmonized Dice recovers at least 90 % of the gap", RECOVERED, results.recovered(arm, others),
+            where="all vendors but the target", void=void,
+        )
+    ]  # fmt: skip
+    if unseen:
+        share = results.recovered(arm, unseen)
+        found.append(replace(found[0], key="recovered-unseen", value=share, where=", ".join(unseen)))
+    errors = {name: results.error(arm, name, others) for name in results.features}
+    found += [
+        Goal(
+            "radiomics", "relative error of every radiomic feature at most 0.02", ERROR, _worst(errors.items()),
+            at_least=False, share=False, where=_named(errors),
+        ),
+        Goal(
+            "nyul", "every radiomic feature nearer to the target than with Nyúl: largest difference of the errors", 0.0,
+            _worst((name, _to_nyul(results, arm, name)) for name in results.features), at_least=False, share=False,
+        ),
+        Goal(
+            "edges", "edge correlation with the input at least 0.97", EDGES,
+            results.estimate(results.geometry(arm, "edge_correlation", others)), share=False,
+        ),
+        Goal(
+            "volume", "change of the segmented area at most 2 %", VOLUME,
+            results.estimate(results.geometry(arm, "volume_change", others)), at_least=False,
+        ),
+    ]  # fmt: skip
+    return tuple(found)
+
+
+def _to_nyul(results: Results, arm: str, feature: str) -> Estimate:
+    own, other = (results.radiomic(name, feature, "error", results.others) for name in (arm, NYUL))
+    return results.difference(own, other)
+
+
+def _worst(found: Iterable[tuple[str, Estimate]]) -> Estimate:
+    """Return the largest of some estimates; unknown where one is."""
+    values = [estimate for _, estimate in found]
+    if not values or not all(one.known for one in values):
+        return Estimate(math.nan, note="not measured")
+    return max(values, key=lambda one: one.value)
+
+
+def _named(errors: dict[str, Estimate]) -> str:
+    """Return how many features reach the goal, and the worst one."""
+    known = {name: one.value for name, one in errors.items() if one.known}
+    if not known:
+        return ""
+    reached = sum(value <= ERROR for value in known.values())
+    return f"{reached} of {len(known)} features reach it; the worst is {max(known, key=lambda name: known[name])}"

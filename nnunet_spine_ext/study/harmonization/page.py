@@ -1,0 +1,82 @@
+"""The page of an evaluation: one HTML file without scripts, with everything inside, that opens from disk."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from importlib.resources import files
+
+from nnunet_spine_ext.render.drawing import style_sheet, svg
+from nnunet_spine_ext.study.figures import Figure
+from nnunet_spine_ext.study.harmonization.goals import VOID_BELOW
+from nnunet_spine_ext.study.harmonization.pictures import Picture
+from nnunet_spine_ext.study.tables import Table
+
+READING = (
+    "Dice is soft: 2 Σ p r / (Σ p + Σ r) over the probabilities of a slice. F1, IoU, precision and recall are those of "
+    "the mask of all pixels with a probability from 0.5 on. A slice without discs in which none is found says nothing "
+    "and is left out.",
+    "A value of a patient is the mean over his slices, a value of a vendor the mean over patients. Intervals are 95 % "
+    "percentile bootstrap intervals over patients, as many of each vendor as there are, drawn once for all numbers: "
+    "differences are those of the same patients. They say what other patients would change, not what another training "
+    "would: several seeds say that.",
+    "The share of the gap recovered is (method - as it is) / (target as it is - as it is), all of the same segmenter, "
+    f"which saw slices of the target alone. Without a gap of at least {VOID_BELOW:.2f} Dice nothing follows.",
+    "Radiomic features are those of PyRadiomics with bins of 25, in a window around the discs of 3/8 of the width, "
+    "scaled to 0-255; the window is the same for all methods. The relative error is |harmonized - target| / |target|, "
+    "against the slice of a target patient that is nearest in level and position.",
+    "Numbers of the paper are of clinical images of other scanners, with intervals over slices. They are shown for "
+    "comparison, not as a target.",
+)
+
+
+def render_page(
+    *, title: str, subtitle: str, void: bool, why: str, goals: Table, tables: Sequence[Table],
+    figures: Sequence[Figure], pictures: Sequence[Picture], footer: str,
+) -> str:  # fmt: skip
+    """Fill the template; every text is escaped, and the content policy allows no script and no address."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FunctionLoader(_resource), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    drawings = [figure.draw(False) for figure in figures]
+    rules = style_sheet(shape for drawing in drawings for shape in drawing.shapes)
+    shown = {
+        # Drawings escape their own texts.
+        f.slug: {"slug": f.slug, "title": f.title, "caption": f.caption, "drawing": Markup(svg(d, standalone=False))}  # noqa: S704
+        for f, d in zip(figures, drawings, strict=True)
+    }
+    for picture in pictures:
+        data = base64.b64encode(picture.png()).decode("ascii")
+        shown[picture.slug] = {
+            "slug": picture.slug, "title": picture.title, "caption": picture.caption,
+            "source": f"data:image/png;base64,{data}", "width": picture.pixels.shape[1],
+            "height": picture.pixels.shape[0],
+        }  # fmt: skip
+    return environment.get_template("harmonization.html.j2").render(
+        title=title,
+        subtitle=subtitle,
+        void=void,
+        verdict="VOID: nothing about segmentation follows" if void else "Not void",
+        why=why,
+        goals=goals,
+        tables=tables,
+        figures=[shown[slug] for slug in sorted(shown, key=_place)],
+        reading=READING,
+        footer=footer,
+        marked=("reached", "missed", "yes", "no"),
+        style=Markup(f"{_resource('study.css').strip()}\n{rules}"),  # noqa: S704
+    )
+
+
+def _place(slug: str) -> tuple[int, str]:
+    """Figures of the paper by their numbers, then the others."""
+    number = slug.removeprefix("figure")
+    return (int(number), "") if number.isdigit() else (1000, slug)
+
+
+def _resource(name: str) -> str:
+    return files("nnunet_spine_ext.study").joinpath("templates", name).read_text(encoding="utf-8")
