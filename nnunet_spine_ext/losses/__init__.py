@@ -1,1 +1,1 @@
-"""Losses for soft labels in pure torch: of tensors and a validity mask, without nnU-Net."""
+"""Losses in pure torch, without nnU-Net: for soft labels, between domains, of radiomic features."""
