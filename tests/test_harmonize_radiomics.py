@@ -126,9 +126,14 @@ def test_input_without_features_is_refused(
 def test_regions_of_many_slices_are_scaled_again() -> None:
     images = np.random.default_rng(0).uniform(50, 100, (3, 12, 10)).astype(np.float32)
     windows = [(slice(0, 12), slice(2, 8))] * 3
-    scaled, plain = features_of_slices(images, windows), features_of_slices(images, windows, rescale=False)
+    scaled, plain = features_of_slices(images, windows), features_of_slices(images, windows, scaling="none")
     assert [row["firstorder_Range"] for row in scaled] == [255.0] * 3
     assert max(row["firstorder_Range"] for row in plain) <= 50
     assert scaled[1] == all_features(rescaled(images[1, :, 2:8]))
+    hot = np.random.default_rng(0).uniform(50, 100, (1, 40, 30))
+    hot[0, 0, 3] = 5000.0
+    by_ends, by_percentiles = (features_of_slices(hot, scaling=kind)[0] for kind in ("minmax", "robust"))
+    assert by_ends["firstorder_Mean"] < 10
+    assert by_percentiles["firstorder_Mean"] > 100
     # A constant region has features too: nothing is divided by its range.
     assert features_of_slices(np.full((1, 5, 5), 9.0))[0]["firstorder_Mean"] == 0.0

@@ -7,6 +7,7 @@ default settings (no resampling, no normalisation, bins of one width); tests com
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -24,6 +25,9 @@ FEATURE_NAMES = (
     *(f"glcm_{name}" for name in GLCM),
     *(f"glrlm_{name}" for name in GLRLM),
 )
+RegionScaling = Literal["none", "minmax", "robust"]
+# Percentiles between which the robust scaling spreads a region.
+ROBUST = (0.5, 99.5)
 # Matrices have a row per bin; more bins than this say that the bins do not suit the values.
 MOST_BINS = 4096
 
@@ -158,13 +162,22 @@ def _first_order(values: Array, levels: Array, voxel_volume: float) -> dict[str,
     }
 
 
-def rescaled(part: Array) -> Array:
-    """Return values from 0 (the lowest) to 255 (the highest), float32; a constant part becomes 0."""
-    low, high = float(part.min()), float(part.max())
+def rescaled(part: Array, scaling: RegionScaling = "minmax") -> Array:
+    """Return a region from 0 to 255, float32; a constant one becomes 0.
+
+    Parameters
+    ----------
+    scaling: ``minmax``: by its lowest and highest value, as Kim et al. do; ``robust``: by its percentiles 0.5 and 99.5,
+        which one hot pixel does not move; ``none``: as it is.
+    """
+    if scaling == "none":
+        return part.astype(np.float32)
+    low, high = np.percentile(part, ROBUST) if scaling == "robust" else (part.min(), part.max())
     if not high > low:
         return np.zeros(part.shape, dtype=np.float32)
-    scaled: Array = ((part.astype(np.float64) - low) * (255 / (high - low))).astype(np.float32)
-    return scaled
+    scaled = (np.clip(part.astype(np.float64), low, high) - low) * (255 / (float(high) - float(low)))
+    # Rounding must not make a 256th grey value, which could be a bin of its own.
+    return np.minimum(scaled.astype(np.float32), np.float32(255))
 
 
 def features_of_slices(
@@ -173,7 +186,7 @@ def features_of_slices(
     *,
     bin_width: float = 25.0,
     bin_count: int | None = None,
-    rescale: bool = True,
+    scaling: RegionScaling = "minmax",
 ) -> list[dict[str, float]]:
     """Return the features of many slices, one row each.
 
@@ -181,11 +194,10 @@ def features_of_slices(
     ----------
     images: (N, Y, X) on the 0-255 scale.
     windows: per slice the region of interest, rows and columns; None: whole slices.
-    rescale: bring each region to 0-255 again by its lowest and highest value, as Kim et al. do before they select
-        features. Without it levels stay comparable with those of the whole slice.
+    scaling: of each region, see `rescaled`.
     """
     rows = []
     for number, image in enumerate(images):
         part = image if windows is None else image[windows[number]]
-        rows.append(all_features(rescaled(part) if rescale else part, bin_width=bin_width, bin_count=bin_count))
+        rows.append(all_features(rescaled(part, scaling), bin_width=bin_width, bin_count=bin_count))
     return rows
