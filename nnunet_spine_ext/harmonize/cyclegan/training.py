@@ -1,0 +1,305 @@
+"""The training: the loop over epochs, its state, its table, its pictures, its model."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunet_spine_ext.core.errors import Problem, SetupError
+from nnunet_spine_ext.core.io import write_bytes
+from nnunet_spine_ext.harmonize.cyclegan.data import TrainingSlices, epoch_order
+from nnunet_spine_ext.harmonize.cyclegan.model import generator_file
+from nnunet_spine_ext.harmonize.cyclegan.networks import build_networks, to_grey, to_unit
+from nnunet_spine_ext.harmonize.cyclegan.processes import Processes
+from nnunet_spine_ext.harmonize.cyclegan.samples import sample_sheet
+from nnunet_spine_ext.harmonize.cyclegan.settings import CycleGanSettings
+from nnunet_spine_ext.harmonize.cyclegan.step import (
+    LOSSES,
+    Aims,
+    discriminator_losses,
+    generate,
+    generator_losses,
+    weighted,
+)
+from nnunet_spine_ext.harmonize.cyclegan.targets import Targets
+from nnunet_spine_ext.harmonize.cyclegan.validation import VALIDATED, first_samples, validate
+from nnunet_spine_ext.harmonize.harmonizer import HarmonizerModel, write_harmonizer
+from nnunet_spine_ext.harmonize.segmenter import SliceSegmenter
+from nnunet_spine_ext.instances.training.state import LOG_FILE, load_state, read_facts, read_log, save_state, write_log
+from nnunet_spine_ext.losses.radiomics import RadiomicLoss
+from nnunet_spine_ext.networks.slice_unet import SliceNetwork
+from nnunet_spine_ext.render.png import encode_png
+
+STATE_FILE = "training/state.safetensors"
+SAMPLES_FOLDER = "samples"
+_POOL = 3
+# Adam's, of the paper.
+BETAS = (0.5, 0.999)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is aimed at and with which aids.
+
+    Parameters
+    ----------
+    segmenter: of target slices; needed where one of its losses weighs more than 0.
+    targets: features and foreground of target slices.
+    model: description of the model; files and epochs are filled in.
+    source_network: what the source segmenter starts as; None: at random.
+    """
+
+    segmenter: SliceSegmenter | None
+    targets: Targets
+    model: HarmonizerModel
+    source_network: SliceNetwork | None = None
+
+
+class CycleGanTraining:
+    """Trains one harmonizer.
+
+    Parameters
+    ----------
+    folder: of the model; gets ``training/state.safetensors``, ``log.csv``, ``samples`` and, after every
+        `settings.save_every` epochs, a model that can be used.
+    processes: that share every batch.
+
+    Raises
+    ------
+    SetupError: no segmenter, though a loss needs one.
+    """
+
+    def __init__(
+        self,
+        settings: CycleGanSettings,
+        slices: TrainingSlices,
+        goal: Goal,
+        folder: Path,
+        device: torch.device,
+        processes: Processes | None = None,
+    ) -> None:
+        self.settings, self.slices, self.goal, self.folder, self.device = settings, slices, goal, folder, device
+        self.processes = processes or Processes()
+        self.aims = _aims(settings, goal, device)
+        self.networks = build_networks(settings, slices.source.size, goal.source_network).to(device)
+        self.networks.foreground.fill_(goal.targets.foreground)
+        # One optimizer for both sides: it leaves alone what has no gradient, and its state is one.
+        groups = [{"params": self.networks.makers}, {"params": self.networks.judges}]
+        self.optimizer = torch.optim.Adam(groups, lr=settings.learning_rate, betas=BETAS)
+        # Half precision of the kind that needs no scaling of the loss.
+        self._half = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self._samples = first_samples(slices, settings.sample_slices)
+        self.epoch, self.cpu_seconds = 0, 0.0
+        self.rows: list[dict[str, Any]] = []
+        self.warnings: list[Problem] = []
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What has to be equal for a state to be continued."""
+        digest = None if self.goal.segmenter is None else self.goal.segmenter.digest
+        return {"settings": self.settings.hash, "slices": self.slices.stamp, "segmenter": digest}
+
+    def resume(self) -> bool:
+        """Go on from the state in the folder; whether there was one that fits."""
+        path = self.folder / STATE_FILE
+        if not path.is_file():
+            return False
+        facts = read_facts(path)
+        if any(facts.get(key) != value for key, value in self.identity.items()):
+            return False
+        load_state(path, self.networks, self.optimizer)
+        self.epoch, self.cpu_seconds = int(facts["epoch"]), float(facts["cpu_seconds"])
+        self.rows = read_log(self.folder / LOG_FILE, self.epoch)
+        return True
+
+    def run(self) -> None:
+        """Train what is left of the epochs; an interruption loses no more than the epochs since the last state.
+
+        Raises
+        ------
+        SetupError: a loss that is no number any more; the state before it stays.
+        """
+        started, first = time.monotonic(), self.epoch
+        while self.epoch < self.settings.epochs:
+            self._one_epoch()
+            spent = time.monotonic() - started
+            left = spent / (self.epoch - first) * (self.settings.epochs - self.epoch)
+            if self.processes.first:
+                _log.info("%s", _in_words(self.rows[-1], self.settings, left))
+
+    def _one_epoch(self) -> None:
+        start = time.process_time()
+        rate = self.settings.learning_rate_of(self.epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if self.aims.radiomics is not None:
+            done = self.epoch / max(1, self.settings.epochs - 1)
+            self.aims.radiomics.tau = self.settings.radiomics.tau_of(done)
+        means = self._train()
+        self._refuse_divergence(means)
+        self._warn_of_collapse(means["foreground"])
+        last = self.epoch + 1 == self.settings.epochs
+        due = (self.epoch + 1) % self.settings.validate_every == 0 or last
+        scores: dict[str, float] = {}
+        if due and self.processes.first:
+            scores = validate(self.networks, self.slices, self.goal, self.settings, self.device)
+        self.cpu_seconds += time.process_time() - start
+        row: dict[str, Any] = {"epoch": self.epoch, "learning_rate": f"{rate:.4g}"}
+        row |= {key: _shown(value) for key, value in means.items()}
+        row |= {key: _shown(scores.get(key, float("nan"))) for key in VALIDATED}
+        self.rows.append({**row, "cpu_seconds": round(self.cpu_seconds, 1)})
+        self.epoch += 1
+        saved = self.epoch % self.settings.save_every == 0 or last
+        self.processes.on_first(lambda: self._write(saved=saved))
+
+    def _write(self, *, saved: bool) -> None:
+        """Write the picture of an epoch and, if it is `saved`, everything that a training or a user goes on with."""
+        write_bytes(self.folder / SAMPLES_FOLDER / f"epoch_{self.epoch:04d}.png", encode_png(self._picture()))
+        if not saved:
+            return
+        facts = {**self.identity, "epoch": self.epoch, "cpu_seconds": self.cpu_seconds}
+        save_state(self.folder / STATE_FILE, self.networks, self.optimizer, facts)
+        write_log(self.folder / LOG_FILE, self.rows)
+        self.goal.targets.save(self.folder)
+        model = replace(self.goal.model, epochs=(self.epoch, self.settings.epochs))
+        write_harmonizer(self.folder, model, {generator_file(self.epoch): self.networks.to_target.state_dict()})
+
+    def _train(self) -> dict[str, float]:
+        """Run the steps of an epoch; return the means of what `log.csv` says of them."""
+        names = ("loss", *LOSSES, "judge_target", "judge_source", "foreground")
+        sums = torch.zeros(len(names), dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
+        missing, steps = torch.tensor(float("nan")), 0
+        self.networks.train()
+        for number, (x, y) in enumerate(self._batches()):
+            rng = np.random.default_rng([_POOL, self.settings.seed, self.epoch, number, self.processes.rank])
+            found = self._step(x, y, rng)
+            sums += torch.stack([found.get(name, missing).to(sums) for name in names])
+            steps += 1
+        means = self.processes.average(sums / steps).tolist()
+        return dict(zip(names, means, strict=True))
+
+    def _step(self, x: Tensor, y: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Improve generators and source segmenter, then discriminators."""
+        networks, settings = self.networks, self.settings
+        _freeze(networks.judges, frozen=True)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            made = generate(networks, x, y, settings)
+            parts, foreground = generator_losses(networks, made, x, y, self.aims, settings)
+            networks.follow(self.processes.average(foreground.clone()))
+        loss = weighted(parts, settings)
+        loss.backward()
+        self.processes.average_gradients(networks.makers)
+        self.optimizer.step()
+        _freeze(networks.judges, frozen=False)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            target, source = discriminator_losses(networks, made, x, y, settings, rng)
+        (target + source).backward()
+        self.processes.average_gradients(networks.judges)
+        self.optimizer.step()
+        told = {name: part.detach() for name, part in parts.items()}
+        return {
+            **told, "loss": loss.detach(), "judge_target": target.detach(), "judge_source": source.detach(),
+            "foreground": foreground,
+        }  # fmt: skip
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast("cuda", torch.bfloat16) if self._half else nullcontext()
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this process's share of the slices of every step, -1 to 1, on the device."""
+        from tqdm import tqdm
+
+        source, target = self.slices.source, self.slices.target
+        xs, ys = epoch_order(len(source), len(target), self.settings, self.epoch)
+        share = self.processes.share(self.settings.batch_size)
+        hidden = None if self.processes.first else True
+        bar = tqdm(range(len(xs)), desc=f"epoch {self.epoch + 1}", unit="step", disable=hidden)
+        for step in bar:
+            pair = (source.tensor(xs[step][share].tolist()), target.tensor(ys[step][share].tolist()))
+            yield to_unit(pair[0].to(self.device)), to_unit(pair[1].to(self.device))
+
+    @torch.no_grad()
+    def _picture(self) -> np.ndarray[Any, Any]:
+        self.networks.eval()
+        x, y, vendors = self._samples
+        fake = self.networks.to_target(to_unit(x.to(self.device)))
+        back = self.networks.to_source(fake)
+        return sample_sheet(x, to_grey(fake).cpu(), to_grey(back).cpu(), y, vendors)
+
+    def _refuse_divergence(self, means: dict[str, float]) -> None:
+        if not np.isfinite([means["loss"], means["judge_target"], means["judge_source"]]).all():
+            raise SetupError(
+                "E-HARM-DIVERGED",
+                file=self.folder,
+                found=f"a loss that is no number in epoch {self.epoch + 1}",
+                expected="finite losses; the state before this epoch is kept",
+                fix="train anew with a smaller learning_rate, or smaller weights of the losses that grow in log.csv",
+            )
+
+    def _warn_of_collapse(self, foreground: float) -> None:
+        wanted = self.goal.targets.foreground
+        if not wanted or not foreground < self.settings.collapse_share * wanted:
+            return
+        problem = Problem(
+            "warning",
+            "W-HARM-COLLAPSE",
+            str(self.folder),
+            f"epoch {self.epoch + 1}: discs cover {foreground:.2%} of harmonized slices, {wanted:.2%} of the target's",
+            f"more than {self.settings.collapse_share:.0%} of the target's share",
+            "raise weights.floor or floor_share, or see whether the sources show discs at all",
+        )
+        if not self.warnings and self.processes.first:
+            _log.warning("%s", problem)
+        self.warnings = [problem]
+
+
+def _aims(settings: CycleGanSettings, goal: Goal, device: torch.device) -> Aims:
+    if settings.weights.segmented and goal.segmenter is None:
+        raise SetupError(
+            "E-HARM-SEGMENTER",
+            file="--segmenter",
+            found="none, but weights for target_dice, source_dice or floor",
+            expected="a segmenter of target slices",
+            fix="train one with nnUNetv2_spine_harmonize segmenter, or take the preset plain",
+        )
+    loss = None
+    if settings.weights.radiomics:
+        wanted = settings.radiomics
+        loss = RadiomicLoss(
+            goal.targets.means, goal.targets.spreads, normalisation=wanted.normalisation, bin_width=wanted.bin_width,
+            mode=wanted.mode, tau=wanted.tau,
+        ).to(device)  # fmt: skip
+    segmenter = goal.segmenter if settings.weights.segmented else None
+    return Aims(segmenter, loss, goal.targets.foreground)
+
+
+def _freeze(parameters: list[torch.nn.Parameter], *, frozen: bool) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(not frozen)
+
+
+def _shown(value: float) -> float | str:
+    return round(value, 6) if np.isfinite(value) else ""
+
+
+def _in_words(row: dict[str, Any], settings: CycleGanSettings, left_s: float) -> str:
+    parts = [f"epoch {row['epoch'] + 1} of {settings.epochs}: loss {row['loss']:.3f}"]
+    if row["validated_radiomics"] != "":
+        parts.append(f"radiomic error {row['validated_radiomics']:.3f}")
+    if row["validated_dice"] != "":
+        parts.append(f"Dice {row['validated_dice']:.3f}")
+    minutes = f"{left_s / 60:.0f} min" if left_s > 90 else f"{left_s:.0f} s"
+    return ", ".join(parts) + (f"; about {minutes} left" if row["epoch"] + 1 < settings.epochs else "")
