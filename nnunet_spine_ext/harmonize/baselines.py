@@ -1,0 +1,264 @@
+"""Harmonizers without a network: one curve of intensities per slice, towards the style of many slices of a target.
+
+- ``nyul``: landmarks in the manner of Nyúl and Udupa (Magn Reson Med 1999), averaged over the target's slices.
+- ``histogram``: the whole distribution, pooled over the target's slices.
+- ``zscore``: mean and standard deviation.
+
+All three keep the order of intensities, and none knows anatomy: what a network adds has to show beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+import numpy as np
+
+from nnunet_spine_ext.core.config import check_ranges, load_config, nearest
+from nnunet_spine_ext.core.errors import CaseError, UsageError
+from nnunet_spine_ext.core.model_folders import faults_of_model
+from nnunet_spine_ext.core.volume import Array, Volume
+from nnunet_spine_ext.harmonize.body import body_mask
+from nnunet_spine_ext.harmonize.harmonizer import MODEL_FILE, HarmonizerModel, unusable
+from nnunet_spine_ext.harmonize.maps import SLOPE_LIMITS, IntensityMap, affine, through
+from nnunet_spine_ext.harmonize.nyul import LANDMARKS, NyulLandmarks
+from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
+from nnunet_spine_ext.harmonize.slice_set import SliceSet
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+BaselineMethod = Literal["nyul", "zscore", "histogram"]
+BASELINES: tuple[BaselineMethod, ...] = get_args(BaselineMethod)
+STYLE_FILE = "style.safetensors"
+TOP = 255.0
+# Probabilities of the pooled distribution, and the bins that it is counted in.
+_PROBABILITIES, _BINS = np.linspace(0.0, 1.0, 257), 4096
+# A slice with fewer pixels of the body, or a narrower range (in grey values), tells nothing.
+_FEWEST, _NARROWEST = 50, 1.0
+
+
+@dataclass(frozen=True)
+class BaselineSettings:
+    """How the style of slices is measured.
+
+    Parameters
+    ----------
+    region: whose intensities count: ``body``, so that the share of air in a field of view does not matter, or the whole
+        ``slice``.
+    slices: of the target at most, taken evenly (Kim et al.: 3000 for Nyúl's landmarks).
+    slope_limits: a curve of ``nyul`` is never flatter or steeper than so many times its mean slope.
+    """
+
+    region: Literal["body", "slice"] = "body"
+    slices: int = 3000
+    slope_limits: tuple[float, float] = SLOPE_LIMITS
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their limits."""
+        check_ranges(self, {"slices": (1, 10_000_000)}, where="baseline")
+        low, high = self.slope_limits
+        if not 0 <= low < 1 < high:
+            raise UsageError(
+                "E-CONFIG-RANGE",
+                file="baseline",
+                found=f"slope_limits={list(self.slope_limits)}",
+                expected="one below 1, from 0, and one above 1",
+                fix="correct the value",
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """A `Harmonizer` that maps every slice by one curve, made from the slice and the target's style.
+
+    Parameters
+    ----------
+    landmarks: grey values of the target at probabilities; for ``zscore`` there are none.
+    mean, sd: of the target, averages over its slices.
+    size, spacing, slices: of the target's slices, see `Harmonizer`.
+    used: slices of the target that the style is from.
+    """
+
+    method: BaselineMethod
+    landmarks: NyulLandmarks | None
+    mean: float
+    sd: float
+    size: tuple[int, int]
+    spacing: tuple[float, float]
+    slices: SliceSettings
+    settings: BaselineSettings = field(default_factory=BaselineSettings)
+    used: int = 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return (B, 1, Y, X), 0 to 255, each slice mapped by its own curve; float32 on the device of the images."""
+        import torch
+
+        slices = images.detach().float().cpu().numpy()
+        mapped = np.empty_like(slices)
+        for index, image in enumerate(slices[:, 0]):
+            curve = self.curve(image)
+            mapped[index, 0] = image if curve is None else np.clip(curve(image), 0.0, TOP)
+        return torch.from_numpy(mapped).to(images.device)
+
+    def curve(self, image: Array) -> IntensityMap | None:
+        """Return the curve of one slice (Y, X); None: it has no body or no range, and stays as it is."""
+        values = values_of(image, self.settings.region, self.spacing)
+        if values is None:
+            return None
+        if self.landmarks is None:
+            # A constant region has no range, so its deviation is not zero here.
+            slope = self.sd / float(values.std())
+            return affine(slope, self.mean - slope * float(values.mean()), (float(values.min()), float(values.max())))
+        found = np.quantile(values, self.landmarks.probabilities)
+        wanted = self.landmarks.values
+        slope = float((wanted[-1] - wanted[0]) / max(found[-1] - found[0], 1e-6))
+        limits = self.settings.slope_limits if self.method == "nyul" else (0.0, np.inf)
+        return through(found, wanted, slope, limits)
+
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        """Return what `write_harmonizer` stores of the style."""
+        import torch
+
+        content = {"moments": torch.tensor([self.mean, self.sd])}
+        if self.landmarks is not None:
+            content["probabilities"] = torch.from_numpy(self.landmarks.probabilities)
+            content["values"] = torch.from_numpy(self.landmarks.values)
+        return {STYLE_FILE: content}
+
+
+def fit_baseline(
+    method: BaselineMethod, target: SliceSet, slices: SliceSettings, settings: BaselineSettings | None = None
+) -> Baseline:
+    """Measure the style of a target.
+
+    Parameters
+    ----------
+    target: its slices. slices: how they were made.
+
+    Raises
+    ------
+    UsageError: an unknown method. CaseError: no slice that has a body with a range of intensities.
+    """
+    if method not in BASELINES:
+        raise UsageError(
+            "E-CONFIG-VALUE",
+            file="method",
+            found=repr(method),
+            expected="a method without a network",
+            fix=nearest(method, BASELINES),
+        )
+    chosen = settings or BaselineSettings()
+    count = min(chosen.slices, len(target))
+    numbers = np.linspace(0, len(target) - 1, count).round().astype(int) if count else ()
+    bodies = [values_of(target.images[number], chosen.region, target.spacing) for number in numbers]
+    known = [values for values in bodies if values is not None]
+    if not known:
+        raise CaseError(
+            "E-SLICE-STYLE",
+            file="target",
+            found=f"{len(bodies)} slices, none with a body whose intensities differ",
+            expected="slices of patients",
+            fix="look at the scans of the target, and at the settings of slices",
+        )
+    landmarks = _nyul(known) if method == "nyul" else _pooled(known) if method == "histogram" else None
+    return Baseline(
+        method,
+        None if landmarks is None else NyulLandmarks(*map(_stored, (landmarks.probabilities, landmarks.values))),
+        float(_stored(np.mean([values.mean() for values in known]))),
+        float(_stored(np.mean([values.std() for values in known]))),
+        target.size,
+        target.spacing,
+        slices,
+        chosen,
+        len(known),
+    )
+
+
+def values_of(image: Array, region: Literal["body", "slice"], spacing: tuple[float, float]) -> Array | None:
+    """Return the intensities of a slice (Y, X) that count, float64 (n,); None: too few, or without a range."""
+    values = image[body_of(image, spacing)] if region == "body" else image.ravel()
+    # The narrow range keeps zero deviations and divisions by it out.
+    if values.size < _FEWEST or float(values.max()) - float(values.min()) < _NARROWEST:
+        return None
+    return values.astype(np.float64)
+
+
+def body_of(image: Array, spacing: tuple[float, float]) -> Array:
+    """Return the body in a slice as a boolean array (Y, X); exact zeros are padding."""
+    affine_ = np.diag([spacing[0], spacing[1], max(spacing), 1.0])
+    body: Array = body_mask(Volume(image[:, :, None], affine_))[:, :, 0]
+    return body
+
+
+def _stored(values: Array) -> Array:
+    """Round to what the model's file holds, so that a style works the same before and after it is written."""
+    rounded: Array = np.asarray(values, dtype=np.float32).astype(np.float64)
+    return rounded
+
+
+def _nyul(bodies: list[Array]) -> NyulLandmarks:
+    """The standard scale: every slice is stretched to the mean of the outermost landmarks, then all are averaged."""
+    found = np.stack([np.quantile(values, LANDMARKS) for values in bodies])
+    wide = found[:, -1] > found[:, 0]
+    found = found[wide] if wide.any() else found
+    first, last = found[:, :1], found[:, -1:]
+    low, high = float(first.mean()), float(last.mean())
+    standard = low + (found - first) * (high - low) / np.maximum(last - first, 1e-6)
+    return NyulLandmarks(LANDMARKS, np.maximum.accumulate(standard.mean(axis=0)))
+
+
+def _pooled(bodies: list[Array]) -> NyulLandmarks:
+    """Quantiles of all slices together, each of the same weight however much body it shows."""
+    edges = np.linspace(0.0, TOP, _BINS + 1)
+    shares = np.mean([np.histogram(np.clip(v, 0.0, TOP), edges)[0] / v.size for v in bodies], axis=0)
+    filled = np.flatnonzero(shares)
+    above = np.cumsum(shares)
+    # The bin that a probability lies in, and how far into it: what no bin holds is no quantile.
+    bins = np.clip(np.searchsorted(above, _PROBABILITIES), filled[0], filled[-1])
+    inside = np.clip((_PROBABILITIES - (above[bins] - shares[bins])) / np.maximum(shares[bins], 1e-12), 0.0, 1.0)
+    return NyulLandmarks(_PROBABILITIES, np.maximum.accumulate(edges[bins] + inside * (edges[1] - edges[0])))
+
+
+def load(folder: Path, model: HarmonizerModel, device: str | torch.device = "cpu") -> Baseline:
+    """Return the baseline of a model folder; `load_harmonizer` calls this.
+
+    Raises SetupError when the style is missing, damaged or no such style.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / STYLE_FILE
+    with faults_of_model(folder / MODEL_FILE):
+        settings = load_config(BaselineSettings, model.settings, where="settings")
+    try:
+        content = {name: tensor.double().numpy() for name, tensor in load_file(path).items()}
+        landmarks = None
+        if model.method != "zscore":
+            landmarks = NyulLandmarks(content["probabilities"], content["values"])
+        mean, sd = (float(value) for value in content["moments"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise unusable(path, f"cannot be read ({type(error).__name__})", "copy the model again") from error
+    if not _sound(landmarks, mean, sd):
+        raise unusable(path, "numbers that are no style", "copy the model again")
+    method = cast("BaselineMethod", model.method)
+    used = int(model.provenance.get("style_slices", 0))
+    return Baseline(method, landmarks, mean, sd, model.slices.size, model.spacing, model.slices, settings, used)
+
+
+def _sound(landmarks: NyulLandmarks | None, mean: float, sd: float) -> bool:
+    if not (np.isfinite([mean, sd]).all() and sd > 0):
+        return False
+    if landmarks is None:
+        return True
+    probabilities, values = landmarks.probabilities, landmarks.values
+    return bool(
+        probabilities.shape == values.shape
+        and values.size >= 2
+        and np.isfinite(values).all()
+        and (np.diff(values) >= 0).all()
+        and (np.diff(probabilities) > 0).all()
+    )
