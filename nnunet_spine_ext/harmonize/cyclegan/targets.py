@@ -17,6 +17,7 @@ from nnunet_spine_ext.harmonize.cyclegan.settings import CycleGanSettings
 from nnunet_spine_ext.harmonize.radiomics import all_features
 from nnunet_spine_ext.harmonize.segmenter import SliceSegmenter
 from nnunet_spine_ext.harmonize.selection import SELECTION_FILE, FeatureSelection, save_selection, select_features
+from nnunet_spine_ext.harmonize.selection_plots import save_selection_plots
 from nnunet_spine_ext.harmonize.slice_set import UNKNOWN, SliceSet
 from nnunet_spine_ext.losses.radiomics import FEATURES, radiomic_features
 from nnunet_spine_ext.losses.slice_dice import foreground_share
@@ -44,7 +45,7 @@ class Targets:
     centred: int = 0
 
     def save(self, folder: str | Path) -> Path:
-        """Write the selection and the targets of the loss into a model folder."""
+        """Write the selection, its pictures and the targets of the loss into a model folder."""
         chosen = {name.rpartition("_")[2] for name in self.selection.names}
         extra: dict[str, Any] = {
             "loss_features": list(FEATURES),
@@ -54,6 +55,7 @@ class Targets:
             "foreground": self.foreground,
             "regions_without_disc": self.centred,
         }
+        save_selection_plots(folder, self.selection)
         return save_selection(Path(folder) / SELECTION_FILE, self.selection, extra)
 
 
