@@ -409,14 +409,14 @@ def test_several_processes_give_equal_bytes(raw: Path, tmp_path: Path) -> None:
 
 
 def test_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nnunet_spine_ext.phantom import generate
+    from nnunet_spine_ext.phantom import making
 
     def stop(request: object, index: int) -> list[scanning.Scan]:
         if index:
             raise KeyboardInterrupt
         return scanning.scan_subject(request, index)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(generate, "scan_subject", stop)
+    monkeypatch.setattr(making, "scan_subject", stop)
     for layout in ("nnunet", "bids"):
         assert main(["-o", str(tmp_path), "--n", "2", "--layout", layout, "--region", "lumbar", "--supersample", "1",
                      "--spacing", "4", "4", "8"]) == 130  # fmt: skip

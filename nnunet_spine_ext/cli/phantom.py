@@ -18,6 +18,7 @@ instancesTr, phantomTr with the anatomy, cases.json, splits grouped by spine) or
 _EXAMPLES = """  nnUNetv2_spine_phantom -o "$nnUNet_raw" --n 8 --protocol t2w_sagittal --seed 0
   nnUNetv2_spine_phantom -o out --n 20 --protocol t2w_sagittal t1w_sagittal --region lumbar --spacing 1.5 1.5 3
   nnUNetv2_spine_phantom -o out --n 12 --scanner ge-1.5t philips-3t siemens-1.5t:bias=0
+  nnUNetv2_spine_phantom -o out --n 12 --vendor siemens-essenza philips-intera --region lumbar
   nnUNetv2_spine_phantom -o out --n 4 --layout bids --name phantoms --anomalies L6 --set scoliosis=30"""
 
 
@@ -37,6 +38,15 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PROFILE[:COMPONENT=SEVERITY...]",
         help="scan as this scanner does: ge-1.5t, ge-3t:noise=0.5, ge-3t..ge-1.5t@0.5, all=0:noise=1, a .yaml file; "
         "of several, spines take turns",
+    )
+    scan.add_argument(
+        "--vendor",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="instead of protocols, published T1w protocols: siemens-essenza, siemens-essenza-varied, siemens-amira, "
+        "philips-intera, philips-gyroscan-intera, philips-ingenia, philips-ingenia-cx, philips-elition-x; of several, "
+        "spines take turns",
     )
     scan.add_argument("--region", default="whole", metavar="PART", help="whole, cervical, thoracic or lumbar")
     scan.add_argument(

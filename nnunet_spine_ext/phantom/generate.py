@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from nnunet_spine_ext.augment.profiles import Scanner, parse_scanner
 from nnunet_spine_ext.core.dataset import DatasetSpec, RawCase, dataset_writer
-from nnunet_spine_ext.core.errors import SetupError, UsageError
+from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.labels import scheme
 from nnunet_spine_ext.core.summary import RunSummary
 from nnunet_spine_ext.phantom.bids import bids_writer
+from nnunet_spine_ext.phantom.making import Task, make_scans
 from nnunet_spine_ext.phantom.overrides import checked
 from nnunet_spine_ext.phantom.protocols import Protocol
 from nnunet_spine_ext.phantom.protocols import protocol as protocol_named
-from nnunet_spine_ext.phantom.scan import Scan, ScanRequest, scan_subject
+from nnunet_spine_ext.phantom.scan import Scan, ScanRequest
 from nnunet_spine_ext.phantom.scanners import at_scanner
+from nnunet_spine_ext.phantom.vendors import at_vendor
 
 REGIONS = ("whole", "cervical", "thoracic", "lumbar")
 LAYOUTS = ("nnunet", "bids")
 TRUTH_FOLDER = "phantomTr"
 DESCRIPTION = "Digital spine phantoms made by nnunet_spine_ext; no person was scanned."
 LICENCE = "CC0-1.0"
+_PROTOCOLS = ("t2w_sagittal",)
 
 
 def phantom(
     o: str | Path,
     *,
     n: int = 8,
-    protocol: Sequence[str] = ("t2w_sagittal",),
+    protocol: Sequence[str] = _PROTOCOLS,
     scanner: Sequence[str] = (),
+    vendor: Sequence[str] = (),
     seed: int = 0,
     region: str = "whole",
     spacing: Sequence[float] | None = None,
@@ -67,6 +66,8 @@ def phantom(
     n: number of spines. Several protocols make several cases per subject, kept together in the splits.
     protocol: names in `protocols.PROTOCOLS`; a single name may be given as a string.
     scanner: ``PROFILE[:component=severity…]`` as in `augment.profiles.parse_scanner`; of several, spines take turns.
+    vendor: instead of protocols, published T1w protocols of these vendors (`vendors.vendor_names`), drawn for each
+        spine; of several, spines take turns. nnunet layout, without scanner or spacing.
     seed: non-negative.
     region: one of `REGIONS`.
     spacing: voxel size (in plane, in plane, between slices) in mm instead of the protocol's.
@@ -101,14 +102,15 @@ def phantom(
         protocols, seed, region, anomalies, pathologies, oblique, supersample, width, _overrides(overrides),
         _scanners(scanner, protocols),
     )  # fmt: skip
-    with _no_empty_folder(Path(o)):
+    tasks = _tasks(request, n, [vendor] if isinstance(vendor, str) else vendor, layout, spacing, names)
+    with no_empty_folder(Path(o)):
         if layout == "nnunet":
-            return _write_nnunet(request, Path(o), n, jobs, dataset_id, name, folds, overwrite=overwrite)
+            return _write_nnunet(tasks, Path(o), jobs, dataset_id, name, folds, overwrite=overwrite)
         return _write_bids(request, Path(o), n, jobs, name, overwrite=overwrite)
 
 
 @contextmanager
-def _no_empty_folder(root: Path) -> Iterator[None]:
+def no_empty_folder(root: Path) -> Iterator[None]:
     """Take away the folders on the way to `root` that were made inside the block and are empty at its end."""
     absent = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
@@ -168,26 +170,48 @@ def _overrides(given: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
     return checked(pairs)
 
 
+def _tasks(
+    request: ScanRequest,
+    n: int,
+    names: Sequence[str],
+    layout: str,
+    spacing: Sequence[float] | None,
+    protocols: list[str],
+) -> list[Task]:
+    """Return what to scan; vendors, whose protocols are drawn spine by spine, take turns."""
+    if not names:
+        return [(request, index) for index in range(n)]
+    others = {"--scanner": request.scanners, "--spacing": spacing, "--protocol": protocols != [*_PROTOCOLS]}
+    for option, given in others.items():
+        if given:
+            raise _usage("--vendor with", option, "either: a vendor has its own protocol, voxels and scanner")
+    if layout != "nnunet":
+        raise _usage("--vendor with --layout", layout, "nnunet: cases.json says which vendor a case is of")
+    return [(at_vendor(request, names[index % len(names)], index), index) for index in range(n)]
+
+
 def _write_nnunet(
-    request: ScanRequest, root: Path, n: int, jobs: int, dataset_id: int, name: str, folds: int, *, overwrite: bool
+    tasks: Sequence[Task], root: Path, jobs: int, dataset_id: int, name: str, folds: int, *, overwrite: bool
 ) -> RunSummary:
-    spec = _spec(request, dataset_id, name)
-    preprocessed = _preprocessed_root(root)
+    request = tasks[0][0]
+    spec = phantom_spec(request.protocols, dataset_id, name)
+    preprocessed = preprocessed_root(root)
     summary = RunSummary()
     with dataset_writer(root, spec, folds=folds, preprocessed_root=preprocessed, overwrite=overwrite) as writer:
-        for scan in _scans(request, n, jobs):
+        for scan in make_scans(tasks, jobs):
             case = case_name(scan, request.protocols)
             info = {**scan.info, "seed": request.seed, "region": request.region}
             writer.add(RawCase(case, scan.subject, [scan.image], scan.semantic, scan.instances, info))
             writer.add_json(f"{TRUTH_FOLDER}/{case}.json", scan.truth)
             summary.done.append(case)
-    summary.title = f"{writer.folder}: {n} spines, {len(request.protocols)} scan(s) each"
+    summary.title = f"{writer.folder}: {len(tasks)} spines, {len(request.protocols)} scan(s) each"
     return summary
 
 
-def _spec(request: ScanRequest, dataset_id: int, name: str) -> DatasetSpec:
+def phantom_spec(protocols: Sequence[Protocol], dataset_id: int, name: str) -> DatasetSpec:
+    """Return the description of a dataset of phantoms."""
     nnunet14 = scheme("nnunet14")
-    contrasts = "_".join(dict.fromkeys(row.contrast for row in request.protocols))
+    contrasts = "_".join(dict.fromkeys(row.contrast for row in protocols))
     return DatasetSpec(
         dataset_id=dataset_id,
         name=name,
@@ -200,8 +224,8 @@ def _spec(request: ScanRequest, dataset_id: int, name: str) -> DatasetSpec:
     )
 
 
-def _preprocessed_root(root: Path) -> Path | None:
-    """nnUNet_preprocessed when the output is nnUNet_raw itself: a dataset written elsewhere is not nnU-Net's yet."""
+def preprocessed_root(root: Path) -> Path | None:
+    """Return nnUNet_preprocessed when the output is nnUNet_raw: a dataset written elsewhere is not nnU-Net's yet."""
     raw = os.environ.get("nnUNet_raw")
     preprocessed = os.environ.get("nnUNet_preprocessed")
     if raw and preprocessed and Path(raw).resolve() == root.resolve():
@@ -212,49 +236,6 @@ def _preprocessed_root(root: Path) -> Path | None:
 def _write_bids(request: ScanRequest, root: Path, n: int, jobs: int, name: str, *, overwrite: bool) -> RunSummary:
     summary = RunSummary(title=f"{root / name}: {n} spines, {len(request.protocols)} scan(s) each")
     with bids_writer(root, name, request.protocols, DESCRIPTION, LICENCE, overwrite=overwrite) as writer:
-        for scan in _scans(request, n, jobs):
+        for scan in make_scans([(request, index) for index in range(n)], jobs):
             summary.done.append(writer.add(scan))
     return summary
-
-
-def _scans(request: ScanRequest, n: int, jobs: int) -> Iterator[Scan]:
-    """Yield all scans in order, with a progress bar over subjects."""
-    from tqdm import tqdm
-
-    subjects = _serial(request, n) if jobs == 1 else _parallel(request, n, min(jobs, n))
-    for scans in tqdm(subjects, total=n, desc="spines", unit="spine", disable=None):
-        yield from scans
-
-
-def _serial(request: ScanRequest, n: int) -> Iterator[list[Scan]]:
-    for index in range(n):
-        yield scan_subject(request, index)
-
-
-def _parallel(request: ScanRequest, n: int, jobs: int) -> Iterator[list[Scan]]:
-    """Compute ahead by at most one subject per process, so that memory does not grow with n."""
-    others = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")
-    # Ctrl-C reaches the whole process group; only this process answers, and ends the others.
-    pool = ProcessPoolExecutor(jobs, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
-    try:
-        waiting: deque[Future[list[Scan]]] = deque()
-        for index in range(n):
-            waiting.append(pool.submit(scan_subject, request, index))
-            if len(waiting) > jobs:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise SetupError(
-            "E-PHANTOM-WORKER",
-            found="a process ended without a result, perhaps for want of memory",
-            expected="enough memory for --jobs spines at once",
-            fix="use fewer --jobs or larger voxels",
-        ) from error
-    except BaseException:
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -28,7 +28,11 @@ _STREAMS = ("anatomy", "person", "pose")
 
 @dataclass(frozen=True)
 class ScanRequest:
-    """What all subjects of a run share; see `generate.phantom` for the meaning."""
+    """What all subjects of a run share; see `generate.phantom` for the meaning.
+
+    `supersample` may be three numbers, one per axis. `facts`: what cases.json says of all scans instead of what it
+    would say of a phantom.
+    """
 
     protocols: tuple[Protocol, ...]
     seed: int = 0
@@ -36,10 +40,11 @@ class ScanRequest:
     anomalies: str = "natural"
     pathologies: bool = True
     oblique: float = 0.0
-    supersample: int | None = None
+    supersample: int | tuple[int, int, int] | None = None
     width: float | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     scanners: tuple[Scanner, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def scanner(self, index: int) -> Scanner | None:
         """Return the scanner of a subject: they take turns."""
@@ -121,7 +126,9 @@ def scan_subject(request: ScanRequest, index: int) -> list[Scan]:
         torch.set_num_threads(threads)
 
 
-def scan_grid(box: Array, protocol: Protocol, angles: Array, supersample: int | None = None) -> Grid:
+def scan_grid(
+    box: Array, protocol: Protocol, angles: Array, supersample: int | tuple[int, int, int] | None = None
+) -> Grid:
     """Return the grid that covers a box.
 
     Parameters
@@ -129,7 +136,7 @@ def scan_grid(box: Array, protocol: Protocol, angles: Array, supersample: int | 
     box: (2, 3) lower and upper corner, RAS+ mm.
     protocol: gives voxel size and stored orientation.
     angles: rotation of the grid about x, y, z through the middle of the box, degrees.
-    supersample: sub-voxels per voxel and axis; None: as many as keep them below 1.1 mm.
+    supersample: sub-voxels per voxel, of every axis or one number per axis; None: as many as keep them below 1.1 mm.
     """
     axes = [_AXES[letter] for letter in protocol.orientation]
     extent = (box[1] - box[0])[[axis for axis, _ in axes]]
@@ -232,7 +239,7 @@ def _scan(
         semantic=semantic,
         instances=semantic.with_array(np.asarray(painted.instances, dtype=np.uint16)),
         cord=semantic.with_array(np.asarray(painted.cord_fraction, dtype=np.float32)),
-        info=_info(actual, parameters, request.scanner(index)),
+        info={**_info(actual, parameters, request.scanner(index)), **request.facts},
         truth={"levels": painted.levels, "parameters": parameters.to_dict(), "marrow_fat_fraction": fat},
     )
 
