@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from house import ROOT, setup_cfg
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nnunet_spine_ext.core.errors import SetupError, UsageError
@@ -81,6 +81,24 @@ def test_one_seed_gives_one_network() -> None:
         return torch.cat([p.flatten() for p in SliceNetworkShape(features=(4, 8)).build().parameters()])
 
     assert torch.equal(weights(), weights())
+
+
+def test_every_weight_has_one_name_in_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, other = SliceUNet((4, 8), 1), SliceUNet((4, 8), 1)
+    state = network.state_dict()
+    assert list(state) == [name for name, _ in network.named_parameters()]
+    save_file(state, tmp_path / "weights.safetensors")
+    other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    slices = torch.rand(1, 1, 8, 8) * 255
+    assert torch.equal(network(slices), other(slices))
+    # Inside another module, too.
+    outer = nn.Sequential(SliceUNet((4, 8), 1))
+    outer.load_state_dict({f"0.{name}": value for name, value in state.items()})
+    assert torch.equal(outer(slices), network(slices))
+    missing = dict(list(state.items())[1:])
+    with pytest.raises(RuntimeError, match="Missing key"):
+        other.load_state_dict(missing)
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 8, 8), (1, 8, 8), (0, 1, 8, 8)])

@@ -85,6 +85,9 @@ class SliceUNet(SliceNetwork):
             norm_op_kwargs={"eps": 1e-5, "affine": True}, nonlin=nn.LeakyReLU, nonlin_kwargs={"inplace": True},
         )  # fmt: skip
         self.body.apply(self.body.initialize)
+        # nnU-Net's modules know each layer by several names; a file is to have each weight once.
+        self.register_state_dict_post_hook(_one_name_each)
+        self.register_load_state_dict_pre_hook(_all_names)
 
     def logits(self, images: Tensor) -> Tensor:
         """Return logits of slices, which the network sees from -1 to 1."""
@@ -185,6 +188,22 @@ class SliceNetworkShape:
                 fix="set network.kind=smp, or leave it out",
             )
         return SliceUNet(self.features, self.convolutions)
+
+
+def _one_name_each(network: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """Take the further names of shared weights out of a state dict."""
+    first = {f"{prefix}{name}" for name, _value in network.named_parameters()}
+    further = {f"{prefix}{name}" for name, _value in network.named_parameters(remove_duplicate=False)} - first
+    for name in further:
+        state.pop(name, None)
+
+
+def _all_names(network: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Put the further names of shared weights back into a state dict that is to be loaded."""
+    first = {id(value): f"{prefix}{name}" for name, value in network.named_parameters()}
+    for name, value in network.named_parameters(remove_duplicate=False):
+        if first[id(value)] in state:
+            state.setdefault(f"{prefix}{name}", state[first[id(value)]])
 
 
 def _smp() -> Any:

@@ -1,0 +1,156 @@
+"""Segmenters of discs in slices: what harmonization asks of one, and those that `segmenter` trained.
+
+A segmenter is frozen, but gradients pass through it to the slices: that is how one that knows only the target scanner
+(S_Y in Kim et al., IEEE Access 2024) tells a generator what the target looks like.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nnunet_spine_ext.core.config import load_config, to_dict
+from nnunet_spine_ext.core.errors import SetupError
+from nnunet_spine_ext.core.io import sha256, write_json
+from nnunet_spine_ext.core.model_folders import (
+    faults_of_model,
+    load_weights,
+    read_description,
+    weights_file,
+    without_description,
+    write_weights,
+)
+from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
+from nnunet_spine_ext.networks.slice_unet import SliceNetwork, SliceNetworkShape
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+MODEL_FILE = "segmenter.json"
+FORMAT_VERSION = 1
+# Networks are kept per fold; a segmenter is one.
+_FOLD = 0
+
+
+class SliceSegmenter(Protocol):
+    """Anything that finds discs in slices.
+
+    `name` and `digest` say which one it is, in words and by content; `spacing` is the pixel size (mm) it was trained
+    on, None where slices were resized whatever their pixels.
+    """
+
+    @property
+    def name(self) -> str:
+        """In words."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that decides its answers."""
+
+    @property
+    def spacing(self) -> float | None:
+        """Pixel size in mm."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the probability of disc (B, 1, Y, X), 0 to 1, in slices (B, 1, Y, X), 0 to 255.
+
+        Gradients reach the slices; the parameters are frozen and the network is in evaluation mode.
+        """
+
+
+@dataclass(frozen=True)
+class SegmenterModel:
+    """Content of `segmenter.json`.
+
+    Parameters
+    ----------
+    network: which one, and how large. slices: how those it was trained on were made; `spacing` is always said, unless
+        slices are resized.
+    target: vendors it was trained on.
+    provenance: where the weights are from, who was trained and tested on, and with what result; free JSON.
+    """
+
+    format_version: int = FORMAT_VERSION
+    network: SliceNetworkShape = field(default_factory=SliceNetworkShape)
+    slices: SliceSettings = field(default_factory=SliceSettings)
+    target: tuple[str, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+class NetworkSegmenter:
+    """A network that `segmenter` trained; see `SliceSegmenter`."""
+
+    def __init__(self, network: SliceNetwork, model: SegmenterModel, name: str, digest: str) -> None:
+        self.model, self.name, self.digest = model, name, digest
+        self.network = network.eval().requires_grad_(requires_grad=False)
+
+    @property
+    def spacing(self) -> float | None:
+        """Pixel size in mm of the slices it was trained on; None where they were resized."""
+        return self.model.slices.spacing if self.model.slices.fit == "crop" else None
+
+    def to(self, device: torch.device) -> NetworkSegmenter:
+        """Move the network; return the same segmenter."""
+        self.network.to(device)
+        return self
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the probability of disc (B, 1, Y, X) in slices (B, 1, Y, X), 0 to 255, on the network's device."""
+        chance: Tensor = self.network(images).float().sigmoid()
+        return chance
+
+
+def write_segmenter(folder: str | Path, model: SegmenterModel, state: Mapping[str, Tensor]) -> None:
+    """Write a model: weights, then the description that makes the folder one."""
+    folder = Path(folder)
+    (folder / MODEL_FILE).unlink(missing_ok=True)
+    write_weights(folder, _FOLD, state)
+    write_json(folder / MODEL_FILE, to_dict(model))
+
+
+def is_segmenter(folder: str | Path) -> bool:
+    """Whether a folder is that of a segmenter."""
+    return (Path(folder) / MODEL_FILE).is_file()
+
+
+def read_segmenter(folder: str | Path) -> SegmenterModel:
+    """Read the description of a model, without its weights.
+
+    Raises
+    ------
+    SetupError: no such model, a file that cannot be read, an unknown version or key.
+    """
+    path = Path(folder) / MODEL_FILE
+    if not path.is_file():
+        fix = "give the folder that nnUNetv2_spine_harmonize segmenter wrote"
+        raise _unusable(folder, without_description(folder, MODEL_FILE), fix)
+    content = read_description(path, FORMAT_VERSION, _unusable)
+    with faults_of_model(path):
+        return load_config(SegmenterModel, content, where=str(path))
+
+
+def load_segmenter(folder: str | Path, device: torch.device | None = None) -> NetworkSegmenter:
+    """Load a model of `segmenter`; `inference.slice_segmenter` also knows those of nnU-Net.
+
+    Raises
+    ------
+    SetupError: what `read_segmenter` raises; weights that are missing, damaged or of another network; a package that
+        the network needs is missing.
+    """
+    folder = Path(folder)
+    model = read_segmenter(folder)
+    network = model.network.build()
+    load_weights(weights_file(folder, _FOLD), network, MODEL_FILE, _unusable)
+    digest = hashlib.sha256()
+    for path in (folder / MODEL_FILE, weights_file(folder, _FOLD)):
+        digest.update(sha256(path).encode())
+    loaded = NetworkSegmenter(network, model, folder.resolve().name, digest.hexdigest())
+    return loaded if device is None else loaded.to(device)
+
+
+def _unusable(file: str | Path, found: str, fix: str) -> SetupError:
+    return SetupError("E-MODEL-SEGMENTER", file=file, found=found, expected="a segmenter of slices", fix=fix)

@@ -1,0 +1,1 @@
+"""Training of a segmenter of slices: settings, loop, scores."""
