@@ -131,6 +131,7 @@ class CycleGanTraining:
         SetupError: a loss that is no number any more; the state before it stays.
         """
         started, first = time.monotonic(), self.epoch
+        self.processes.on_first(self._save_targets)
         while self.epoch < self.settings.epochs:
             self._one_epoch()
             spent = time.monotonic() - started
@@ -163,6 +164,9 @@ class CycleGanTraining:
         saved = self.epoch % self.settings.save_every == 0 or last
         self.processes.on_first(lambda: self._write(saved=saved))
 
+    def _save_targets(self) -> None:
+        self.goal.targets.save(self.folder)
+
     def _write(self, *, saved: bool) -> None:
         """Write the picture of an epoch and, if it is `saved`, everything that a training or a user goes on with."""
         write_bytes(self.folder / SAMPLES_FOLDER / f"epoch_{self.epoch:04d}.png", encode_png(self._picture()))
@@ -171,7 +175,6 @@ class CycleGanTraining:
         facts = {**self.identity, "epoch": self.epoch, "cpu_seconds": self.cpu_seconds}
         save_state(self.folder / STATE_FILE, self.networks, self.optimizer, facts)
         write_log(self.folder / LOG_FILE, self.rows)
-        self.goal.targets.save(self.folder)
         model = replace(self.goal.model, epochs=(self.epoch, self.settings.epochs))
         write_harmonizer(self.folder, model, {generator_file(self.epoch): self.networks.to_target.state_dict()})
 
