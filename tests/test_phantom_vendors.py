@@ -15,6 +15,8 @@ from nnunet_spine_ext.cli.phantom import main
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.io import read_json, read_volume
 from nnunet_spine_ext.harmonize.slices import SliceSettings, read_slices, vendor_counts, weak_pairs
+from nnunet_spine_ext.phantom.acquisition import draw_settings
+from nnunet_spine_ext.phantom.protocols import Protocol
 from nnunet_spine_ext.phantom.scan import Scan, ScanRequest, scan_subject
 from nnunet_spine_ext.phantom.vendor_cohort import vendor_phantoms
 from nnunet_spine_ext.phantom.vendors import TARGET, at_vendor, sub_voxels, vendor, vendor_names, vendors
@@ -93,6 +95,20 @@ def test_noise_and_coils_are_those_of_the_assumed_scanner() -> None:
     assert old.snr == pytest.approx(16 / 1.625)
     assert new.snr == pytest.approx(32 / 1.25)
     assert (old.g_factor, old.bias, target.g_factor, target.bias) == (1.8, 0.30, 1.0, 0.12)
+
+
+def test_a_site_corrects_the_shading_of_its_coils_in_its_own_way() -> None:
+    for name in vendor_names():
+        row = vendor(name)
+        low, high = row.normalised
+        drawn = [
+            draw_settings(row.draw(np.random.default_rng(0)), np.random.default_rng(k)).normalised for k in range(20)
+        ]
+        assert 0 <= low <= min(drawn) <= max(drawn) <= high <= 1
+    target, old, new = (vendor(name).normalised for name in (TARGET, "philips-intera", "philips-ingenia"))
+    assert old[1] < target[0] < target[1] < new[0]
+    # Other phantoms draw from the whole range, as before.
+    assert Protocol.__dataclass_fields__["normalised"].default == (0.15, 0.95)
 
 
 def test_stored_pixels_may_be_coarser_while_acquired_ones_stay() -> None:

@@ -58,7 +58,7 @@ def draw_settings(protocol: Protocol, rng: np.random.Generator) -> ScanSettings:
         coil_radius=float(rng.uniform(50, 75)),
         coil_distance=float(rng.uniform(5, 30)),
         front=float(rng.uniform(0.2, 0.8)) if rng.random() < 0.4 else 0.0,
-        normalised=float(rng.uniform(0.15, 0.95)),
+        normalised=float(rng.uniform(*protocol.normalised)),
         shading=float(rng.uniform(0.03, 0.15)),
         snr=protocol.snr * float(np.exp(rng.uniform(np.log(0.65), np.log(1.5)))),
         saturation=left if band else 1.0,

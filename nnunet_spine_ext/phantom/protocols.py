@@ -47,6 +47,7 @@ class Protocol:
     snr: white matter over noise at the cord.
     half_width: range of half the extent from left to right in mm; subjects draw from it.
     saturation: probability of a dark band in front of the spine.
+    normalised: range of the part of the coils' shading that the scanner removes, 0-1; scans draw from it.
     scatter: relative spread of TR and TE between subjects.
     """
 
@@ -73,6 +74,7 @@ class Protocol:
     snr: float = 22.0
     half_width: tuple[float, float] = (30.0, 46.0)
     saturation: float = 0.0
+    normalised: tuple[float, float] = (0.15, 0.95)
     scatter: float = 0.05
     diffusion: float = 0.0
     noise: float = 0.0

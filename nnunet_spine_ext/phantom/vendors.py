@@ -56,7 +56,8 @@ class Vendor:
     Parameters
     ----------
     name: key of the table. manufacturer, model: as DICOM would name them. slices: how many the publication has.
-    healthy: its people have no findings. scanner: name of the scanner profile that it is assumed to be.
+    healthy: its people have no findings. scanner: name of the scanner profile that it is assumed to be. normalised:
+        range of the part of the coils' shading that it is assumed to remove.
     protocol: None where the publication does not state it.
     """
 
@@ -66,6 +67,7 @@ class Vendor:
     slices: int
     healthy: bool = False
     scanner: str = REFERENCE
+    normalised: tuple[float, float] = (0.15, 0.95)
     protocol: Ranges | None = None
 
     def draw(self, rng: np.random.Generator, *, finest: float | None = None) -> Protocol:
@@ -123,6 +125,7 @@ class Vendor:
             bias=max(0.0, profile.bias - reference.bias),
             g_factor=max(1.0, profile.g_factor / reference.g_factor),
             coils=profile.coils_at_a_place,
+            normalised=self.normalised,
             scatter=0.0,
         )
 
