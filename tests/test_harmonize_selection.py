@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from oracles import radiomic_slices
 
 from nnunet_spine_ext.core.errors import CaseError, UsageError
 from nnunet_spine_ext.harmonize.radiomics import FEATURE_NAMES, features_of_slices
@@ -141,3 +142,22 @@ def test_pictures_show_every_feature_and_the_choice(rows: list[dict[str, float]]
     ]  # fmt: skip
     before = [file.read_bytes() for file in files]
     assert [file.read_bytes() for file in save_selection_plots(tmp_path, found)] == before
+
+
+def test_choice_on_real_slices_depends_on_the_target(test_data: Path) -> None:
+    images = []
+    for volume in sorted((test_data / "sct-errsm").glob("*/t2/t2.nii.gz")):
+        for position in np.linspace(0.3, 0.7, 20):
+            row = {"volume": volume.relative_to(test_data), "axis": 0, "position": position}
+            image = radiomic_slices.real_slice(row, test_data)
+            first = (image.shape[1] - 120) // 2
+            images.append(image[:, first : first + 120])
+    assert len(images) == 80
+    found = select_features([row for image in images for row in features_of_slices(image[None])])
+    paper = {"glcm_Idmn", "glcm_Correlation", "glcm_SumEntropy", "glcm_DifferenceEntropy", "glrlm_ShortRunEmphasis"}
+    assert found.names[0] == "glcm_Idmn"
+    # What docs/explanation/feature-selection.md says.
+    assert {*found.names} & paper == {"glcm_Idmn", "glcm_Correlation"}
+    assert {*found.names} - paper == {
+        "glcm_Imc2", "glrlm_RunEntropy", "glrlm_GrayLevelNonUniformityNormalized", "glrlm_HighGrayLevelRunEmphasis",
+    }  # fmt: skip
