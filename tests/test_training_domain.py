@@ -140,10 +140,30 @@ def test_domains_take_turns_whatever_their_number(make: Maker, size: int, domain
     loader.batch_size = size
     groups = [[f"{d}{k}" for k in range(1 + d)] for d in range(domains)]
     loader._by_domain, loader._with_masks = groups, [groups[0], *([] for _ in groups[1:])]
+    loader._share = 0.0
     for _ in range(60):
         counts = [sum(case in group for case in loader.get_indices()) for group in groups]
         assert max(counts) - min(counts) <= 1
         assert counts[0] > 0, "the only domain with masks is in every batch"
+
+
+@pytest.mark.parametrize(("size", "least"), [(2, 1), (3, 2), (6, 3), (7, 4)])
+def test_half_of_a_batch_has_masks_where_most_domains_have_none(make: Maker, size: int, least: int) -> None:
+    trainer = started(make())
+    loader = trainer.dataloader_train.data_loader
+    assert loader._share == trainer.domain.labelled_share == 0.5
+    loader.batch_size = size
+    groups = [[f"{d}{k}" for k in range(3)] for d in range(6)]
+    # The second domain has one case with a mask.
+    loader._by_domain, loader._with_masks = groups, [groups[0], groups[1][:1], [], [], [], []]
+    others = set()
+    for _ in range(60):
+        cases = loader.get_indices()
+        assert sum(case in [*groups[0], "10"] for case in cases) >= least
+        others |= {case[0] for case in cases}
+        counts = [sum(case in group for case in cases) for group in groups]
+        assert max(counts[2:]) - min(counts[2:]) <= 1
+    assert others == set("012345"), "all of them take turns"
 
 
 def test_workers_balance_too(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,12 @@ class CaseDomainsMixin(DomainAlignmentMixin):
             return nnUNetDataLoader(dataset, *args, **options)
         cases = self._cases
         return DomainBalancedLoader(
-            dataset, *args, **options, domain_of=dict(cases.of_case), supervised=cases.supervised
+            dataset,
+            *args,
+            **options,
+            domain_of=dict(cases.of_case),
+            supervised=cases.supervised,
+            share=self.domain.labelled_share,
         )
 
     def _domain_names(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,13 +16,14 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 class DomainBalancedLoader(nnUNetDataLoader):
     """nnU-Net's loader; a batch holds as many domains as it can, each as often as the others.
 
-    One sample of every batch has a mask, where there are any: a batch without teaches nothing about the spine. Their
-    order is random, because nnU-Net puts the patches that must hold foreground last.
+    A share of every batch has masks, where there are any, at least one sample: the others teach nothing about the
+    spine, and where most domains have none, balance alone would leave the masks few samples. The order is random,
+    because nnU-Net puts the patches that must hold foreground last.
 
     Parameters
     ----------
     data, args, options: those of nnU-Net's loader. domain_of: number of the domain by case. supervised: cases whose
-        masks are used.
+        masks are used. share: of a batch that at least has such cases, 0 to 1.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class DomainBalancedLoader(nnUNetDataLoader):
         *args: Any,
         domain_of: Mapping[str, int],
         supervised: Sequence[str] | frozenset[str],
+        share: float = 0.5,
         **options: Any,
     ) -> None:
         super().__init__(data, *args, **options)
@@ -39,20 +42,22 @@ class DomainBalancedLoader(nnUNetDataLoader):
         ]
         self._with_masks = [[case for case in group if case in supervised] for group in self._by_domain]
         self._data: Any = MasksUnseen(data, supervised)
+        self._share = share
 
     def get_indices(self) -> list[str]:
         """Return the cases of the next batch, drawn from numpy's global state as nnU-Net draws them."""
         # Seeded per worker by batchgenerators, and per epoch by our trainers.
         draw = np.random
         teachers = [k for k, group in enumerate(self._with_masks) if group]
-        first = int(draw.choice(teachers)) if teachers else int(draw.randint(len(self._by_domain)))
-        domains = [first]
+        taught = max(1, math.ceil(self._share * self.batch_size)) if teachers else 0
+        domains: list[int] = []
         while len(domains) < self.batch_size:
             # Once round all domains before one comes a second time.
-            seen = [domains.count(k) for k in range(len(self._by_domain))]
-            rarest = [k for k, count in enumerate(seen) if count == min(seen)]
+            choice = teachers if len(domains) < taught else range(len(self._by_domain))
+            seen = {k: domains.count(k) for k in choice}
+            rarest = [k for k, count in seen.items() if count == min(seen.values())]
             domains.append(int(draw.choice(rarest)))
-        groups = [(self._with_masks if k == 0 and teachers else self._by_domain)[d] for k, d in enumerate(domains)]
+        groups = [(self._with_masks if k < taught else self._by_domain)[d] for k, d in enumerate(domains)]
         cases = [group[int(draw.randint(len(group)))] for group in groups]
         return [cases[int(k)] for k in draw.permutation(len(cases))]
 

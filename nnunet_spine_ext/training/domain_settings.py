@@ -24,6 +24,7 @@ class DomainSettings:
         ``manufacturer``, or ``simulated`` for nnUNetTrainerSpineShiftDANN.
     target: domains whose masks are never used, neither to train nor to choose the best checkpoint. Cases without masks
         need not be named.
+    labelled_share: of every batch, at least, has cases whose masks are used; 0: one sample. Domains share what is left.
     loss: name, strength and schedule; see `losses.domain.DomainLossSettings`.
     probe_every: epochs between linear probes of the frozen features; 0: one at the end.
     probe_patches: patches per case, or per scanner and case, that a probe sees.
@@ -35,6 +36,7 @@ class DomainSettings:
 
     key: str | None = None
     target: tuple[str, ...] = ()
+    labelled_share: float = 0.5
     loss: DomainLossSettings = field(default_factory=DomainLossSettings)
     probe_every: int = 0
     probe_patches: int = 4
@@ -43,6 +45,7 @@ class DomainSettings:
         """Refuse what cannot be meant."""
         wrong = [] if self.key is None or all(self.parts) else [f"key={self.key!r}"]
         wrong += [f"target={list(self.target)} of simulated scanners"] if self.simulated and self.target else []
+        wrong += [] if 0 <= self.labelled_share <= 1 else [f"labelled_share={self.labelled_share}"]
         wrong += [] if self.probe_every >= 0 else [f"probe_every={self.probe_every}"]
         wrong += [] if 1 <= self.probe_patches <= LARGEST_PROBE else [f"probe_patches={self.probe_patches}"]
         if wrong:
@@ -50,8 +53,8 @@ class DomainSettings:
                 "E-CONFIG-RANGE",
                 file="domain settings",
                 found=", ".join(wrong),
-                expected=f"facts joined by +, targets of cases.json, probe_every from 0, probe_patches from 1 to "
-                f"{LARGEST_PROBE}",
+                expected=f"facts joined by +, targets of cases.json, labelled_share from 0 to 1, probe_every from 0, "
+                f"probe_patches from 1 to {LARGEST_PROBE}",
                 fix="correct the value",
             )
 
