@@ -15,7 +15,7 @@ LIBRARY := nnunet_spine_ext trainers dataset_conversion
 BENCHMARKS := real_cord cross_section evaluate convert_many augmentation training_speed augmentation_draws in_domain cross_domain \
     phantom_to_real losses contrast_agnostic soft_ground_truth soft_prediction instances instance_training \
     numbering_training test_time_augmentation test_time_training domain_adversarial finetune \
-    matching
+    matching radiomics
 CHECKS := check-ruff check-format check-types check-spelling check-tests
 
 .DEFAULT_GOAL := help
@@ -71,7 +71,7 @@ check-spelling: $(STAMP)
 check-tests: $(STAMP)
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-bench: $(STAMP) .oracles/panoptica/.installed ## run every benchmark in its quick form (under 10 minutes each), results in bench/
+bench: $(STAMP) .oracles/panoptica/.installed .oracles/pyradiomics/.installed ## run every benchmark in its quick form (under 10 minutes each), results in bench/
 	@for name in $(BENCHMARKS); do \
 	    echo "== $$name --quick"; $(BIN)/python benchmarks/$$name.py --quick --out bench/$$name || exit 1; \
 	done

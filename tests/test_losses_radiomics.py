@@ -128,12 +128,11 @@ def test_half_precision_is_computed_in_full(dtype: torch.dtype) -> None:
 def test_the_gradient_of_the_soft_features_equals_finite_differences(shape: tuple[int, ...], count: int | None) -> None:
     images = smooth_images(1, shape)
     region = half_region(images)
-    for feature in range(len(FEATURES)):
 
-        def value(given: Tensor, feature: int = feature) -> Tensor:
-            return radiomic_features(given, region, mode="soft", bin_count=count)[0, feature]
+    def values(given: Tensor) -> Tensor:
+        return radiomic_features(given, region, mode="soft", bin_count=count)[0]
 
-        assert torch.autograd.gradcheck(value, images.clone().requires_grad_(), eps=1e-5, rtol=1e-3, atol=1e-9)
+    assert torch.autograd.gradcheck(values, images.requires_grad_(), eps=1e-5, rtol=1e-3, atol=1e-9)
 
 
 def soft_windows(equal: Tensor, offset: int) -> Tensor:

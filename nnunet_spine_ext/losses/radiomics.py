@@ -85,7 +85,7 @@ class RadiomicLoss(nn.Module):
     targets: (5,), in the order of `FEATURES`: means over images of the target.
     spread: (5,), their standard deviations there; needed for ``zscore``.
     normalisation: ``absolute``, differences as they are; ``relative``, of the target's size; ``zscore``, of its spread.
-        Absolute differences differ in size: those of Idmn hardly count.
+        Absolute differences differ in size: those of Idmn hardly count, and targets are reached less well (measured).
     bin_width, bin_count, mode, tau: see `radiomic_features`. `tau` may be set during training, to anneal ``soft``.
 
     Raises
@@ -102,7 +102,7 @@ class RadiomicLoss(nn.Module):
         targets: Sequence[float] | Tensor,
         spread: Sequence[float] | Tensor | None = None,
         *,
-        normalisation: Normalisation = "absolute",
+        normalisation: Normalisation = "relative",
         bin_width: float = BIN_WIDTH,
         bin_count: int | None = None,
         mode: LevelMode = "straight-through",
