@@ -12,6 +12,7 @@ from typing import Any, Literal
 from nnunet_spine_ext.core.config import check_ranges, load_config, naming_file, nearest, read_mapping, set_by_path
 from nnunet_spine_ext.core.config import to_dict as plain
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.harmonize.baselines import BaselineSettings
 from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
 from nnunet_spine_ext.harmonize.slice_pairs import ROI_SIZE
 from nnunet_spine_ext.losses.adversarial import AdversarialForm
@@ -22,7 +23,9 @@ _FOLDER = Path(__file__).parent / "presets"
 DiceTerm = Literal["identity", "cycle", "harmonization"]
 RoiScaling = Literal["none", "minmax", "robust"]
 # Settings that two equal trainings may differ in.
-_UNIMPORTANT = ("description", "validation_slices", "validate_every", "sample_slices", "collapse_share", "save_every")
+_UNIMPORTANT = (
+    "description", "baseline", "validation_slices", "validate_every", "sample_slices", "collapse_share", "save_every",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,7 @@ class CycleGanSettings:
     adversarial: ``lsgan`` or ``bce``, the paper's equation 1.
     pool: generated slices that discriminators are shown again; the paper has none (0).
     floor_share: of the mean foreground of target slices, that a harmonized slice must not fall below.
+    baseline: of the methods without a network, which else need `slices` only.
     slices_per_epoch: of the sources, drawn without repetition; None: all of them.
     learning_rate, final_learning_rate: Adam's, constant up to the share `decay_from` of the epochs, then falling
         linearly.
@@ -162,6 +166,7 @@ class CycleGanSettings:
     pool: int = 50
     floor_share: float = 0.5
     radiomics: RadiomicSettings = field(default_factory=RadiomicSettings)
+    baseline: BaselineSettings = field(default_factory=BaselineSettings)
     epochs: int = 300
     slices_per_epoch: int | None = None
     batch_size: int = 4

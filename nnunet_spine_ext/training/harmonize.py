@@ -1,0 +1,370 @@
+"""Training of a harmonizer on slices of raw datasets, into a model folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnunet_spine_ext import __version__
+from nnunet_spine_ext.core.config import to_dict
+from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SOME_FAILED, Problem, UsageError
+from nnunet_spine_ext.core.lock import file_lock
+from nnunet_spine_ext.core.partial import check_folder
+from nnunet_spine_ext.harmonize.cyclegan.processes import Processes
+from nnunet_spine_ext.harmonize.cyclegan.settings import CycleGanSettings, read_settings
+from nnunet_spine_ext.harmonize.harmonizer import METHODS, MODEL_FILE, HarmonizerModel, Method, write_harmonizer
+from nnunet_spine_ext.harmonize.segmenter import NetworkSegmenter, SliceSegmenter
+from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
+from nnunet_spine_ext.harmonize.slices import SliceSet, other_vendors, read_slices
+from nnunet_spine_ext.instances.training.dataset import dataset_folder
+from nnunet_spine_ext.instances.training.places import model_folder
+from nnunet_spine_ext.networks.slice_unet import SliceNetwork
+
+if TYPE_CHECKING:
+    import torch
+
+    from nnunet_spine_ext.harmonize.cyclegan.training import CycleGanTraining
+
+_log = logging.getLogger(__name__)
+# Pixel sizes that differ by less than this share are one.
+_ALIKE = 0.05
+
+
+@dataclass
+class HarmonizeResult:
+    """What was trained.
+
+    Parameters
+    ----------
+    folder: of the model. method: see `harmonizer.METHODS`.
+    epochs: done, of how many.
+    slices: subjects and slices by use.
+    last: the last row of ``log.csv``; empty for methods without epochs.
+    problems: scans that could not be used, and what else there is to be known.
+    """
+
+    folder: Path
+    method: Method
+    epochs: tuple[int, int] = (0, 0)
+    slices: dict[str, dict[str, int]] = field(default_factory=dict)
+    last: dict[str, Any] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0: all fine; 3: scans could not be used, the harmonizer was made without them."""
+        return EXIT_SOME_FAILED if any(problem.severity == "error" for problem in self.problems) else EXIT_OK
+
+    def render(self) -> str:
+        """Return a text for the console."""
+        counts = [f"{name} {row['slices']} slices of {row['subjects']}" for name, row in self.slices.items()]
+        lines = [*map(str, self.problems), f"{self.folder}: {self.method}; {', '.join(counts)} subjects"]
+        if self.last:
+            shown = [f"{self.epochs[0]} of {self.epochs[1]} epochs"]
+            shown.append(f"{float(self.last['cpu_seconds']) / 60:.1f} CPU minutes")
+            before, after = self.last["validated_unharmonized"], self.last["validated_radiomics"]
+            if after != "":
+                shown.append(f"radiomic error {float(before):.3f} before, {float(after):.3f} after")
+            if self.last["validated_dice"] != "":
+                shown.append(f"Dice {float(self.last['validated_dice']):.3f}")
+            lines.append(", ".join(shown))
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the same as plain JSON."""
+        return {
+            "folder": str(self.folder),
+            "method": self.method,
+            "epochs": list(self.epochs),
+            "slices": self.slices,
+            "last": self.last,
+            "problems": [problem.to_dict() for problem in self.problems],
+        }
+
+
+@dataclass(frozen=True)
+class Order:
+    """What `train` was asked for, checked and resolved; goes to every process of a training."""
+
+    settings: CycleGanSettings
+    method: Method
+    datasets: tuple[Path, ...]
+    target: tuple[str, ...]
+    sources: tuple[str, ...]
+    key: str
+    segmenter: Path | None
+    folder: Path
+    resume: bool = False
+
+
+def train(
+    d: Sequence[str | Path],
+    *,
+    target: Sequence[str],
+    source: Sequence[str] = (),
+    key: str = "manufacturer",
+    method: Method = "cyclegan",
+    segmenter: str | Path | None = None,
+    o: str | Path | None = None,
+    name: str = "harmonizer",
+    preset: str = "full",
+    assignments: Sequence[str] = (),
+    device: str = "auto",
+    num_gpus: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> HarmonizeResult:
+    """Train what makes sagittal slices of some scanners look like those of others.
+
+    Parameters
+    ----------
+    d: ids, names or folders of raw datasets with cases.json; masks are used where there are any, none is needed.
+    target, source: values of `key` in cases.json; no source: all that are no target.
+    method: ``cyclegan``, or a baseline without a network: ``nyul``, ``zscore``, ``histogram``. Of the settings a
+        baseline uses `slices` and `baseline`.
+    segmenter: folder of a model of the discs of target slices; not needed where its losses weigh 0.
+    o: folder of the model; default ``nnUNet_results/<first dataset>/<name>``.
+    preset, assignments: see `cyclegan.settings.read_settings`.
+    device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    num_gpus: processes that share every batch, one per GPU (with ``cpu``: processes of the CPU).
+    resume: go on where an earlier run of the same settings, slices and segmenter was stopped.
+    overwrite: train anew into a folder that has a model.
+
+    Returns
+    -------
+    What was trained; `harmonize.harmonizer.load_harmonizer` loads the folder. After an interruption, the folder holds
+    the model of the last epoch that was saved.
+
+    Raises
+    ------
+    UsageError: unknown settings, methods or vendors, a vendor on both sides or a single one, a folder that has a model
+        (without `resume` and `overwrite`), a state of other settings, slices or segmenter.
+    NoInputError: no usable slice on one side.
+    SetupError: no such dataset, device or segmenter, a damaged state, losses that are no numbers any more.
+    """
+    from nnunet_spine_ext.core.device import choose_device
+
+    settings = read_settings(preset, assignments)
+    where = choose_device(device)
+    _check_method(method, num_gpus, settings)
+    datasets = tuple(dataset_folder(str(part)) for part in ([d] if isinstance(d, str | Path) else d))
+    folder = model_folder(datasets[0], o, name, ["0"])
+    check_folder(folder)
+    if not resume and not overwrite:
+        _refuse_existing(folder)
+    targets = (target,) if isinstance(target, str) else tuple(target)
+    sources = (source,) if isinstance(source, str) else tuple(source)
+    sources = sources or other_vendors(datasets, targets, key=key)
+    _refuse_both_sides(targets, sources, key)
+    aid = None if segmenter is None else Path(segmenter)
+    order = Order(settings, method, datasets, targets, sources, key, aid, folder, resume)
+    if method != "cyclegan":
+        return _fit_baseline(order)
+    if num_gpus == 1:
+        return train_network(order, where)
+    from nnunet_spine_ext.training.harmonize_processes import train_in_processes
+
+    return train_in_processes(order, where, num_gpus)
+
+
+def train_network(order: Order, device: torch.device, processes: Processes | None = None) -> HarmonizeResult:
+    """Train a network, as one process or as one of several; what `train` does once everything has been checked."""
+    from nnunet_spine_ext.harmonize.cyclegan.data import split_slices
+    from nnunet_spine_ext.harmonize.cyclegan.targets import measure_targets
+    from nnunet_spine_ext.harmonize.cyclegan.training import CycleGanTraining, Goal
+
+    processes = processes or Processes()
+    settings = order.settings
+    aid = None if order.segmenter is None else _segmenter(order.segmenter, device)
+    if aid is None and settings.weights.segmented:
+        raise _no_segmenter()
+    problems = _foreign(aid, settings.slices)
+    target, source, made = _slices(order, aid)
+    data = split_slices(source, target, settings)
+    targets = measure_targets(data.target, aid, settings, device)
+    parts = {
+        "target": data.target,
+        "sources": data.source,
+        "target to look at": data.target_validation,
+        "sources to look at": data.source_validation,
+    }
+    counts = {use: {"slices": len(part), "subjects": len(part.subjects)} for use, part in parts.items()}
+    model = _description(order, made, target, source, to_dict(settings))
+    facts: dict[str, Any] = {"slices": counts, "processes": processes.count}
+    facts["segmenter"] = None if aid is None else {"name": aid.name, "digest": aid.digest}
+    model = replace(model, provenance={**model.provenance, **facts})
+    goal = Goal(aid, targets, model, _begin_with(aid, settings))
+    training = CycleGanTraining(settings, data, goal, order.folder, device, processes)
+    if processes.first:
+        (order.folder / "training").mkdir(parents=True, exist_ok=True)
+        with file_lock(order.folder / "training" / "lock", what="training a harmonizer"):
+            _run(training, order)
+    else:
+        _run(training, order)
+    return HarmonizeResult(
+        order.folder,
+        order.method,
+        (training.epoch, settings.epochs),
+        counts,
+        training.rows[-1],
+        (*target.problems, *source.problems, *problems, *training.warnings),
+    )
+
+
+def _run(training: CycleGanTraining, order: Order) -> None:
+    from nnunet_spine_ext.harmonize.cyclegan.training import SAMPLES_FOLDER, STATE_FILE
+
+    state = order.folder / STATE_FILE
+    if order.resume:
+        found = state.is_file()
+        if training.resume():
+            _log.info("goes on after epoch %d", training.epoch)
+        elif found:
+            raise UsageError(
+                "E-TRAIN-OTHER",
+                file=order.folder,
+                found="a training with other settings, slices or another segmenter",
+                expected="the settings and files it was started with",
+                fix="give the same options, or start anew with --overwrite, or choose another folder with -o or --name",
+            )
+    else:
+        training.processes.on_first(lambda: _clear(order.folder, state, order.folder / SAMPLES_FOLDER))
+    training.run()
+
+
+def _clear(folder: Path, state: Path, samples: Path) -> None:
+    """Take away what a new training replaces: a stopped one must not look like the old one."""
+    for path in (folder / MODEL_FILE, state, *folder.glob("generator_*.safetensors"), *samples.glob("epoch_*.png")):
+        path.unlink(missing_ok=True)
+
+
+def _fit_baseline(order: Order) -> HarmonizeResult:
+    from nnunet_spine_ext.harmonize.baselines import fit_baseline
+
+    target, source, made = _slices(order, None)
+    chosen = order.settings.baseline
+    fitted = fit_baseline(order.method, target, made, chosen)  # type: ignore[arg-type]
+    model = _description(order, made, target, source, to_dict(chosen))
+    model = replace(model, provenance={**model.provenance, "style_slices": fitted.used})
+    (order.folder / "training").mkdir(parents=True, exist_ok=True)
+    with file_lock(order.folder / "training" / "lock", what="training a harmonizer"):
+        write_harmonizer(order.folder, model, fitted.tensors())
+    counts = {"target": {"slices": len(target), "subjects": len(target.subjects)}}
+    return HarmonizeResult(order.folder, order.method, slices=counts, problems=(*target.problems, *source.problems))
+
+
+def _slices(order: Order, aid: SliceSegmenter | None) -> tuple[SliceSet, SliceSet, SliceSettings]:
+    """Read both sides on one grid: that of the settings, else of the segmenter, else of the target."""
+    made = order.settings.slices
+    if made.fit == "crop" and made.spacing is None and aid is not None and aid.spacing is not None:
+        made = replace(made, spacing=aid.spacing)
+    target = read_slices(order.datasets, key=order.key, values=order.target, settings=made)
+    if made.fit == "crop":
+        made = replace(made, spacing=target.spacing[0])
+    return target, read_slices(order.datasets, key=order.key, values=order.sources, settings=made), made
+
+
+def _description(
+    order: Order, made: SliceSettings, target: SliceSet, source: SliceSet, settings: dict[str, Any]
+) -> HarmonizerModel:
+    vendors = tuple(sorted({fact.vendor for fact in target.facts})), tuple(sorted({f.vendor for f in source.facts}))
+    facts = {"made_by": f"nnunet_spine_ext {__version__}", "datasets": [folder.name for folder in order.datasets]}
+    return HarmonizerModel(order.method, made, target.spacing, *vendors, order.key, settings, provenance=facts)
+
+
+def _segmenter(folder: Path, device: torch.device) -> SliceSegmenter:
+    from nnunet_spine_ext.harmonize.segmenter import load_segmenter
+
+    return load_segmenter(folder, device)
+
+
+def _begin_with(aid: SliceSegmenter | None, settings: CycleGanSettings) -> SliceNetwork | None:
+    """Return the network that the source segmenter starts as; None: a new one."""
+    if settings.source_start == "random" or not settings.weights.source_dice:
+        return None
+    if not isinstance(aid, NetworkSegmenter):
+        raise UsageError(
+            "E-HARM-START",
+            file="source_start=target",
+            found="a segmenter of another kind",
+            expected="one that nnUNetv2_spine_harmonize segmenter trained, whose network can be copied",
+            fix="set source_start=random, or train one",
+        )
+    return aid.network
+
+
+def _foreign(aid: SliceSegmenter | None, slices: SliceSettings) -> tuple[Problem, ...]:
+    """Warn of a segmenter that was trained on slices that were made in another way."""
+    if aid is None:
+        return ()
+    differ = []
+    if aid.spacing is not None and slices.spacing is not None and abs(aid.spacing / slices.spacing - 1) > _ALIKE:
+        differ.append(f"pixels of {aid.spacing:g} mm, not {slices.spacing:g}")
+    if isinstance(aid, NetworkSegmenter):
+        for name in ("fit", "scaling"):
+            theirs, ours = getattr(aid.model.slices, name), getattr(slices, name)
+            if theirs != ours:
+                differ.append(f"{name} {theirs}, not {ours}")
+    if not differ:
+        return ()
+    problem = Problem(
+        "warning", "W-HARM-SEGMENTER", aid.name, f"trained on other slices: {'; '.join(differ)}",
+        "slices made in one way", "train the segmenter with the same slices, or set slices.* as it has them",
+    )  # fmt: skip
+    _log.warning("%s", problem)
+    return (problem,)
+
+
+def _no_segmenter() -> UsageError:
+    return UsageError(
+        "E-HARM-SEGMENTER",
+        file="--segmenter",
+        found="none, but weights for target_dice, source_dice or floor",
+        expected="a segmenter of target slices",
+        fix="train one with nnUNetv2_spine_harmonize segmenter, or take the preset plain",
+    )
+
+
+def _check_method(method: str, processes: int, settings: CycleGanSettings) -> None:
+    from nnunet_spine_ext.core.config import nearest
+
+    if method not in METHODS:
+        raise UsageError(
+            "E-CONFIG-VALUE", file="--method", found=repr(method), expected="a method", fix=nearest(method, METHODS)
+        )
+    if processes < 1 or settings.batch_size % processes or (processes > 1 and method != "cyclegan"):
+        raise UsageError(
+            "E-HARM-SHARE",
+            file="-num_gpus",
+            found=f"{processes} for {method} with batches of {settings.batch_size}",
+            expected="a number that divides the batch size; 1 for a baseline",
+            fix="change -num_gpus or batch_size",
+        )
+
+
+def _refuse_existing(folder: Path) -> None:
+    from nnunet_spine_ext.harmonize.cyclegan.training import STATE_FILE
+
+    if (folder / MODEL_FILE).is_file() or (folder / STATE_FILE).is_file():
+        raise UsageError(
+            "E-TRAIN-EXISTS",
+            file=folder,
+            found="a harmonizer of an earlier training",
+            expected="a new folder",
+            fix="--resume goes on with it, --overwrite starts anew, -o or --name chooses another folder",
+        )
+
+
+def _refuse_both_sides(target: Sequence[str], source: Sequence[str], key: str) -> None:
+    both = sorted({name.lower() for name in target} & {name.lower() for name in source})
+    if both:
+        raise UsageError(
+            "E-HARM-SIDES",
+            file="--source",
+            found=f"{key} {', '.join(both)} as target and as source",
+            expected="each on one side",
+            fix="name it once",
+        )

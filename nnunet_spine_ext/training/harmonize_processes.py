@@ -1,0 +1,81 @@
+"""A training of a harmonizer in several processes on this machine."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed, multiprocessing
+
+from nnunet_spine_ext.core.errors import SetupError, SpineExtError
+from nnunet_spine_ext.harmonize.cyclegan.processes import Processes
+from nnunet_spine_ext.training.harmonize import HarmonizeResult, Order, train_network
+
+# While the first process validates and writes, the others wait.
+_PATIENCE = timedelta(hours=12)
+_PACKAGE = "nnunet_spine_ext"
+
+
+def train_in_processes(order: Order, device: torch.device, count: int) -> HarmonizeResult:
+    """Train with `count` processes, on as many GPUs or on the CPU.
+
+    Raises
+    ------
+    What `train_network` raises; SetupError when there are fewer GPUs, or a process ended without saying why.
+    """
+    if device.type == "cuda" and torch.cuda.device_count() < count:
+        raise SetupError(
+            "E-ENV-DEVICE",
+            file="-num_gpus",
+            found=f"{torch.cuda.device_count()} GPUs",
+            expected=f"{count}",
+            fix="give the number of GPUs that are there",
+        )
+    told: Any = multiprocessing.get_context("spawn").SimpleQueue()
+    level = logging.getLogger(_PACKAGE).level
+    with tempfile.TemporaryDirectory() as meeting:
+        arguments = (order, device.type, count, Path(meeting) / "meeting", told, level)
+        try:
+            multiprocessing.spawn(_one_of_them, arguments, nprocs=count)
+        except (multiprocessing.ProcessRaisedException, multiprocessing.ProcessExitedException) as error:
+            found = None if told.empty() else told.get()
+            if isinstance(found, SpineExtError):
+                raise found from error
+            raise SetupError(
+                "E-HARM-PROCESS",
+                file="-num_gpus",
+                found=f"a process that ended: {str(error).strip().splitlines()[-1][:200]}",
+                expected="processes that end together",
+                fix="--resume goes on; if it happens again, try -num_gpus 1",
+            ) from error
+    result: HarmonizeResult = told.get()
+    return result
+
+
+def _one_of_them(rank: int, order: Order, kind: str, count: int, meeting: Path, told: Any, level: int) -> None:
+    """Be process `rank` of `count`; the first one puts its result, and any of them a known error, into `told`."""
+    if rank == 0:
+        logger = logging.getLogger(_PACKAGE)
+        logger.setLevel(level)
+        logger.addHandler(logging.StreamHandler(sys.stderr))
+    device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    distributed.init_process_group(
+        "nccl" if kind == "cuda" else "gloo", init_method=meeting.as_uri(), rank=rank, world_size=count,
+        timeout=_PATIENCE,
+    )  # fmt: skip
+    try:
+        result = train_network(order, device, Processes(rank, count))
+        if rank == 0:
+            told.put(result)
+    except SpineExtError as error:
+        told.put(error)
+        raise
+    finally:
+        distributed.destroy_process_group()
