@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nnunet_spine_ext.core.config import to_dict
 from nnunet_spine_ext.core.errors import CaseError, SetupError, UsageError
 from nnunet_spine_ext.harmonize.baselines import (
     BASELINES,
@@ -20,6 +19,7 @@ from nnunet_spine_ext.harmonize.baselines import (
     BaselineSettings,
     body_of,
     fit_baseline,
+    write_baseline,
 )
 from nnunet_spine_ext.harmonize.harmonizer import HarmonizerModel, load_harmonizer, write_harmonizer
 from nnunet_spine_ext.harmonize.nyul import LANDMARKS
@@ -159,10 +159,7 @@ def test_so_many_slices_are_taken_evenly(target: SliceSet) -> None:
 
 
 def _write(folder: Path, harmonizer: Baseline) -> HarmonizerModel:
-    model = HarmonizerModel(
-        harmonizer.method, SLICES, harmonizer.spacing, ("Siemens",), settings=to_dict(harmonizer.settings)
-    )
-    return write_harmonizer(folder, model, harmonizer.tensors())
+    return write_baseline(folder, HarmonizerModel("cyclegan", SliceSettings(), (2.0, 2.0), ("Siemens",)), harmonizer)
 
 
 @pytest.mark.parametrize("method", BASELINES)
@@ -171,6 +168,8 @@ def test_a_model_folder_gives_the_same_harmonizer(method: BaselineMethod, target
     model = _write(tmp_path, harmonizer)
     loaded = load_harmonizer(tmp_path)
     assert (loaded.method, loaded.size, loaded.spacing, loaded.slices) == (method, SIZE, (1.0, 1.0), SLICES)
+    assert isinstance(loaded, Baseline)
+    assert (loaded.settings, loaded.used) == (harmonizer.settings, 6)
     image = torch.from_numpy(_slice(7, 1.7)[None, None])
     assert torch.equal(loaded(image), harmonizer(image))
     assert _write(tmp_path / "again", _fit(method, target, slope_limits=(0.1, 8.0))).files == model.files

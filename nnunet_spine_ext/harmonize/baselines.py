@@ -10,18 +10,18 @@ All three keep the order of intensities, and none knows anatomy: what a network 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 
-from nnunet_spine_ext.core.config import check_ranges, load_config, nearest
+from nnunet_spine_ext.core.config import check_ranges, load_config, nearest, to_dict
 from nnunet_spine_ext.core.errors import CaseError, UsageError
 from nnunet_spine_ext.core.model_folders import faults_of_model
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.harmonize.body import body_mask
-from nnunet_spine_ext.harmonize.harmonizer import MODEL_FILE, HarmonizerModel, unusable
+from nnunet_spine_ext.harmonize.harmonizer import MODEL_FILE, HarmonizerModel, unusable, write_harmonizer
 from nnunet_spine_ext.harmonize.maps import SLOPE_LIMITS, IntensityMap, affine, through
 from nnunet_spine_ext.harmonize.nyul import LANDMARKS, NyulLandmarks
 from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
@@ -35,6 +35,7 @@ BaselineMethod = Literal["nyul", "zscore", "histogram"]
 BASELINES: tuple[BaselineMethod, ...] = get_args(BaselineMethod)
 STYLE_FILE = "style.safetensors"
 TOP = 255.0
+_USED = "style_slices"
 # Probabilities of the pooled distribution, and the bins that it is counted in.
 _PROBABILITIES, _BINS = np.linspace(0.0, 1.0, 257), 4096
 # A slice with fewer pixels of the body, or a narrower range (in grey values), tells nothing.
@@ -178,6 +179,25 @@ def fit_baseline(
     )
 
 
+def write_baseline(folder: str | Path, model: HarmonizerModel, baseline: Baseline) -> HarmonizerModel:
+    """Write a baseline as the model of a folder; return what `model.json` says.
+
+    Parameters
+    ----------
+    model: where target and sources are named; method, slices, pixel size, settings and the number of slices that the
+        style is from become those of the baseline.
+    """
+    described = replace(
+        model,
+        method=baseline.method,
+        slices=baseline.slices,
+        spacing=baseline.spacing,
+        settings=to_dict(baseline.settings),
+        provenance={**model.provenance, _USED: baseline.used},
+    )
+    return write_harmonizer(folder, described, baseline.tensors())
+
+
 def values_of(image: Array, region: Literal["body", "slice"], spacing: tuple[float, float]) -> Array | None:
     """Return the intensities of a slice (Y, X) that count, float64 (n,); None: too few, or without a range."""
     values = image[body_of(image, spacing)] if region == "body" else image.ravel()
@@ -245,7 +265,7 @@ def load(folder: Path, model: HarmonizerModel, device: str | torch.device = "cpu
     if not _sound(landmarks, mean, sd):
         raise unusable(path, "numbers that are no style", "copy the model again")
     method = cast("BaselineMethod", model.method)
-    used = int(model.provenance.get("style_slices", 0))
+    used = int(model.provenance.get(_USED, 0))
     return Baseline(method, landmarks, mean, sd, model.slices.size, model.spacing, model.slices, settings, used)
 
 
