@@ -15,7 +15,7 @@ from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.core.partial import check_folder
 from nnunet_spine_ext.harmonize.cyclegan.processes import Processes
 from nnunet_spine_ext.harmonize.cyclegan.settings import CycleGanSettings, read_settings
-from nnunet_spine_ext.harmonize.harmonizer import METHODS, MODEL_FILE, HarmonizerModel, Method, write_harmonizer
+from nnunet_spine_ext.harmonize.harmonizer import METHODS, MODEL_FILE, HarmonizerModel, Method
 from nnunet_spine_ext.harmonize.segmenter import NetworkSegmenter, SliceSegmenter
 from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
 from nnunet_spine_ext.harmonize.slices import SliceSet, other_vendors, read_slices
@@ -242,16 +242,14 @@ def _clear(folder: Path, state: Path, samples: Path) -> None:
 
 
 def _fit_baseline(order: Order) -> HarmonizeResult:
-    from nnunet_spine_ext.harmonize.baselines import fit_baseline
+    from nnunet_spine_ext.harmonize.baselines import fit_baseline, write_baseline
 
     target, source, made = _slices(order, None)
-    chosen = order.settings.baseline
-    fitted = fit_baseline(order.method, target, made, chosen)  # type: ignore[arg-type]
-    model = _description(order, made, target, source, to_dict(chosen))
-    model = replace(model, provenance={**model.provenance, "style_slices": fitted.used})
+    fitted = fit_baseline(order.method, target, made, order.settings.baseline)  # type: ignore[arg-type]
+    model = _description(order, made, target, source, {})
     (order.folder / "training").mkdir(parents=True, exist_ok=True)
     with file_lock(order.folder / "training" / "lock", what="training a harmonizer"):
-        write_harmonizer(order.folder, model, fitted.tensors())
+        write_baseline(order.folder, model, fitted)
     counts = {"target": {"slices": len(target), "subjects": len(target.subjects)}}
     return HarmonizeResult(order.folder, order.method, slices=counts, problems=(*target.problems, *source.problems))
 
