@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nnunet_spine_ext.cli import harmonize_train
+from nnunet_spine_ext.cli import harmonize_apply, harmonize_segmenter, harmonize_train
 from nnunet_spine_ext.cli.shell import make_parser, run
 
 PROG = "nnUNetv2_spine_harmonize"
 FUNCTION = harmonize_train.FUNCTION
 # One module per action; each adds its sub-command.
-ACTIONS = (harmonize_train,)
+ACTIONS = (harmonize_segmenter, harmonize_train, harmonize_apply)
 
-_EXAMPLES = f"""  {PROG} train -d 701 --target Siemens --source Philips GE --segmenter models/discs
+_EXAMPLES = f"""  {PROG} segmenter -d 701 --target Siemens -o models/discs
+  {PROG} train -d 701 --target Siemens --source Philips GE --segmenter models/discs
+  {PROG} apply -i scans -o harmonized -m models/harmonizer
   {PROG} train --help"""
 
 

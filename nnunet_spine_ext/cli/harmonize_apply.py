@@ -14,7 +14,8 @@ _DESCRIPTION = """Make volumes look like those of the scanner that a harmonizer 
 Slices that the geometry gate does not pass stay as they were, and are reported. Grid, affine and orientation of every
 volume stay the same."""
 _EXAMPLES = f"""  {PROG} apply -i scans -o harmonized -m models/harmonizer
-  {PROG} apply -i scan.nii.gz -o harmonized -m models/harmonizer --segmenter models/discs --resume"""
+  {PROG} apply -i scan.nii.gz -o harmonized -m models/harmonizer --segmenter models/discs --resume
+  {PROG} apply -i scans -o harmonized -m models/harmonizer --set weakest=0.7 --snapshots"""
 
 
 def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,14 +28,35 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(shell_function=FUNCTION)
-    parser.add_argument("-i", nargs="+", required=True, metavar="PATH", help="images, or folders of images")
-    parser.add_argument("-o", required=True, metavar="DIR", help="folder for the results")
-    parser.add_argument("-m", required=True, metavar="DIR", help="folder of a harmonizer")
-    parser.add_argument("--segmenter", metavar="DIR", help="model of the discs, for the gate's agreement of masks")
+    parser.add_argument("-i", nargs="+", required=True, metavar="FILE_OR_FOLDER", help="images, or a folder of images")
+    parser.add_argument("-o", required=True, metavar="FOLDER", help="where the results go")
+    parser.add_argument("-m", required=True, metavar="FOLDER", help="folder of a harmonizer")
+    parser.add_argument(
+        "--segmenter",
+        metavar="FOLDER",
+        help="model of the discs (of the action segmenter, or a 2-D model of nnU-Net): the gate compares areas and "
+        "masks, too (default: edges alone)",
+    )
+    parser.add_argument(
+        "--set",
+        dest="assignments",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="limits of the gate: edge_correlation, weakest, volume_change, agreement, least_mm2",
+    )
     parser.add_argument(
         "-device", "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (default: auto)"
     )
-    parser.add_argument("--resume", action="store_true", help="keep finished cases whose files are unchanged")
-    parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
+    parser.add_argument(
+        "--snapshots", action="store_true", help="also write a picture per case, before and after, to snapshots/"
+    )
+    parser.add_argument("--resume", action="store_true", help="keep finished cases, verified by checksums")
+    parser.add_argument("--strict", action="store_true", help="treat warnings about files as errors")
+    parser.add_argument("--prefer", choices=("sform", "qform"), help="which transform to believe when a header has two")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="read every file as the run would, name what would fail, write nothing"
+    )
     add_common_options(parser, again=True)
     add_json_option(parser)

@@ -116,8 +116,8 @@ def harmonize_volume(
     ------
     CaseError: a CT, a scan that is no sagittal one, or too small a one. SetupError: a harmonizer without a pixel size.
     """
+    refuse_unfit(volume, file)
     turned = volume.turned(ORIENTATION)
-    _refuse_unfit(turned, file)
     settings = _settings_of(harmonizer)
     result = np.array(turned.array, dtype=np.float32)
     spacing = turned.spacing
@@ -133,8 +133,9 @@ def harmonize_volume(
     return HarmonizedVolume(restored, rows, found.discs_mm3, jumps)
 
 
-def _refuse_unfit(turned: Volume, file: str) -> None:
-    """Raise CaseError for a scan whose sagittal slices a harmonizer cannot know."""
+def refuse_unfit(volume: Volume, file: str) -> None:
+    """Raise CaseError for a scan whose sagittal slices a harmonizer cannot know; `file` is what the message names."""
+    turned = volume.turned(ORIENTATION)
     (rows, columns), spacing = turned.shape[1:], turned.spacing[1:]
     code = "E-HARMONIZE-SMALL"
     found = f"slices of {rows} x {columns} pixels, {spacing[0]:.3g} x {spacing[1]:.3g} mm"

@@ -107,8 +107,8 @@ def check_bids_names(
         refuse_equal_names([*own, *(case for cases in foreign.values() for case in cases)])
 
 
-def foreign_warning(folder: Path, foreign: Mapping[str, list[str]]) -> Problem | None:
-    """Return the warning that names masks of other runs; None if there is none."""
+def foreign_warning(folder: Path, foreign: Mapping[str, list[str]], *, what: str = "masks") -> Problem | None:
+    """Return the warning that names results of other runs, and `what` they are; None if there is none."""
     if not foreign:
         return None
     parts = []
@@ -119,7 +119,7 @@ def foreign_warning(folder: Path, foreign: Mapping[str, list[str]]) -> Problem |
         "warning",
         "W-OUT-FOREIGN",
         str(folder),
-        f"masks that are not of this run ({'; '.join(parts)})",
+        f"{what} that are not of this run ({'; '.join(parts)})",
         "a folder with the results of one input",
         'they stay, and run.json lists them under "foreign"; remove them, or choose another -o',
     )

@@ -1,0 +1,169 @@
+"""`nnUNetv2_spine_harmonize apply`: folders of scans, isolated, resumable, on their own grids."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from harmonizer_builder import make_harmonizer
+from slice_cohort import spine
+
+from nnunet_spine_ext.cli import harmonize as command
+from nnunet_spine_ext.core.errors import NoInputError, SetupError, UsageError
+from nnunet_spine_ext.core.io import read_volume, sha256, write_volume
+from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.inference.harmonize import apply
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_harmonizer(tmp_path_factory.mktemp("models") / "harmonizer")
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    folder = tmp_path / "scans"
+    for k, orientation in enumerate(("RAS", "PIR", "LIP")):
+        image, _ = spine(k)
+        write_volume(image.to(orientation), folder / f"case{k}_0000.nii.gz")
+    return folder
+
+
+def journal(folder: Path) -> dict[str, Any]:
+    rows = [json.loads(line) for line in (folder / "cases.jsonl").read_text().splitlines()]
+    return {row["case"]: row for row in rows}
+
+
+def test_a_folder_of_scans_keeps_names_and_grids(model: Path, scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = apply(scans, out, m=model, device="cpu", snapshots=True)
+    assert (result.exit_code, result.done) == (0, ["case0_0000", "case1_0000", "case2_0000"])
+    for name in result.done:
+        scan, made = read_volume(scans / f"{name}.nii.gz"), read_volume(out / f"{name}.nii.gz")
+        np.testing.assert_allclose(made.affine, scan.affine)
+        assert made.shape == scan.shape
+        # A tenth of the range of [-1, 1] is a twentieth of the scan's.
+        assert 20 < float(np.median(made.array - scan.array)) < 80
+        assert (out / "snapshots" / f"{name}.png").is_file()
+        quality = json.loads((out / "qc" / f"{name}.json").read_text())["harmonization"]
+        assert quality["method"] == "cyclegan"
+        assert len(quality["rows"]) == 5
+        assert quality["edge_correlation"] > 0.95
+        row = journal(out)[name]
+        assert row["status"] == "done"
+        assert row["harmonization"]["harmonized"] == 5
+        assert set(row["outputs"]) == {f"{name}.nii.gz", f"qc/{name}.json", f"snapshots/{name}.png"}
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["harmonizer"]["target"] == ["Siemens"]
+    assert facts["options"]["gate"]["weakest"] == 0.8
+
+
+def test_equal_runs_give_equal_bytes(model: Path, scans: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        apply(scans, tmp_path / name, m=model, device="cpu")
+    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.nii.gz"))
+    files += sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("qc/*.json"))
+    assert len(files) == 6
+    for file in files:
+        assert sha256(tmp_path / "a" / file) == sha256(tmp_path / "b" / file)
+
+
+def test_a_generator_that_draws_nonsense_changes_nothing_and_is_told(scans: Path, tmp_path: Path) -> None:
+    broken = make_harmonizer(tmp_path / "broken", add=None, epochs=(1, 3))
+    result = apply(scans / "case2_0000.nii.gz", tmp_path / "out", m=broken, device="cpu")
+    assert result.exit_code == 0
+    np.testing.assert_array_equal(
+        read_volume(tmp_path / "out/case2_0000.nii.gz").array, read_volume(scans / "case2_0000.nii.gz").array
+    )
+    codes = [problem.code for problem in result.warnings["case2_0000"]]
+    assert codes == ["W-HARMONIZE-GATE"]
+    assert "5 of 5 slices" in result.warnings["case2_0000"][0].found
+    assert "nothing was harmonized" in result.warnings["case2_0000"][0].fix
+    assert [note.code for note in result.notes] == ["W-HARMONIZE-UNFINISHED"]
+    # Limits that let everything pass are the user's own choice.
+    lax = ["edge_correlation=-1", "weakest=-1"]
+    again = apply(scans / "case2_0000.nii.gz", tmp_path / "lax", m=broken, device="cpu", assignments=lax)
+    assert not again.warnings
+
+
+def test_one_bad_file_leaves_the_others_alone(model: Path, scans: Path, tmp_path: Path) -> None:
+    (scans / "case1_0000.nii.gz").write_bytes(b"<html>log in first</html>")
+    image, _ = spine()
+    write_volume(Volume(np.round(image.array - 1000), image.affine), scans / "ct.nii.gz")
+    rehearsed = apply(scans, tmp_path / "out", m=model, device="cpu", dry_run=True)
+    assert (rehearsed.exit_code, sorted(rehearsed.failed)) == (3, ["case1_0000", "ct"])
+    assert not (tmp_path / "out").exists()
+    result = apply(scans, tmp_path / "out", m=model, device="cpu")
+    assert (result.exit_code, result.done) == (3, ["case0_0000", "case2_0000"])
+    assert result.failed["ct"].code == "E-HARMONIZE-CT"
+    assert result.failed["ct"].file.endswith("ct.nii.gz")
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.nii.gz")) == ["case0_0000.nii.gz", "case2_0000.nii.gz"]
+    assert journal(tmp_path / "out")["case1_0000"]["status"] == "failed"
+
+
+@pytest.mark.parametrize("change", ["nothing", "image", "result", "limits", "model"])
+def test_resume_verifies_instead_of_trusting(model: Path, scans: Path, tmp_path: Path, change: str) -> None:
+    out, options, chosen = tmp_path / "out", {}, model
+    apply(scans, out, m=model, device="cpu")
+    if change == "image":
+        image, _ = spine(7)
+        write_volume(image, scans / "case1_0000.nii.gz")
+    elif change == "result":
+        (out / "case1_0000.nii.gz").write_bytes(b"")
+    elif change == "limits":
+        options["assignments"] = ["weakest=0.5"]
+    elif change == "model":
+        chosen = make_harmonizer(tmp_path / "other", add=0.2)
+    result = apply(scans, out, m=chosen, device="cpu", resume=True, **options)
+    every = ["case0_0000", "case1_0000", "case2_0000"]
+    expected = {"nothing": [], "image": every[1:2], "result": every[1:2], "limits": every, "model": every}[change]
+    assert result.done == expected
+    assert result.exit_code == 0
+
+
+def test_an_interrupted_case_leaves_nothing_and_is_done_again(
+    model: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nnunet_spine_ext.inference import harmonize
+
+    calls = iter(range(9))
+    real = harmonize.harmonize_volume
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(harmonize, "harmonize_volume", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        apply(scans, tmp_path / "out", m=model, device="cpu")
+    assert [p.name for p in (tmp_path / "out").glob("*.nii.gz")] == ["case0_0000.nii.gz"]
+    result = apply(scans, tmp_path / "out", m=model, device="cpu", resume=True)
+    assert (result.skipped, result.done) == (["case0_0000"], ["case1_0000", "case2_0000"])
+
+
+def test_what_cannot_work_is_refused_before_anything_is_written(model: Path, scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(SetupError) as caught:
+        apply(scans, out, m=tmp_path / "nothing", device="cpu")
+    assert caught.value.code == "E-MODEL-HARMONIZER"
+    with pytest.raises(SetupError):
+        apply(scans, out, m=model, segmenter=tmp_path / "nothing", device="cpu")
+    with pytest.raises(UsageError) as wrong:
+        apply(scans, out, m=model, device="cpu", assignments=["weekest=0.5"])
+    assert "weakest" in wrong.value.fix
+    with pytest.raises(UsageError):
+        apply(scans, scans, m=model, device="cpu")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NoInputError):
+        apply(tmp_path / "empty", out, m=model, device="cpu")
+    assert not out.exists()
+
+
+def test_the_command_does_the_same(model: Path, scans: Path, tmp_path: Path, capsys: Any) -> None:
+    arguments = ["apply", "-i", str(scans), "-o", str(tmp_path / "out"), "-m", str(model), "-device", "cpu", "--json"]
+    assert command.main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["done"] == ["case0_0000", "case1_0000", "case2_0000"]
