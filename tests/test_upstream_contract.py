@@ -195,7 +195,7 @@ CALLS = (
     Call(
         f"{PREDICTOR}._internal_get_sliding_window_slicers",
         "self image_size",
-        "inference/predictor.py, inference/adaptation",
+        "inference/predictor.py, inference/adaptation, inference/slice_segmenter.py",
     ),
     Call(f"{LABELS}.apply_inference_nonlin", "self logits", "inference/managers.py"),
     Call(
@@ -206,7 +206,7 @@ CALLS = (
     Call(
         "acvl_utils.cropping_and_padding.padding:pad_nd_image",
         "image new_shape mode kwargs return_slicer shape_must_be_divisible_by",
-        "inference/predictor.py",
+        "inference/predictor.py, inference/slice_segmenter.py",
     ),
     Call(f"{PREDICTOR}._internal_maybe_mirror_and_predict", "self x", "inference/predictor.py, networks/mirror.py"),
     Call(
@@ -263,8 +263,9 @@ PROPERTIES = {
     f"{CONFIGURATION}.previous_stage_name": "inference/predictor.py",
     f"{CONFIGURATION}.patch_size": "training/base.py, inference/adopt.py, inference/predictor.py",
     f"{CONFIGURATION}.batch_size": "training/shift.py",
-    f"{CONFIGURATION}.spacing": "training/shift.py, inference/adaptation",
-    f"{CONFIGURATION}.use_mask_for_norm": "training/shift.py",
+    f"{CONFIGURATION}.spacing": "training/shift.py, inference/adaptation, inference/slice_segmenter.py",
+    f"{CONFIGURATION}.use_mask_for_norm": "training/shift.py, inference/slice_segmenter.py",
+    f"{CONFIGURATION}.normalization_schemes": "inference/slice_segmenter.py",
     f"{LABELS}.num_segmentation_heads": "inference/predictor.py",
     f"{LABELS}.all_labels": "training/shift.py",
     f"{LABELS}.foreground_labels": "training/shift.py",

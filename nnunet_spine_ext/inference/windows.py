@@ -42,7 +42,8 @@ def add_up(
     where = data.device
     outputs = torch.zeros((heads, *data.shape[1:]), dtype=torch.float32, device=where)
     weights = torch.zeros(data.shape[1:], dtype=torch.float32, device=where)
-    gaussian = compute_gaussian(tuple(patch), sigma_scale=1 / 8, dtype=torch.float32, device=where)
+    # nnU-Net keeps the last ones; one that was made in inference mode lets no gradient pass, its clone does.
+    gaussian = compute_gaussian(tuple(patch), sigma_scale=1 / 8, dtype=torch.float32, device=where).clone()
     groups = [windows[start : start + batch] for start in range(0, len(windows), batch)]
     for group in tqdm(groups, desc="windows", leave=False, disable=None if progress else True):
         patches = torch.stack([data[window] for window in group])
