@@ -67,6 +67,12 @@ def test_equals_pyradiomics(row: dict[str, Any], bins: str) -> None:
 
 
 @bins
+@pytest.mark.parametrize("row", FIXTURE["sparse"], ids=lambda row: str(row["seed"]))
+def test_equals_pyradiomics_where_directions_have_no_neighbours(row: dict[str, Any], bins: str) -> None:
+    equals_pyradiomics(row, *radiomic_slices.sparse(row["seed"]), bins)
+
+
+@bins
 @pytest.mark.parametrize("region", radiomic_slices.REGIONS)
 def test_equals_pyradiomics_on_real_slices(test_data: Path, region: str, bins: str) -> None:
     rows = [row for row in FIXTURE["real"] if row["region"] == region]

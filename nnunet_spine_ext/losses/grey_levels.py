@@ -9,6 +9,7 @@ one offset into the flat array, in two and three dimensions alike, and no pair w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
@@ -38,14 +39,12 @@ class Levels:
     present: (B,), the highest level of a sample, counted from 1, as float64.
     pixels: (B,), of the region, as float64.
     offsets: flat offset of every direction.
-    reachable: (B, A), the region is wide enough for a direction to be looked at, as PyRadiomics decides it.
     """
 
     weights: Tensor
     present: Tensor
     pixels: Tensor
     offsets: tuple[int, ...]
-    reachable: Tensor
 
 
 class _HardStep(torch.autograd.Function):
@@ -107,8 +106,8 @@ def _ones_before(equal: Tensor, offset: int) -> Tensor:
     return (index - 1 - zeros).view(samples, -1)[:, :count]
 
 
-def directions(spatial: tuple[int, int, int]) -> tuple[tuple[int, int, int], ...]:
-    """Return one of every two opposite neighbours: 13, or the 4 inside the plane for a single plane."""
+def directions(spatial: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
+    """Return one of every two opposite neighbours in Z, Y, X: 13, or the 4 inside the plane for a single plane."""
     steps = [step for step in product((0, 1), (-1, 0, 1), (-1, 0, 1)) if step > (0, 0, 0)]
     return tuple(step for step in steps if step[0] == 0 or spatial[0] > 1)
 
@@ -124,11 +123,9 @@ def to_levels(
     ------
     UsageError: more than 1024 levels.
     """
-    steps = directions((images.shape[1], images.shape[2], images.shape[3]))
-    reachable = _reachable(region, steps)
     padding = (0, 1, 0, 1 if images.shape[1] > 1 else 0)
     rows, columns = images.shape[2] + padding[3], images.shape[3] + 1
-    offsets = tuple((dz * rows + dy) * columns + dx for dz, dy, dx in steps)
+    offsets = tuple((dz * rows + dy) * columns + dx for dz, dy, dx in directions(images.shape[1:]))
     x, inside = (functional.pad(t, padding).flatten(1)[:, None] for t in (images, region))
     edges, present = _edges(x, inside, bin_width=bin_width, bin_count=bin_count)
     pixels = inside.sum(dim=(1, 2)).double()
@@ -141,7 +138,7 @@ def to_levels(
         reached = (x.double() >= edges).to(x.dtype)
     reached = (reached * inside).to(dtype)
     weights = torch.cat((inside.to(dtype), reached), dim=1) - functional.pad(reached, (0, 0, 0, 1))
-    return Levels(weights, present, pixels, offsets, reachable)
+    return Levels(weights, present, pixels, offsets)
 
 
 def _edges(x: Tensor, inside: Tensor, *, bin_width: float, bin_count: int | None) -> tuple[Tensor, Tensor]:
@@ -172,12 +169,26 @@ def _edges(x: Tensor, inside: Tensor, *, bin_width: float, bin_count: int | None
     return torch.where(number < present[:, None], edges, infinite)[:, :, None], present
 
 
-def _reachable(region: Tensor, steps: tuple[tuple[int, int, int], ...]) -> Tensor:
-    """Return (B, A): the region extends over two pixels at least along every axis that a direction moves along."""
-    axes = (region.any(dim=3).any(dim=2), region.any(dim=3).any(dim=1), region.any(dim=2).any(dim=1))
-    wide = torch.stack([occupied.sum(dim=1) > 1 for occupied in axes], dim=1)
-    moves = torch.tensor(steps, device=region.device) != 0
-    return (wide[:, None, :] | ~moves).all(dim=2)
+def share_a_line(region: Tensor) -> Tensor:
+    """Return (B, A): a line in a direction meets two pixels of the region (B, Z, Y, X), side by side or not.
+
+    Only then PyRadiomics counts the runs of a direction.
+    """
+    shape = region.shape[1:]
+    places = [
+        torch.arange(n, device=region.device).view([-1 if k == a else 1 for k in range(3)]) for a, n in enumerate(shape)
+    ]
+    found = []
+    for step in directions(shape):
+        axis = next(a for a in range(3) if step[a])
+        # Where a line meets the plane through 0 across its first axis names it.
+        along = places[axis] * step[axis]
+        one, two = ((places[a] - along * step[a]).expand(shape) for a in range(3) if a != axis)
+        number = (one - one.min()) * (two.max() - two.min() + 1) + two - two.min()
+        met = region.new_zeros((len(region), int(number.max()) + 1), dtype=torch.int32)
+        met.scatter_add_(1, number.flatten().expand(len(region), -1), region.flatten(1).int())
+        found.append(met.amax(dim=1) > 1)
+    return torch.stack(found, dim=1)
 
 
 def pair_counts(levels: Levels) -> Tensor:

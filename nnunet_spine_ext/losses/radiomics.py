@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_spine_ext.core.errors import UsageError
-from nnunet_spine_ext.losses.grey_levels import LevelMode, pair_counts, short_runs, to_levels
+from nnunet_spine_ext.losses.grey_levels import LevelMode, pair_counts, share_a_line, short_runs, to_levels
 from nnunet_spine_ext.losses.supervised import check_choice, check_numbers, full_precision
 
 FEATURES = ("Idmn", "Correlation", "SumEntropy", "DifferenceEntropy", "ShortRunEmphasis")
@@ -157,14 +157,15 @@ def _features(
         levels = to_levels(volumes, region, bin_width=bin_width, bin_count=bin_count, mode=mode, tau=tau)
         pairs = pair_counts(levels)
         emphasis, runs = short_runs(levels, soft=mode == "soft")
-        there = levels.reachable & (levels.pixels > 0)[:, None]
-        short = torch.where(there, emphasis, 0.0) / torch.where(there, runs, 1.0)
         totals = pairs.sum(dim=(2, 3))
-        paired = levels.reachable & (totals > 0)
+        paired = totals > 0
+        # Rarely looked at: nearly always every direction has a pair, which is two pixels on a line.
+        lined = paired if bool(paired.all()) else share_a_line(region)
+        short = torch.where(lined, emphasis, 0.0) / torch.where(lined, runs, 1.0)
         probabilities = (pairs + pairs.transpose(2, 3)) / torch.where(paired, 2 * totals, 1.0)[:, :, None, None]
         of_pairs = _pair_features(probabilities, levels.present)
-        values = [_mean(of_pairs, paired[:, :, None]), _mean(short[:, :, None], there[:, :, None])]
-        defined = torch.cat((paired.any(dim=1)[:, None].expand(-1, 4), there.any(dim=1)[:, None]), dim=1)
+        values = [_mean(of_pairs, paired[:, :, None]), _mean(short[:, :, None], lined[:, :, None])]
+        defined = torch.cat((paired.any(dim=1)[:, None].expand(-1, 4), lined.any(dim=1)[:, None]), dim=1)
         return _Found(torch.cat(values, dim=1), defined, finite)
 
 

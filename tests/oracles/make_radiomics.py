@@ -111,11 +111,14 @@ def main() -> None:
         "bin_count": BIN_COUNT,
         "names": names,
         "synthetic": [],
+        "sparse": [],
         "real": [],
     }
     for name in radiomic_slices.SYNTHETIC:
         image, mask = radiomic_slices.synthetic(name)
         content["synthetic"].append({"name": name, **case(image, mask, extractors, names)})
+    for seed in range(len(radiomic_slices.SPARSE_SHAPES)):
+        content["sparse"].append({"seed": seed, **case(*radiomic_slices.sparse(seed), extractors, names)})
     for row in radiomic_slices.REAL if args.data else ():
         image = radiomic_slices.real_slice(row, args.data)
         for region in radiomic_slices.REGIONS:
@@ -124,7 +127,7 @@ def main() -> None:
     if not content["real"] and args.fixture.exists():
         content["real"] = json.loads(args.fixture.read_text())["real"]
     # One line per case.
-    lists = {key: content.pop(key) for key in ("synthetic", "real")}
+    lists = {key: content.pop(key) for key in ("synthetic", "sparse", "real")}
     text = json.dumps(content, indent=1)[:-2]
     for key, rows in lists.items():
         text += f',\n "{key}": [\n  ' + ",\n  ".join(map(json.dumps, rows)) + "\n ]"

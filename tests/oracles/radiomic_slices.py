@@ -47,6 +47,10 @@ SYNTHETIC = (
     "block",
 )
 
+# Regions of few pixels: (Y, X) or (Z, Y, X), and the share of pixels that are inside.
+SPARSE_SHAPES = ((5, 6), (2, 9), (8, 3), (4, 4, 5), (7, 2, 3), (3, 5, 2), (4, 6, 3), (2, 3, 7))
+SPARSE_SHARE = 0.3
+
 
 def to_scale(image: np.ndarray) -> np.ndarray:
     """Return an image between 0 and 255, float32; a constant one is returned as it is."""
@@ -123,6 +127,14 @@ def synthetic(name: str) -> tuple[np.ndarray, np.ndarray]:
         z, y, x = np.indices(shape)
         mask = (np.abs(z - 6) + np.abs(y - 9) + np.abs(x - 12) < 14) & ((x + 2 * y + z) % 7 > 0)
     return image, mask
+
+
+def sparse(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image and a mask of few pixels: in some directions none has a neighbour, or another on its line."""
+    rng = np.random.default_rng(100 + seed)
+    shape = SPARSE_SHAPES[seed]
+    image = rng.integers(0, 256, shape).astype(np.float32)
+    return image, rng.random(shape) < SPARSE_SHARE
 
 
 def digest(image: np.ndarray, mask: np.ndarray) -> str:
