@@ -9,11 +9,16 @@ from nnunet_spine_ext.cli.shell import EXIT_CODES, add_common_options, add_json_
 PROG = "nnUNetv2_spine_harmonize"
 FUNCTION = "nnunet_spine_ext.study.harmonization.run:evaluate"
 
-_DESCRIPTION = """Measure harmonizers on slices of every scanner, beside baselines and ablations.
+_DESCRIPTION = """Measure what harmonization does for the segmentation of discs and for radiomic features.
 
-Tables, figures and one page come from one configuration."""
-_EXAMPLES = f"""  {PROG} evaluate -o harmonization --preset cpu
-  {PROG} evaluate -o harmonization --preset cpu --resume"""
+Everything comes from one configuration: segmenters of the target, harmonizers with and without each of their losses,
+and baselines are trained and tested on slices of patients that nothing was trained on. Writes segmentation.csv,
+radiomics.csv, geometry.csv, tables, figures and index.html, and prints every number with its interval."""
+_EXAMPLES = f"""  {PROG} evaluate -o harmonization --preset cpu --jobs 2
+  {PROG} evaluate -o harmonization --preset cpu --jobs 2 --resume
+  # your own scans: a YAML file with `given`
+  {PROG} evaluate -o harmonization --preset mine.yaml --set "arms=[none, nyul, full]" -device cuda
+  {PROG} evaluate -o harmonization --preset cpu --dry-run"""
 
 
 def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,8 +31,13 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(shell_function=FUNCTION)
-    parser.add_argument("-o", required=True, metavar="DIR", help="folder for the results")
-    parser.add_argument("--preset", default="full", metavar="NAME", help="full, cpu, smoke, or a YAML file")
+    parser.add_argument("-o", required=True, metavar="DIR", help="folder for everything")
+    parser.add_argument(
+        "--preset",
+        default="full",
+        metavar="NAME",
+        help="full (a GPU), cpu (an hour on 2 cores), smoke (minutes, no claim), or a YAML file (default: full)",
+    )
     parser.add_argument(
         "--set",
         dest="assignments",
@@ -35,8 +45,15 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="change settings, repeatable",
+        help="change the configuration, repeatable: phantoms.test=4, arms=[none, nyul, full], ...",
+    )
+    parser.add_argument(
+        "-device", "--device", metavar="NAME", help="where to train (default: as the configuration says)"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="steps at the same time (default: %(default)s)"
     )
     parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
+    parser.add_argument("--dry-run", action="store_true", help="list the steps that would be done, do nothing")
     add_common_options(parser, again=True)
     add_json_option(parser)

@@ -6,21 +6,19 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_spine_ext import __version__
 from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SETUP, EXIT_SOME_FAILED, UsageError
-from nnunet_spine_ext.core.io import read_json, write_json
+from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.study.assemble import Assembly, assemble
 from nnunet_spine_ext.study.collect import collect, source_gap
 from nnunet_spine_ext.study.commands import LOG, environment_of
 from nnunet_spine_ext.study.config import StudyConfig, read_config
+from nnunet_spine_ext.study.folders import before, log_changes, logged, versions
 from nnunet_spine_ext.study.steps import Ledger, Outcome, Step, minutes, run_steps
 from nnunet_spine_ext.study.workers import Workers
 
@@ -33,7 +31,6 @@ VERSION = 1
 # Below it there is nothing to recover, and no share says anything.
 LEAST_GAP = 0.10
 _LOCK = ".study.lock"
-_PACKAGES = ("nnunetv2", "torch", "numpy", "scipy", "nibabel")
 _SHOWN = 12
 
 
@@ -130,13 +127,13 @@ def study(
     chosen = read_config(config, preset, assignments or ())
     chosen = chosen if device is None else replace(chosen, device=device)
     folder = Path(o).resolve()
-    before = _before(folder, resume=resume)
+    known = before(folder, STUDY_FILE, _KIND, resume=resume)
     made = assemble(chosen, folder)
     if dry_run:
         return StudyResult(folder, planned=_planned(made, Ledger(folder)), unavailable=made.unavailable)
     folder.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder / _LOCK, what="doing a study here"), _logged(folder):
-        _log_changes(before, chosen)
+    with file_lock(folder / _LOCK, what="doing a study here"), logged(folder):
+        log_changes(known, chosen.to_dict())
         write_json(folder / STUDY_FILE, _facts(chosen, made))
         deadline = None if chosen.budget is None else start + 60 * chosen.budget
         return _study(folder, chosen, made, jobs, start, deadline)
@@ -181,47 +178,7 @@ def _tell_gap(folder: Path, made: Assembly, step: Step) -> None:
                 logger.warning("the gap of %.3f is below %.2f: the study will be void", own - other, LEAST_GAP)
 
 
-def _before(folder: Path, *, resume: bool) -> dict[str, Any] | None:
-    """Return what is known of an earlier study in the folder; raises UsageError where a study must not write."""
-    path = folder / STUDY_FILE
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
-    known: Any = read_json(path) if folder.is_dir() and path.is_file() else None
-    if not isinstance(known, dict) or known.get("kind") != _KIND:
-        raise UsageError(
-            "E-STUDY-FOLDER",
-            file=folder,
-            found="something that no study made",
-            expected="a new folder, or that of a study",
-            fix="choose another -o",
-        )
-    if not resume:
-        raise UsageError(
-            "E-STUDY-EXISTS",
-            file=folder,
-            found="a study",
-            expected="a new folder",
-            fix="add --resume to go on with it, or choose another -o",
-        )
-    return known
-
-
 _KIND = "cross-scanner study"
-
-
-def _log_changes(before: dict[str, Any] | None, config: StudyConfig) -> None:
-    if before is None:
-        return
-    old, new = before.get("config", {}), config.to_dict()
-    changed = sorted(key for key in new if new[key] != old.get(key))
-    if changed:
-        logger.warning("the configuration has another %s: what depends on it is done again", ", ".join(changed))
-    known = before.get("versions", {})
-    others = [f"{name} {known[name]} (now {now})" for name, now in _versions().items() if known.get(name, now) != now]
-    if others:
-        logger.warning(
-            "steps done with %s are kept; begin in a new folder to have all of one version", ", ".join(others)
-        )
 
 
 def _facts(config: StudyConfig, made: Assembly) -> dict[str, Any]:
@@ -236,31 +193,13 @@ def _facts(config: StudyConfig, made: Assembly) -> dict[str, Any]:
         "seeds": list(config.seeds),
         "unavailable": made.unavailable,
         "vertebrae": made.images.instances,
-        "versions": _versions(),
+        "versions": versions(),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
     }
-
-
-def _versions() -> dict[str, str]:
-    return {"nnunet_spine_ext": __version__} | {name: version(name) for name in _PACKAGES}
 
 
 def _planned(made: Assembly, ledger: Ledger) -> list[str]:
     for step in made.steps:
         ledger.key(step)
     return [step.name for step in made.steps if not (ledger.is_done(step) and ledger.is_whole(step))]
-
-
-@contextmanager
-def _logged(folder: Path) -> Iterator[None]:
-    """Write everything that is said to the log file, too."""
-    handler = logging.FileHandler(folder / LOG, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    package = logging.getLogger("nnunet_spine_ext")
-    package.addHandler(handler)
-    try:
-        yield
-    finally:
-        package.removeHandler(handler)
-        handler.close()

@@ -119,7 +119,8 @@ def analyse(folder: str | Path, *, bootstrap: int = DEFAULT_BOOTSTRAP, seed: int
     reached = goals(found)
     shown = (goals_table(reached), *tables(found))
     drawn = figures(found, _selection(measured.folder))
-    seen = pictures(read_shown(measured.folder))
+    # Slices of arms that an earlier configuration had may be there, too.
+    seen = pictures({arm: one for arm, one in read_shown(measured.folder).items() if arm in found.arms})
     try:
         names = [*_write_tables(measured.folder, shown), *_write_figures(measured.folder, drawn, seen)]
         summary = Summary(measured.folder, found, reached, (*names, "index.html"))
@@ -156,8 +157,9 @@ def _scope(found: Results) -> str:
 def _line(found: Results, arm: str) -> str:
     dice = found.estimate(found.overlap(arm, "dice", found.others)).text()
     f1 = found.estimate(found.overlap(arm, "f1", found.others)).text()
-    share = "" if arm == NONE else f", {found.recovered(arm, found.others).percent()} of the gap"
-    return f"{arm_title(arm)}: Dice {dice}, F1 {f1}{share}"
+    share = found.recovered(arm, found.others)
+    words = f"{share.percent()} of the gap" if share.known else f"share of the gap {share.percent()}"
+    return f"{arm_title(arm)}: Dice {dice}, F1 {f1}{'' if arm == NONE else f', {words}'}"
 
 
 def _write_tables(folder: Path, shown: Sequence[Table]) -> list[str]:

@@ -33,13 +33,17 @@ class Arm:
 
 TERMS = ("cycle", "harmonization", "identity")
 _BOTH = ("S_X", "S_Y")
+# Names of the weights of their losses.
+_WEIGHTS = {"S_X": "source_dice", "S_Y": "target_dice"}
 
 
 def _trained(name: str, title: str, segmenters: tuple[str, ...], terms: tuple[str, ...], *, radiomics: bool) -> Arm:
     """Return a CycleGAN whose losses are switched off where they take no part."""
-    off = [f"{term}_dice=false" for term in TERMS if segmenters and term not in terms]
-    off += [f"weight_dice_{which[-1].lower()}=0" for which in _BOTH if which not in segmenters]
-    off += [] if radiomics else ["weight_radiomics=0"]
+    off = [f"weights.{weight}=0" for which, weight in _WEIGHTS.items() if which not in segmenters]
+    # Without any segmenter there is no foreground to keep from vanishing either.
+    off += [] if segmenters else ["weights.floor=0"]
+    off += [f"dice_terms=[{', '.join(terms)}]"] if segmenters and terms != TERMS else []
+    off += [] if radiomics else ["weights.radiomics=0"]
     return Arm(name, title, "cyclegan", tuple(off), segmenters, terms, radiomics)
 
 

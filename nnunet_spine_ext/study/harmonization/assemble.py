@@ -1,0 +1,103 @@
+"""From a configuration to the steps of an evaluation, in the order of their importance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnunet_spine_ext.core.config import to_dict
+from nnunet_spine_ext.harmonize.cyclegan.settings import read_settings
+from nnunet_spine_ext.study.harmonization.arms import ARMS, FULL, NONE
+from nnunet_spine_ext.study.harmonization.config import HarmonizationConfig
+from nnunet_spine_ext.study.harmonization.data import Scans, scans_of
+from nnunet_spine_ext.study.harmonization.scoring import score_arm
+from nnunet_spine_ext.study.harmonization.testing import TEST_SLICES, cut_slices
+from nnunet_spine_ext.study.harmonization.trained import Model, harmonizer_of, harmonizer_settings, segmenter_of
+from nnunet_spine_ext.study.steps import Step
+
+_CUT_S, _SCORE_S = 30.0, 10.0
+# Trained first when time may be short: the method itself, what it is compared to, then its parts.
+_IMPORTANCE = ("none", "zscore", "histogram", "nyul", "full", "cyclegan", "rf", "seg", "sy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm under one seed: its model, the step that scores it, and the file of its rows."""
+
+    arm: str
+    seed: int
+    model: Model | None
+    score: str
+    scores: str
+
+
+@dataclass
+class Assembly:
+    """The steps in order, the arms, the segmenters by seed and name."""
+
+    scans: Scans
+    steps: list[Step] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    segmenters: dict[tuple[int, str], Model] = field(default_factory=dict)
+
+
+def assemble(config: HarmonizationConfig, study: Path) -> Assembly:
+    """Return everything that an evaluation does.
+
+    Raises
+    ------
+    UsageError, NoInputError: given data that cannot be evaluated.
+    """
+    scans = scans_of(config, study)
+    made = Assembly(scans, list(scans.steps))
+    for seed in config.seeds:
+        for name in sorted(config.segmenters, key=lambda name: name != config.main):
+            model = segmenter_of(config, scans, study, name, seed)
+            made.segmenters[seed, name] = model
+            made.steps += model.steps
+    cut = _cut(config, scans, study, made.segmenters[config.seeds[0], config.main])
+    made.steps.append(cut)
+    order = [*_IMPORTANCE, *(name for name in ARMS if name not in _IMPORTANCE)]
+    for seed in config.seeds:
+        for name in sorted(config.arms, key=order.index):
+            _add_arm(made, config, study, name, seed, cut)
+    return made
+
+
+def _cut(config: HarmonizationConfig, scans: Scans, study: Path, grid: Model) -> Step:
+    known = (*scans.target, *scans.sources, *scans.unseen)
+    arguments = {
+        "study": str(study), "datasets": list(scans.test), "part": scans.part, "key": scans.key,
+        "target": list(scans.target), "unseen": list(scans.unseen), "values": list(known), "slices": config.slices,
+        "grid": grid.folder, "trained": [] if config.phantoms is not None else list(scans.training),
+    }  # fmt: skip
+    facts = {**{key: value for key, value in arguments.items() if key not in ("study", "slices")},
+             "slices": to_dict(config.slices), "version": 1}  # fmt: skip
+    needs = (*grid.needs, *(step.name for step in scans.test_steps))
+    return Step("cut slices to test on", cut_slices, arguments, facts, needs, _CUT_S, (TEST_SLICES,), optional=False)
+
+
+def _add_arm(made: Assembly, config: HarmonizationConfig, study: Path, name: str, seed: int, cut: Step) -> None:
+    judge = made.segmenters[seed, config.main]
+    arm = ARMS[name]
+    model = None if name == NONE else harmonizer_of(config, made.scans, study, arm, seed, judge)
+    others = list(config.segmenters) if name == NONE else [config.main]
+    # All arms are measured as the whole method is trained.
+    radiomics = read_settings(*harmonizer_settings(config, ARMS[FULL], seed)).radiomics
+    scores, title = f"scores/{seed}/{name}.json", f"score {name}, seed {seed}"
+    arguments = {
+        "study": str(study), "arm": name, "scores": scores, "harmonizer": None if model is None else model.folder,
+        "segmenters": {key: made.segmenters[seed, key].folder for key in others}, "main": config.main,
+        "radiomics": radiomics, "show": seed == config.seeds[0], "device": config.device,
+    }  # fmt: skip
+    facts: dict[str, Any] = {key: value for key, value in arguments.items() if key not in ("study", "device")}
+    facts |= {"radiomics": to_dict(radiomics), "version": 1}
+    needs = [cut.name, *(need for key in others for need in made.segmenters[seed, key].needs)]
+    if model is not None:
+        made.steps += model.steps
+        needs += model.needs
+    made.steps.append(
+        Step(title, score_arm, arguments, facts, tuple(dict.fromkeys(needs)), _SCORE_S, (scores,), optional=False)
+    )
+    made.runs.append(Run(name, seed, model, title, scores))

@@ -1,0 +1,112 @@
+"""The scans of an evaluation: the steps that make phantoms, and where everything lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_spine_ext.harmonize.slices import Part, other_vendors
+from nnunet_spine_ext.phantom.vendor_cohort import vendor_phantoms
+from nnunet_spine_ext.study.harmonization.config import HarmonizationConfig, PhantomVendors
+from nnunet_spine_ext.study.steps import Step
+
+RAW = "scans"
+# Facts of cases.json that tell phantoms of different vendors apart.
+PHANTOM_KEY = "vendor"
+_FIRST_DATASET = 910
+_SPINE_S = 6.0
+
+
+@dataclass(frozen=True)
+class Scans:
+    """Where scans are, relative to the study or absolute.
+
+    `training`: datasets of the target and of sources, `test`: those to test on, `steps`: make them.
+    """
+
+    training: tuple[str, ...]
+    test: tuple[str, ...]
+    part: Part
+    key: str
+    target: tuple[str, ...]
+    sources: tuple[str, ...]
+    unseen: tuple[str, ...]
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def training_steps(self) -> tuple[Step, ...]:
+        """Those of the steps that make what is trained on."""
+        return tuple(step for step in self.steps if step.outputs[0].rpartition("/")[0] in self.training)
+
+    @property
+    def test_steps(self) -> tuple[Step, ...]:
+        """Those of the steps that make what is tested on."""
+        return tuple(step for step in self.steps if step.outputs[0].rpartition("/")[0] in self.test)
+
+
+def scans_of(config: HarmonizationConfig, study: Path) -> Scans:
+    """Return the scans of an evaluation.
+
+    Raises
+    ------
+    UsageError, NoInputError: given data that cannot be evaluated.
+    """
+    if config.phantoms is not None:
+        return _phantoms(config.phantoms, study)
+    given = config.given
+    if given is None:
+        msg = "an evaluation has phantoms or given scans"
+        raise RuntimeError(msg)
+    training = tuple(str(Path(name).resolve()) for name in given.datasets)
+    others = other_vendors(training, given.target, key=given.key)
+    hidden = {name.lower() for name in given.unseen}
+    sources = given.sources or tuple(name for name in others if name.lower() not in hidden)
+    test = tuple(str(Path(name).resolve()) for name in given.test) or training
+    return Scans(training, test, given.test_part, given.key, given.target, sources, given.unseen)
+
+
+def _phantoms(data: PhantomVendors, study: Path) -> Scans:
+    steps: list[Step] = []
+    training: list[str] = []
+    test: list[str] = []
+    for place, name in enumerate((data.target, *data.sources, *data.unseen)):
+        count = 0 if name in data.unseen else data.target_training if name == data.target else data.training
+        # Spines to test on are of another seed: however many there are to train on, they stay the same.
+        for number, (spines, seed, kind) in enumerate(
+            ((count, 2 * data.seed, "Training"), (data.test, 2 * data.seed + 1, "Test"))
+        ):
+            if not spines:
+                continue
+            title = f"{''.join(part.capitalize() for part in name.split('-'))}{kind}"
+            dataset = _FIRST_DATASET + 2 * place + number
+            folder = f"{RAW}/Dataset{dataset:03d}_{title}"
+            (test if kind == "Test" else training).append(folder)
+            facts = {"dataset": dataset, "title": title, "vendor": name, "spines": spines, "seed": seed,
+                     "width": data.width, "finest": data.finest}  # fmt: skip
+            steps.append(
+                Step(f"scan {spines} spines of {title}", make_vendor, {"study": str(study), **facts}, facts, (),
+                     _SPINE_S * spines, (f"{folder}/cases.json",), optional=False)
+            )  # fmt: skip
+    return Scans(
+        tuple(training), tuple(test), "Tr", PHANTOM_KEY, (data.target,), data.sources, data.unseen, tuple(steps)
+    )
+
+
+def make_vendor(
+    study: str | Path,
+    *,
+    dataset: int,
+    title: str,
+    vendor: str,
+    spines: int,
+    seed: int,
+    width: float,
+    finest: float | None,
+) -> dict[str, Any]:
+    """Make a raw dataset of the scans of one vendor."""
+    made = vendor_phantoms(
+        Path(study) / RAW, vendors=[vendor], subjects_per_vendor=spines, seed=seed, width=width, finest=finest,
+        dataset_id=dataset, name=title, folds=2, overwrite=True,
+    )  # fmt: skip
+    return {"cases": made.cases}
