@@ -190,7 +190,15 @@ def run_arm(out: Path, model: Path, arm: dict[str, Any], rate: float) -> dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for data, models and scores; a rerun resumes")
-    parser.add_argument("--quick", action="store_true", help="a few steps only; claims nothing")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=(
+            f"shows that it runs, meant for ten minutes at most: {QUICK.source} spines, {QUICK.epochs} epochs "
+            f"of {QUICK.iterations} steps, {' and '.join(map(str, QUICK.numbers))} spines of the other scanner; "
+            "no claim"
+        ),
+    )
     parser.add_argument("--seeds", type=int, default=1, help="selections per number (default: 1)")
     parser.add_argument("--record", type=Path, help="also write the result to this JSON file")
     arguments = parser.parse_args()

@@ -65,6 +65,10 @@ def run(folder: Path, name: str, *words: object) -> None:
         sys.exit(f"{name} ended with {code}; see {folder / 'log.txt'}")
 
 
+# What `--quick` trains with.
+QUICK_SPINES, QUICK_EPOCHS = 6, 2
+
+
 def phantoms(folder: Path, number: int, name: str, count: int, seed: int, scanner: str) -> Path:
     target = folder / "nnUNet_raw" / f"Dataset{number}_{name}"
     if not (target / "dataset.json").exists():
@@ -79,9 +83,9 @@ def trained(folder: Path, *, quick: bool, epochs: int | None) -> Path:
     model = folder / "nnUNet_results/Dataset941_Source/nnUNetTrainerSpine__views__3d_fullres"
     if (model / "fold_0" / "checkpoint_final.pth").exists():
         return model
-    phantoms(folder, 941, "Source", 6 if quick else 24, 0, REFERENCE)
+    phantoms(folder, 941, "Source", QUICK_SPINES if quick else 24, 0, REFERENCE)
     run(folder, "nnUNetv2_plan_and_preprocess", "-d", 941, "-c", "3d_fullres", "-np", 1, "-npfp", 1)
-    settings = [f"--set=train.num_epochs={4 if quick else epochs}"] if quick or epochs else []
+    settings = [f"--set=train.num_epochs={QUICK_EPOCHS if quick else epochs}"] if quick or epochs else []
     run(folder, "nnUNetv2_spine_plan", "-d", 941, "--name", "views", "--preset", "demo", "--overwrite", *settings)
     run(folder, "nnUNetv2_train", 941, "3d_fullres", 0, "-tr", "nnUNetTrainerSpine", "-p", "views", "-device", "cpu")
     return model
@@ -195,7 +199,11 @@ def summarise(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--quick", action="store_true", help="a model of no use and two scanners: shows that it runs")
+    parser.add_argument(
+        "--quick", action="store_true",
+        help=f"shows that it runs, meant for ten minutes at most: {QUICK_SPINES} spines, {QUICK_EPOCHS} epochs, "
+        "two scanners, one test spine each; no claim",
+    )  # fmt: skip
     parser.add_argument("--model", type=Path, help="a trained model of the scheme nnunet14, instead of training one")
     parser.add_argument("--epochs", type=int, help="of the training (default: the preset's)")
     parser.add_argument("--cases", type=int, default=3, help="test spines per scanner (default: %(default)s)")

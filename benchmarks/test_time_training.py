@@ -282,7 +282,14 @@ def conditions(arguments: argparse.Namespace, start: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for data, weights and scores; a rerun resumes")
-    parser.add_argument("--quick", action="store_true", help="a few steps only, within ten minutes; no claim")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=(
+            f"shows that it runs, meant for ten minutes at most: {QUICK.train} spines, {QUICK.epochs} epochs "
+            f"of {QUICK.iterations} steps, {len(QUICK.scanners)} scanners, {QUICK.test} test spine each; no claim"
+        ),
+    )
     parser.add_argument("--augment", nargs="+", default=["gin"], help="augmentation of the models (default: gin)")
     parser.add_argument("--lr", type=float, nargs="+", default=[], help="learning rates of consistency besides 1e-5")
     parser.add_argument("--record", type=Path, help="also write the result to this JSON file")

@@ -272,6 +272,11 @@ def test_a_scan_of_another_contrast_is_a_warning(seeing: Path, tmp_path: Path, r
     (tmp_path / "cases.json").write_text(json.dumps({"cases": {k: {"contrast": v} for k, v in told.items()}}))
     predict(tmp_path / "in", tmp_path / "out", m=seeing, device="cpu", tta="none", match=method)
     found = {case: contrast_warnings(tmp_path / "out", case) for case in journal_of(tmp_path / "out")}
+    fixes = {
+        w["fix"] for row in journal_of(tmp_path / "out").values() for w in row["warnings"] if "CONTRAST" in w["code"]
+    }
+    # What is not matched need not be told to go without matching.
+    assert ["--match none" in fix for fix in fixes] == [method != "none"]
     expected = ["a scan of contrast T1w; the reference is of T2w"]
     assert {case for case, warnings in found.items() if warnings} == {"near", "far", "sub-1_T1w"}
     assert found["near"] == found["far"] == found["sub-1_T1w"] == expected
@@ -392,19 +397,30 @@ def test_a_first_look_that_finds_nothing_falls_back_to_the_body_and_says_so(tmp_
     assert (tmp_path / "out/soft/case.nii.gz").read_bytes() == (tmp_path / "body/soft/case.nii.gz").read_bytes()
 
 
-@pytest.mark.parametrize(("confidence", "warned"), [(0.3, True), (0.8, False)])
-def test_a_map_that_structures_hardly_decided_is_a_warning(
-    seeing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, confidence: float, warned: bool
-) -> None:
-    def unsure(*arguments: Any, **options: Any) -> Any:
-        found = match_case(*arguments, **options)
-        found.facts["channels"][0]["confidence"] = confidence
-        return found
-
-    monkeypatch.setattr(preparation, "match_case", unsure)
-    case_of(tmp_path / "in", body(2, gamma=0.6, gain=3))
-    result = predict(tmp_path / "in", tmp_path / "out", m=seeing, device="cpu", tta="none", match="anchored")
-    assert ("W-MATCH-UNSURE" in [w.code for w in result.warnings.get("case", [])]) is warned
+@pytest.mark.parametrize(("what", "warned"), [("cord", False), ("little", True), ("skin", True)])
+def test_a_first_look_that_finds_little_or_something_else_is_a_warning(tmp_path: Path, what: str, warned: bool) -> None:
+    shape = (40, 32, 36)
+    folder = tmp_path / "Dataset902_Seeing" / "nnUNetTrainerSpineSoft__nnUNetPlans__3d_fullres"
+    model = with_reference(make_soft_model(folder, seeing=True, threshold=2.0), reference_for(tmp_path, shape=shape))
+    image = body(2, shape=shape).array.copy()
+    cord = image > 1000
+    if what != "cord":
+        image[cord] = 400
+    if what == "little":
+        cord[:, :, 6:] = False
+        image[cord] = 1400
+    if what == "skin":
+        # Near a surface coil: brighter than all else, not as bright as a cord.
+        image[4:10, 10:22] = 900
+    scan = body(2, shape=shape).with_array(np.rint(3 * 2000 * (image / 2000.0) ** 0.6).astype(np.int16))
+    case_of(tmp_path / "in", scan)
+    result = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", tta="none", match="anchored")
+    unsure = [w.found for w in result.warnings.get("case", []) if w.code == "W-MATCH-UNSURE"]
+    facts = journal_of(tmp_path / "out")["case"]["intensity"]
+    assert [found.startswith("too little of the structures") for found in unsure] == [True] * warned
+    # Found it was, and the journal has by how much it decided.
+    assert "fallback" not in facts
+    assert (facts["channels"][0]["confidence"] < 0.5) is warned
 
 
 def test_a_view_without_matching_lies_on_the_same_grid(seeing: Path, tmp_path: Path) -> None:

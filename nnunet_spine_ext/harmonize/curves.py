@@ -148,6 +148,8 @@ def structure_curves(image: Volume, weights: Mapping[str, Array]) -> tuple[dict[
         total = float(core[core > _LEAST].sum())
         if total >= MIN_VOXELS:
             curves[name], voxels[name] = weighted_quantiles(image.array, core), total
+    # A crumb without quantiles of its own is as likely to be false, and 20 mm around it are many voxels.
+    weights = {name: weight for name, weight in weights.items() if name in curves}
     near = _region(weights, image.spacing) if weights else None
     if near is not None:
         curves[REGION], voxels[REGION] = weighted_quantiles(image.array, near), float(near.sum())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -157,7 +158,12 @@ def match(
     confidence = 0.0
     found_map = body_map(facts, reference, settings, landmarks)
     if settings.method == "anchored":
-        found_map, confidence, more = anchored_map(facts, reference, found_map, settings.slope_limits, file)
+        masks = dict(posteriors or {})
+
+        def without(names: AbstractSet[str]) -> ChannelFacts:
+            return channel_facts(image, {name: mask for name, mask in masks.items() if name not in names})
+
+        found_map, confidence, more = anchored_map(facts, reference, found_map, settings.slope_limits, file, without)
         warnings += more
     if settings.strength < 1:
         found_map = found_map.blended(_affine_part(facts, reference), settings.strength)
@@ -242,17 +248,20 @@ def _voxel_warnings(image: Volume, file: str) -> list[Problem]:
 
 
 def kind_warnings(
-    score: DistributionScore, reference: ChannelReference, contrast: str | None = None, file: str = ""
+    score: DistributionScore,
+    reference: ChannelReference,
+    contrast: str | None = None,
+    file: str = "",
+    *,
+    matched: bool = True,
 ) -> list[Problem]:
-    """Return warnings about a scan that seems to be of another kind than the training scans, matched or not."""
+    """Return warnings about a scan that seems to be of another kind than the training scans, to be `matched` or not."""
     if contrast and reference.contrast and contrast != reference.contrast:
         found = f"a scan of contrast {contrast}; the reference is of {reference.contrast}"
-        return [
-            _warning(
-                "W-MATCH-CONTRAST", file, found, f"a {reference.contrast} scan",
-                "matching keeps the order of tissues, so it cannot make one contrast of another: use --match none",
-            )
-        ]  # fmt: skip
+        fix = "look at the result, or use a model that was trained on such scans"
+        if matched:
+            fix = "matching keeps the order of tissues, so it cannot make one contrast of another: use --match none"
+        return [_warning("W-MATCH-CONTRAST", file, found, f"a {reference.contrast} scan", fix)]
     if score.bar is not None and score.body > _FAR * score.bar:
         names = f"contrast {contrast or 'unknown'}; the reference is of {reference.contrast or 'unknown contrast'}"
         found = (

@@ -106,7 +106,8 @@ def score_case(
     for c, (channel, own) in enumerate(zip(data, _per_channel(reference, len(data)), strict=True)):
         score = ood_score(_volume(channel, properties), own)
         rows.append({"skipped": True, "why": "not asked for", "before": score.to_dict(), "after": None})
-        warnings += [_of_channel(problem, c, len(data)) for problem in kind_warnings(score, own, contrast, file)]
+        found = kind_warnings(score, own, contrast, file, matched=False)
+        warnings += [_of_channel(problem, c, len(data)) for problem in found]
     return {"method": "none", "channels": rows}, warnings
 
 

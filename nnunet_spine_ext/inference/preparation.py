@@ -193,7 +193,7 @@ def _little_confidence(confidence: float, file: str) -> Problem:
         "warning",
         "W-MATCH-UNSURE",
         file,
-        f"a first prediction that found too little of the structures: they decided {confidence:.0%} of the matching",
+        f"too little of the structures, or something else: they decided {confidence:.0%} of the matching",
         f"{_LITTLE:.0%} at least",
         "the body decided the rest, as with --match body; look at the result",
     )
