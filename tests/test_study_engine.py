@@ -23,7 +23,7 @@ from nnunet_spine_ext.augment.profiles import COMPONENTS
 from nnunet_spine_ext.core.errors import NoInputError, SetupError, SpineExtError, UsageError
 from nnunet_spine_ext.core.io import read_volume, write_json, write_volume
 from nnunet_spine_ext.core.volume import Volume
-from nnunet_spine_ext.study import commands, run, trainings
+from nnunet_spine_ext.study import commands, folders, run, trainings
 from nnunet_spine_ext.study.assemble import Assembly, assemble
 from nnunet_spine_ext.study.conditions import SOURCE, conditions
 from nnunet_spine_ext.study.config import PhantomData, preset_names, read_config
@@ -353,10 +353,11 @@ def test_a_folder_of_something_else_and_a_study_without_resume(tmp_path: Path) -
 
 def test_steps_of_other_versions_are_told_of_when_a_study_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     config = read_config(None, "smoke")
-    same = {"config": json.loads(json.dumps(config.to_dict())), "versions": run._versions()}
-    run._log_changes(same, config)
+    same = {"config": json.loads(json.dumps(config.to_dict())), "versions": folders.versions()}
+    folders.log_changes(same, config.to_dict())
     assert not caplog.records
-    run._log_changes({**same, "versions": {**run._versions(), "nnunetv2": "2.0"}}, config)
+    others = {**folders.versions(), "nnunetv2": "2.0"}
+    folders.log_changes({**same, "versions": others}, config.to_dict())
     assert "nnunetv2 2.0 (now 2." in caplog.text
 
 

@@ -68,7 +68,8 @@ def harmonizer_of(
     arguments = {
         "study": str(study), "folder": folder, "datasets": list(scans.training), "target": list(scans.target),
         "source": list(scans.sources), "key": scans.key, "method": method,
-        "segmenter": None if fitted else segmenter.folder, "preset": preset, "settings": settings, "device": config.device,
+        "segmenter": None if fitted else segmenter.folder, "preset": preset, "settings": settings,
+        "device": config.device,
     }  # fmt: skip
     needs = (*(() if fitted else segmenter.needs), *(step.name for step in scans.training_steps))
     weight, verb = (_FIT_S, "fit") if fitted else (_CYCLEGAN_S, "train")
