@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -180,10 +181,17 @@ def test_more_gpus_than_there_are_is_said(raw: Path, discs: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(raw: Path, discs: Path, tmp_path: Path) -> None:
+def test_two_processes_train_as_one(
+    raw: Path, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Commands keep messages from other libraries' handlers, and with them from the test's.
+    monkeypatch.setattr(logging.getLogger("nnunet_spine_ext"), "propagate", True)
+    caplog.set_level(logging.INFO, "nnunet_spine_ext")
     more = ("pool=0", "epochs=2", "batch_size=4", "slices_per_epoch=8")
     for name, count in (("one", 1), ("two", 2)):
+        caplog.clear()
         trained(raw, tmp_path / name, *more, segmenter=discs, num_gpus=count)
+        assert sum("epoch 2 of 2: loss" in message for message in caplog.messages) == 1
     tables = []
     for name in ("one", "two"):
         with (tmp_path / name / "log.csv").open(newline="") as stream:

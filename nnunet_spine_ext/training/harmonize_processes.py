@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import sys
 import tempfile
 from datetime import timedelta
+from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,14 @@ def train_in_processes(order: Order, device: torch.device, count: int) -> Harmon
             expected=f"{count}",
             fix="give the number of GPUs that are there",
         )
-    told: Any = multiprocessing.get_context("spawn").SimpleQueue()
-    level = logging.getLogger(_PACKAGE).level
+    context = multiprocessing.get_context("spawn")
+    told: Any = context.SimpleQueue()
+    messages: Any = context.Queue()
+    listener = QueueListener(messages, _HandOn())
+    level = logging.getLogger(_PACKAGE).getEffectiveLevel()
     with tempfile.TemporaryDirectory() as meeting:
-        arguments = (order, device.type, count, Path(meeting) / "meeting", told, level)
+        arguments = (order, device.type, count, Path(meeting) / "meeting", told, messages, level)
+        listener.start()
         try:
             multiprocessing.spawn(_one_of_them, arguments, nprocs=count)
         except (multiprocessing.ProcessRaisedException, multiprocessing.ProcessExitedException) as error:
@@ -53,16 +57,29 @@ def train_in_processes(order: Order, device: torch.device, count: int) -> Harmon
                 expected="processes that end together",
                 fix="--resume goes on; if it happens again, try -num_gpus 1",
             ) from error
+        finally:
+            listener.stop()
     result: HarmonizeResult = told.get()
     return result
 
 
-def _one_of_them(rank: int, order: Order, kind: str, count: int, meeting: Path, told: Any, level: int) -> None:
+class _HandOn(logging.Handler):
+    """Gives messages of another process to the loggers of this one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger(record.name).handle(record)
+
+
+def _one_of_them(
+    rank: int, order: Order, kind: str, count: int, meeting: Path, told: Any, messages: Any, level: int
+) -> None:
     """Be process `rank` of `count`; the first one puts its result, and any of them a known error, into `told`."""
+    logger = logging.getLogger(_PACKAGE)
+    # What they all say is said once.
+    logger.setLevel(level if rank == 0 else logging.CRITICAL)
     if rank == 0:
-        logger = logging.getLogger(_PACKAGE)
-        logger.setLevel(level)
-        logger.addHandler(logging.StreamHandler(sys.stderr))
+        logger.addHandler(QueueHandler(messages))
+        logger.propagate = False
     device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         torch.cuda.set_device(device)
