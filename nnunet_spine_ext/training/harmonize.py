@@ -125,7 +125,8 @@ def train(
     target, source: values of `key` in cases.json; no source: all that are no target.
     method: ``cyclegan``, or a baseline without a network: ``nyul``, ``zscore``, ``histogram``. Of the settings a
         baseline uses `slices` and `baseline`.
-    segmenter: folder of a model of the discs of target slices; not needed where its losses weigh 0.
+    segmenter: folder of a model of the discs of target slices (of `segmenter`, or a 2-D one of nnU-Net); not needed
+        where its losses weigh 0.
     o: folder of the model; default ``nnUNet_results/<first dataset>/<name>``.
     preset, assignments: see `cyclegan.settings.read_settings`.
     device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
@@ -178,7 +179,7 @@ def train_network(order: Order, device: torch.device, processes: Processes | Non
 
     processes = processes or Processes()
     settings = order.settings
-    aid = None if order.segmenter is None else _segmenter(order.segmenter, device)
+    aid = None if order.segmenter is None else _segmenter(order.segmenter, device, settings.slices.spacing)
     if aid is None and settings.weights.segmented:
         raise _no_segmenter()
     problems = _foreign(aid, settings.slices)
@@ -273,10 +274,10 @@ def _description(
     return HarmonizerModel(order.method, made, target.spacing, *vendors, order.key, settings, provenance=facts)
 
 
-def _segmenter(folder: Path, device: torch.device) -> SliceSegmenter:
-    from nnunet_spine_ext.harmonize.segmenter import load_segmenter
+def _segmenter(folder: Path, device: torch.device, spacing: float | None) -> SliceSegmenter:
+    from nnunet_spine_ext.inference.slice_segmenter import load_slice_segmenter
 
-    return load_segmenter(folder, device)
+    return load_slice_segmenter(folder, device, spacing=spacing)
 
 
 def _begin_with(aid: SliceSegmenter | None, settings: CycleGanSettings) -> SliceNetwork | None:
