@@ -97,6 +97,22 @@ def test_noise_and_coils_are_those_of_the_assumed_scanner() -> None:
     assert (old.g_factor, old.bias, target.g_factor, target.bias) == (1.8, 0.30, 1.0, 0.12)
 
 
+def test_severity_goes_from_the_target_on_and_leaves_what_is_published() -> None:
+    draws = {x: vendor("philips-intera").draw(np.random.default_rng(3), severity=x) for x in (0.0, 1.0, 2.0)}
+    target = [vendor(TARGET).draw(np.random.default_rng(3), severity=x) for x in (0.0, 2.0)]
+    assert target[0] == target[1]
+    none, full, twice = draws.values()
+    for name in ("tr", "te", "train", "gap", "field_strength"):
+        assert getattr(none, name) == getattr(full, name) == getattr(twice, name)
+    assert none.spacing == full.spacing == twice.spacing
+    assert (none.snr, none.gain, none.bias) == (target[0].snr, target[0].gain, target[0].bias)
+    assert twice.snr == pytest.approx(full.snr**2 / none.snr)
+    assert twice.gain == pytest.approx(full.gain**2 / none.gain)
+    assert twice.bias == pytest.approx(2 * full.bias - none.bias)
+    with pytest.raises(UsageError, match="severity"):
+        vendor_phantoms("nowhere", vendors=PAIR, severity=5.0)
+
+
 def test_a_site_corrects_the_shading_of_its_coils_in_its_own_way() -> None:
     for name in vendor_names():
         row = vendor(name)

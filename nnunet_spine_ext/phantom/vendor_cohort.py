@@ -44,6 +44,7 @@ def vendor_phantoms(
     region: str = "lumbar",
     width: float = 48.0,
     finest: float | None = None,
+    severity: float = 1.0,
     dataset_id: int = 910,
     name: str = "SpineVendors",
     folds: int = 5,
@@ -65,6 +66,7 @@ def vendor_phantoms(
         ``_<vendor>``.
     region: as in `generate.phantom`. width: mm from left to right.
     finest: pixels are stored no finer than this (mm): quicker; None: as published.
+    severity: of what is assumed about the scanners, relative to the target's; see `vendors.Vendor.draw`.
 
     Raises
     ------
@@ -73,15 +75,19 @@ def vendor_phantoms(
     """
     names = list(dict.fromkeys(vendor_names() if vendors is None else vendors))
     counts = _counts(names, subjects_per_vendor)
-    _check(names, counts, travelling, seed, region, width, finest, jobs, folds)
+    _check(names, counts, travelling, seed, region, width, finest, severity, jobs, folds)
     base = ScanRequest((), seed=seed, region=region, width=width)
     tasks: list[Task] = []
     for key in names:
         start = _place(key) * _PER_VENDOR
-        tasks += [(at_vendor(base, key, start + k, finest=finest), start + k) for k in range(counts[key])]
+        tasks += [
+            (at_vendor(base, key, start + k, finest=finest, severity=severity), start + k) for k in range(counts[key])
+        ]
     for index in range(_TRAVELLERS, _TRAVELLERS + travelling):
         # Who travels has the same findings everywhere, be the vendor's own people healthy or not.
-        requests = [replace(at_vendor(base, key, index, finest=finest), pathologies=True) for key in names]
+        requests = [
+            replace(at_vendor(base, key, index, finest=finest, severity=severity), pathologies=True) for key in names
+        ]
         tasks += [(request, index) for request in requests]
     root = Path(folder)
     made = VendorPhantoms(cases={key: [] for key in names})
@@ -95,7 +101,13 @@ def vendor_phantoms(
         for (request, index), scan in zip(tasks, make_scans(tasks, jobs), strict=True):
             key = str(request.facts["vendor"])
             case = f"{scan.subject}_{key}" if index >= _TRAVELLERS else scan.subject
-            info = {**scan.info, "seed": seed, "region": region, "travelling": index >= _TRAVELLERS}
+            info = {
+                **scan.info,
+                "seed": seed,
+                "region": region,
+                "severity": severity,
+                "travelling": index >= _TRAVELLERS,
+            }
             writer.add(RawCase(case, scan.subject, [scan.image], scan.semantic, scan.instances, info))
             writer.add_json(f"{TRUTH_FOLDER}/{case}.json", scan.truth)
             made.done.append(case)
@@ -132,12 +144,13 @@ def _check(
     region: str,
     width: float,
     finest: float | None,
+    severity: float,
     jobs: int,
     folds: int,
 ) -> None:
     """Refuse what cannot be made before anything is."""
     for name in names:
-        vendor(name).draw(np.random.default_rng(0))
+        vendor(name).draw(np.random.default_rng(0), severity=severity)
     rules: tuple[tuple[str, object, bool, str], ...] = (
         ("vendors", names, bool(names), "at least one"),
         ("subjects_per_vendor", dict(counts), all(0 <= n <= _MOST for n in counts.values()), f"0 to {_MOST}"),

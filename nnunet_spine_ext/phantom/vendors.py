@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_spine_ext.augment.profiles import REFERENCE, Profile, load_profile
+from nnunet_spine_ext.augment.profiles import REFERENCE, Profile, Scanner, Severities, load_profile
 from nnunet_spine_ext.core.config import load_config, nearest, read_mapping
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.phantom.protocols import PROTOCOLS, Protocol
@@ -70,7 +70,7 @@ class Vendor:
     normalised: tuple[float, float] = (0.15, 0.95)
     protocol: Ranges | None = None
 
-    def draw(self, rng: np.random.Generator, *, finest: float | None = None) -> Protocol:
+    def draw(self, rng: np.random.Generator, *, finest: float | None = None, severity: float = 1.0) -> Protocol:
         """Draw the protocol of one scan, each value uniformly within its range.
 
         The acquired pixel is that of the profile, or the stored one where that is larger. The centre of k-space is at
@@ -80,10 +80,12 @@ class Vendor:
         Parameters
         ----------
         finest: pixels are stored no finer than this (mm), which makes large matrices quick; acquired ones stay.
+        severity: how far what is assumed of the scanner goes from the target's scanner: 0 is that of the target, 1 as
+            assumed, at most 4. What is published stays.
 
         Raises
         ------
-        UsageError: the publication does not state the protocol.
+        UsageError: the publication does not state the protocol; a severity outside its limits.
         """
         ranges = self.protocol
         if ranges is None:
@@ -94,7 +96,10 @@ class Vendor:
                 expected=f"one of {', '.join(vendor_names())}",
                 fix="choose another vendor",
             )
-        profile, reference = load_profile(self.scanner), load_profile(REFERENCE)
+        reference = load_profile(REFERENCE)
+        profile = Scanner(
+            load_profile(self.scanner), Severities.all(severity), load_profile(vendors()[TARGET].scanner)
+        ).shifted
         distance = round(float(rng.uniform(*ranges.spacing_between_slices)), 2)
         pixel = round(float(rng.uniform(*ranges.pixel_spacing)), 3)
         tr, te = (round(float(rng.uniform(*span)), 1) for span in (ranges.tr, ranges.te))
@@ -172,14 +177,16 @@ def vendor(name: str) -> Vendor:
     return found
 
 
-def at_vendor(request: ScanRequest, name: str, index: int, *, finest: float | None = None) -> ScanRequest:
+def at_vendor(
+    request: ScanRequest, name: str, index: int, *, finest: float | None = None, severity: float = 1.0
+) -> ScanRequest:
     """Return how a vendor scans spine `index`: its protocol depends on vendor, seed and spine alone.
 
     Parameters
     ----------
     request: what stays: seed, region, width, tilt, anatomy; its protocols are replaced. Healthy vendors have no
         findings; sub-voxels are chosen for thick slices where the request leaves them open.
-    finest: see `Vendor.draw`.
+    finest, severity: see `Vendor.draw`.
 
     Raises
     ------
@@ -187,7 +194,7 @@ def at_vendor(request: ScanRequest, name: str, index: int, *, finest: float | No
     """
     row = vendor(name)
     rng = np.random.default_rng((request.seed, index, zlib.crc32(f"vendor {name}".encode())))
-    protocol = row.draw(rng, finest=finest)
+    protocol = row.draw(rng, finest=finest, severity=severity)
     return replace(
         request,
         protocols=(protocol,),
