@@ -172,6 +172,25 @@ def test_a_single_subject_of_the_target_is_refused(discs: Path, tmp_path: Path) 
         trained(dataset(tmp_path, rows), tmp_path / "model", segmenter=discs)
 
 
+def test_a_segmenter_that_finds_nothing_is_refused(raw: Path, tmp_path: Path) -> None:
+    shape = SliceNetworkShape(features=(4, 8), convolutions=1)
+    state = {name: torch.zeros_like(value) for name, value in shape.build().state_dict().items()}
+    last = [name for name in state if "seg_layers" in name and name.endswith("bias")]
+    state |= {name: state[name] - 9 for name in last}
+    write_segmenter(tmp_path / "blind", SegmenterModel(network=shape), state)
+    with pytest.raises(SpineExtError, match=r"none of .* target slices") as caught:
+        trained(raw, tmp_path / "model", segmenter=tmp_path / "blind")
+    assert caught.value.code == "E-HARM-NODISC"
+
+
+def test_regions_without_discs_are_told(discs: Path, tmp_path: Path) -> None:
+    rows = [{"case": f"{v}{k}", "manufacturer": v, "mask": None} for v in ("Siemens", "GE") for k in range(3)]
+    rows.append({"case": "labelled", "manufacturer": "Philips"})
+    plain = [f"weights.{name}=0" for name in ("target_dice", "source_dice", "floor")]
+    result = trained(dataset(tmp_path, rows, ignore=True), tmp_path / "model", *plain)
+    assert "W-HARM-REGION" in [problem.code for problem in result.problems]
+
+
 def test_more_gpus_than_there_are_is_said(raw: Path, discs: Path, tmp_path: Path) -> None:
     from nnunet_spine_ext.training.harmonize_processes import train_in_processes
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_spine_ext import __version__
 from nnunet_spine_ext.core.config import to_dict
-from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SOME_FAILED, Problem, UsageError
+from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SOME_FAILED, NoInputError, Problem, UsageError
 from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.core.partial import check_folder
 from nnunet_spine_ext.harmonize.cyclegan.processes import Processes
@@ -26,6 +26,7 @@ from nnunet_spine_ext.networks.slice_unet import SliceNetwork
 if TYPE_CHECKING:
     import torch
 
+    from nnunet_spine_ext.harmonize.cyclegan.targets import Targets
     from nnunet_spine_ext.harmonize.cyclegan.training import CycleGanTraining
 
 _log = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ def train(
     ------
     UsageError: unknown settings, methods or vendors, a vendor on both sides or a single one, a folder that has a model
         (without `resume` and `overwrite`), a state of other settings, slices or segmenter.
-    NoInputError: no usable slice on one side.
+    NoInputError: no usable slice on one side, a segmenter that finds no disc in the target.
     SetupError: no such dataset, device or segmenter, a damaged state, losses that are no numbers any more.
     """
     from nnunet_spine_ext.core.device import choose_device
@@ -186,6 +187,7 @@ def train_network(order: Order, device: torch.device, processes: Processes | Non
     target, source, made = _slices(order, aid)
     data = split_slices(source, target, settings)
     targets = measure_targets(data.target, aid, settings, device)
+    problems += _without_discs(targets, settings)
     parts = {
         "target": data.target,
         "sources": data.source,
@@ -312,6 +314,27 @@ def _foreign(aid: SliceSegmenter | None, slices: SliceSettings) -> tuple[Problem
     problem = Problem(
         "warning", "W-HARM-SEGMENTER", aid.name, f"trained on other slices: {'; '.join(differ)}",
         "slices made in one way", "train the segmenter with the same slices, or set slices.* as it has them",
+    )  # fmt: skip
+    _log.warning("%s", problem)
+    return (problem,)
+
+
+def _without_discs(targets: Targets, settings: CycleGanSettings) -> tuple[Problem, ...]:
+    """Refuse a segmenter that finds nothing in slices of its own target; warn when most regions are a guess."""
+    if settings.weights.segmented and targets.recognised == 0:
+        raise NoInputError(
+            "E-HARM-NODISC",
+            file="--segmenter",
+            found=f"discs in none of {targets.measured} target slices",
+            expected="a segmenter that finds the discs of the target",
+            fix="see whether slices.spacing, fit and scaling are those it was trained with, and which vendor that was",
+        )
+    if 2 * targets.centred <= targets.measured:
+        return ()
+    problem = Problem(
+        "warning", "W-HARM-REGION", "target",
+        f"no disc known in {targets.centred} of {targets.measured} slices: their region is the middle of the slice",
+        "discs in most slices", "give masks or a segmenter, or fewer lateral slices with slices.middle",
     )  # fmt: skip
     _log.warning("%s", problem)
     return (problem,)

@@ -36,6 +36,7 @@ class Targets:
     foreground: mean share of the pixels that are disc; 0 without a segmenter.
     selection: which of all features hardly differ between slices of the target.
     centred: slices whose region is in the middle because no disc was found.
+    measured: slices. recognised: those in which the segmenter finds discs; None without one.
     """
 
     means: tuple[float, ...]
@@ -43,6 +44,8 @@ class Targets:
     foreground: float
     selection: FeatureSelection
     centred: int = 0
+    measured: int = 0
+    recognised: int | None = None
 
     def save(self, folder: str | Path) -> Path:
         """Write the selection, its pictures and the targets of the loss into a model folder."""
@@ -76,10 +79,11 @@ def measure_targets(
     wanted = min(settings.radiomics.slices, len(target))
     rng = np.random.default_rng([_STREAM, settings.seed])
     chosen = np.sort(rng.permutation(len(target))[:wanted])
-    five, rows, shares, centred = [], [], [], 0
+    five, rows, shares, centred, recognised = [], [], [], 0, 0
     for images, masks, found in _batches(target, chosen, segmenter, device or torch.device("cpu")):
         if found is not None:
             shares.append(foreground_share(found))
+            recognised += sum(window.found for window in disc_windows(found, images, settings.radiomics))
         windows = disc_windows(_known_discs(masks, found), images, settings.radiomics)
         centred += sum(not window.found for window in windows)
         regions = cut_regions(images, windows, settings.radiomics)
@@ -98,7 +102,8 @@ def measure_targets(
     selection = select_features(rows, top=settings.radiomics.top, correlation=settings.radiomics.correlation)
     foreground = float(torch.cat(shares).mean()) if shares else 0.0
     means, spreads = values.mean(0).tolist(), values.std(0).tolist()
-    return Targets(tuple(means), tuple(spreads), foreground, selection, centred)
+    known = None if segmenter is None else recognised
+    return Targets(tuple(means), tuple(spreads), foreground, selection, centred, len(chosen), known)
 
 
 def _batches(
