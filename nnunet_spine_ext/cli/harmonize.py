@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nnunet_spine_ext.cli import harmonize_apply, harmonize_segmenter, harmonize_train
+from nnunet_spine_ext.cli import harmonize_apply, harmonize_evaluate, harmonize_segmenter, harmonize_train
 from nnunet_spine_ext.cli.shell import make_parser, run
 
 PROG = "nnUNetv2_spine_harmonize"
 FUNCTION = harmonize_train.FUNCTION
 # One module per action; each adds its sub-command.
-ACTIONS = (harmonize_segmenter, harmonize_train, harmonize_apply)
+ACTIONS = (harmonize_segmenter, harmonize_train, harmonize_apply, harmonize_evaluate)
 
 _EXAMPLES = f"""  {PROG} segmenter -d 701 --target Siemens -o models/discs
   {PROG} train -d 701 --target Siemens --source Philips GE --segmenter models/discs
   {PROG} apply -i scans -o harmonized -m models/harmonizer
+  {PROG} evaluate -o evaluation --preset cpu --jobs 2
   {PROG} train --help"""
 
 
