@@ -12,6 +12,7 @@ from slice_cohort import dataset, disc_rows, spine
 
 from nnunet_spine_ext.core.config import load_config, to_dict
 from nnunet_spine_ext.core.errors import NoInputError, UsageError
+from nnunet_spine_ext.core.io import read_volume
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.harmonize.slice_grid import covered
 from nnunet_spine_ext.harmonize.slices import (
@@ -237,6 +238,35 @@ def test_discs_are_known_by_name_or_by_id(tmp_path: Path) -> None:
     told = read_slices([unnamed], settings=replace(SMALL, disc_classes=(2,)))
     assert told.masks is not None
     np.testing.assert_array_equal(told.masks, found.masks)
+
+
+def test_real_scans_have_the_head_up_and_the_front_on_the_left(tmp_path: Path, test_data: Path) -> None:
+    image = read_volume(test_data / "tptbox" / "sample_mri" / "sub-mri_label-6_T2w.nii.gz")
+    mask = read_volume(test_data / "tptbox" / "sample_mri" / "sub-mri_seg-subreg_label-6_msk.nii.gz")
+    # Disc, body and spinous process of SPINEPS' classes.
+    classes = np.select([mask.array == k for k in (100, 49, 42)], [1, 2, 3], 0).astype(np.uint8)
+    row = {"case": "a", "manufacturer": "GE", "contrast": "T2w", "image": image, "mask": mask.with_array(classes)}
+    labels = {"disc": 1, "corpus": 2, "spinous process": 3}
+    folder = dataset(tmp_path, [row], labels=labels, scheme="custom")
+    settings = SliceSettings(size=(96, 96), middle=6.0)
+    found, bodies, processes = (
+        read_slices([folder], settings=replace(settings, disc_classes=(k,))).masks for k in (1, 2, 3)
+    )
+    assert found is not None
+    assert bodies is not None
+    assert processes is not None
+    columns = [np.nonzero(m == 1)[2].mean() for m in (found, bodies, processes)]
+    assert columns[2] > columns[1] + 10
+    assert abs(columns[1] - columns[0]) < 10
+    slices = read_slices([folder], settings=settings)
+    assert slices.spacing == (1.5, 1.5)
+    # Every slice gives back its scan, within what resampling to nearly equal pixels loses: nothing here.
+    lip = image.turned("LIP")
+    for picture, fact in zip(slices.images, slices.facts, strict=True):
+        original = lip.array[fact.index].astype(np.float32)
+        prepared, frame = prepare_slice(original, lip.spacing[1:], replace(settings, spacing=1.5))
+        np.testing.assert_array_equal(prepared, picture)
+        np.testing.assert_allclose(restore(prepared, frame, original=original), original, atol=0.01)
 
 
 # --- faults ---------------------------------------------------------------------------------------------------------
