@@ -239,6 +239,17 @@ def test_a_loaded_segmenter_is_frozen_and_gradients_reach_the_slices(trained: tu
     assert not loaded.network.training
 
 
+def test_slices_with_other_pixels_are_resampled_there_and_back(trained: tuple[Path, SegmenterResult]) -> None:
+    own, fine = load_segmenter(trained[0]), load_segmenter(trained[0], spacing=0.75)
+    assert (own.spacing, fine.spacing) == (1.5, 0.75)
+    slices = torch.nn.functional.interpolate(torch.rand(1, 1, 8, 8) * 255, scale_factor=8, mode="bilinear")
+    halved = torch.nn.functional.interpolate(slices, size=(32, 32), mode="bilinear", antialias=True)
+    expected = torch.nn.functional.interpolate(own(halved), size=(64, 64), mode="bilinear", antialias=True)
+    torch.testing.assert_close(fine(slices), expected)
+    # A hair's breadth is no reason to blur.
+    assert torch.equal(load_segmenter(trained[0], spacing=1.501)(slices), own(slices))
+
+
 def test_the_gradient_is_the_slope(trained: tuple[Path, SegmenterResult]) -> None:
     loaded = load_segmenter(trained[0])
     loaded.network.double()

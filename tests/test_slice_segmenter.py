@@ -17,7 +17,7 @@ from slice_cohort import dataset
 
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.volume import Volume
-from nnunet_spine_ext.harmonize.segmenter import NetworkSegmenter
+from nnunet_spine_ext.harmonize.segmenter import NetworkSegmenter, size_at
 from nnunet_spine_ext.inference.folder import load_model
 from nnunet_spine_ext.inference.predictor import SpinePredictor
 from nnunet_spine_ext.inference.slice_plane import SlicePlane
@@ -202,7 +202,7 @@ def test_a_network_with_unequal_pixels_takes_slices_of_equal_ones(tmp_path: Path
     assert found.spacing == 0.75
     assert isinstance(found, NnUNetSegmenter)
     # The network's rows are the slice's columns.
-    assert found._own_size((20, 20)) == (30, 15)
+    assert size_at((20, 20), found.spacing, found._pixel) == (30, 15)
 
 
 @pytest.mark.parametrize("orientation", ["RAS", "LPS", "PIR", "SLA"])

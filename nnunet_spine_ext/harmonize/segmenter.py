@@ -7,7 +7,7 @@ A segmenter is frozen, but gradients pass through it to the slices: that is how 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -34,13 +34,15 @@ MODEL_FILE = "segmenter.json"
 FORMAT_VERSION = 1
 # Networks are kept per fold; a segmenter is one.
 _FOLD = 0
+# Pixels this near to the network's are taken for the same.
+_SAME_SPACING = 0.005
 
 
 class SliceSegmenter(Protocol):
     """Anything that finds discs in slices.
 
-    `name` and `digest` say which one it is, in words and by content; `spacing` is the pixel size (mm) it was trained
-    on, None where slices were resized whatever their pixels.
+    `name` and `digest` say which one it is, in words and by content; `spacing` is the pixel size (mm) of the slices
+    that it takes, None where slices were resized whatever their pixels.
     """
 
     @property
@@ -82,16 +84,26 @@ class SegmenterModel:
 
 
 class NetworkSegmenter:
-    """A network that `segmenter` trained; see `SliceSegmenter`."""
+    """A network that `segmenter` trained; see `SliceSegmenter`.
 
-    def __init__(self, network: SliceNetwork, model: SegmenterModel, name: str, digest: str) -> None:
+    Parameters
+    ----------
+    spacing: pixel size in mm of the slices that will be given; None: that of those it was trained on. Slices with
+        other pixels are resampled, and so is the answer.
+    """
+
+    def __init__(
+        self, network: SliceNetwork, model: SegmenterModel, name: str, digest: str, spacing: float | None = None
+    ) -> None:
         self.model, self.name, self.digest = model, name, digest
         self.network = network.eval().requires_grad_(requires_grad=False)
+        self._own = model.slices.spacing if model.slices.fit == "crop" else None
+        self._given = spacing
 
     @property
     def spacing(self) -> float | None:
-        """Pixel size in mm of the slices it was trained on; None where they were resized."""
-        return self.model.slices.spacing if self.model.slices.fit == "crop" else None
+        """Pixel size in mm of the slices it takes; None where they are resized whatever their pixels."""
+        return None if self._own is None else self._given or self._own
 
     def to(self, device: torch.device) -> NetworkSegmenter:
         """Move the network; return the same segmenter."""
@@ -100,8 +112,32 @@ class NetworkSegmenter:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the probability of disc (B, 1, Y, X) in slices (B, 1, Y, X), 0 to 255, on the network's device."""
-        chance: Tensor = self.network(images).float().sigmoid()
-        return chance
+        if self._own is None or self.spacing is None:
+            return _chance(self.network(images))
+        size = size_at(images.shape[2:], self.spacing, (self._own, self._own))
+        return resized(_chance(self.network(resized(images, size))), images.shape[2:]).clamp(0, 1)
+
+
+def size_at(size: Sequence[int], spacing: float, pixel: tuple[float, float]) -> tuple[int, int]:
+    """Return rows and columns that slices of `size` pixels of `spacing` mm have with pixels of another size (Y, X)."""
+    factors = (spacing / own for own in pixel)
+    rows, columns = (
+        int(n) if abs(f - 1) < _SAME_SPACING else max(1, round(n * f)) for n, f in zip(size, factors, strict=True)
+    )
+    return rows, columns
+
+
+def resized(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Interpolate slices (B, 1, Y, X) linearly to other rows and columns; coarser pixels are means of finer ones."""
+    from torch.nn.functional import interpolate
+
+    if tuple(images.shape[2:]) == tuple(size):
+        return images
+    return interpolate(images, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)
+
+
+def _chance(logits: Tensor) -> Tensor:
+    return logits.float().sigmoid()
 
 
 def write_segmenter(folder: str | Path, model: SegmenterModel, state: Mapping[str, Tensor]) -> None:
@@ -133,8 +169,14 @@ def read_segmenter(folder: str | Path) -> SegmenterModel:
         return load_config(SegmenterModel, content, where=str(path))
 
 
-def load_segmenter(folder: str | Path, device: torch.device | None = None) -> NetworkSegmenter:
+def load_segmenter(
+    folder: str | Path, device: torch.device | None = None, *, spacing: float | None = None
+) -> NetworkSegmenter:
     """Load a model of `segmenter`; `inference.slice_segmenter` also knows those of nnU-Net.
+
+    Parameters
+    ----------
+    spacing: see `NetworkSegmenter`.
 
     Raises
     ------
@@ -148,7 +190,7 @@ def load_segmenter(folder: str | Path, device: torch.device | None = None) -> Ne
     digest = hashlib.sha256()
     for path in (folder / MODEL_FILE, weights_file(folder, _FOLD)):
         digest.update(sha256(path).encode())
-    loaded = NetworkSegmenter(network, model, folder.resolve().name, digest.hexdigest())
+    loaded = NetworkSegmenter(network, model, folder.resolve().name, digest.hexdigest(), spacing)
     return loaded if device is None else loaded.to(device)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nnunet_spine_ext.check.model_folder import FINAL, is_model
 from nnunet_spine_ext.core.errors import SetupError
-from nnunet_spine_ext.harmonize.segmenter import SliceSegmenter, is_segmenter, load_segmenter
+from nnunet_spine_ext.harmonize.segmenter import SliceSegmenter, is_segmenter, load_segmenter, resized, size_at
 from nnunet_spine_ext.harmonize.structures import structures_of
 from nnunet_spine_ext.inference.model import SETTINGS_KEY, label_scheme, predict_settings, reader_reorients
 from nnunet_spine_ext.inference.slice_plane import SlicePlane
@@ -32,8 +32,6 @@ _EPSILON = 1e-8
 # In grey levels. nnU-Net's is 1e-8, which would give slices that are nearly constant gradients of 1e8.
 _LEAST_DEVIATION = 1e-3
 _TOP = 255.0
-# Pixels this near to the network's are taken for the same.
-_SAME_SPACING = 0.005
 _WINDOWS_AT_ONCE = 8
 _log = logging.getLogger(__name__)
 
@@ -51,7 +49,7 @@ def load_slice_segmenter(
 ) -> SliceSegmenter:
     """Load a segmenter of slices: a folder of ``nnUNetv2_spine_harmonize segmenter``, or a 2-D model of nnU-Net.
 
-    The other parameters are for models of nnU-Net.
+    All parameters after `spacing` are for models of nnU-Net.
 
     Parameters
     ----------
@@ -69,7 +67,7 @@ def load_slice_segmenter(
     """
     device = torch.device(device)
     if is_segmenter(folder) or not is_model(Path(folder)):
-        return load_segmenter(folder, device)
+        return load_segmenter(folder, device, spacing=spacing)
     from nnunet_spine_ext.inference.folder import load_model
     from nnunet_spine_ext.inference.predictor import SpinePredictor
 
@@ -138,17 +136,9 @@ class NnUNetSegmenter:
             msg = f"slices of shape {tuple(images.shape)}, expected (B, 1, Y, X)"
             raise ValueError(msg)
         size = images.shape[2:]
-        seen = self._plane.to_network(_resized(images, self._own_size(size)))
+        seen = self._plane.to_network(resized(images, size_at(size, self._spacing, self._pixel)))
         chance = self._plane.from_network(self._chance(self._logits(self._normalize(seen))))
-        return _resized(chance, size).clamp(0, 1)
-
-    def _own_size(self, size: Sequence[int]) -> tuple[int, int]:
-        """Return rows and columns of a slice with the network's pixels."""
-        factors = [self._spacing / own for own in self._pixel]
-        rows, columns = (
-            n if abs(f - 1) < _SAME_SPACING else max(1, round(n * f)) for n, f in zip(size, factors, strict=True)
-        )
-        return rows, columns
+        return resized(chance, size).clamp(0, 1)
 
     def _logits(self, seen: Tensor) -> Tensor:
         """Return outputs (B, heads, *plane) of normalized slices (B, 1, *plane), the mean over folds."""
@@ -288,12 +278,6 @@ def _rescaled(images: Tensor) -> Tensor:
     low = images.amin(dim=(2, 3), keepdim=True)
     high = images.amax(dim=(2, 3), keepdim=True)
     return (images - low) / (high - low).clamp_min(_EPSILON)
-
-
-def _resized(images: Tensor, size: Sequence[int]) -> Tensor:
-    if tuple(images.shape[2:]) == tuple(size):
-        return images
-    return nn.functional.interpolate(images, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)
 
 
 def _unfit(folder: Path, found: str, fix: str) -> SetupError:
