@@ -110,3 +110,23 @@ def test_what_has_its_own_table_is_not_shown_twice(folder: Path) -> None:
     write_json(folder / "qc" / "alpha.json", {"bodies": 3, "intensity": {"method": "body"}})
     _, details = shown(folder)
     assert details["alpha"]["qc"] == [["bodies", "3"]]
+
+
+def test_what_became_of_harmonized_slices_is_a_table(folder: Path) -> None:
+    told = {"method": "cyclegan", "channels": [{"skipped": False, "why": "", "before": None, "after": None}]}
+    slices = {"slices": 18, "harmonized": 16, "failed": 2, "edge_correlation": 0.981, "agreement": None}
+    note(
+        folder,
+        alpha={"intensity": told, "harmonization": slices | {"volume_change": -0.0123}},
+        beta={"harmonization": slices | {"agreement": 0.91, "volume_change": None}},
+    )
+    _, details = shown(folder)
+    tables = {table["caption"]: table["rows"] for table in details["alpha"]["crossing"]}
+    assert tables["Intensities"][0][3] == "cyclegan"
+    assert tables["Harmonization"] == [
+        ["slices harmonized", "16 of 18"],
+        ["slices that the geometry gate did not pass", "2"],
+        ["edge correlation", "0.981"],
+        ["change of the volume of discs", "-1.2%"],
+    ]
+    assert ["Dice of discs before and after", "0.910"] in details["beta"]["crossing"][0]["rows"]

@@ -15,6 +15,7 @@ EXAMPLES = """  nnUNetv2_spine_predict -i scan.nii.gz -o out -m MODEL_FOLDER --i
   nnUNetv2_spine_predict -i folder -o out -d 501 -p spineCpu -c 3d_fullres -f 0 1 2
   nnUNetv2_spine_predict -i folder -o out -m SOFT_MODEL_FOLDER --crop on --precision bf16
   nnUNetv2_spine_predict -i folder -o out -m MODEL_FOLDER --match anchored --tta full --uncertainty --report
+  nnUNetv2_spine_predict -i folder -o out -m MODEL_FOLDER --match cyclegan --harmonize-model HARMONIZER
   nnUNetv2_spine_predict -i folder -o out -m MODEL_FOLDER --match body --adapt consistency
   nnUNetv2_spine_predict -i folder -o out -m MODEL_FOLDER --dry-run
   nnUNetv2_spine_predict -i folder -o out -m MODEL_FOLDER --resume"""
@@ -84,9 +85,14 @@ def _add_crossing_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("images of other scanners")
     group.add_argument(
         "--match",
-        choices=("none", "body", "nyul", "cdf", "anchored"),
+        choices=("none", "body", "nyul", "cdf", "anchored", "cyclegan"),
         help="bring intensities to those of the training images first; anchored predicts twice, the first time to find "
-        "structures (default: as the model's plans say, else none)",
+        "structures; cyclegan has a network make them (default: as the model's plans say, else none)",
+    )
+    group.add_argument(
+        "--harmonize-model",
+        metavar="FOLDER",
+        help="that network, of nnUNetv2_spine_harmonize train (default: as the model's plans say)",
     )
     group.add_argument(
         "--tta",

@@ -127,6 +127,11 @@ def harmonizer_digest(folder: str | Path) -> str:
     return sha256(Path(folder) / MODEL_FILE)
 
 
+def harmonizer_facts(folder: str | Path) -> dict[str, str]:
+    """Return name and digest of a harmonizer, for the record of a run."""
+    return {"folder": Path(folder).resolve().name, "sha256": harmonizer_digest(folder)}
+
+
 def load_judge(folder: str | Path, model: HarmonizerModel, device: torch.device) -> SliceSegmenter:
     """Load a segmenter for the slices of a harmonizer; raises SetupError for what is none."""
     from nnunet_spine_ext.inference.slice_segmenter import load_slice_segmenter

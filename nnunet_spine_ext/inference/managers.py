@@ -44,6 +44,8 @@ from nnunet_spine_ext.inference.settings import Match, PredictSettings
 logger = logging.getLogger(__name__)
 # Where the reader leaves the name of the image for the writer, which is not told it.
 _IMAGE = "spine_image"
+# Matching that only our own command can do, and why.
+_BY_NETWORKS: dict[Match, str] = {"anchored": "a prediction", "cyclegan": "another network"}
 
 
 class SpinePreprocessor(DefaultPreprocessor):
@@ -66,7 +68,7 @@ class SpinePreprocessor(DefaultPreprocessor):
 
         for manager in (*args, *kwargs.values()):
             if isinstance(manager, SpinePlansManager):
-                refuse_anchored((predict_settings(manager.plans) or PredictSettings()).match, manager.plans)
+                refuse_networks((predict_settings(manager.plans) or PredictSettings()).match, manager.plans)
                 _check_once(
                     _phases_of(manager.plans), label_scheme(manager.plans), str(manager.plans.get("plans_name"))
                 )
@@ -169,7 +171,7 @@ def _matched_as_planned(
     method = (predict_settings(plans) or PredictSettings()).match
     if method == "none":
         return None
-    refuse_anchored(method, plans)
+    refuse_networks(method, plans)
     content = read_json(Path(dataset_json)) if isinstance(dataset_json, str) else dataset_json
     name = f"plans {plans.get('plans_name', '')}"
     # nnU-Net does not tell the preprocessor which folds predict.
@@ -184,13 +186,13 @@ def _matched_as_planned(
     return matched
 
 
-def refuse_anchored(method: Match, plans: Mapping[str, Any]) -> None:
-    """Raise SetupError for anchored matching outside our own command."""
-    if method == "anchored":
+def refuse_networks(method: Match, plans: Mapping[str, Any]) -> None:
+    """Raise SetupError for matching by a network outside our own command."""
+    if method in _BY_NETWORKS:
         raise SetupError(
             "E-MATCH-STOCK",
             file=f"plans {plans.get('plans_name', '')} spine_ext.predict",
-            found="match: anchored, which needs a prediction before preprocessing",
+            found=f"match: {method}, which needs {_BY_NETWORKS[method]} before preprocessing",
             expected="none, body, nyul or cdf in stock nnUNetv2_predict",
             fix="predict with nnUNetv2_spine_predict, or nnUNetv2_spine_plan -m MODEL --set predict.match=body",
         )

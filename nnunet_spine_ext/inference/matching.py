@@ -79,9 +79,12 @@ def match_case(
     CaseError: a CT. UsageError: another number of channels than the reference has.
     """
     references = _per_channel(reference, len(data))
+    if method == "cyclegan":
+        msg = "cases are harmonized by harmonizing.CaseHarmonizer"
+        raise ValueError(msg)
     settings = MatchSettings(method=method)
     results = [
-        match(_volume(channel, properties), own, settings, posteriors=posteriors, contrast=contrast, file=file)
+        match(channel_volume(channel, properties), own, settings, posteriors=posteriors, contrast=contrast, file=file)
         for channel, own in zip(data, references, strict=True)
     ]
     moments = tuple(
@@ -90,7 +93,8 @@ def match_case(
     )
     facts = {"method": method, "channels": [_facts(result) for result in results]}
     warnings = [_of_channel(problem, c, len(data)) for c, result in enumerate(results) for problem in result.warnings]
-    return Matched(_put_together(data, results), moments, facts, warnings)
+    images = [None if result.skipped else result.image for result in results]
+    return Matched(put_together(data, images), moments, facts, warnings)
 
 
 def score_case(
@@ -104,7 +108,7 @@ def score_case(
     """Return how far a case (C, z, y, x) is from a reference, for the journal, and a warning where that is far."""
     rows, warnings = [], []
     for c, (channel, own) in enumerate(zip(data, _per_channel(reference, len(data)), strict=True)):
-        score = ood_score(_volume(channel, properties), own)
+        score = ood_score(channel_volume(channel, properties), own)
         rows.append({"skipped": True, "why": "not asked for", "before": score.to_dict(), "after": None})
         found = kind_warnings(score, own, contrast, file, matched=False)
         warnings += [_of_channel(problem, c, len(data)) for problem in found]
@@ -127,7 +131,7 @@ def usable_reference(
     SetupError: matching asked of a model without a reference, or with a preprocessor that is not nnU-Net's own.
     """
     names = dataset_json.get("channel_names", dataset_json.get("modality", {}))
-    channels, ct = len(names), _has_ct(plans, names.values())
+    channels, ct = len(names), has_ct(plans, names.values())
     reference = _readable_reference(plans, folds, file)
     if method == "none":
         # Hounsfield units mean the same everywhere, so there is nothing to tell of a CT.
@@ -173,19 +177,19 @@ def fixed_channels(configuration: Mapping[str, Any]) -> tuple[bool, ...]:
     return tuple(scheme == _STANDARD and not inside for scheme, inside in zip(schemes, masked, strict=True))
 
 
-def _volume(channel: Array, properties: Mapping[str, Any]) -> Volume:
+def channel_volume(channel: Array, properties: Mapping[str, Any]) -> Volume:
     """Return a channel (z, y, x) as a volume; of readers that keep no affine, one with the right voxel sizes."""
     geometry = properties.get("nibabel_stuff")
     affine = geometry["reoriented_affine"] if geometry else np.diag([*properties["spacing"][::-1], 1.0])
     return Volume(channel.transpose(2, 1, 0), affine)
 
 
-def _put_together(data: Array, results: Sequence[MatchResult]) -> Array:
-    """Return the channels (C, z, y, x); where none was changed, the very same array.
+def put_together(data: Array, images: Sequence[Volume | None]) -> Array:
+    """Return the channels (C, z, y, x) of a case, changed ones from their images; where none was, the very same array.
 
     Outside the box around all that is not 0 everything stays 0: nnU-Net cuts that away, and no map may stop it.
     """
-    if all(result.skipped for result in results):
+    if all(image is None for image in images):
         return data
     box = [slice(None)]
     for axis in (1, 2, 3):
@@ -194,8 +198,8 @@ def _put_together(data: Array, results: Sequence[MatchResult]) -> Array:
         box.append(slice(filled[0], filled[-1] + 1))
     inside = tuple(box)
     matched = np.zeros_like(data)
-    for c, result in enumerate(results):
-        channel = data[c] if result.skipped else result.image.array.transpose(2, 1, 0)
+    for c, image in enumerate(images):
+        channel = data[c] if image is None else image.array.transpose(2, 1, 0)
         matched[c][inside[1:]] = channel[inside[1:]]
     return matched
 
@@ -222,7 +226,8 @@ def _of_channel(problem: Problem, channel: int, channels: int) -> Problem:
     return problem if channels == 1 else replace(problem, found=f"channel {channel}: {problem.found}")
 
 
-def _has_ct(plans: Mapping[str, Any], names: Iterable[Any]) -> bool:
+def has_ct(plans: Mapping[str, Any], names: Iterable[Any]) -> bool:
+    """Whether a model is one of CT, by its plans or by the names of its channels."""
     schemes = [s for c in plans["configurations"].values() for s in c.get("normalization_schemes", ())]
     return _CT in schemes or any(str(name).upper() == "CT" for name in names)
 

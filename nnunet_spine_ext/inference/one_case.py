@@ -71,7 +71,7 @@ def predict_case(case: InputCase, folder: Path, options: RunOptions, prepare: Pr
     warnings += found
     if maps is not None:
         write_volumes(maps, uncertainty_file(folder, case.name))
-    note_facts(qc_file(folder, case.name), _without_times(facts))
+    note_facts(qc_file(folder, case.name), _without_times(facts | prepared.details))
     write_volume(semantic, mask)
     return Done(warnings, facts | {"forward_passes": predictor.passes})
 

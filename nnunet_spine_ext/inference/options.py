@@ -14,6 +14,7 @@ from nnunet_spine_ext import __version__
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.inference.activation import check_aggregate, soft_activation
 from nnunet_spine_ext.inference.folder import ModelFolder, TrainedModel
+from nnunet_spine_ext.inference.harmonize import harmonizer_digest, harmonizer_facts
 from nnunet_spine_ext.inference.model import predict_settings
 from nnunet_spine_ext.inference.phase_options import PhaseOptions
 from nnunet_spine_ext.inference.settings import PredictSettings
@@ -42,11 +43,18 @@ class RunOptions:
     uncertainty: bool = False
     adapt_steps: int | None = None
     views: ViewSettings | None = None
+    harmonize_model: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options by name, those of the phases among them, as plain JSON."""
         own = asdict(self)
         return own | own.pop("phases")
+
+    def models(self) -> dict[str, dict[str, str]]:
+        """Return folder and digest of the networks besides the model itself, for the record of a run."""
+        folder = self.harmonize_model
+        own = {} if folder is None else {"harmonizer": harmonizer_facts(folder)}
+        return self.phases.models() | own
 
     def fingerprint(self, model: ModelFolder) -> str:
         """Return what stands for these options, a model and this version in the journal.
@@ -56,6 +64,8 @@ class RunOptions:
         activation = soft_activation(model.plans)
         soft = None if activation is None else [asdict(activation), support_mm(model.plans)]
         own = self.to_dict() | self.phases.identity()
+        if self.harmonize_model is not None:
+            own["harmonize_model"] = harmonizer_digest(self.harmonize_model)
         content = json.dumps([model.digest, own, soft, __version__], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nnunet_spine_ext.core.device import check_device_name
 from nnunet_spine_ext.core.errors import Problem, SpineExtError
+from nnunet_spine_ext.harmonize.harmonizer import read_harmonizer
 from nnunet_spine_ext.inference.activation import soft_activation
 from nnunet_spine_ext.inference.batch import (
     FULL_LIMIT,
@@ -23,6 +23,8 @@ from nnunet_spine_ext.inference.batch import (
 from nnunet_spine_ext.inference.cases import InputCase, find_cases
 from nnunet_spine_ext.inference.folder import ModelFolder, find_model_folder, load_weights, open_model_folder
 from nnunet_spine_ext.inference.gate import inspect_case
+from nnunet_spine_ext.inference.harmonize import unfinished
+from nnunet_spine_ext.inference.harmonizing import harmonizer_folder
 from nnunet_spine_ext.inference.journal import Journal, folder_lock, is_finished
 from nnunet_spine_ext.inference.matching import usable_reference
 from nnunet_spine_ext.inference.model import label_scheme, predict_settings, refuse_what_is_not_predicted_here
@@ -79,6 +81,7 @@ def predict(
     device: str = "auto",
     step_size: float = 0.5,
     match: Match | None = None,
+    harmonize_model: str | Path | None = None,
     tta: Tta = "mirror",
     views: Sequence[Kind] | None = None,
     all_views: bool = False,
@@ -113,8 +116,8 @@ def predict(
     i: an image, a folder of images or a list of images. o: output folder (made if needed).
     m: model folder; or d, tr, p, c as in nnU-Net. f: folds (None: all that are there). chk: checkpoint name.
     device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``. accumulate: precision of sums; ``half`` is nnU-Net's.
-    step_size: overlap of windows, as in nnU-Net. match: bring intensities to those of the training images
-        first (``none``, ``body``, ``nyul``, ``cdf``, or ``anchored``, which predicts twice); None: as the plans say.
+    step_size: overlap of windows, as in nnU-Net. match: bring intensities to those of the training images first;
+        harmonize_model: folder of the network by which ``cyclegan`` does that; None: as the plans say.
     tta: predict mirrored images too (``mirror``), or ones of other intensities and resolutions as well (``full``);
         views: of which kinds (None: as planned); all_views: all of them, even when further ones change nothing.
     adapt: train on each case first (``consistency``, ``tent``, or ``none``); adapt_steps: its steps (None: as planned).
@@ -132,17 +135,16 @@ def predict(
     UsageError, NoInputError, SetupError: nothing was started.
     """
     check_use(m, d, step_size)
-    check_windows(crop, precision, window_batch)
+    check_windows(crop, precision, window_batch, device)
     check_crossing(match, tta, adapt, views, full=all_views or uncertainty)
     check_parts(num_parts, part_id)
-    check_device_name(device)
     model = _open_model(m, d, (tr, p, c), f, chk)
-    models = (instance_model, numbering_model)
-    asked = phases_of(instances, numbering, models, first_vertebra, enforce=enforce, snapshots=snapshots, bids=bids)
+    of = (instance_model, numbering_model)
+    asked = phases_of(instances, numbering, of, first_vertebra, enforce=enforce, snapshots=snapshots, bids=bids)
     how = _checked_crop(model, crop, accumulate), precision, _checked_phases(model, asked)
-    by = _checked_match(model, match, adapt, adapt_steps)
-    seen = views_of(model.plans, tta, views, accumulate, all_views)
-    options = RunOptions(step_size, tta, accumulate, strict, prefer, *how, by, adapt, uncertainty, adapt_steps, seen)
+    by, network = _checked_match(model, match, harmonize_model, adapt, adapt_steps)
+    last = adapt_steps, views_of(model.plans, tta, views, accumulate, all_views), network
+    options = RunOptions(step_size, tta, accumulate, strict, prefer, *how, by, adapt, uncertainty, *last)
     work = partial(_work, device=device, window_batch=window_batch, trust=trust, report=report)
     return _predict(model, options, i, o, (part_id, num_parts), None if dry_run else work, resume=resume, report=report)
 
@@ -196,12 +198,19 @@ def _checked_crop(model: ModelFolder, crop: Crop | None, accumulate: str) -> Cro
     return chosen
 
 
-def _checked_match(model: ModelFolder, match: Match | None, adapt: Adapt, adapt_steps: int | None) -> Match:
-    """Return the matching in force; raises UsageError or SetupError for what cannot be, of test-time training too."""
+def _checked_match(
+    model: ModelFolder, match: Match | None, harmonizer: str | Path | None, adapt: Adapt, adapt_steps: int | None
+) -> tuple[Match, str | None]:
+    """Return the matching in force and the folder of its network, if it has one.
+
+    Raises UsageError or SetupError for what cannot be, of test-time training too.
+    """
     check_adapt(model.plans, adapt, adapt_steps)
     chosen = match or (predict_settings(model.plans) or PredictSettings()).match
-    usable_reference(model.plans, model.dataset_json, model.folds, chosen, str(model.folder))
-    return chosen
+    folder = harmonizer_folder(model.plans, model.dataset_json, chosen, harmonizer, str(model.folder))
+    if folder is None:
+        usable_reference(model.plans, model.dataset_json, model.folds, chosen, str(model.folder))
+    return chosen, folder
 
 
 def _checked_phases(model: ModelFolder, asked: PhaseOptions) -> PhaseOptions:
@@ -244,8 +253,10 @@ def _notes(
     # Who resumes goes on in a folder of earlier results; masks of another model are worth a warning even then.
     mixed = {kind: names for kind, names in foreign.items() if not (resume and kind == "same_settings")}
     output = run.result.folder
+    harmonizer = run.options.harmonize_model
     notes = (
         foreign_warning(output, mixed),
+        None if harmonizer is None else unfinished(read_harmonizer(harmonizer), harmonizer),
         little_space(
             output,
             cases,
@@ -270,7 +281,7 @@ def _work(
     report: bool,
 ) -> None:
     """Load the network, predict all cases into the locked folder and write the report."""
-    from nnunet_spine_ext.inference.preparation import Preparation
+    from nnunet_spine_ext.inference.preparation import preparation_of
 
     result, output = run.result, run.result.folder
     for note in result.notes:
@@ -282,12 +293,11 @@ def _work(
         predictor = make_predictor(model, run.options, device, window_batch=window_batch, trust=trust)
         phases = Phases(run.options.phases, label_scheme(model.plans), str(predictor.device))
         phases.load()
-        reference = usable_reference(model.plans, model.dataset_json, model.folds, run.options.match, str(model.folder))
-        prepare = Preparation(predictor, reference, run.options.match)
+        prepare = preparation_of(predictor, model.folds, run.options, str(model.folder))
         with writing(output):
             discard_report(output)
             options = run.options.to_dict() | {"device": str(predictor.device)}
-            write_run(output, model, options, source, foreign, run.options.phases.models())
+            write_run(output, model, options, source, foreign, run.options.models())
         _run_cases(run, cases, prepare, phases)
     if report and (result.done or result.skipped) and result.stopped is None:
         from nnunet_spine_ext.report.build import report as build_report

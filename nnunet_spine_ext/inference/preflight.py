@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from nnunet_spine_ext.core.config import nearest
+from nnunet_spine_ext.core.device import check_device_name
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.partial import check_folder, unusable_folder
 from nnunet_spine_ext.inference.activation import soft_activation
@@ -32,8 +33,9 @@ def check_use(m: str | Path | None, d: str | None, step_size: float) -> None:
         )
 
 
-def check_windows(crop: str | None, precision: str, window_batch: int) -> None:
+def check_windows(crop: str | None, precision: str, window_batch: int, device: str) -> None:
     """Refuse choices that are none, and batches without a window."""
+    check_device_name(device)
     _check_choice("--crop", crop, (None, *get_args(Crop)))
     _check_choice("--precision", precision, ("fp32", "bf16"))
     if window_batch < 1:

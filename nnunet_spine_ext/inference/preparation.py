@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from nnunet_spine_ext.harmonize.reference import IntensityReference
 from nnunet_spine_ext.harmonize.structures import structures_of
 from nnunet_spine_ext.inference.contrast import contrast_of
 from nnunet_spine_ext.inference.export import on_image_grid
+from nnunet_spine_ext.inference.harmonizing import METHOD, CaseHarmonizer, harmonizer_folder
 from nnunet_spine_ext.inference.managers import SpineConfigurationManager
 from nnunet_spine_ext.inference.matching import Matched, fixed_channels, match_case, score_case, usable_reference
 from nnunet_spine_ext.inference.model import label_scheme, predict_settings
@@ -29,6 +30,7 @@ from nnunet_spine_ext.networks.mirror import one_sided
 if TYPE_CHECKING:
     import torch
 
+    from nnunet_spine_ext.inference.options import RunOptions
     from nnunet_spine_ext.inference.predictor import SpinePredictor
 
 # Below this share of the map structures decided little: the body decided the rest, and the user should know.
@@ -39,12 +41,16 @@ _FEW = 0.5
 
 @dataclass(frozen=True)
 class Prepared:
-    """The network's input (C, *spatial), nnU-Net's properties, facts for the journal and warnings."""
+    """The network's input (C, *spatial), nnU-Net's properties, facts for journal and QC, and warnings.
+
+    `details` take the place of facts of the same name in the QC.
+    """
 
     data: torch.Tensor
     properties: dict[str, Any]
     facts: dict[str, Any] = field(default_factory=dict)
     warnings: list[Problem] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 class Preparation:
@@ -55,12 +61,20 @@ class Preparation:
     predictor: with its network; anchored matching predicts with it.
     reference: of the model (`matching.usable_reference`); None: intensities are neither compared nor matched.
     method: of matching; ``none`` compares only.
+    harmonizer: of ``cyclegan``; it needs no reference.
     """
 
-    def __init__(self, predictor: SpinePredictor, reference: IntensityReference | None, method: Match) -> None:
+    def __init__(
+        self,
+        predictor: SpinePredictor,
+        reference: IntensityReference | None,
+        method: Match,
+        harmonizer: CaseHarmonizer | None = None,
+    ) -> None:
         self.predictor = predictor
         self.reference = reference
         self.method = method
+        self.harmonizer = harmonizer
         configuration = predictor.configuration_manager
         self.fixed = fixed_channels(configuration.configuration)
         if method != "none" and not isinstance(configuration, SpineConfigurationManager):
@@ -72,19 +86,29 @@ class Preparation:
 
         Raises CaseError for a CT given to matching. `file` is what messages name.
         """
+        if self.harmonizer is not None:
+            return self._harmonized(raw, properties, self.harmonizer, file)
         if self.reference is None:
             return self._preprocessed(Matched(raw, (None,) * len(raw), {}), properties)
         if self.method == "none":
             contrast = contrast_of(file, self.reference.contrast, len(raw))
             facts, warnings = score_case(raw, properties, self.reference, contrast=contrast, file=file)
             return self._preprocessed(Matched(raw, (None,) * len(raw), facts, warnings), properties)
-        matched = self._match(raw, properties, self.reference, file)
+        return self._changed(self._match(raw, properties, self.reference, file), raw, properties)
+
+    def _changed(self, matched: Matched, raw: Array, properties: Mapping[str, Any]) -> Prepared:
         prepared = self._preprocessed(matched, properties)
         if self.predictor.tta == "full" and not matched.skipped:
             # One of its views is the image as it came; both are cut alike, so they lie on one grid.
             own = self._preprocessed(Matched(raw, (None,) * len(raw), {}), properties)
             self.predictor.unmatched = own.data
         return prepared
+
+    def _harmonized(self, raw: Array, properties: Mapping[str, Any], harmonizer: CaseHarmonizer, file: str) -> Prepared:
+        matched, found = harmonizer(raw, properties, self.reference, file)
+        prepared = self._changed(matched, raw, properties)
+        facts = prepared.facts | {"harmonization": found.summary()}
+        return replace(prepared, facts=facts, details={"harmonization": found.to_dict()})
 
     def _match(self, raw: Array, properties: Mapping[str, Any], reference: IntensityReference, file: str) -> Matched:
         contrast = contrast_of(file, reference.contrast, len(raw))
@@ -123,10 +147,32 @@ def planned_preparation(predictor: SpinePredictor, folds: Sequence[str], file: s
     Raises UsageError or SetupError for matching that cannot be; `file` is the model in messages.
     """
     plans = predictor.plans_manager.plans
-    method = (predict_settings(plans) or PredictSettings()).match
+    settings = predict_settings(plans) or PredictSettings()
+    method = settings.match
     if method == "none":
         return None
+    folder = harmonizer_folder(plans, predictor.dataset_json, method, None, file)
+    if folder is not None:
+        return _harmonizing(predictor, folds, folder, file)
     return Preparation(predictor, usable_reference(plans, predictor.dataset_json, folds, method, file), method)
+
+
+def preparation_of(predictor: SpinePredictor, folds: Sequence[str], options: RunOptions, file: str) -> Preparation:
+    """Return what prepares the cases of a run; raises as `planned_preparation` does."""
+    if options.harmonize_model is not None:
+        return _harmonizing(predictor, folds, options.harmonize_model, file)
+    plans = predictor.plans_manager.plans
+    reference = usable_reference(plans, predictor.dataset_json, folds, options.match, file)
+    return Preparation(predictor, reference, options.match)
+
+
+def _harmonizing(predictor: SpinePredictor, folds: Sequence[str], folder: str, file: str) -> Preparation:
+    """Return what harmonizes cases with the network of a folder, within the limits that the plans of a model say."""
+    plans = predictor.plans_manager.plans
+    # The reference is there to tell distances; harmonizing does without.
+    reference = usable_reference(plans, predictor.dataset_json, folds, "none", file)
+    gate = (predict_settings(plans) or PredictSettings()).gate
+    return Preparation(predictor, reference, METHOD, CaseHarmonizer(folder, gate, predictor.device))
 
 
 def structure_posteriors(predictor: SpinePredictor, data: torch.Tensor, properties: dict[str, Any]) -> dict[str, Array]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.harmonize.geometry_gate import GateSettings
 from nnunet_spine_ext.inference.adaptation.settings import AdaptSettings
 from nnunet_spine_ext.inference.view_settings import ViewSettings
 
 Crop = Literal["auto", "off", "on"]
-Match = Literal["none", "body", "nyul", "cdf", "anchored"]
+Match = Literal["none", "body", "nyul", "cdf", "anchored", "cyclegan"]
 Tta = Literal["none", "mirror", "full"]
 Adapt = Literal["none", "consistency", "tent"]
 
@@ -37,8 +38,9 @@ class PredictSettings:
     crop: whether nnUNetv2_spine_predict looks for the structures coarsely first and does only their surroundings with
         care; ``auto``: for soft models on a CPU, where that is less work.
     match: bring intensities to those of the training images before anything else (`harmonize.matching`), in our command
-        unless ``--match`` says another, and in stock `nnUNetv2_predict`; ``anchored`` needs a first prediction, so
-        stock prediction stops with it.
+        unless ``--match`` says another, and in stock `nnUNetv2_predict`; ``anchored`` needs a first prediction, and
+        ``cyclegan`` a network, so stock prediction stops with them.
+    harmonize_model: folder of the network for ``cyclegan``. gate: limits for the slices that it makes.
     intensity_views: in stock prediction, average over changed intensities as well, inside the network.
     views: what ``--tta full`` of nnUNetv2_spine_predict looks at; of `intensity_views` the intensities.
     adapt: numbers of test-time training, which ``--adapt`` of nnUNetv2_spine_predict switches on.
@@ -58,6 +60,8 @@ class PredictSettings:
     support_mm: float | None = 5.0
     crop: Crop = "auto"
     match: Match = "none"
+    harmonize_model: str | None = None
+    gate: GateSettings = field(default_factory=GateSettings)
     intensity_views: bool = False
     views: ViewSettings = field(default_factory=ViewSettings)
     adapt: AdaptSettings = field(default_factory=AdaptSettings)

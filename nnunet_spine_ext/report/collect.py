@@ -17,7 +17,7 @@ from nnunet_spine_ext.measure.numbered import is_numbered
 
 STATUSES = ("failed", "done", "skipped")
 # What the journal says of intensities, views and test-time training; the QC of a case says it too.
-CROSSING = ("intensity", "views", "adaptation")
+CROSSING = ("intensity", "harmonization", "views", "adaptation")
 _CHANNEL = "_0000"
 
 

@@ -56,6 +56,7 @@ def crossing_tables(case: Case, redactor: Redactor) -> list[dict[str, Any]]:
     intensities = ["Channel", "Distance", "Limit", "Matching", "Distance after", "By structures"]
     tables = (
         ("Intensities", intensities, _matching(case)),
+        ("Harmonization", ["Entry", "Value"], _harmonization(case)),
         ("Stability among views", ["Structure", "Dice of views", "Variation of size"], _views(case)),
         ("Test-time training", ["Entry", "Value"], _adaptation(case)),
     )
@@ -85,6 +86,21 @@ def _done(case: Case) -> str:
     """Return the matching that was done: another one than was asked for where that fell back."""
     told = _table(case.crossing.get("intensity"))
     return f"{told['fallback']} (fallback)" if "fallback" in told else str(told.get("method", ""))
+
+
+def _harmonization(case: Case) -> Rows:
+    told = _table(case.crossing.get("harmonization"))
+    if not told:
+        return []
+    rows = [
+        ["slices harmonized", f"{told.get('harmonized', '')} of {told.get('slices', '')}"],
+        ["slices that the geometry gate did not pass", str(told.get("failed", ""))],
+    ]
+    for key, name in (("edge_correlation", "edge correlation"), ("agreement", "Dice of discs before and after")):
+        value = _number(told.get(key))
+        rows += [] if value is None else [[name, _text(value)]]
+    change = _number(told.get("volume_change"))
+    return rows if change is None else [*rows, ["change of the volume of discs", f"{change:+.1%}"]]
 
 
 def _views(case: Case) -> Rows:

@@ -16,6 +16,7 @@ from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.io import read_json, write_json
 from nnunet_spine_ext.harmonize.reference import CURVES_FILE, curves_of_files, read_curves, write_curves
 from nnunet_spine_ext.harmonize.structures import structures_of
+from nnunet_spine_ext.inference.harmonizing import harmonizer_folder
 from nnunet_spine_ext.inference.matching import usable_reference
 from nnunet_spine_ext.inference.model import SETTINGS_KEY, label_scheme
 from nnunet_spine_ext.inference.preflight import check_scheme
@@ -325,7 +326,7 @@ def _edit_model(folder: Path, assignments: Sequence[str], *, dry_run: bool) -> P
     if plans[SETTINGS_KEY]["predict"]["instances"]:
         check_scheme(label_scheme(plans), folder)
     matching = plans[SETTINGS_KEY]["predict"]["match"]
-    if matching != "none":
+    if matching != "none" and harmonizer_folder(plans, _dataset_json(folder), matching, None, str(folder)) is None:
         usable_reference(plans, _dataset_json(folder), (), matching, str(folder))
     if not dry_run:
         write_json(path, plans)
