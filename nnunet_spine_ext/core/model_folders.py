@@ -21,6 +21,7 @@ Unusable = Callable[[str | Path, str, str], SetupError]
 _KINDS = (
     ("instance_model.json", "an instance model"),
     ("numbering_model.json", "a numbering model"),
+    ("segmenter.json", "a segmenter of slices"),
     ("plans.json", "a model of nnU-Net for segmentation"),
     ("checkpoint_*.pth", "one fold of a model of nnU-Net for segmentation"),
     ("*weights*.ckpt", "a checkpoint of SPINEPS, not imported"),
