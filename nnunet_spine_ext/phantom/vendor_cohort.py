@@ -77,18 +77,7 @@ def vendor_phantoms(
     counts = _counts(names, subjects_per_vendor)
     _check(names, counts, travelling, seed, region, width, finest, severity, jobs, folds)
     base = ScanRequest((), seed=seed, region=region, width=width)
-    tasks: list[Task] = []
-    for key in names:
-        start = _place(key) * _PER_VENDOR
-        tasks += [
-            (at_vendor(base, key, start + k, finest=finest, severity=severity), start + k) for k in range(counts[key])
-        ]
-    for index in range(_TRAVELLERS, _TRAVELLERS + travelling):
-        # Who travels has the same findings everywhere, be the vendor's own people healthy or not.
-        requests = [
-            replace(at_vendor(base, key, index, finest=finest, severity=severity), pathologies=True) for key in names
-        ]
-        tasks += [(request, index) for request in requests]
+    tasks = _tasks(base, counts, travelling, finest, severity)
     root = Path(folder)
     made = VendorPhantoms(cases={key: [] for key in names})
     spec = phantom_spec(tasks[0][0].protocols, dataset_id, name)
@@ -115,6 +104,26 @@ def vendor_phantoms(
     made.folder = writer.folder
     made.title = f"{writer.folder}: {len(tasks)} scans of {len(names)} vendor(s)"
     return made
+
+
+def _tasks(
+    base: ScanRequest, counts: Mapping[str, int], travelling: int, finest: float | None, severity: float
+) -> list[Task]:
+    """Return all scans: those of every vendor's own people, then those of each traveller."""
+    tasks: list[Task] = []
+    for key, count in counts.items():
+        start = _place(key) * _PER_VENDOR
+        tasks += [
+            (at_vendor(base, key, index, finest=finest, severity=severity), index)
+            for index in range(start, start + count)
+        ]
+    # Who travels has the same findings everywhere, be the vendor's own people healthy or not.
+    tasks += [
+        (replace(at_vendor(base, key, index, finest=finest, severity=severity), pathologies=True), index)
+        for index in range(_TRAVELLERS, _TRAVELLERS + travelling)
+        for key in counts
+    ]
+    return tasks
 
 
 def _place(name: str) -> int:
