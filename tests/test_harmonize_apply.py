@@ -167,3 +167,45 @@ def test_the_command_does_the_same(model: Path, scans: Path, tmp_path: Path, cap
     arguments = ["apply", "-i", str(scans), "-o", str(tmp_path / "out"), "-m", str(model), "-device", "cpu", "--json"]
     assert command.main(arguments) == 0
     assert json.loads(capsys.readouterr().out)["done"] == ["case0_0000", "case1_0000", "case2_0000"]
+
+
+def test_a_segmenter_of_discs_has_a_say(model: Path, scans: Path, tmp_path: Path) -> None:
+    import torch
+
+    from nnunet_spine_ext.harmonize.segmenter import SegmenterModel, write_segmenter
+    from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
+    from nnunet_spine_ext.networks.slice_unet import SliceNetworkShape
+
+    torch.manual_seed(0)
+    shape = SliceNetworkShape(features=(4, 8))
+    network = shape.build()
+    discs = tmp_path / "discs"
+    write_segmenter(
+        discs, SegmenterModel(network=shape, slices=SliceSettings(size=(96, 96), spacing=0.8)), network.state_dict()
+    )
+    plain = apply(scans, tmp_path / "plain", m=model, device="cpu")
+    result = apply(scans, tmp_path / "out", m=model, device="cpu", segmenter=discs, resume=True)
+    assert result.done == plain.done
+    facts = json.loads((tmp_path / "out/run.json").read_text())
+    assert len(facts["segmenter"]) == 64
+    row = journal(tmp_path / "out")["case0_0000"]
+    assert row["harmonization"]["volume_change"] is not None
+    assert journal(tmp_path / "plain")["case0_0000"]["harmonization"]["volume_change"] is None
+    assert row["fingerprint"] != journal(tmp_path / "plain")["case0_0000"]["fingerprint"]
+
+
+def test_real_scans_keep_their_grids_and_edges(model: Path, test_data: Path, tmp_path: Path) -> None:
+    names = (
+        "sct-errsm/errsm_11/t2/t2.nii.gz",
+        "sct-testing/t1/t1w.nii.gz",
+        "tptbox/sample_mri/sub-mri_label-6_T2w.nii.gz",
+    )
+    for k, name in enumerate(names):
+        scan = read_volume(test_data / name)
+        result = apply(test_data / name, tmp_path / str(k), m=model, device="cpu")
+        assert result.exit_code == 0
+        made = read_volume(next((tmp_path / str(k)).glob("*.nii.gz")))
+        assert made.same_grid(scan, 1e-3)
+        found = journal(tmp_path / str(k))[result.done[0]]["harmonization"]
+        assert found["edge_correlation"] >= 0.97
+        assert found["harmonized"] >= 0.9 * found["slices"]
