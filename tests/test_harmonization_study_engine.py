@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from nnunet_spine_ext.core.errors import CaseError, NoInputError, UsageError
+from nnunet_spine_ext.core.errors import CaseError, NoInputError, SetupError, UsageError
 from nnunet_spine_ext.core.io import read_json
 from nnunet_spine_ext.harmonize.cyclegan.settings import RadiomicSettings, read_settings
+from nnunet_spine_ext.harmonize.harmonizer import HarmonizerModel, read_harmonizer, write_harmonizer
 from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
 from nnunet_spine_ext.harmonize.slice_set import SliceFacts, SliceSet
+from nnunet_spine_ext.inference.predict import predict
+from nnunet_spine_ext.study.assemble import assemble as assemble_study
+from nnunet_spine_ext.study.config import read_config as read_study_config
 from nnunet_spine_ext.study.harmonization import scoring, testing
 from nnunet_spine_ext.study.harmonization.arms import ARMS
 from nnunet_spine_ext.study.harmonization.assemble import assemble
@@ -271,3 +276,50 @@ def test_nobody_is_trained_and_tested_on(tmp_path: Path, monkeypatch: pytest.Mon
     assert error.value.code == "E-STUDY-SUBJECTS"
     assert "ours-0" in error.value.found
     assert "theirs-1" not in error.value.found
+
+
+# --- the strategy of the cross-scanner study -------------------------------------------------
+
+
+def _harmonizer(folder: Path) -> Path:
+    model = HarmonizerModel("cyclegan", SliceSettings(spacing=2.0), (2.0, 2.0), ("a",))
+    write_harmonizer(folder, model, {"generator.safetensors": {"w": torch.zeros(1)}})
+    return folder
+
+
+def test_the_study_harmonizes_where_a_harmonizer_is_given(tmp_path: Path) -> None:
+    made = assemble_study(read_study_config(None, "smoke"), tmp_path)
+    assert "models.harmonizer" in made.unavailable["harmonized"]
+    folder = _harmonizer(tmp_path / "model")
+    config = read_study_config(None, "smoke", [f"models.harmonizer={folder}"])
+    made = assemble_study(config, tmp_path)
+    assert "harmonized" not in made.unavailable
+    run = next(run for run in made.runs if run.strategy == "harmonized")
+    step = next(step for step in made.steps if step.name == run.predict)
+    options = step.arguments["options"]
+    assert options["harmonize_model"] == str(folder)
+    assert (options["match"], options["tta"], options["adapt"]) == ("cyclegan", "none", "none")
+    assert set(options) <= set(inspect.signature(predict).parameters)
+    others = [s for s in made.steps if s.work is step.work and s is not step]
+    assert not any("harmonize_model" in s.arguments["options"] for s in others)
+
+
+def test_another_harmonizer_is_another_prediction(tmp_path: Path) -> None:
+    folder = _harmonizer(tmp_path / "model")
+    config = read_study_config(None, "smoke", [f"models.harmonizer={folder}"])
+
+    def keys() -> dict[str, str]:
+        ledger = Ledger(tmp_path)
+        return {step.name: ledger.key(step) for step in assemble_study(config, tmp_path).steps}
+
+    before = keys()
+    write_harmonizer(folder, replace(read_harmonizer(folder), key="model"), {"generator.safetensors": {}})
+    after = keys()
+    changed = {name for name in after if before[name] != after[name]}
+    assert changed == {"predict harmonized, seed 0", "score harmonized, seed 0"}
+
+
+def test_a_folder_that_is_no_harmonizer_stops_the_study(tmp_path: Path) -> None:
+    with pytest.raises(SetupError) as error:
+        assemble_study(read_study_config(None, "smoke", [f"models.harmonizer={tmp_path}"]), tmp_path / "out")
+    assert error.value.code == "E-MODEL-HARMONIZER"

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nnunet_spine_ext.core.io import sha256
+from nnunet_spine_ext.harmonize.harmonizer import MODEL_FILE, read_harmonizer
 from nnunet_spine_ext.study.conditions import Condition
 from nnunet_spine_ext.study.config import StudyConfig
 from nnunet_spine_ext.study.gaps import measure_gaps
@@ -76,8 +78,8 @@ def assemble(config: StudyConfig, study: Path) -> Assembly:
 
 def _add_strategy(made: Assembly, config: StudyConfig, models: Models, name: str, seed: int) -> None:
     strategy = STRATEGIES[name]
-    if strategy.unavailable:
-        made.unavailable[name] = strategy.unavailable
+    if strategy.harmonizer and config.models.harmonizer is None:
+        made.unavailable[name] = "there is no harmonizer: name its folder in the configuration as models.harmonizer"
         return
     found = models.finetuned(seed) if strategy.training == "finetuned" else [models.of(strategy.training, seed)]
     for model in found:
@@ -104,7 +106,7 @@ def _add_run(
     images = made.images
     keys = [condition.key for condition in chosen]
     count = len(keys) * images.subjects
-    options = dict(STRATEGIES[name].options)
+    options = {**STRATEGIES[name].options, **_harmonizer(config, name)}
     folders = list(images.test_folders)
     arguments = {
         "study": str(images.study), "folder": folder, "model": model.folder, "folders": folders, "chosen": keys,
@@ -114,6 +116,9 @@ def _add_run(
     }  # fmt: skip
     needs = (*model.needs, *(step.name for step in images.test_steps))
     facts = {**{key: value for key, value in arguments.items() if key not in ("study", "device")}, "model": model.facts}
+    if STRATEGIES[name].harmonizer:
+        # Its description has the hashes of all its files.
+        facts["harmonizer"] = sha256(Path(options["harmonize_model"]) / MODEL_FILE)
     slow = _TTA if options.get("tta") == "full" or options.get("adapt") != "none" else 1.0
     made.steps.append(
         Step(
@@ -141,6 +146,15 @@ def _add_run(
         )
     )
     made.runs.append(run)
+
+
+def _harmonizer(config: StudyConfig, name: str) -> dict[str, Any]:
+    """Return the option that names the harmonizer of a strategy; SetupError for a folder that is none."""
+    folder = config.models.harmonizer
+    if not STRATEGIES[name].harmonizer or folder is None:
+        return {}
+    read_harmonizer(folder)
+    return {"harmonize_model": str(Path(folder).resolve())}
 
 
 def _conditions(made: Assembly, model: Model, *, components: bool) -> tuple[Condition, ...]:

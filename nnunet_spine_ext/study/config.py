@@ -135,13 +135,18 @@ class Samples:
 
 @dataclass(frozen=True)
 class Models:
-    """Model folders that exist already, by the name of the training; those without are trained."""
+    """Model folders that exist already, by the name of the training; those without are trained.
+
+    `harmonizer` is a folder of `nnUNetv2_spine_harmonize train`, for the strategy ``harmonized``; it is never trained
+    here, since its target has to be the source of the study.
+    """
 
     source: str | None = None
     shift: str | None = None
     gin: str | None = None
     adversarial: str | None = None
     shift_dann: str | None = None
+    harmonizer: str | None = None
 
 
 @dataclass(frozen=True)

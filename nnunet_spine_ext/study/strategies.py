@@ -15,20 +15,28 @@ class Strategy:
     Parameters
     ----------
     name: as in the tables. training: of `study.trainings.TRAININGS`. options: of `inference.predict.predict`.
-    reference: whether the model must carry an intensity reference. unavailable: why it cannot be run; empty: it can.
+    reference: whether the model must carry an intensity reference. harmonizer: whether it needs a trained harmonizer,
+        `models.harmonizer`.
     """
 
     name: str
     training: str = "source"
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     reference: bool = False
-    unavailable: str = ""
+    harmonizer: bool = False
 
 
 def _predicted(name: str, *, training: str = "source", **options: Any) -> Strategy:
     """Return a strategy; what it does not say about prediction is switched off."""
     used = {"tta": "none", "match": "none", "adapt": "none"} | options
-    return Strategy(name, training, MappingProxyType(used), reference=used["match"] != "none")
+    networked = used["match"] == "cyclegan"
+    return Strategy(
+        name,
+        training,
+        MappingProxyType(used),
+        reference=used["match"] != "none" and not networked,
+        harmonizer=networked,
+    )
 
 
 _ALL = (
@@ -42,7 +50,7 @@ _ALL = (
     _predicted("adversarial", training="adversarial"),
     _predicted("shift-dann", training="shift_dann"),
     _predicted("finetuned", training="finetuned"),
-    Strategy("harmonized", unavailable="image-to-image harmonisation needs a trained CycleGAN, and none is part of it"),
+    _predicted("harmonized", match="cyclegan"),
     _predicted("shift", training="shift"),
     _predicted("adapt-consistency", training="gin", adapt="consistency"),
     _predicted("adapt-tent", adapt="tent"),

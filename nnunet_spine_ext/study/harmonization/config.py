@@ -36,6 +36,8 @@ class PhantomVendors:
     target_training, training, test: spines to train on at the target and at each source, and to test on at every
         vendor; nobody is in two of them.
     width: mm from left to right. finest: pixels are stored no finer than this (mm); None: as published.
+    severity: of what is assumed about scanners, because it is not published: noise, coils, reconstruction. 1 is as
+        assumed, 0 leaves the published protocols alone. The target does not change with it.
     seed: of the spines.
     """
 
@@ -47,6 +49,7 @@ class PhantomVendors:
     test: int = 4
     width: float = 48.0
     finest: float | None = None
+    severity: float = 1.0
     seed: int = 0
 
 

@@ -83,7 +83,8 @@ def _phantoms(data: PhantomVendors, study: Path) -> Scans:
             folder = f"{RAW}/Dataset{dataset:03d}_{title}"
             (test if kind == "Test" else training).append(folder)
             facts = {"dataset": dataset, "title": title, "vendor": name, "spines": spines, "seed": seed,
-                     "width": data.width, "finest": data.finest}  # fmt: skip
+                     "width": data.width, "finest": data.finest,
+                     "severity": data.severity}  # fmt: skip
             steps.append(
                 Step(f"scan {spines} spines of {title}", make_vendor, {"study": str(study), **facts}, facts, (),
                      _SPINE_S * spines, (f"{folder}/cases.json",), optional=False)
@@ -103,10 +104,11 @@ def make_vendor(
     seed: int,
     width: float,
     finest: float | None,
+    severity: float,
 ) -> dict[str, Any]:
     """Make a raw dataset of the scans of one vendor."""
     made = vendor_phantoms(
         Path(study) / RAW, vendors=[vendor], subjects_per_vendor=spines, seed=seed, width=width, finest=finest,
-        dataset_id=dataset, name=title, folds=2, overwrite=True,
+        severity=severity, dataset_id=dataset, name=title, folds=2, overwrite=True,
     )  # fmt: skip
     return {"cases": made.cases}
