@@ -300,8 +300,9 @@ def test_one_seed_gives_the_same_bytes_and_another_others(tmp_path: Path) -> Non
 def test_an_interrupted_training_is_usable_and_resumed_equals_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training(tmp_path / "whole", "epochs=3").run()
-    stopped = training(tmp_path / "parts", "epochs=3")
+    more = ("epochs=3", "judge_steps=2", "judge_warmup=2")
+    training(tmp_path / "whole", *more).run()
+    stopped = training(tmp_path / "parts", *more)
     real, calls = stopped._step, []
 
     def interrupt(*args: Any) -> Any:
@@ -315,7 +316,7 @@ def test_an_interrupted_training_is_usable_and_resumed_equals_an_uninterrupted_o
         stopped.run()
     assert read_harmonizer(tmp_path / "parts").epochs == (1, 3)
     assert load_harmonizer(tmp_path / "parts")(torch.rand(1, 1, 32, 32) * 255).isfinite().all()
-    again = training(tmp_path / "parts", "epochs=3")
+    again = training(tmp_path / "parts", *more)
     assert again.resume()
     assert again.epoch == 1
     again.run()
@@ -343,6 +344,25 @@ def test_plain_cyclegan_and_bce_train_without_a_segmenter(tmp_path: Path) -> Non
     row = rows_of(tmp_path)[0]
     assert row["radiomics"] == row["target_dice"] == row["floor"] == ""
     assert float(row["adversarial"]) > 0
+
+
+def test_discriminators_can_look_earlier_and_more_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = training(tmp_path, "epochs=1", "judge_steps=3", "judge_warmup=5", "judge_rate=0.5")
+    real, seen = run._judge, []
+
+    def count(fake_y: Tensor, *rest: Tensor) -> Any:
+        seen.append(fake_y.requires_grad)
+        return real(fake_y, *rest)
+
+    monkeypatch.setattr(run, "_judge", count)
+    before = [p.clone() for p in run.networks.to_target.parameters()]
+    run._warm_up()
+    assert all(torch.equal(p, q) for p, q in zip(before, run.networks.to_target.parameters(), strict=True))
+    assert len(seen) == 5
+    run.run()
+    assert len(seen) == 5 + 5 + 2 * 3
+    assert not any(seen)
+    assert [group["lr"] for group in run.optimizer.param_groups] == pytest.approx([1e-3, 5e-4])
 
 
 def test_a_loss_that_needs_a_segmenter_says_so(tmp_path: Path) -> None:

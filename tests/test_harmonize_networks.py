@@ -95,6 +95,15 @@ def test_pool_gives_every_second_slice_from_memory() -> None:
     assert 160 < sum(fresh) < 240
 
 
+def test_pool_gives_what_it_has_and_says_when_it_is_empty() -> None:
+    pool, rng = ReplayPool(4, (1, 1)), np.random.default_rng(2)
+    assert pool.draw(2, rng) is None
+    pool.exchange(torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1), rng)
+    drawn = pool.draw(50, rng)
+    assert drawn is not None
+    assert set(drawn.flatten().tolist()) == {1.0, 2.0}
+
+
 def test_no_pool_gives_slices_back_without_gradient() -> None:
     images = torch.rand(2, 1, 3, 3, requires_grad=True)
     given = ReplayPool(0, (3, 3)).exchange(images, np.random.default_rng(0))

@@ -123,7 +123,8 @@ def test_the_reference_page_lists_every_setting_with_its_default() -> None:
     for line in (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8").splitlines():
         section = line.removeprefix("## ") if line.startswith("## ") else section
         # The networks of instances, levels and slices have settings of their own, with keys of the same kind.
-        if line.startswith("| `") and not section.startswith(("Instance", "Fusion", "Numbering", "Harmonizer")):
+        others = ("Instance", "Fusion", "Numbering", "Harmonizer", "Slice")
+        if line.startswith("| `") and not section.startswith(others):
             key, *rest = (cell.strip() for cell in line.strip("|").split(" | "))
             rows[key.strip("`")] = rest
     parts = {

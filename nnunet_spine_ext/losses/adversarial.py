@@ -72,3 +72,8 @@ class ReplayPool(nn.Module):
                 given.append(image)
         self.filled.fill_(filled)
         return torch.stack(given).to(images.dtype)
+
+    def draw(self, count: int, rng: np.random.Generator) -> Tensor | None:
+        """Return so many earlier slices (count, 1, Y, X), the same one perhaps twice; None: there are none."""
+        filled = int(self.filled)
+        return self.slices[rng.integers(filled, size=count).tolist()] if filled else None

@@ -140,6 +140,9 @@ class CycleGanSettings:
         has to be one of `segmenter` and gives its shape, too.
     dice_terms: which of the three kinds of agreement count, of the target and of the source segmenter.
     adversarial: ``lsgan`` or ``bce``, the paper's equation 1.
+    judge_steps: steps of the discriminators per step of the generators; those after the first see slices of the pools
+        and other real ones, which costs little. The paper, and long trainings, have one.
+    judge_warmup: steps of the discriminators before the first epoch. judge_rate: their learning rate by the others'.
     pool: generated slices that discriminators are shown again; the paper has none (0).
     floor_share: of the mean foreground of target slices, that a harmonized slice must not fall below.
     baseline: of the methods without a network, which else need `slices` only.
@@ -163,6 +166,9 @@ class CycleGanSettings:
     weights: LossWeights = field(default_factory=LossWeights)
     dice_terms: tuple[DiceTerm, ...] = ("identity", "cycle", "harmonization")
     adversarial: AdversarialForm = "lsgan"
+    judge_steps: int = 1
+    judge_warmup: int = 0
+    judge_rate: float = 1.0
     pool: int = 50
     floor_share: float = 0.5
     radiomics: RadiomicSettings = field(default_factory=RadiomicSettings)
@@ -183,12 +189,12 @@ class CycleGanSettings:
 
     def __post_init__(self) -> None:
         """Refuse values outside their limits."""
-        counts = ("discriminator_width", "epochs", "batch_size", "validation_slices", "validate_every", "sample_slices",
-                  "save_every")  # fmt: skip
+        counts = ("discriminator_width", "judge_steps", "epochs", "batch_size", "validation_slices", "validate_every",
+                  "sample_slices", "save_every")  # fmt: skip
         limits: dict[str, tuple[float, float]] = dict.fromkeys(counts, (1, 1e6))
-        limits |= dict.fromkeys(("pool", "seed"), (0, 2**31))
+        limits |= dict.fromkeys(("pool", "judge_warmup", "seed"), (0, 2**31))
         limits |= dict.fromkeys(("floor_share", "decay_from", "collapse_share"), (0, 1))
-        limits["validation"] = (0.01, 0.9)
+        limits |= {"validation": (0.01, 0.9), "judge_rate": (0.01, 100)}
         check_ranges(self, limits, where="harmonizer")
         wrong = []
         if self.slices_per_epoch is not None and self.slices_per_epoch < 1:

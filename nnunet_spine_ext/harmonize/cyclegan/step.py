@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
@@ -113,16 +112,14 @@ def weighted(parts: dict[str, Tensor], settings: CycleGanSettings) -> Tensor:
 
 
 def discriminator_losses(
-    networks: HarmonizerNetworks,
-    made: Generated,
-    x: Tensor,
-    y: Tensor,
-    settings: CycleGanSettings,
-    rng: np.random.Generator,
+    networks: HarmonizerNetworks, fake_y: Tensor, fake_x: Tensor, x: Tensor, y: Tensor, settings: CycleGanSettings
 ) -> tuple[Tensor, Tensor]:
-    """Return the losses of the discriminators of target and of source slices; no gradient reaches a generator."""
-    fake_y = networks.pool_target.exchange(made.fake_y, rng)
-    fake_x = networks.pool_source.exchange(made.fake_x, rng)
+    """Return the losses of the discriminators of target and of source slices.
+
+    Parameters
+    ----------
+    fake_y, fake_x: generated slices, of a pool, without a gradient.
+    """
     form = settings.adversarial
     target = discriminator_loss(networks.judge_target(y).float(), networks.judge_target(fake_y).float(), form)
     source = discriminator_loss(networks.judge_source(x).float(), networks.judge_source(fake_x).float(), form)

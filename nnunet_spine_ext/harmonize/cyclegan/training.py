@@ -41,7 +41,7 @@ from nnunet_spine_ext.render.png import encode_png
 
 STATE_FILE = "training/state.safetensors"
 SAMPLES_FOLDER = "samples"
-_POOL = 3
+_POOL, _WARMUP = 3, 4
 # Adam's, of the paper.
 BETAS = (0.5, 0.999)
 
@@ -97,6 +97,7 @@ class CycleGanTraining:
         # One optimizer for both sides: it leaves alone what has no gradient, and its state is one.
         groups = [{"params": self.networks.makers}, {"params": self.networks.judges}]
         self.optimizer = torch.optim.Adam(groups, lr=settings.learning_rate, betas=BETAS)
+        self._set_rate(settings.learning_rate)
         # Half precision of the kind that needs no scaling of the loss.
         self._half = device.type == "cuda" and torch.cuda.is_bf16_supported()
         self._samples = first_samples(slices, settings.sample_slices)
@@ -142,8 +143,9 @@ class CycleGanTraining:
     def _one_epoch(self) -> None:
         start = time.process_time()
         rate = self.settings.learning_rate_of(self.epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self._set_rate(rate)
+        if self.epoch == 0:
+            self._warm_up()
         if self.aims.radiomics is not None:
             done = self.epoch / max(1, self.settings.epochs - 1)
             self.aims.radiomics.tau = self.settings.radiomics.tau_of(done)
@@ -178,6 +180,26 @@ class CycleGanTraining:
         model = replace(self.goal.model, epochs=(self.epoch, self.settings.epochs))
         write_harmonizer(self.folder, model, {generator_file(self.epoch): self.networks.to_target.state_dict()})
 
+    def _set_rate(self, rate: float) -> None:
+        makers, judges = self.optimizer.param_groups
+        makers["lr"], judges["lr"] = rate, rate * self.settings.judge_rate
+
+    def _warm_up(self) -> None:
+        """Let the discriminators look at slices as the generators leave them at the start."""
+        for number in range(self.settings.judge_warmup):
+            rng = np.random.default_rng([_WARMUP, self.settings.seed, number, self.processes.rank])
+            x, y = self._drawn(rng)
+            with torch.no_grad(), self._autocast():
+                fake_y, fake_x = self.networks.to_target(x), self.networks.to_source(y)
+            self._judge(fake_y, fake_x, x, y)
+
+    def _drawn(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return any slices of the sources and of the target, as many as this process has in a step."""
+        count = self.settings.batch_size // self.processes.count
+        pair = [part.tensor(rng.integers(len(part), size=count).tolist())
+                for part in (self.slices.source, self.slices.target)]  # fmt: skip
+        return to_unit(pair[0].to(self.device)), to_unit(pair[1].to(self.device))
+
     def _train(self) -> dict[str, float]:
         """Run the steps of an epoch; return the means of what `log.csv` says of them."""
         names = ("loss", *LOSSES, "judge_target", "judge_source", "foreground")
@@ -206,17 +228,29 @@ class CycleGanTraining:
         self.processes.average_gradients(networks.makers)
         self.optimizer.step()
         _freeze(networks.judges, frozen=False)
-        self.optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
-            target, source = discriminator_losses(networks, made, x, y, settings, rng)
-        (target + source).backward()
-        self.processes.average_gradients(networks.judges)
-        self.optimizer.step()
+        fake_y = networks.pool_target.exchange(made.fake_y, rng)
+        fake_x = networks.pool_source.exchange(made.fake_x, rng)
+        target, source = self._judge(fake_y, fake_x, x, y)
+        for _ in range(settings.judge_steps - 1):
+            # Without a pool there is nothing earlier.
+            old_y = networks.pool_target.draw(len(x), rng)
+            old_x = networks.pool_source.draw(len(x), rng)
+            self._judge(fake_y if old_y is None else old_y, fake_x if old_x is None else old_x, *self._drawn(rng))
         told = {name: part.detach() for name, part in parts.items()}
         return {
             **told, "loss": loss.detach(), "judge_target": target.detach(), "judge_source": source.detach(),
             "foreground": foreground,
         }  # fmt: skip
+
+    def _judge(self, fake_y: Tensor, fake_x: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Improve the discriminators by one step; return their losses."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            target, source = discriminator_losses(self.networks, fake_y, fake_x, x, y, self.settings)
+        (target + source).backward()
+        self.processes.average_gradients(self.networks.judges)
+        self.optimizer.step()
+        return target, source
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast("cuda", torch.bfloat16) if self._half else nullcontext()
