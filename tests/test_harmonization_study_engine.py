@@ -200,6 +200,17 @@ def test_pairs_are_target_slices_of_other_patients_in_the_same_place() -> None:
             assert own.subject[-1] == other.subject[-1]
 
 
+def test_patients_whom_the_target_scanned_too_are_compared_with_themselves() -> None:
+    slices = _slices()
+    facts = tuple(replace(fact, subject=fact.subject[-1]) for fact in slices.facts)
+    same = SliceSet(slices.images, slices.masks, facts, slices.spacing)
+    for ours, theirs in pairs_of(same, ROLES).items():
+        own, other = facts[ours], facts[theirs]
+        assert other.vendor == "ours"
+        assert (own.subject == other.subject) == (own.vendor != "ours")
+        assert own.position == other.position
+
+
 def test_one_slice_per_vendor_is_shown_the_target_first() -> None:
     slices = _slices()
     chosen = to_show(slices, ROLES)

@@ -34,7 +34,9 @@ class PhantomVendors:
     ----------
     target: vendor of the target. sources: those that harmonizers are trained with. unseen: those that are tested only.
     target_training, training, test: spines to train on at the target and at each source, and to test on at every
-        vendor; nobody is in two of them.
+        vendor; nobody is trained on and tested on.
+    travelling: the same people are tested on at every vendor, so that scanners alone make the difference; else every
+        vendor has people of its own to test on, as it always has to train on.
     width: mm from left to right. finest: pixels are stored no finer than this (mm); None: as published.
     severity: of what is assumed about scanners, because it is not published: noise, coils, reconstruction. 1 is as
         assumed, 0 leaves the published protocols alone. The target does not change with it.
@@ -47,6 +49,7 @@ class PhantomVendors:
     target_training: int = 8
     training: int = 4
     test: int = 4
+    travelling: bool = True
     width: float = 48.0
     finest: float | None = None
     severity: float = 1.0

@@ -84,7 +84,7 @@ def _phantoms(data: PhantomVendors, study: Path) -> Scans:
             (test if kind == "Test" else training).append(folder)
             facts = {"dataset": dataset, "title": title, "vendor": name, "spines": spines, "seed": seed,
                      "width": data.width, "finest": data.finest,
-                     "severity": data.severity}  # fmt: skip
+                     "severity": data.severity, "travelling": data.travelling and kind == "Test"}  # fmt: skip
             steps.append(
                 Step(f"scan {spines} spines of {title}", make_vendor, {"study": str(study), **facts}, facts, (),
                      _SPINE_S * spines, (f"{folder}/cases.json",), optional=False)
@@ -105,10 +105,12 @@ def make_vendor(
     width: float,
     finest: float | None,
     severity: float,
+    travelling: bool,
 ) -> dict[str, Any]:
-    """Make a raw dataset of the scans of one vendor."""
+    """Make a raw dataset of the scans of one vendor; people who travel are the same at every one."""
+    own, shared = (0, spines) if travelling else (spines, 0)
     made = vendor_phantoms(
-        Path(study) / RAW, vendors=[vendor], subjects_per_vendor=spines, seed=seed, width=width, finest=finest,
-        severity=severity, dataset_id=dataset, name=title, folds=2, overwrite=True,
+        Path(study) / RAW, vendors=[vendor], subjects_per_vendor=own, travelling=shared, seed=seed, width=width,
+        finest=finest, severity=severity, dataset_id=dataset, name=title, folds=2, overwrite=True,
     )  # fmt: skip
     return {"cases": made.cases}

@@ -24,7 +24,8 @@ READING = (
     f"which saw slices of the target alone. Without a gap of at least {VOID_BELOW:.2f} Dice nothing follows.",
     "Radiomic features are those of PyRadiomics with bins of 25, in a window around the discs of 3/8 of the width, "
     "scaled to 0-255; the window is the same for all methods. The relative error is |harmonized - target| / |target|, "
-    "against the slice of a target patient that is nearest in level and position.",
+    "against the target slice that is nearest in level and position, of the same patient where the target scanned him, "
+    "too.",
     "Numbers of the paper are of clinical images of other scanners, with intervals over slices. They are shown for "
     "comparison, not as a target.",
 )

@@ -170,7 +170,8 @@ def by_vendor(results: Results) -> Table:
 
 
 _PAIRED = (
-    "Relative error against the weakly paired target slice: that of another patient, nearest in level and position."
+    "Relative error against the weakly paired target slice: nearest in level and position, of the same patient where "
+    "the target scanned him, too."
 )
 
 
@@ -189,7 +190,7 @@ def radiomics(results: Results) -> Table:
     columns = (Column("arm", "arm", wide=False), Column("title", "Method"),
                *(Column(name, name, "estimate") for name in results.features))  # fmt: skip
     rows = _radiomic_rows(results, of_mean=False)
-    notes = (_PAIRED, "The last row says what other anatomy alone makes: no method can go below it but by chance.",
+    notes = (_PAIRED, "The last row pairs target slices with those of other patients: what other anatomy alone makes.",
              _INTERVALS)  # fmt: skip
     return Table("radiomics", "Radiomic features: relative error by method", columns, rows, notes)
 

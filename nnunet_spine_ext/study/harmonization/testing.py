@@ -149,23 +149,26 @@ def read_saved(path: Path) -> tuple[SliceSet, dict[str, str]]:
 
 
 def pairs_of(slices: SliceSet, roles: dict[str, str]) -> dict[int, int]:
-    """Return, for every slice, the target slice of another patient that shows the most alike anatomy.
+    """Return, for every slice, the target slice that shows the most alike anatomy, nearest in level and position.
 
-    For slices of the target themselves it says what other anatomy alone changes. A slice is left out when there is no
-    other patient of the target.
+    It is of the same patient where the target scanned him, too, else of any. Slices of the target themselves are paired
+    with those of other patients: that says what other anatomy alone changes. Those without a pair are left out.
     """
     target = [index for index, fact in enumerate(slices.facts) if roles[fact.vendor] == TARGET]
-    found: dict[int, int] = {}
-    groups: dict[str | None, list[int]] = {}
-    subjects = {slices.facts[index].subject for index in target}
+    scanned = {slices.facts[index].subject for index in target}
+    groups: dict[tuple[str | None, bool], list[int]] = {}
     for index, fact in enumerate(slices.facts):
-        # Somebody whom other vendors scanned, too, is no other patient than himself.
-        groups.setdefault(fact.subject if fact.subject in subjects else None, []).append(index)
-    for subject, members in groups.items():
-        others = [index for index in target if slices.facts[index].subject != subject]
-        if others:
-            for ours, theirs in weak_pairs(slices.subset(members), slices.subset(others)):
-                found[members[ours]] = others[theirs]
+        own = roles[fact.vendor] == TARGET
+        groups.setdefault((fact.subject if fact.subject in scanned else None, own), []).append(index)
+    found: dict[int, int] = {}
+    for (subject, own), members in groups.items():
+        if subject is None:
+            aims = target
+        else:
+            aims = [index for index in target if (slices.facts[index].subject == subject) != own]
+        if aims:
+            for ours, theirs in weak_pairs(slices.subset(members), slices.subset(aims)):
+                found[members[ours]] = aims[theirs]
     return found
 
 
