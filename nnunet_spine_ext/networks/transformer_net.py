@@ -7,12 +7,16 @@ the original network.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 MULTIPLE = 4
 """Both axes of what goes through the inner layers are multiples of this: two halvings."""
+
+Upsampling = Literal["transposed", "nearest"]
 
 _SLOPE = 0.2
 
@@ -26,18 +30,21 @@ class TransformerNet(nn.Module):
     blocks: residual blocks at a quarter of the resolution.
     residual: the network says what to add to the slice, and starts with nothing; without it (the paper) it draws the
         slice anew. What it adds is cut off at the ends of the scale.
+    upsampling: ``transposed`` convolutions (the paper), or ``nearest`` and a convolution, which leave no checkerboard
+        (Odena, Dumoulin and Olah: Deconvolution and checkerboard artifacts, Distill 2016).
     """
 
-    def __init__(self, width: int = 32, blocks: int = 5, *, residual: bool = False) -> None:
+    def __init__(
+        self, width: int = 32, blocks: int = 5, *, residual: bool = False, upsampling: Upsampling = "transposed"
+    ) -> None:
         super().__init__()
         self._residual = residual
         self.head = nn.Sequential(
             *_convolution(1, width, 9), *_convolution(width, 2 * width, 3, 2), *_convolution(2 * width, 4 * width, 3, 2)
         )
         self.body = nn.Sequential(*(_ResidualBlock(4 * width) for _ in range(blocks)))
-        self.tail = nn.Sequential(
-            *_transposed(4 * width, 2 * width), *_transposed(2 * width, width), nn.ReflectionPad2d(4)
-        )
+        larger = _transposed if upsampling == "transposed" else _repeated
+        self.tail = nn.Sequential(*larger(4 * width, 2 * width), *larger(2 * width, width), nn.ReflectionPad2d(4))
         self.last = nn.Conv2d(width, 1, 9)
         if residual:
             nn.init.zeros_(self.last.weight)
@@ -78,3 +85,7 @@ def _transposed(before: int, after: int) -> tuple[nn.Module, ...]:
         nn.InstanceNorm2d(after, affine=True),
         nn.ReLU(),
     )
+
+
+def _repeated(before: int, after: int) -> tuple[nn.Module, ...]:
+    return (nn.Upsample(scale_factor=2), *_convolution(before, after, 3))

@@ -46,7 +46,7 @@ def load(folder: Path, model: HarmonizerModel, device: torch.device | str = "cpu
     """Load the generator of a model folder; raises SetupError when it does not fit its description."""
     with faults_of_model(folder / MODEL_FILE):
         shape = load_config(GeneratorShape, model.settings.get("generator", {}), where="generator")
-    generator = TransformerNet(shape.width, shape.blocks, residual=shape.residual)
+    generator = shape.build()
     load_weights(folder / _generator_of(folder, model), generator, MODEL_FILE, unusable)
     return CycleGanHarmonizer(generator, model, device)
 

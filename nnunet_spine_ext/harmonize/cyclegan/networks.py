@@ -13,7 +13,6 @@ from nnunet_spine_ext.harmonize.slice_grid import TOP
 from nnunet_spine_ext.losses.adversarial import ReplayPool
 from nnunet_spine_ext.networks.patch_gan import PatchGAN
 from nnunet_spine_ext.networks.slice_unet import SliceNetwork
-from nnunet_spine_ext.networks.transformer_net import TransformerNet
 
 _START = 1
 # The running mean of the foreground remembers about ten steps.
@@ -36,9 +35,8 @@ class HarmonizerNetworks(nn.Module):
         self, settings: CycleGanSettings, size: tuple[int, int], source_segmenter: SliceNetwork | None = None
     ) -> None:
         super().__init__()
-        shape = settings.generator
-        self.to_target = TransformerNet(shape.width, shape.blocks, residual=shape.residual)
-        self.to_source = TransformerNet(shape.width, shape.blocks, residual=shape.residual)
+        self.to_target = settings.generator.build()
+        self.to_source = settings.generator.build()
         self.judge_target = PatchGAN(settings.discriminator_width)
         self.judge_source = PatchGAN(settings.discriminator_width)
         self.pool_target = ReplayPool(settings.pool, size)

@@ -17,6 +17,7 @@ from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
 from nnunet_spine_ext.harmonize.slice_pairs import ROI_SIZE
 from nnunet_spine_ext.losses.adversarial import AdversarialForm
 from nnunet_spine_ext.networks.slice_unet import SliceNetworkShape
+from nnunet_spine_ext.networks.transformer_net import TransformerNet, Upsampling
 
 _FOLDER = Path(__file__).parent / "presets"
 
@@ -121,6 +122,11 @@ class GeneratorShape:
     width: int = 32
     blocks: int = 5
     residual: bool = False
+    upsampling: Upsampling = "transposed"
+
+    def build(self) -> TransformerNet:
+        """Return a new generator."""
+        return TransformerNet(self.width, self.blocks, residual=self.residual, upsampling=self.upsampling)
 
     def __post_init__(self) -> None:
         """Refuse sizes that are none."""
