@@ -41,6 +41,11 @@ def test_synthetic_slices_equal_pyradiomics(row: Mapping[str, Any]) -> None:
     _compare(row, *radiomic_slices.synthetic(row["name"]))
 
 
+@pytest.mark.parametrize("row", ORACLE["sparse"], ids=lambda row: str(row["seed"]))
+def test_sparse_regions_equal_pyradiomics(row: Mapping[str, Any]) -> None:
+    _compare(row, *radiomic_slices.sparse(row["seed"]))
+
+
 @pytest.mark.parametrize("region", radiomic_slices.REGIONS)
 def test_real_slices_equal_pyradiomics(test_data: Path, region: str) -> None:
     rows = [row for row in ORACLE["real"] if row["region"] == region]
@@ -99,6 +104,26 @@ def test_one_pixel_has_no_texture() -> None:
     assert found["firstorder_Mean"] == 7.0
     assert math.isnan(found["glcm_Idmn"])
     assert math.isnan(found["glrlm_ShortRunEmphasis"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_two_pixels_leave_undefined_is_nan_without_a_warning() -> None:
+    region = np.zeros((4, 4))
+    region[0, 0] = region[1, 2] = 1
+    found = all_features(np.arange(16.0).reshape(4, 4) * 9, region)
+    undefined = {name for name, value in found.items() if math.isnan(value)}
+    textures = {name for name in FEATURE_NAMES if not name.startswith("firstorder")}
+    assert undefined == textures | {"firstorder_RobustMeanAbsoluteDeviation"}
+
+
+@pytest.mark.parametrize("scaling", ["minmax", "robust", "none"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_slice_with_values_that_are_no_numbers_is_no_black_one(scaling: Any, value: float) -> None:
+    images = np.random.default_rng(0).uniform(0, 255, (1, 9, 8)).astype(np.float32)
+    images[0, 4, 4] = value
+    with pytest.raises(CaseError) as caught:
+        features_of_slices(images, scaling=scaling)
+    assert caught.value.code == "E-RADIOMICS-VALUES"
 
 
 @pytest.mark.parametrize(

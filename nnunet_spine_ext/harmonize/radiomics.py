@@ -50,8 +50,9 @@ def all_features(
     bin_count: so many bins from the lowest to the highest value instead, if given.
     voxel_volume: in mm³, for ``firstorder_TotalEnergy`` only.
 
-    Features of co-occurrence are NaN where no pixel of the region has a neighbour in it, those of runs in a box of one
-    pixel.
+    Features of co-occurrence are NaN where no pixel of the region has a neighbour in it, those of runs where none
+    shares a row, column or diagonal with another, and ``firstorder_RobustMeanAbsoluteDeviation`` where no value lies
+    between the percentiles 10 and 90, as of two pixels.
 
     Raises
     ------
@@ -153,7 +154,7 @@ def _first_order(values: Array, levels: Array, voxel_volume: float) -> dict[str,
         "Median": float(half),
         "Minimum": float(values.min()),
         "Range": float(values.max() - values.min()),
-        "RobustMeanAbsoluteDeviation": float(np.abs(within - within.mean()).mean()),
+        "RobustMeanAbsoluteDeviation": float(np.abs(within - within.mean()).mean()) if within.size else float("nan"),
         "RootMeanSquared": float(np.sqrt(energy / values.size)),
         "Skewness": third / variance**1.5 if variance > 0 else 0.0,
         "TotalEnergy": energy * voxel_volume,
@@ -163,7 +164,7 @@ def _first_order(values: Array, levels: Array, voxel_volume: float) -> dict[str,
 
 
 def rescaled(part: Array, scaling: RegionScaling = "minmax") -> Array:
-    """Return a region from 0 to 255, float32; a constant one becomes 0.
+    """Return a region from 0 to 255, float32; a constant one becomes 0, one with values that are no numbers all NaN.
 
     Parameters
     ----------
@@ -172,6 +173,9 @@ def rescaled(part: Array, scaling: RegionScaling = "minmax") -> Array:
     """
     if scaling == "none":
         return part.astype(np.float32)
+    if not np.isfinite(part).all():
+        # Zeros would be taken for a constant region.
+        return np.full(part.shape, np.nan, dtype=np.float32)
     low, high = np.percentile(part, ROBUST) if scaling == "robust" else (part.min(), part.max())
     if not high > low:
         return np.zeros(part.shape, dtype=np.float32)

@@ -30,6 +30,8 @@ GLRLM = (
 )  # fmt: skip
 # Of one size of slices there are four, of one size of blocks thirteen.
 _ORDERS_KEPT = 32
+# PyRadiomics leaves directions out whose lines all have fewer.
+_FEWEST_ON_A_LINE = 2
 
 
 def directions(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
@@ -55,12 +57,12 @@ def glcm_features(levels: Array) -> dict[str, float]:
 
     Where no pixel has a neighbour inside, all are NaN.
     """
-    top = int(levels.max())
+    top, different = int(levels.max()), np.unique(levels[levels > 0]).size
     rows = []
     for direction in directions(levels.shape):
         counts = _pairs(levels, direction, top)
         if counts.sum() > 0:
-            rows.append(_glcm_values(counts / counts.sum()))
+            rows.append(_glcm_values(counts / counts.sum(), different))
     return _mean(rows, GLCM)
 
 
@@ -75,8 +77,8 @@ def _pairs(levels: Array, direction: tuple[int, ...], top: int) -> Array:
     return both
 
 
-def _glcm_values(p: Array) -> dict[str, float]:
-    """Features of one normalised, symmetric matrix (n, n)."""
+def _glcm_values(p: Array, different: int) -> dict[str, float]:
+    """Features of one normalised, symmetric matrix (n, n), of a region with so many different levels."""
     n = len(p)
     level = np.arange(1.0, n + 1)
     i, j = level[:, None], level[None, :]
@@ -114,11 +116,11 @@ def _glcm_values(p: Array) -> dict[str, float]:
         "SumAverage": float((sums * total).sum()),
         "SumEntropy": entropy(total),
         "SumSquares": variance,
-        **_information(p, margin),
+        **_information(p, margin, different),
     }
 
 
-def _information(p: Array, margin: Array) -> dict[str, float]:
+def _information(p: Array, margin: Array, different: int) -> dict[str, float]:
     """Measures of correlation from information: how far the matrix is from the product of its margins."""
     independent = margin[:, None] * margin[None, :]
     joint, single = entropy(p), entropy(margin)
@@ -127,12 +129,13 @@ def _information(p: Array, margin: Array) -> dict[str, float]:
     # is 1; without the eigenvalues of a matrix that is not symmetric none is complex.
     known = margin > 0
     root = np.sqrt(margin[known])
-    # Levels that are nowhere in the region are no rows of PyRadiomics' matrix, so one level alone has no second value.
+    # Levels of the region are rows of PyRadiomics' matrix even where no pair in this direction has them: their values
+    # are 0. Only a single level has no second value.
     values = np.linalg.svd(p[np.ix_(known, known)] / root[:, None] / root[None, :], compute_uv=False)
     return {
         "Imc1": (joint - crossed) / single if single > 0 else 0.0,
         "Imc2": float(np.sqrt(max(0.0, 1 - np.exp(-2 * (both - joint))))),
-        "MCC": float(values[1]) if len(values) > 1 else 1.0,
+        "MCC": float(values[1]) if len(values) > 1 else float(different == 1),
     }
 
 
@@ -142,15 +145,19 @@ def glrlm_features(levels: Array) -> dict[str, float]:
     Parameters
     ----------
     levels: int array (Y, X) or (Z, Y, X) from 1 on; 0 is outside.
+
+    Only directions count in which a line meets two pixels inside, side by side or not; without any, all are NaN.
     """
-    rows = [_glrlm_values(*_runs(levels, direction)) for direction in directions(levels.shape)]
-    return _mean(rows, GLRLM)
+    found = (_runs(levels, direction) for direction in directions(levels.shape))
+    return _mean([_glrlm_values(*runs) for runs in found if runs is not None], GLRLM)
 
 
-def _runs(levels: Array, direction: tuple[int, ...]) -> tuple[Array, Array, Array]:
-    """Return level, length and number of runs of each kind, shape (k,) each."""
+def _runs(levels: Array, direction: tuple[int, ...]) -> tuple[Array, Array, Array] | None:
+    """Return level, length and number of runs of each kind, shape (k,) each; None if no line meets two pixels."""
     order, starts = _lines(levels.shape, direction)
     row = levels.ravel()[order]
+    if int(np.add.reduceat(row > 0, np.flatnonzero(starts), dtype=np.int64).max()) < _FEWEST_ON_A_LINE:
+        return None
     first = starts | (np.diff(row, prepend=-1) != 0)
     begin = np.flatnonzero(first)
     length = np.diff(begin, append=row.size)
