@@ -61,6 +61,22 @@ def test_a_folder_of_scans_keeps_names_and_grids(model: Path, scans: Path, tmp_p
     assert facts["options"]["gate"]["weakest"] == 0.8
 
 
+def test_every_channel_is_harmonized_and_none_is_left_out(model: Path, scans: Path, tmp_path: Path) -> None:
+    image, _ = spine(3)
+    write_volume(image, scans / "case0_0001.nii.gz")
+    write_volume(image, scans / "case0.nii.gz")
+    wanted = ["case0", "case0_0000", "case0_0001", "case1_0000", "case2_0000"]
+    rehearsed = apply(scans, tmp_path / "out", m=model, device="cpu", dry_run=True)
+    assert rehearsed.planned["case0_0001"] == [str(scans / "case0_0001.nii.gz")]
+    result = apply(scans, tmp_path / "out", m=model, device="cpu")
+    assert (result.exit_code, result.done) == (0, wanted)
+    assert sorted(p.name.removesuffix(".nii.gz") for p in (tmp_path / "out").glob("*.nii.gz")) == wanted
+    write_volume(image, scans / "CASE0.nii")
+    with pytest.raises(UsageError) as caught:
+        apply(scans, tmp_path / "twice", m=model, device="cpu")
+    assert caught.value.code == "E-IN-TWICE"
+
+
 def test_equal_runs_give_equal_bytes(model: Path, scans: Path, tmp_path: Path) -> None:
     for name in "ab":
         apply(scans, tmp_path / name, m=model, device="cpu")

@@ -55,6 +55,26 @@ def find_cases(source: str | Path | Sequence[str | Path], channels: Sequence[str
     return [_case(name, slot, channels) for name, slot in sorted(by_case.items())]
 
 
+def find_images(source: str | Path | Sequence[str | Path]) -> list[InputCase]:
+    """Return every file of a file, a folder or a list of files as a case under its whole name, sorted by name.
+
+    Channels of one case are files, and so cases, of their own: ``a_0000`` and ``a_0001``.
+
+    Raises
+    ------
+    NoInputError: nothing there that looks like an image.
+    UsageError: two files of one name (also when it differs only by upper and lower case).
+    """
+    named: dict[str, Path] = {}
+    for file in _images(source):
+        name = strip_suffix(file)
+        if name in named:
+            raise _collision(name, named[name], file)
+        named[name] = file
+    _refuse_case_twins({name: {None: file} for name, file in named.items()})
+    return [InputCase(name, (file,)) for name, file in sorted(named.items())]
+
+
 def _images(source: str | Path | Sequence[str | Path]) -> list[Path]:
     if isinstance(source, (str, Path)):
         path = Path(source)

@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,14 +18,14 @@ from nnunet_spine_ext.check.opening import open_image
 from nnunet_spine_ext.core.config import load_config, set_by_path, to_dict
 from nnunet_spine_ext.core.device import check_device_name, choose_device
 from nnunet_spine_ext.core.errors import Problem, SpineExtError
-from nnunet_spine_ext.core.io import sha256, strip_suffix, write_bytes, write_json, write_volume
+from nnunet_spine_ext.core.io import sha256, write_bytes, write_json, write_volume
 from nnunet_spine_ext.core.splits import shorten
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.harmonize.geometry_gate import GateSettings
 from nnunet_spine_ext.harmonize.harmonizer import MODEL_FILE, HarmonizerModel, load_harmonizer, read_harmonizer
 from nnunet_spine_ext.harmonize.volumes import HarmonizedVolume, harmonize_volume, refuse_unfit
 from nnunet_spine_ext.inference.batch import FULL_LIMIT, BatchResult, Done, attempt, record, stopped, unexpected
-from nnunet_spine_ext.inference.cases import InputCase, find_cases
+from nnunet_spine_ext.inference.cases import InputCase, find_images
 from nnunet_spine_ext.inference.journal import RUN, Journal, folder_lock, hash_of, is_finished
 from nnunet_spine_ext.inference.phases import qc_file, snapshot_file
 from nnunet_spine_ext.inference.preflight import check_output
@@ -88,7 +88,7 @@ def apply(
     i = i[0] if isinstance(i, Sequence) and not isinstance(i, str) and len(i) == 1 else i
     output = check_output(Path(o), i)
     # Channels are files of their own here, so names keep their numbers.
-    cases = [replace(case, name=strip_suffix(case.files[0])) for case in find_cases(i, ("image",))]
+    cases = find_images(i)
     options = {"gate": to_dict(gate), "strict": strict, "prefer": prefer, "snapshots": snapshots}
     models = {"harmonizer": harmonizer_digest(m)}
     chosen = choose_device(device)
