@@ -82,6 +82,18 @@ def test_it_is_what_applying_and_then_predicting_gives(
     assert masks["out"].same_grid(read_volume(scan))
 
 
+def test_it_is_that_of_padded_scans_too(model: Path, harmonizer: Path, scan: Path, tmp_path: Path) -> None:
+    image = read_volume(scan)
+    padded = tmp_path / "padded/case.nii.gz"
+    write_volume(Volume(np.pad(image.array, ((0, 0), (16, 0), (0, 9))), image.affine), padded)
+    call: dict[str, Any] = {"m": model, "device": "cpu", "tta": "none"}
+    predict(padded, tmp_path / "out", **call, match="cyclegan", harmonize_model=harmonizer)
+    apply(padded, tmp_path / "harmonized", m=harmonizer, device="cpu")
+    predict(tmp_path / "harmonized/case.nii.gz", tmp_path / "two", **call)
+    masks = [read_volume(tmp_path / name / "case.nii.gz") for name in ("out", "two")]
+    np.testing.assert_array_equal(masks[0].array, masks[1].array)
+
+
 @pytest.mark.parametrize("orientation", ["PIR", "LAS", "IPL"])
 def test_how_a_scan_is_stored_does_not_matter(
     model: Path, harmonizer: Path, scan: Path, tmp_path: Path, orientation: str

@@ -276,6 +276,21 @@ def test_what_cannot_be_harmonized_cannot_be_trained_on() -> None:
     )
 
 
+def test_padding_stays_zero_and_holes_inside_do_not() -> None:
+    scan, _ = spine()
+    padded = np.zeros((scan.shape[0], scan.shape[1] + 24, scan.shape[2] + 13), np.float32)
+    padded[:, 20:-4, 13:] = scan.array
+    padded[2, 60:63, 60:63] = 0
+    brighter = Fake(lambda image: np.clip(image + 20, 0, 255))
+    found = harmonize_volume(Volume(padded, scan.affine), brighter)
+    assert len([row for row in found.rows if row.passed]) == 5
+    changed = found.volume.array
+    assert not changed[:, :20].any()
+    assert not changed[:, -4:].any()
+    assert not changed[:, :, :13].any()
+    assert (changed[:, 20:-4, 13:] > 0).all()
+
+
 def test_values_that_are_no_numbers_fail() -> None:
     scan, _ = spine()
     result = harmonize_volume(scan, Fake(lambda image: np.full_like(image, np.nan)), None, Threshold())

@@ -129,8 +129,21 @@ def harmonize_volume(
         _harmonize(found, batch, [frames[index] for index in batch], result, harmonizer, segmenter, device)
     rows = tuple(found.rows.get(index, SliceRow(index, False, CONSTANT)) for index in range(len(frames)))
     jumps = found.write(result, consistent=consistent)
+    _keep_margins(result, turned.array)
     restored = Volume(result, turned.affine).to_affine(volume.affine)
     return HarmonizedVolume(restored, rows, found.discs_mm3, jumps)
+
+
+def _keep_margins(result: Array, scan: Array) -> None:
+    """Leave 0 what is 0 to the edges of the scan: padding, which nnU-Net cuts away, has to be found afterwards."""
+    outside = np.ones(scan.shape, dtype=bool)
+    box = []
+    for axis in range(scan.ndim):
+        others = tuple(other for other in range(scan.ndim) if other != axis)
+        filled = np.flatnonzero((scan != 0).any(axis=others))
+        box.append(slice(filled[0], filled[-1] + 1) if len(filled) else slice(0))
+    outside[tuple(box)] = False
+    result[outside] = 0
 
 
 def refuse_unfit(volume: Volume, file: str) -> None:
