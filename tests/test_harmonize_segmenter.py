@@ -209,6 +209,15 @@ def test_a_segmenter_learns_to_find_discs(trained: tuple[Path, SegmenterResult])
     assert json.loads(json.dumps(result.to_dict()))["sides"]["train"]["slices"] == 15
 
 
+def test_a_scan_that_cannot_be_read_is_left_out_and_makes_the_exit_code_3(tmp_path: Path) -> None:
+    folder = dataset(tmp_path / "raw", [{"case": f"s{k}", "manufacturer": "Siemens"} for k in range(3)])
+    (folder / "imagesTr" / "s1_0000.nii.gz").write_bytes(b"nothing")
+    result = _train(folder, tmp_path / "model")
+    assert result.exit_code == 3
+    assert "s1_0000.nii.gz" in result.render()
+    assert result.sides["train"]["subjects"] + result.sides["validation"]["subjects"] in (["s0", "s2"], ["s2", "s0"])
+
+
 def test_the_folder_says_what_the_model_is(trained: tuple[Path, SegmenterResult]) -> None:
     folder, result = trained
     model = read_segmenter(folder)

@@ -327,6 +327,27 @@ def test_scans_that_cannot_be_used_are_left_out_and_said(tmp_path: Path, caplog:
         assert code in caplog.text
     assert sum(problem.code == "W-SLICE-CT" for problem in found.problems) == 2
     assert not any(fact.labelled for fact in found.facts if fact.case == "unmasked")
+    # A scan of another kind is no mistake; one that cannot be read is, and the commands say so by their exit code.
+    assert [problem.code for problem in found.problems if problem.severity == "error"] == ["E-IN-TRUNCATED"]
+
+
+def test_a_case_without_its_image_is_said(tmp_path: Path) -> None:
+    folder = dataset(tmp_path, [{"case": "here", "manufacturer": "GE"}, {"case": "gone", "manufacturer": "GE"}])
+    (folder / "imagesTr" / "gone_0000.nii.gz").unlink()
+    found = read_slices([folder], settings=SMALL)
+    assert {fact.case for fact in found.facts} == {"here"}
+    (problem,) = found.problems
+    assert problem.severity == "error"
+    assert "gone" in problem.file
+
+
+def test_cases_that_say_no_subject_are_not_one_person(tmp_path: Path) -> None:
+    folder = dataset(tmp_path, [{"case": name, "manufacturer": "GE"} for name in ("a", "b")])
+    table = json.loads((folder / "cases.json").read_text())
+    for row in table["cases"].values():
+        row["subject"] = None
+    (folder / "cases.json").write_text(json.dumps(table))
+    assert read_slices([folder], settings=SMALL).subjects == ("a", "b")
 
 
 def test_nothing_left_is_an_error_that_says_why(tmp_path: Path) -> None:

@@ -128,8 +128,8 @@ def read_slices(
 ) -> SliceSet:
     """Cut the sagittal slices out of the scans of some vendors.
 
-    A scan that cannot be used is left out, and the `problems` of the set (also logged) say why: unreadable, a CT, not
-    sagittal, too small, constant slices.
+    A scan that cannot be used is left out, and the `problems` of the set (also logged) say why: unreadable or missing
+    (errors), a CT, not sagittal, too small, constant slices (warnings).
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def _cases(
         silent = []
         for name, row in sorted(rows.items()):
             image = folder / f"images{part}" / f"{name}_{settings.channel:04d}{ending}"
-            if bool(row.get("test")) != (part == "Ts") or (not row.get("test") and not image.exists()):
+            if bool(row.get("test")) != (part == "Ts"):
                 continue
             vendor = _vendor(row, parts)
             if vendor is None:
@@ -311,7 +311,7 @@ def _add(found: _Found, case: _Case, settings: SliceSettings) -> None:
         contrast = case.row.get("contrast")
         found.facts.append(
             SliceFacts(
-                case.dataset, case.name, str(case.row.get("subject", case.name)), case.vendor, index,
+                case.dataset, case.name, str(case.row.get("subject") or case.name), case.vendor, index,
                 round(float(position), 3), mask is not None and bool((found.masks[-1] != UNKNOWN).any()),
                 None if contrast is None else str(contrast),
             )
@@ -325,7 +325,7 @@ def _image(case: _Case) -> tuple[Volume | None, list[Problem]]:
     """Return the scan as slices, or None and why it cannot be used."""
     opened = open_image(case.image)
     if opened.volume is None:
-        return None, [replace(problem, severity="warning") for problem in opened.facts.errors]
+        return None, opened.facts.errors
     volume = opened.volume.turned(ORIENTATION)
     rows, columns = volume.shape[1:]
     spacing = volume.spacing[1:]

@@ -48,7 +48,7 @@ class SegmenterResult:
 
     @property
     def exit_code(self) -> int:
-        """0: all fine; 3: scans could not be used, the network was trained without them."""
+        """0: all fine; 3: scans could not be read, the network was trained without them."""
         return EXIT_SOME_FAILED if any(problem.severity == "error" for problem in self.problems) else EXIT_OK
 
     def render(self) -> str:
