@@ -14,7 +14,7 @@ from nnunet_spine_ext.render.window import window
 _MIDDLE = 128
 # Squares of a checkerboard along the longer side of a picture.
 _SQUARES = 12
-# Where slices are taken, as shares of the way from left to right.
+# Where slices are taken, as shares of the way from right to left.
 _PLACES = (1 / 3, 1 / 2, 2 / 3)
 
 
@@ -26,7 +26,8 @@ def before_after(before: Volume, after: Volume, *, positions: Sequence[int] | No
     Parameters
     ----------
     before, after: on one grid. Both are shown with the greys that fit the first.
-    positions: indices along the axis from left to right (RAS); None: three in the middle.
+    positions: slices, counted from the right of the patient to the left, as in the QC of a harmonized volume; None:
+        three in the middle.
     size: pixels along the longer side of a slice.
 
     Raises
@@ -38,7 +39,8 @@ def before_after(before: Volume, after: Volume, *, positions: Sequence[int] | No
         raise ValueError(msg)
     count = view(before, "sagittal", size=size).grid.shape[0]
     chosen = positions or list(dict.fromkeys(round(share * (count - 1)) for share in _PLACES))
-    views = [view(before, "sagittal", position, size=size) for position in chosen]
+    # Views count from the left.
+    views = [view(before, "sagittal", count - 1 - position, size=size) for position in chosen]
     rows = [_row(before, after, shown) for shown in views]
     captions = [[f"slice {position}", "after", "change", "checkerboard"] for position in chosen]
     return contact_sheet([[np.repeat(cell[:, :, None], 3, axis=2) for cell in row] for row in rows], captions=captions)
