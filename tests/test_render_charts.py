@@ -27,6 +27,7 @@ from nnunet_spine_ext.render.drawing import (
     style_sheet,
     svg,
 )
+from nnunet_spine_ext.render.marks import LETTER
 from nnunet_spine_ext.render.scales import Axis
 
 DICE = Axis("Dice", "", None, 1.0)
@@ -86,6 +87,21 @@ def test_a_heat_map_is_light_for_low_and_dark_for_high_values_and_empty_for_none
     dark = {shape.text for shape in _of(drawing, Text, "on-dark")}
     assert dark == {"0.900"}
     assert "–" in _texts(drawing)
+
+
+def test_long_heads_of_a_heat_map_do_not_run_into_each_other() -> None:
+    names = ["Idmn", "Correlation", "SumEntropy", "DifferenceEntropy", "ShortRunEmphasis"]
+    drawing = heat_map(["a vendor with a name: CycleGAN"], names, [[0.1] * 5], Axis("error"), "Title")
+    heads = [text for text in _of(drawing, Text) if text.text in names]
+    assert len(heads) == 5
+    for place, one in enumerate(heads):
+        for other in heads[place + 1 :]:
+            apart = LETTER * (len(one.text) + len(other.text)) / 2
+            assert abs(one.x - other.x) > apart or abs(one.y - other.y) > 11
+    plain = [
+        text for text in _of(heat_map(["a"], ["x", "y"], [[0, 1]], Axis("e"), "T"), Text) if text.text in ("x", "y")
+    ]
+    assert plain[0].y == plain[1].y
 
 
 @pytest.mark.parametrize("values", [[[NAN, NAN]], [[0.7, 0.7]]])

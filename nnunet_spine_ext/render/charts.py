@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from nnunet_spine_ext.render.drawing import HEAT_STEPS, Box, Drawing, Line, Shape, Text
 from nnunet_spine_ext.render.marks import (
+    LETTER,
     TITLE,
     across,
     bottom_axis,
@@ -146,12 +147,15 @@ def heat_map(
     """Draw values (rows, columns) as coloured cells with their figures; NaN is an empty cell with a dash."""
     left = room_for(rows)
     shapes, top = _head(title, [], titled=titled)
-    top += 18.0
     wide = min(110.0, (WIDTH - left - 14.0) / max(len(columns), 1))
+    # Heads that are wider than a cell take turns in two lines, or they would run into each other.
+    crowded = any(LETTER * len(name) > wide - 4.0 for name in columns)
+    top += 32.0 if crowded else 18.0
     known = [v for row in values for v in row if math.isfinite(v)]
     ends = Scale(min(known), max(known), 0.0, 1.0) if known and max(known) > min(known) else Scale(0.0, 1.0, 0.0, 1.0)
     for number, name in enumerate(columns):
-        shapes.append(Text("tick", left + wide * (number + 0.5), top - 9.0, name, "middle"))
+        raised = 14.0 if crowded and number % 2 else 0.0
+        shapes.append(Text("tick", left + wide * (number + 0.5), top - 9.0 - raised, name, "middle"))
     for line, (name, row) in enumerate(zip(rows, values, strict=True)):
         y = top + _CELL_HIGH * line
         shapes.append(Text("label", left - 8.0, y + _CELL_HIGH / 2, name, "end"))
