@@ -19,7 +19,7 @@ from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.harmonize.segmenter import NetworkSegmenter, load_segmenter, read_segmenter
 from nnunet_spine_ext.harmonize.segmenting.augment import deformed
 from nnunet_spine_ext.harmonize.segmenting.data import split_slices
-from nnunet_spine_ext.harmonize.segmenting.loop import SegmenterTraining
+from nnunet_spine_ext.harmonize.segmenting.loop import SegmenterTraining, batches_of
 from nnunet_spine_ext.harmonize.segmenting.scores import mean_scores, slice_scores
 from nnunet_spine_ext.harmonize.segmenting.settings import (
     SegmenterSettings,
@@ -94,6 +94,13 @@ def test_wrong_settings_are_refused(assignment: str, code: str, hint: str) -> No
     assert error.value.code == code
 
 
+def test_deeplab_is_not_trained_on_single_slices() -> None:
+    network = ("network.kind=smp", "network.architecture=DeepLabV3")
+    assert read_settings("full", [*network, "batch_size=2"]).batch_size == 2
+    with pytest.raises(UsageError, match="batch_size=1 for DeepLabV3"):
+        read_settings("full", [*network, "batch_size=1"])
+
+
 def test_a_loss_of_nothing_and_an_unknown_preset_are_refused() -> None:
     with pytest.raises(UsageError, match="weights of the loss"):
         SegmenterSettings(dice_weight=0, iou_weight=0)
@@ -131,6 +138,20 @@ def test_a_split_depends_on_the_seed_alone() -> None:
 def test_few_subjects_are_trained_on_first(subjects: int, sizes: list[int]) -> None:
     data = split_slices(_set(subjects), 0.1, 0.1, seed=0)
     assert [len(part.subjects) for part in (data.train, data.validation, data.test)] == sizes
+
+
+def test_a_large_share_to_validate_on_leaves_somebody_to_test_on() -> None:
+    data = split_slices(_set(3), 0.8, 0.1, seed=0)
+    assert [len(part.subjects) for part in (data.train, data.validation, data.test)] == [1, 1, 1]
+    data = split_slices(_set(3), 0.8, 0.0, seed=0)
+    assert [len(part.subjects) for part in (data.train, data.validation, data.test)] == [1, 2, 0]
+
+
+def test_no_batch_is_a_single_slice_but_where_all_are() -> None:
+    for count, size, sizes in ((9, 4, [4, 5]), (8, 4, [4, 4]), (10, 4, [4, 4, 2]), (3, 1, [1, 1, 1]), (1, 4, [1])):
+        batches = batches_of(np.arange(count), size)
+        assert [len(batch) for batch in batches] == sizes
+        assert np.concatenate(batches).tolist() == list(range(count))
 
 
 def test_slices_that_nothing_can_be_learned_from_are_refused() -> None:

@@ -68,6 +68,14 @@ def test_the_unet_takes_slices_of_any_size_and_the_gradient_reaches_them() -> No
         assert (slices.grad.flatten(1).abs().sum(1) > 0).all()
 
 
+@pytest.mark.parametrize("size", [(4, 4), (4, 2), (1, 1)])
+def test_slices_as_small_as_one_coarsest_pixel_are_answered(size: tuple[int, int]) -> None:
+    network = SliceUNet((4, 8, 8), convolutions=1)
+    slices = torch.rand(1, 1, *size) * 255
+    assert network(slices).isfinite().all()
+    assert network(slices).shape == slices.shape
+
+
 def test_filling_up_changes_nothing_where_nothing_is_filled_up() -> None:
     torch.manual_seed(0)
     network = SliceUNet((4, 8), convolutions=1).eval()

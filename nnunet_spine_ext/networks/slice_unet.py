@@ -37,7 +37,8 @@ class SliceNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, 1, Y, X) of slices (B, 1, Y, X), 0 to 255.
 
-        Slices are continued to a multiple of `multiple` by repeating their edges.
+        Slices are continued to a multiple of `multiple` by repeating their edges, tiny ones to two of them: the
+        coarsest features need more than one pixel to be normalized.
 
         Raises
         ------
@@ -47,7 +48,9 @@ class SliceNetwork(nn.Module):
             msg = f"slices of shape {tuple(images.shape)}, expected (B, 1, Y, X)"
             raise ValueError(msg)
         height, width = images.shape[2:]
-        padding = (0, -width % self.multiple, 0, -height % self.multiple)
+        padding = [0, -width % self.multiple, 0, -height % self.multiple]
+        if max(height, width) <= self.multiple:
+            padding[1] += self.multiple
         padded = nn.functional.pad(images, padding, mode="replicate") if any(padding) else images
         return self.logits(padded)[..., :height, :width]
 

@@ -62,7 +62,8 @@ def split_slices(slices: SliceSet, validation: float, test: float, seed: int) ->
         )
     order = [subjects[k] for k in np.random.default_rng([seed, len(subjects)]).permutation(len(subjects))]
     most = len(order) - 1
-    validated = min(max(1, round(validation * len(order))), most)
+    # Of three or more, somebody is left for the test.
+    validated = min(max(1, round(validation * len(order))), max(1, most - bool(test)))
     tested = min(max(1, round(test * len(order))), most - validated) if test else 0
     uses = {name: set(order[first:last]) for name, first, last in (
         ("validation", 0, validated), ("test", validated, validated + tested), ("train", validated + tested, None),

@@ -18,6 +18,7 @@ from torch import Tensor
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import write_bytes
 from nnunet_spine_ext.core.lock import file_lock
+from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.harmonize.segmenting.augment import deformed
 from nnunet_spine_ext.harmonize.segmenting.data import SegmenterData
 from nnunet_spine_ext.harmonize.segmenting.scores import METRICS, mean_scores, slice_scores
@@ -178,7 +179,7 @@ class SegmenterTraining:
         settings, total = self.settings, 0.0
         rng = np.random.default_rng([_ORDER, settings.seed, self.epoch])
         order = rng.permutation(len(self.data.train))[: settings.slices_per_epoch]
-        batches = [order[k : k + settings.batch_size] for k in range(0, len(order), settings.batch_size)]
+        batches = batches_of(order, settings.batch_size)
         bar = tqdm(batches, desc=f"epoch {self.epoch + 1}", unit="step", disable=None, leave=False)
         for number, chosen in enumerate(bar):
             images, masks = self._batch(self.data.train, [int(k) for k in chosen])
@@ -228,6 +229,17 @@ class SegmenterTraining:
                 expected="the weights of the best epoch",
                 fix="train anew with --overwrite",
             ) from error
+
+
+def batches_of(order: Array, size: int) -> list[Array]:
+    """Cut an order (n,) into batches of `size`; a single slice that is left over joins the last of them.
+
+    Batch norm of what a network pools over the whole slice (DeepLabV3) cannot be trained on one slice.
+    """
+    batches = [order[k : k + size] for k in range(0, len(order), size)]
+    if len(batches) > 1 and len(batches[-1]) == 1 < size:
+        batches[-2:] = [np.concatenate(batches[-2:])]
+    return batches
 
 
 def _optimizer(settings: SegmenterSettings, network: torch.nn.Module) -> torch.optim.Optimizer:

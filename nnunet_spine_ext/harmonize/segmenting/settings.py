@@ -112,12 +112,16 @@ class SegmenterSettings:
             wrong.append(f"validation={self.validation}, test={self.test}")
         if self.encoder_weights is not None and self.network.kind != "smp":
             wrong.append(f"encoder_weights for the network {self.network.kind}")
+        # It normalizes over the batch what it has pooled over whole slices.
+        if self.network.kind == "smp" and self.network.architecture == "DeepLabV3" and self.batch_size < 2:
+            wrong.append("batch_size=1 for DeepLabV3")
         if wrong:
             raise UsageError(
                 "E-CONFIG-RANGE",
                 file="segmenter",
                 found=", ".join(wrong),
-                expected="counts from 1, a learning rate that falls and stays above 0, a loss, a tenth to train on",
+                expected="counts from 1, a learning rate that falls and stays above 0, a loss, a tenth to train on, 2 "
+                "slices per batch for DeepLabV3",
                 fix="correct the value",
             )
 
