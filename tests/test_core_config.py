@@ -95,6 +95,14 @@ def test_missing_keys_are_named() -> None:
         load_config(Settings, {})
 
 
+@pytest.mark.parametrize("source", [5, None, [1], "name: a"])
+def test_something_else_than_keys_with_values_is_refused(source: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_config(Settings, source, where="settings.yaml")
+    assert (caught.value.code, caught.value.file) == ("E-CONFIG-VALUE", "settings.yaml")
+    assert "epochs" in caught.value.fix
+
+
 @pytest.mark.parametrize(
     "values",
     [

@@ -179,6 +179,27 @@ def test_what_cannot_work_is_refused_before_anything_is_written(model: Path, sca
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"slices": {"size": [96, 96], "spacing": None}}, "E-HARMONIZE-SPACING"),
+        ({"spacing": [0.0, 0.0]}, "E-MODEL-HARMONIZER"),
+        ({"settings": {"generator": 5}}, "E-CONFIG-VALUE"),
+    ],
+)
+def test_a_damaged_description_is_refused_before_anything_is_written(
+    scans: Path, tmp_path: Path, change: dict[str, Any], code: str
+) -> None:
+    broken = make_harmonizer(tmp_path / "broken")
+    content = json.loads((broken / "model.json").read_text()) | change
+    (broken / "model.json").write_text(json.dumps(content))
+    with pytest.raises(SetupError) as caught:
+        apply(scans, tmp_path / "out", m=broken, device="cpu")
+    assert caught.value.code == code
+    assert str(broken / "model.json") in caught.value.file
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_does_the_same(model: Path, scans: Path, tmp_path: Path, capsys: Any) -> None:
     arguments = ["apply", "-i", str(scans), "-o", str(tmp_path / "out"), "-m", str(model), "-device", "cpu", "--json"]
     assert command.main(arguments) == 0

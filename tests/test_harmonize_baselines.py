@@ -27,7 +27,7 @@ from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
 from nnunet_spine_ext.harmonize.slice_set import SliceFacts, SliceSet
 
 SIZE = (96, 112)
-SLICES = SliceSettings(size=SIZE)
+SLICES = SliceSettings(size=SIZE, spacing=2.0)
 
 
 def _slice(seed: int, gamma: float = 1.0, air: int = 56) -> np.ndarray:

@@ -80,8 +80,16 @@ def load_config(cls: type[T], source: Mapping[str, Any], *, where: str = "settin
 
     Raises
     ------
-    UsageError: unknown key, missing key or a value of the wrong type.
+    UsageError: unknown key, missing key, a value of the wrong type, or no mapping at all.
     """
+    if not isinstance(source, Mapping):
+        raise UsageError(
+            "E-CONFIG-VALUE",
+            file=where,
+            found=repr(source),
+            expected="keys with values",
+            fix=f"known: {', '.join(field.name for field in dataclasses.fields(cls))}",  # type: ignore[arg-type]
+        )
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}

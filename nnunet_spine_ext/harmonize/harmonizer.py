@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -132,7 +133,7 @@ def read_harmonizer(folder: str | Path) -> HarmonizerModel:
 
     Raises
     ------
-    SetupError: no such model, a file that cannot be read, an unknown version, method or key.
+    SetupError: no such model, a file that cannot be read, an unknown version, method or key, slices of unknown pixels.
     """
     path = Path(folder) / MODEL_FILE
     if not path.is_file():
@@ -142,7 +143,23 @@ def read_harmonizer(folder: str | Path) -> HarmonizerModel:
     if content.get("kind") != KIND:
         raise unusable(path, f"a model of kind {content.get('kind')!r}", "give the folder of a harmonizer")
     with faults_of_model(path):
-        return load_config(HarmonizerModel, content, where=str(path))
+        model = load_config(HarmonizerModel, content, where=str(path))
+    if not all(0 < step < math.inf for step in model.spacing):
+        raise unusable(path, f"pixels of {model.spacing} mm", "copy the model again")
+    refuse_unknown_pixels(model.slices, path)
+    return model
+
+
+def refuse_unknown_pixels(slices: SliceSettings, file: str | Path = MODEL_FILE) -> None:
+    """Raise SetupError for slices whose pixel size nobody knows: scans cannot be cut as they were."""
+    if slices.fit == "crop" and slices.spacing is None:
+        raise SetupError(
+            "E-HARMONIZE-SPACING",
+            file=file,
+            found="a harmonizer of slices that were neither resized nor of a known pixel size",
+            expected='"spacing" under "slices"',
+            fix="train it anew",
+        )
 
 
 def load_harmonizer(folder: str | Path, device: str | torch.device = "cpu") -> Harmonizer:

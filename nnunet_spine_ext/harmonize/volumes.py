@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnunet_spine_ext.core.errors import CaseError, SetupError
+from nnunet_spine_ext.core.errors import CaseError
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.harmonize.geometry_gate import DiscChange, GateSettings, SliceRow, disc_changes, judge
+from nnunet_spine_ext.harmonize.harmonizer import refuse_unknown_pixels
 from nnunet_spine_ext.harmonize.matching import looks_like_ct
-from nnunet_spine_ext.harmonize.slice_grid import SliceFrame, SliceSettings, covered, prepare_slice, restore
+from nnunet_spine_ext.harmonize.slice_grid import SliceFrame, covered, prepare_slice, restore
 from nnunet_spine_ext.harmonize.slices import ORIENTATION
 
 if TYPE_CHECKING:
@@ -118,7 +119,8 @@ def harmonize_volume(
     """
     refuse_unfit(volume, file)
     turned = volume.turned(ORIENTATION)
-    settings = _settings_of(harmonizer)
+    refuse_unknown_pixels(harmonizer.slices)
+    settings = harmonizer.slices
     result = np.array(turned.array, dtype=np.float32)
     spacing = turned.spacing
     frames = [prepare_slice(pixels, spacing[1:], settings, whole=True) for pixels in result]
@@ -161,19 +163,6 @@ def refuse_unfit(volume: Volume, file: str) -> None:
     elif min(rows, columns) >= LEAST_PIXELS and min(rows * spacing[0], columns * spacing[1]) >= LEAST_MM:
         return
     raise CaseError(code, file=file, found=found, expected=expected, fix="do without harmonizing this scan")
-
-
-def _settings_of(harmonizer: Harmonizer) -> SliceSettings:
-    settings = harmonizer.slices
-    if settings.fit == "crop" and settings.spacing is None:
-        raise SetupError(
-            "E-HARMONIZE-SPACING",
-            file="model.json",
-            found="a harmonizer of slices that were neither resized nor of a known pixel size",
-            expected='"spacing" under "slices"',
-            fix="train it anew",
-        )
-    return settings
 
 
 @dataclass
