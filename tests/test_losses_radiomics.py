@@ -17,7 +17,7 @@ from oracles import radiomic_slices
 from torch import Tensor
 
 from nnunet_spine_ext.core.errors import UsageError
-from nnunet_spine_ext.losses import grey_levels
+from nnunet_spine_ext.losses import grey_levels, radiomics
 from nnunet_spine_ext.losses.radiomics import FEATURES, RadiomicLoss, radiomic_features
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "oracle_radiomics.json").read_text(encoding="utf-8"))
@@ -274,12 +274,28 @@ def test_an_image_with_nan_makes_the_loss_nan_but_no_gradient(value: float, mode
         ({"bin_width": float("nan")}, "E-LOSS-RANGE"),
         ({"bin_width": 0.1}, "E-LOSS-RANGE"),
         ({"bin_count": 1}, "E-LOSS-RANGE"),
+        ({"bin_count": 8.5}, "E-LOSS-RANGE"),
     ],
 )
 def test_wrong_settings_are_refused(options: dict[str, Any], code: str) -> None:
     with pytest.raises(UsageError) as caught:
         radiomic_features(smooth_images(), **options)
     assert caught.value.code == code
+
+
+def test_devices_without_double_precision_leave_the_counting_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = smooth_images(dtype=torch.float32)
+    region, loss = half_region(images), RadiomicLoss(TARGETS)
+    expected = radiomic_features(images, region), loss(images, region)
+    assert {buffer.dtype for buffer in loss.buffers()} == {torch.float32}
+    moved: list[torch.Size] = []
+    to_cpu = Tensor.cpu
+    monkeypatch.setattr(Tensor, "cpu", lambda tensor: moved.append(tensor.shape) or to_cpu(tensor))
+    # This device plays one that has none.
+    monkeypatch.setattr(radiomics, "_WITHOUT_DOUBLES", ("cpu",))
+    assert torch.equal(radiomic_features(images, region), expected[0])
+    assert torch.equal(loss(images, region), expected[1])
+    assert len(moved) == 4
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ Normalisation = Literal["absolute", "relative", "zscore"]
 
 # The spacing of doubles at 1, which PyRadiomics adds before logarithms.
 _EPSILON = 2.0**-52
+# Kinds of devices that cannot compute in double precision; there the features are computed on the CPU.
+_WITHOUT_DOUBLES = ("mps",)
 
 
 class _Found(NamedTuple):
@@ -71,7 +73,8 @@ def radiomic_features(
     _check_bins(bin_width, bin_count, mode, tau)
     found = _features(images, roi, bin_width=bin_width, bin_count=bin_count, mode=mode, tau=tau)
     known = found.defined & found.finite[:, None]
-    return torch.where(known, found.values, torch.nan).to(torch.promote_types(images.dtype, torch.float32))
+    values = torch.where(known, found.values, torch.nan).to(torch.promote_types(images.dtype, torch.float32))
+    return values.to(images.device)
 
 
 class RadiomicLoss(nn.Module):
@@ -135,21 +138,24 @@ class RadiomicLoss(nn.Module):
         """
         _check_bins(self.bin_width, self.bin_count, self.mode, self.tau)
         found = _features(images, roi, bin_width=self.bin_width, bin_count=self.bin_count, mode=self.mode, tau=self.tau)
-        apart = ((found.values - self.targets) / self.scales).abs().mean(dim=1)
+        where = found.values.device
+        apart = ((found.values - self.targets.to(where)) / self.scales.to(where)).abs().mean(dim=1)
         counts = found.defined.all(dim=1) & found.finite
         loss = torch.where(counts, apart, 0.0).sum() / counts.sum().clamp_min(1)
         # Hiding NaN would hide a training that diverges.
         loss = loss + torch.where(found.finite.all(), 0.0, torch.nan)
-        return loss.to(torch.promote_types(images.dtype, torch.float32))
+        return loss.to(torch.promote_types(images.dtype, torch.float32)).to(images.device)
 
 
 def _features(
     images: Tensor, roi: Tensor | None, *, bin_width: float, bin_count: int | None, mode: LevelMode, tau: float
 ) -> _Found:
     volumes, region = _as_volumes(images, roi)
+    if images.device.type in _WITHOUT_DOUBLES:
+        volumes, region = volumes.cpu(), region.cpu()
     if mode == "hard":
         volumes = volumes.detach()
-    with full_precision(images):
+    with full_precision(volumes):
         finite = (volumes.isfinite() | ~region).flatten(1).all(dim=1)
         region = region & finite[:, None, None, None]
         # A choice, not a product: NaN times 0 would be NaN, in the gradient as well.
@@ -217,7 +223,8 @@ def _mean(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def _numbers(name: str, values: Sequence[float] | Tensor) -> Tensor:
-    numbers = torch.as_tensor(values, dtype=torch.float64).detach().clone()
+    # Not in double precision, or the module could not be moved to every device.
+    numbers = torch.as_tensor(values).detach().to(torch.float32, copy=True)
     if numbers.shape != (len(FEATURES),) or not numbers.isfinite().all():
         raise UsageError(
             "E-LOSS-RANGE",
@@ -232,4 +239,5 @@ def _check_bins(bin_width: float, bin_count: int | None, mode: LevelMode, tau: f
     check_choice("mode", mode, LevelMode)
     check_numbers("a bin_width and a tau above 0", bin_width > 0 and tau > 0, bin_width=bin_width, tau=tau)
     if bin_count is not None:
-        check_numbers("a bin_count of 2 to 1024", 2 <= bin_count <= 1024, bin_count=bin_count)
+        whole = 2 <= bin_count <= 1024 and bin_count == int(bin_count)
+        check_numbers("a whole bin_count of 2 to 1024", whole, bin_count=bin_count)
