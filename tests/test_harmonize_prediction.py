@@ -227,8 +227,12 @@ def test_harmonizers_without_a_network_are_for_applying(model: Path, scan: Path,
 def test_one_ct_among_the_scans_is_named(model: Path, harmonizer: Path, scan: Path, tmp_path: Path) -> None:
     image = read_volume(scan)
     write_volume(image.with_array(np.round(image.array - 1000)), scan.with_name("ct.nii.gz"))
-    result = predict(scan.parent, tmp_path / "out", m=model, device="cpu", match="cyclegan", harmonize_model=harmonizer)
+    call: dict[str, Any] = {"m": model, "device": "cpu", "match": "cyclegan", "harmonize_model": harmonizer}
+    rehearsed = predict(scan.parent, tmp_path / "out", **call, dry_run=True)
+    assert (rehearsed.exit_code, list(rehearsed.planned)) == (3, ["case"])
+    result = predict(scan.parent, tmp_path / "out", **call)
     assert (result.exit_code, result.done) == (3, ["case"])
+    assert rehearsed.failed["ct"] == result.failed["ct"]
     assert result.failed["ct"].code == "E-HARMONIZE-CT"
 
 

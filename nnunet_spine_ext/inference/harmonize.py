@@ -149,6 +149,13 @@ def unfinished(model: HarmonizerModel, folder: str | Path) -> Problem | None:
     return Problem("warning", "W-HARMONIZE-UNFINISHED", str(folder), found, "one whose training is finished", fix)
 
 
+def refuse_unharmonizable(file: Path, prefer: Literal["sform", "qform"] | None = None) -> None:
+    """Raise CaseError for a file, known to be readable, whose slices a harmonizer cannot know; see `refuse_unfit`."""
+    volume = open_image(file, prefer=prefer).volume
+    if volume is not None:
+        refuse_unfit(volume, str(file))
+
+
 def gate_warning(found: HarmonizedVolume, file: str) -> Problem | None:
     """Return the warning about slices that the gate did not pass; None if it passed all."""
     failed = found.failed

@@ -23,7 +23,7 @@ from nnunet_spine_ext.inference.batch import (
 from nnunet_spine_ext.inference.cases import InputCase, find_cases
 from nnunet_spine_ext.inference.folder import ModelFolder, find_model_folder, load_weights, open_model_folder
 from nnunet_spine_ext.inference.gate import inspect_case
-from nnunet_spine_ext.inference.harmonize import unfinished
+from nnunet_spine_ext.inference.harmonize import refuse_unharmonizable, unfinished
 from nnunet_spine_ext.inference.harmonizing import harmonizer_folder
 from nnunet_spine_ext.inference.journal import Journal, folder_lock, is_finished
 from nnunet_spine_ext.inference.matching import usable_reference
@@ -339,6 +339,8 @@ def _rehearse(run: _Run, cases: Sequence[InputCase]) -> None:
                 run.result.skipped.append(case.name)
                 continue
             warnings, _ = inspect_case(case, strict=run.options.strict, prefer=run.options.prefer)
+            if run.options.harmonize_model is not None:
+                refuse_unharmonizable(case.files[0], run.options.prefer)
         except SpineExtError as error:
             run.result.fail(case.name, error.problem())
         except Exception as error:
