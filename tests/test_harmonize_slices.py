@@ -208,6 +208,20 @@ def test_pixels_are_the_median_of_the_scans_without_a_size(tmp_path: Path) -> No
     assert read_slices([folder], values=["GE"], settings=SliceSettings((192, 96), fit="resize")).spacing == (0.25, 0.5)
 
 
+def test_scans_that_are_left_out_do_not_decide_the_size_of_pixels(tmp_path: Path) -> None:
+    image, mask = spine()
+    thick = [Volume(v.array, v.affine @ np.diag([0.25, 4.0, 1.0, 1.0])) for v in (image, mask)]
+    axial = [{"case": f"axial{k}", "manufacturer": "GE", "image": thick[0], "mask": thick[1]} for k in range(2)]
+    fine = Volume(image.array, image.affine @ np.diag([1.0, 0.5, 0.5, 1.0]))
+    ct = {"case": "ct", "manufacturer": "GE", "contrast": "CT", "image": fine, "mask": None}
+    tiny = (slice(None), slice(0, 24), slice(0, 24))
+    small = {"case": "small", "manufacturer": "GE", "image": fine.crop(tiny), "mask": None}
+    folder = dataset(tmp_path, [{"case": "good", "manufacturer": "GE"}, *axial, ct, small])
+    found = read_slices([folder], settings=SliceSettings(size=SMALL.size))
+    assert {fact.case for fact in found.facts} == {"good"}
+    assert found.spacing == (1.0, 1.0)
+
+
 def test_cases_without_masks_have_unknown_discs(tmp_path: Path) -> None:
     rows = [TWO[0], {**TWO[1], "mask": None}]
     found = read_slices([dataset(tmp_path, rows, ignore=True)], settings=SMALL)

@@ -25,23 +25,10 @@ from nnunet_spine_ext.harmonize.slice_set import DISC, UNKNOWN, SliceFacts, Slic
 from nnunet_spine_ext.harmonize.structures import structures_of
 
 __all__ = [
-    "DISC",
-    "ORIENTATION",
-    "UNKNOWN",
-    "RoiWindow",
-    "SliceFacts",
-    "SliceFrame",
-    "SliceSet",
-    "SliceSettings",
-    "other_vendors",
-    "prepare_mask",
-    "prepare_slice",
-    "read_slices",
-    "restore",
-    "roi_window",
-    "vendor_counts",
+    "DISC", "ORIENTATION", "UNKNOWN", "RoiWindow", "SliceFacts", "SliceFrame", "SliceSet", "SliceSettings",
+    "other_vendors", "prepare_mask", "prepare_slice", "read_slices", "restore", "roi_window", "vendor_counts",
     "weak_pairs",
-]
+]  # fmt: skip
 ORIENTATION = "LIP"
 """Of the volumes that slices are cut from: numbered from right to left, rows downwards, columns to the back."""
 
@@ -50,6 +37,8 @@ Part = Literal["Tr", "Ts"]
 _LEAST_PIXELS, _LEAST_MM = 32, 40.0
 # Sagittal slices of a scan with thick axial ones are staircases.
 _COARSEST_MM = 2.5
+
+_CT = "W-SLICE-CT", "a CT", "MR: Hounsfield units mean the same on every scanner"
 
 _log = logging.getLogger(__name__)
 
@@ -270,7 +259,10 @@ def _with_spacing(cases: Sequence[_Case], settings: SliceSettings) -> SliceSetti
 
 
 def _pixel_size(case: _Case) -> float | None:
-    """Return the mean size of a scan's sagittal pixels, by the header alone where that can be; None if unreadable."""
+    """Return the mean size of a scan's sagittal pixels, by the header alone where that can be.
+
+    None if it cannot be read or will be left out: pixels of others must not become those of all.
+    """
     import nibabel as nib
 
     volume: Volume | None
@@ -280,7 +272,7 @@ def _pixel_size(case: _Case) -> float | None:
     except (OSError, ValueError, nib.filebasedimages.ImageFileError):
         # What is wrong with it is said when its voxels are read.
         volume = _image(case)[0]
-    return None if volume is None else float(np.mean(volume.spacing[1:]))
+    return None if volume is None or _objection(case, volume) is not None else float(np.mean(volume.spacing[1:]))
 
 
 def _add(found: _Found, case: _Case, settings: SliceSettings) -> None:
@@ -327,21 +319,28 @@ def _image(case: _Case) -> tuple[Volume | None, list[Problem]]:
     if opened.volume is None:
         return None, opened.facts.errors
     volume = opened.volume.turned(ORIENTATION)
-    rows, columns = volume.shape[1:]
-    spacing = volume.spacing[1:]
-    contrast = str(case.row.get("contrast") or "")
-    why = ""
-    if contrast.upper() == "CT" or (not contrast and looks_like_ct(volume.array)):
-        why, expected, code = "a CT", "MR: Hounsfield units mean the same on every scanner", "W-SLICE-CT"
-    elif max(spacing) > _COARSEST_MM:
-        why, code = f"sagittal pixels of {spacing[0]:.3g} x {spacing[1]:.3g} mm", "W-SLICE-PLANE"
-        expected = f"sagittal slices, or voxels of at most {_COARSEST_MM:g} mm along the body and from front to back"
-    elif min(rows, columns) < _LEAST_PIXELS or min(rows * spacing[0], columns * spacing[1]) < _LEAST_MM:
-        why, code = f"slices of {rows} x {columns} pixels, {spacing[0]:.3g} x {spacing[1]:.3g} mm", "W-SLICE-SMALL"
-        expected = f"at least {_LEAST_PIXELS} pixels and {_LEAST_MM:g} mm each way"
-    if why:
+    found = _objection(case, volume)
+    if found is None and not case.row.get("contrast") and looks_like_ct(volume.array):
+        found = _CT
+    if found is not None:
+        code, why, expected = found
         return None, [_warning(code, case.image, why, expected, "the scan is left out")]
     return volume, []
+
+
+def _objection(case: _Case, volume: Volume) -> tuple[str, str, str] | None:
+    """Return why a scan cannot be used, by its facts and its grid alone: code, what was found, what is expected."""
+    if str(case.row.get("contrast") or "").upper() == "CT":
+        return _CT
+    rows, columns = volume.shape[1:]
+    spacing = volume.spacing[1:]
+    if max(spacing) > _COARSEST_MM:
+        expected = f"sagittal slices, or voxels of at most {_COARSEST_MM:g} mm along the body and from front to back"
+        return "W-SLICE-PLANE", f"sagittal pixels of {spacing[0]:.3g} x {spacing[1]:.3g} mm", expected
+    if min(rows, columns) < _LEAST_PIXELS or min(rows * spacing[0], columns * spacing[1]) < _LEAST_MM:
+        why = f"slices of {rows} x {columns} pixels, {spacing[0]:.3g} x {spacing[1]:.3g} mm"
+        return "W-SLICE-SMALL", why, f"at least {_LEAST_PIXELS} pixels and {_LEAST_MM:g} mm each way"
+    return None
 
 
 def _mask(case: _Case, image: Volume) -> tuple[Array | None, list[Problem]]:
