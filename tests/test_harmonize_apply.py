@@ -16,6 +16,7 @@ from nnunet_spine_ext.core.errors import NoInputError, SetupError, UsageError
 from nnunet_spine_ext.core.io import read_volume, sha256, write_volume
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.inference.harmonize import apply
+from nnunet_spine_ext.report.collect import collect
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,13 @@ def test_every_channel_is_harmonized_and_none_is_left_out(model: Path, scans: Pa
     with pytest.raises(UsageError) as caught:
         apply(scans, tmp_path / "twice", m=model, device="cpu")
     assert caught.value.code == "E-IN-TWICE"
+
+
+def test_images_are_not_reported_as_masks(model: Path, scans: Path, tmp_path: Path) -> None:
+    apply(scans / "case2_0000.nii.gz", tmp_path / "out", m=model, device="cpu")
+    with pytest.raises(NoInputError) as caught:
+        collect(tmp_path / "out")
+    assert caught.value.code == "E-REPORT-IMAGES"
 
 
 def test_equal_runs_give_equal_bytes(model: Path, scans: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def collect(out: str | Path) -> Folder:
 
     Raises
     ------
-    NoInputError: no such folder, or neither a mask nor a journal in it.
+    NoInputError: no such folder, neither a mask nor a journal in it, or harmonized images in place of masks.
     """
     out = Path(out)
     if not out.is_dir():
@@ -81,6 +81,15 @@ def collect(out: str | Path) -> Folder:
             fix="run nnUNetv2_spine_predict with -o this folder first, or name the folder it wrote to",
         )
     run = _optional_json(out / "run.json", notes)
+    if "harmonizer" in run:
+        raise NoInputError(
+            "E-REPORT-IMAGES",
+            file=out,
+            found="images that nnUNetv2_spine_harmonize apply wrote",
+            expected="masks",
+            fix="predict them, or their originals with --match cyclegan, and report that folder; qc/ and snapshots/ of "
+            "this one say what became of slices",
+        )
     names = [*journal, *(name for name in masks if name not in journal)]
     cases = [_case(out, name, journal.get(name), masks.get(name)) for name in names]
     return Folder(out, tuple(sorted(cases, key=_order)), run, tuple(notes))
