@@ -211,12 +211,12 @@ def test_pixels_are_the_median_of_the_scans_without_a_size(tmp_path: Path) -> No
 def test_scans_that_are_left_out_do_not_decide_the_size_of_pixels(tmp_path: Path) -> None:
     image, mask = spine()
     thick = [Volume(v.array, v.affine @ np.diag([0.25, 4.0, 1.0, 1.0])) for v in (image, mask)]
-    axial = [{"case": f"axial{k}", "manufacturer": "GE", "image": thick[0], "mask": thick[1]} for k in range(2)]
+    axial = {"case": "axial", "manufacturer": "GE", "image": thick[0], "mask": thick[1]}
     fine = [Volume(v.array, v.affine @ np.diag([1.0, 0.5, 0.5, 1.0])) for v in (image, mask)]
     ct = {"case": "ct", "manufacturer": "GE", "contrast": "CT", "image": fine[0], "mask": fine[1]}
     tiny = (slice(None), slice(0, 24), slice(0, 24))
     small = {"case": "small", "manufacturer": "GE", "image": fine[0].crop(tiny), "mask": fine[1].crop(tiny)}
-    folder = dataset(tmp_path, [{"case": "good", "manufacturer": "GE"}, *axial, ct, small])
+    folder = dataset(tmp_path, [{"case": "good", "manufacturer": "GE"}, axial, ct, small])
     found = read_slices([folder], settings=SliceSettings(size=SMALL.size))
     assert {fact.case for fact in found.facts} == {"good"}
     assert found.spacing == (1.0, 1.0)
