@@ -131,7 +131,10 @@ _ROW = {"cpu_seconds": 0, "validated_unharmonized": "", "validated_radiomics": "
 def test_a_segmenter_of_other_slices_is_told(raw: Path, discs: Path, tmp_path: Path) -> None:
     result = trained(raw, tmp_path, "slices.spacing=2", "slices.scaling=minmax", segmenter=discs)
     assert [problem.code for problem in result.problems] == ["W-HARM-SEGMENTER"]
-    assert "4 mm, not 2; scaling robust, not minmax" in result.problems[0].found
+    assert "mm" not in result.problems[0].found
+    assert "scaling robust, not minmax" in result.problems[0].found
+    copied = trained(raw, tmp_path, "slices.spacing=2", "source_start=target", segmenter=discs, overwrite=True)
+    assert "4 mm, not 2" in copied.problems[0].found
 
 
 @pytest.mark.parametrize(

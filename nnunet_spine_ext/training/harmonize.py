@@ -183,7 +183,7 @@ def train_network(order: Order, device: torch.device, processes: Processes | Non
     aid = None if order.segmenter is None else _segmenter(order.segmenter, device, settings.slices.spacing)
     if aid is None and settings.weights.segmented:
         raise _no_segmenter()
-    problems = _foreign(aid, settings.slices)
+    problems = _foreign(aid, settings)
     target, source, made = _slices(order, aid)
     data = split_slices(source, target, settings)
     targets = measure_targets(data.target, aid, settings, device)
@@ -297,18 +297,18 @@ def _begin_with(aid: SliceSegmenter | None, settings: CycleGanSettings) -> Slice
     return aid.network
 
 
-def _foreign(aid: SliceSegmenter | None, slices: SliceSettings) -> tuple[Problem, ...]:
+def _foreign(aid: SliceSegmenter | None, settings: CycleGanSettings) -> tuple[Problem, ...]:
     """Warn of a segmenter that was trained on slices that were made in another way."""
-    if aid is None:
+    if not isinstance(aid, NetworkSegmenter):
         return ()
-    differ = []
-    if aid.spacing is not None and slices.spacing is not None and abs(aid.spacing / slices.spacing - 1) > _ALIKE:
-        differ.append(f"pixels of {aid.spacing:g} mm, not {slices.spacing:g}")
-    if isinstance(aid, NetworkSegmenter):
-        for name in ("fit", "scaling"):
-            theirs, ours = getattr(aid.model.slices, name), getattr(slices, name)
-            if theirs != ours:
-                differ.append(f"{name} {theirs}, not {ours}")
+    own, slices, differ = aid.model.slices, settings.slices, []
+    # The segmenter resamples slices to its own pixels; a copy of its network does not.
+    theirs, ours = own.spacing or 0.0, slices.spacing or own.spacing or 0.0
+    if settings.source_start == "target" and abs(theirs - ours) > _ALIKE * theirs:
+        differ.append(f"pixels of {theirs:g} mm, not {ours:g}")
+    for name in ("fit", "scaling"):
+        if getattr(own, name) != getattr(slices, name):
+            differ.append(f"{name} {getattr(own, name)}, not {getattr(slices, name)}")
     if not differ:
         return ()
     problem = Problem(
