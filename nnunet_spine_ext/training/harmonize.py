@@ -306,9 +306,8 @@ def _foreign(aid: SliceSegmenter | None, settings: CycleGanSettings) -> tuple[Pr
     theirs, ours = own.spacing or 0.0, slices.spacing or own.spacing or 0.0
     if settings.source_start == "target" and abs(theirs - ours) > _ALIKE * theirs:
         differ.append(f"pixels of {theirs:g} mm, not {ours:g}")
-    for name in ("fit", "scaling"):
-        if getattr(own, name) != getattr(slices, name):
-            differ.append(f"{name} {getattr(own, name)}, not {getattr(slices, name)}")
+    pairs = ((name, getattr(own, name), getattr(slices, name)) for name in ("fit", "scaling"))
+    differ += [f"{name} {one}, not {other}" for name, one, other in pairs if one != other]
     if not differ:
         return ()
     problem = Problem(
