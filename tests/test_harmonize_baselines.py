@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,19 @@ def test_more_air_in_view_does_not_change_the_body(target: SliceSet) -> None:
 
     assert moved("body") < 0.5
     assert moved("slice") > 20
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_the_intensities_of_all_slices_are_never_in_memory_together(method: BaselineMethod) -> None:
+    count = 120
+    many = _set([_slice(0)] * count)
+    tracemalloc.start()
+    try:
+        _fit(method, many, region="slice")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < many.images.nbytes
 
 
 def test_so_many_slices_are_taken_evenly(target: SliceSet) -> None:

@@ -155,27 +155,35 @@ def fit_baseline(
     chosen = settings or BaselineSettings()
     count = min(chosen.slices, len(target))
     numbers = np.linspace(0, len(target) - 1, count).round().astype(int) if count else ()
-    bodies = [values_of(target.images[number], chosen.region, target.spacing) for number in numbers]
-    known = [values for values in bodies if values is not None]
-    if not known:
+    moments, shapes = [], []
+    for number in numbers:
+        values = values_of(target.images[number], chosen.region, target.spacing)
+        if values is None:
+            continue
+        # Not the values themselves: those of three thousand slices are gigabytes.
+        moments.append((values.mean(), values.std()))
+        if method != "zscore":
+            shapes.append(np.quantile(values, LANDMARKS) if method == "nyul" else _shares(values))
+    if not moments:
         raise CaseError(
             "E-SLICE-STYLE",
             file="target",
-            found=f"{len(bodies)} slices, none with a body whose intensities differ",
+            found=f"{count} slices, none with a body whose intensities differ",
             expected="slices of patients",
             fix="look at the scans of the target, and at the settings of slices",
         )
-    landmarks = _nyul(known) if method == "nyul" else _pooled(known) if method == "histogram" else None
+    landmarks = None if method == "zscore" else (_nyul if method == "nyul" else _pooled)(np.stack(shapes))
+    mean, sd = np.mean(moments, axis=0)
     return Baseline(
         method,
         None if landmarks is None else NyulLandmarks(*map(_stored, (landmarks.probabilities, landmarks.values))),
-        float(_stored(np.mean([values.mean() for values in known]))),
-        float(_stored(np.mean([values.std() for values in known]))),
+        float(_stored(mean)),
+        float(_stored(sd)),
         target.size,
         target.spacing,
         slices,
         chosen,
-        len(known),
+        len(moments),
     )
 
 
@@ -220,9 +228,11 @@ def _stored(values: Array) -> Array:
     return rounded
 
 
-def _nyul(bodies: list[Array]) -> NyulLandmarks:
-    """The standard scale: every slice is stretched to the mean of the outermost landmarks, then all are averaged."""
-    found = np.stack([np.quantile(values, LANDMARKS) for values in bodies])
+def _nyul(found: Array) -> NyulLandmarks:
+    """The standard scale of the landmarks of slices (n, 11).
+
+    Every slice is stretched to the mean of the outermost landmarks, then all are averaged.
+    """
     wide = found[:, -1] > found[:, 0]
     found = found[wide] if wide.any() else found
     first, last = found[:, :1], found[:, -1:]
@@ -231,10 +241,17 @@ def _nyul(bodies: list[Array]) -> NyulLandmarks:
     return NyulLandmarks(LANDMARKS, np.maximum.accumulate(standard.mean(axis=0)))
 
 
-def _pooled(bodies: list[Array]) -> NyulLandmarks:
-    """Quantiles of all slices together, each of the same weight however much body it shows."""
+def _shares(values: Array) -> Array:
+    """Return which share of the values (n,) lies in each bin, float32 (_BINS,)."""
+    counts = np.histogram(np.clip(values, 0.0, TOP), np.linspace(0.0, TOP, _BINS + 1))[0]
+    shares: Array = (counts / values.size).astype(np.float32)
+    return shares
+
+
+def _pooled(found: Array) -> NyulLandmarks:
+    """Quantiles of all slices together, by their shares (n, bins), each of the same weight however much body it has."""
     edges = np.linspace(0.0, TOP, _BINS + 1)
-    shares = np.mean([np.histogram(np.clip(v, 0.0, TOP), edges)[0] / v.size for v in bodies], axis=0)
+    shares = found.mean(axis=0, dtype=np.float64)
     filled = np.flatnonzero(shares)
     above = np.cumsum(shares)
     # The bin that a probability lies in, and how far into it: what no bin holds is no quantile.
