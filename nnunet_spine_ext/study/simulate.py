@@ -96,12 +96,16 @@ def _write(study: Path, folder: Path, data: PhantomData, condition: Condition, s
         # Reconstruction may store finer voxels than were acquired.
         "acquired_voxel_mm3": round(acquired, 4),
     }
+    places = {name: path.relative_to(study).as_posix() for name, path in paths.items()}
     return StudyCase(
         case=case,
         subject=scan.subject,
         condition=condition,
         images=(image.relative_to(study).as_posix(),),
-        **{name: path.relative_to(study).as_posix() for name, path in paths.items()},
+        semantic=places["semantic"],
+        instances=places["instances"],
+        own_semantic=places["own_semantic"],
+        own_instances=places["own_instances"],
         region=data.region,
         facts=facts,
         digest=digest(asdict(data), asdict(condition), case),
