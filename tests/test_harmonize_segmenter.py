@@ -451,4 +451,7 @@ def test_digests_tell_models_apart(trained: tuple[Path, SegmenterResult], raw: P
     _train(raw, tmp_path / "discs")
     one, same, other = load_segmenter(trained[0]), load_segmenter(trained[0]), load_segmenter(tmp_path / "discs")
     assert one.digest == same.digest != other.digest
+    # What resamples slices answers otherwise.
+    own, coarse = (load_segmenter(trained[0], spacing=mm) for mm in (1.5, 3.0))
+    assert own.digest == one.digest != coarse.digest
     assert isinstance(one, NetworkSegmenter)

@@ -190,6 +190,9 @@ def load_segmenter(
     digest = hashlib.sha256()
     for path in (folder / MODEL_FILE, weights_file(folder, _FOLD)):
         digest.update(sha256(path).encode())
+    if spacing is not None and model.slices.fit == "crop" and spacing != model.slices.spacing:
+        # Slices with other pixels are resampled before they are answered.
+        digest.update(f"{spacing:g}".encode())
     loaded = NetworkSegmenter(network, model, folder.resolve().name, digest.hexdigest(), spacing)
     return loaded if device is None else loaded.to(device)
 
