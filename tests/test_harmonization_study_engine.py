@@ -334,3 +334,10 @@ def test_a_folder_that_is_no_harmonizer_stops_the_study(tmp_path: Path) -> None:
     with pytest.raises(SetupError) as error:
         assemble_study(read_study_config(None, "smoke", [f"models.harmonizer={tmp_path}"]), tmp_path / "out")
     assert error.value.code == "E-MODEL-HARMONIZER"
+
+
+def test_a_baseline_in_place_of_a_network_stops_the_study_before_its_first_step(tmp_path: Path) -> None:
+    write_harmonizer(tmp_path, HarmonizerModel("nyul", SliceSettings(spacing=2.0), (2.0, 2.0), ("a",)), {})
+    with pytest.raises(SetupError) as error:
+        assemble_study(read_study_config(None, "smoke", [f"models.harmonizer={tmp_path}"]), tmp_path / "out")
+    assert error.value.code == "E-MATCH-HARMONIZER"

@@ -67,7 +67,7 @@ def harmonizer_folder(
             expected="a model of one MR contrast, as harmonizers are",
             fix="predict with another --match",
         )
-    _network(folder)
+    read_network(folder)
     return str(folder)
 
 
@@ -118,7 +118,7 @@ class CaseHarmonizer:
         return Matched(put_together(data, [image]), (None,), facts, warnings), found
 
 
-def _network(folder: str | Path) -> HarmonizerModel:
+def read_network(folder: str | Path) -> HarmonizerModel:
     """Read the description of a harmonizer; raises SetupError for one that is no network."""
     model = read_harmonizer(folder)
     if model.method != METHOD:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_spine_ext.core.io import sha256
-from nnunet_spine_ext.harmonize.harmonizer import MODEL_FILE, read_harmonizer
+from nnunet_spine_ext.harmonize.harmonizer import MODEL_FILE
+from nnunet_spine_ext.inference.harmonizing import read_network
 from nnunet_spine_ext.study.conditions import Condition
 from nnunet_spine_ext.study.config import StudyConfig
 from nnunet_spine_ext.study.gaps import measure_gaps
@@ -149,11 +150,11 @@ def _add_run(
 
 
 def _harmonizer(config: StudyConfig, name: str) -> dict[str, Any]:
-    """Return the option that names the harmonizer of a strategy; SetupError for a folder that is none."""
+    """Return the option that names the harmonizer of a strategy; SetupError for a folder that has no network."""
     folder = config.models.harmonizer
     if not STRATEGIES[name].harmonizer or folder is None:
         return {}
-    read_harmonizer(folder)
+    read_network(folder)
     return {"harmonize_model": str(Path(folder).resolve())}
 
 
