@@ -119,11 +119,11 @@ def test_what_two_pixels_leave_undefined_is_nan_without_a_warning() -> None:
 @pytest.mark.parametrize("scaling", ["minmax", "robust", "none"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_slice_with_values_that_are_no_numbers_is_no_black_one(scaling: Any, value: float) -> None:
-    images = np.random.default_rng(0).uniform(0, 255, (1, 9, 8)).astype(np.float32)
-    images[0, 4, 4] = value
+    images = np.random.default_rng(0).uniform(0, 255, (3, 9, 8)).astype(np.float32)
+    images[2, 4, 4] = value
     with pytest.raises(CaseError) as caught:
         features_of_slices(images, scaling=scaling)
-    assert caught.value.code == "E-RADIOMICS-VALUES"
+    assert (caught.value.code, caught.value.file) == ("E-RADIOMICS-VALUES", "slice 2")
 
 
 @pytest.mark.parametrize(

@@ -199,9 +199,18 @@ def features_of_slices(
     images: (N, Y, X) on the 0-255 scale.
     windows: per slice the region of interest, rows and columns; None: whole slices.
     scaling: of each region, see `rescaled`.
+
+    Raises
+    ------
+    UsageError, CaseError: as `all_features`; what is wrong with a slice names its number.
     """
     rows = []
     for number, image in enumerate(images):
         part = image if windows is None else image[windows[number]]
-        rows.append(all_features(rescaled(part, scaling), bin_width=bin_width, bin_count=bin_count))
+        try:
+            rows.append(all_features(rescaled(part, scaling), bin_width=bin_width, bin_count=bin_count))
+        except CaseError as error:
+            raise CaseError(
+                error.code, file=f"slice {number}", found=error.found, expected=error.expected, fix=error.fix
+            ) from error
     return rows
