@@ -108,7 +108,7 @@ def test_a_generator_that_draws_nonsense_changes_nothing_and_is_told(scans: Path
     assert "nothing was harmonized" in result.warnings["case2_0000"][0].fix
     assert [note.code for note in result.notes] == ["W-HARMONIZE-UNFINISHED"]
     # Limits that let everything pass are the user's own choice.
-    lax = ["edge_correlation=-1", "weakest=-1"]
+    lax = ["edge_correlation=-1", "weakest=-1", "kept=-1"]
     again = apply(scans / "case2_0000.nii.gz", tmp_path / "lax", m=broken, device="cpu", assignments=lax)
     assert not again.warnings
 

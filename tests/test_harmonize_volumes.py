@@ -15,7 +15,7 @@ from nnunet_spine_ext.core.errors import CaseError, SetupError, UsageError
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.harmonize import slices as reading
 from nnunet_spine_ext.harmonize import volumes
-from nnunet_spine_ext.harmonize.geometry_gate import GateSettings, edge_correlation
+from nnunet_spine_ext.harmonize.geometry_gate import GateSettings, edge_correlation, judge
 from nnunet_spine_ext.harmonize.harmonizer import Method
 from nnunet_spine_ext.harmonize.slice_grid import SliceSettings, prepare_slice
 from nnunet_spine_ext.harmonize.volumes import CONSTANT, HarmonizedVolume, harmonize_volume
@@ -291,6 +291,20 @@ def test_padding_stays_zero_and_holes_inside_do_not() -> None:
     assert (changed[:, 20:-4, 13:] > 0).all()
 
 
+def test_tissues_that_became_one_tone_fail() -> None:
+    scan, _ = spine()
+    merged = harmonize_volume(scan, Fake(lambda image: np.where(image > 20, 200, 0)))
+    assert merged.skipped
+    assert all("tones" in row.why for row in merged.failed)
+    assert all(row.kept is not None and row.kept < 0.6 for row in merged.failed)
+    inverted = harmonize_volume(scan, Fake(lambda image: 255 - image))
+    assert not inverted.failed
+    assert all(row.kept is not None and row.kept > 0.95 for row in inverted.rows)
+    # The other limits alone take silhouettes for another contrast.
+    lax = harmonize_volume(scan, Fake(lambda image: np.where(image > 20, 200, 0)), GateSettings(kept=-1))
+    assert not lax.skipped
+
+
 def test_values_that_are_no_numbers_fail() -> None:
     scan, _ = spine()
     result = harmonize_volume(scan, Fake(lambda image: np.full_like(image, np.nan)), None, Threshold())
@@ -314,6 +328,7 @@ def changes(image: Array) -> dict[str, Array]:
         "bias": np.clip(image * bright, 0, 255),
         "noise": np.abs(image + rng.normal(0, 5, image.shape)),
         "blur": gaussian_filter(image, 0.7),
+        "SILHOUETTE": np.where(image > 20, 200, 0).astype(np.float32),
         "tissues exchanged": np.interp(image, [0, 60, 120, 180, 255], [0, 120, 60, 200, 255]),
         "MOVED": np.roll(image, 2, 0),
         "ANOTHER": np.roll(image, 25, 1),
@@ -333,5 +348,5 @@ def test_the_gate_tells_contrast_from_anatomy_on_real_slices(test_data: Any) -> 
             whole, weakest = edge_correlation(image, after, frame.spacing)
             assert whole is not None
             assert weakest is not None
-            passed = whole >= limits.edge_correlation and weakest >= limits.weakest
+            passed = judge(0, image, after, frame.spacing, limits).passed
             assert passed == change.islower(), (name, change, whole, weakest)

@@ -44,7 +44,7 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="limits of the gate: edge_correlation, weakest, volume_change, agreement, least_mm2",
+        help="limits of the gate: edge_correlation, weakest, kept, volume_change, agreement, least_mm2",
     )
     parser.add_argument(
         "-device", "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (default: auto)"

@@ -42,6 +42,9 @@ class GateSettings:
     edge_correlation: of edges in the whole slice, at least this. Moving a slice by 1 mm gives 0.95 to 0.97.
     weakest: the same in the tile of 32 mm where it is lowest. A disc erased or invented gives 0.5 to 0.8, and hardly
         changes the correlation of the whole slice.
+    kept: edges before, correlated with what intensities after still tell of them, in the whole slice at least this.
+        Brightness and contrast leave 0.98 and more, tissues that exchange their tones 0.77, tissues that all became one
+        tone 0.56 at most; the other two limits forgive a change of tones, whatever it is, so that one too.
     volume_change: share by which the area of the discs may change.
     agreement: Dice of the discs before and after, at least this. This limit and the last are for gross failures: a
         segmenter of the target's slices is expected to find more, and other, pixels once a slice looks like those.
@@ -54,6 +57,7 @@ class GateSettings:
 
     edge_correlation: float = 0.95
     weakest: float = 0.8
+    kept: float = 0.6
     volume_change: float = 0.5
     agreement: float = 0.6
     least_mm2: float = 100.0
@@ -63,6 +67,7 @@ class GateSettings:
         limits = {
             "edge_correlation": (-1.0, 1.0),
             "weakest": (-1.0, 1.0),
+            "kept": (-1.0, 1.0),
             "volume_change": (0.0, 1e6),
             "agreement": (0.0, 1.0),
             "least_mm2": (0.0, 1e6),
@@ -100,6 +105,7 @@ class SliceRow:
     edge_correlation, weakest: of edges before and after, in the whole slice and in the tile where it is lowest; None
         where there are no edges.
     volume_change, agreement: of the discs (see `DiscChange`); None without a segmenter, or without discs before.
+    kept: how well intensities after still tell the edges before.
     """
 
     index: int
@@ -109,6 +115,7 @@ class SliceRow:
     weakest: float | None = None
     volume_change: float | None = None
     agreement: float | None = None
+    kept: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as plain JSON, numbers to four decimals."""
@@ -141,6 +148,15 @@ def edge_correlation(
     known = [value for value in tiles if value is not None]
     whole = correlation(first, second)
     return whole, (min(known, default=whole) if whole is not None else None)
+
+
+def edges_kept(before: Array, after: Array, spacing: Sequence[float]) -> float | None:
+    """Return how well the edges of a slice can still be told from what became of it; None for one without edges.
+
+    The slice after gets for each of its intensities the mean that pixels of it had before: what tones have become one
+    is no edge any more. Parameters as those of `edge_correlation`.
+    """
+    return correlation(_edges(before, spacing), _edges(_toned(after, before), spacing))
 
 
 def correlation(first: Array, second: Array) -> float | None:
@@ -189,6 +205,9 @@ def judge(
         reasons.append(f"edge correlation {whole:.3f} below {settings.edge_correlation:g}")
     if weakest < settings.weakest:
         reasons.append(f"edge correlation {weakest:.3f} below {settings.weakest:g} where it is lowest")
+    kept = edges_kept(before, after, spacing)
+    if kept is not None and kept < settings.kept:
+        reasons.append(f"tones that tell {kept:.3f} of the edges, below {settings.kept:g}")
     change = agreement = None
     if discs is not None and discs.before >= settings.least_mm2 and discs.volume_change is not None:
         change, agreement = discs.volume_change, discs.agreement or 0.0
@@ -196,7 +215,7 @@ def judge(
             reasons.append(f"discs changed by {change:+.0%}, more than {settings.volume_change:.0%}")
         if agreement < settings.agreement:
             reasons.append(f"Dice of discs before and after {agreement:.2f} below {settings.agreement:g}")
-    return SliceRow(index, not reasons, "; ".join(reasons), whole, weakest, change, agreement)
+    return SliceRow(index, not reasons, "; ".join(reasons), whole, weakest, change, agreement, kept)
 
 
 def _edges(image: Array, spacing: Sequence[float]) -> Array:
