@@ -21,7 +21,7 @@ from nnunet_spine_ext.study.harmonization.overlap import THRESHOLD
 
 SHOWN = "shown"
 # Pixels of a small slice are drawn larger, so that captions fit and edges are seen.
-_WIDTH = 220
+_WIDTH = 200
 # Squares of the checkerboard along the longer side.
 _SQUARES = 8
 _DISC = {1: (230, 159, 0)}
@@ -29,6 +29,10 @@ _TRUTH = (0, 200, 120)
 _SEGMENTED = (NONE, "nyul", "cyclegan", FULL)
 _SHORT: Mapping[str, str] = {NONE: "as it is", "zscore": "z-score", "histogram": "histogram", "nyul": "Nyul",
                              "cyclegan": "CycleGAN", FULL: "+RF +Seg"}  # fmt: skip
+
+_COLUMNS = (
+    "One slice per vendor, as it is in the first column; slices of the target, in the first row, are never changed."
+)
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,9 @@ def figure9(shown: Mapping[str, Shown]) -> Picture | None:
     rows, captions = [], []
     for number, vendor in enumerate(base.vendors):
         rows.append([_segmented(shown[arm], number) for arm in arms])
-        captions.append([f"{vendor}: {_SHORT[arm]}" if arm == NONE else _SHORT[arm] for arm in arms])
-    return _picture("figure9", "Segmentations", "Orange: discs as the target's segmenter finds them; green: their true "
-                    "outline. One slice per vendor.", rows, captions)  # fmt: skip
+        captions.append([vendor if arm == NONE else _SHORT[arm] for arm in arms])
+    caption = f"Orange: discs as the target's segmenter finds them; green: their true outline. {_COLUMNS}"
+    return _picture("figure9", "Segmentations", caption, rows, captions)
 
 
 def figure10(shown: Mapping[str, Shown]) -> Picture | None:
@@ -130,11 +134,9 @@ def figure12(shown: Mapping[str, Shown]) -> Picture | None:
     """Return one row per vendor, one column per method."""
     arms = [name for name in _SHORT if name in shown]
     rows = [[_grey(shown[arm].images[number]) for arm in arms] for number in range(len(shown[NONE].vendors))]
-    captions = [
-        [f"{vendor}: {_SHORT[arm]}" if arm == NONE else _SHORT[arm] for arm in arms] for vendor in shown[NONE].vendors
-    ]
-    return _picture("figure12", "Harmonized slices by vendor", "One slice per vendor, the target first; all on one "
-                    "scale of grey.", rows, captions)  # fmt: skip
+    captions = [[vendor if arm == NONE else _SHORT[arm] for arm in arms] for vendor in shown[NONE].vendors]
+    caption = f"{_COLUMNS} All on one scale of grey."
+    return _picture("figure12", "Harmonized slices by vendor", caption, rows, captions)
 
 
 def checkerboard(one: Array, other: Array, squares: int = _SQUARES) -> Array:
@@ -157,7 +159,7 @@ def _segmented(shown: Shown, number: int) -> Array:
 
 
 def _grey(image: Array) -> Array:
-    zoom = max(1, _WIDTH // image.shape[1])
+    zoom = -(-_WIDTH // image.shape[1])
     return np.repeat(_zoomed(np.clip(np.rint(image), 0, 255).astype(np.uint8), zoom)[..., None], 3, axis=-1)
 
 
