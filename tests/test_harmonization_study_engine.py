@@ -115,7 +115,7 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
         ("phantoms.sources=[philips-interra]", "philips-interra"),
         ("phantoms.unseen=[siemens-essenza]", "siemens-essenza"),
         ("phantoms.test=1", "1"),
-        ("by_arm={fulll: []}", "fulll"),
+        ("by_arm={whole: []}", "whole"),
         ("given={datasets: [a], target: [b]}", "both"),
         ("bootstrap=-1", "-1"),
         ("phantom.test=2", "phantom"),
