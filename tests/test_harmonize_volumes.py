@@ -291,6 +291,21 @@ def test_padding_stays_zero_and_holes_inside_do_not() -> None:
     assert (changed[:, 20:-4, 13:] > 0).all()
 
 
+def test_reasons_are_never_a_number_below_itself() -> None:
+    scan, _ = spine()
+    moved = harmonize_volume(
+        scan, Fake(lambda image: np.roll(image, 1, 0)), GateSettings(edge_correlation=0.5, weakest=-1)
+    )
+    own = [row.edge_correlation for row in moved.rows if row.edge_correlation is not None]
+    limit = round(min(own), 3) if round(min(own), 3) > min(own) else round(min(own) + 5e-4, 3)
+    judged = harmonize_volume(
+        scan, Fake(lambda image: np.roll(image, 1, 0)), GateSettings(edge_correlation=limit, weakest=-1)
+    )
+    assert judged.failed
+    for row in judged.failed:
+        assert float(row.why.split()[2]) < limit
+
+
 def test_tissues_that_became_one_tone_fail() -> None:
     scan, _ = spine()
     merged = harmonize_volume(scan, Fake(lambda image: np.where(image > 20, 200, 0)))

@@ -6,6 +6,7 @@ figure 10) look at checkerboards; here it is measured, slice by slice, and a sli
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -202,20 +203,25 @@ def judge(
         return SliceRow(index, False, "no edges")
     reasons = []
     if whole < settings.edge_correlation:
-        reasons.append(f"edge correlation {whole:.3f} below {settings.edge_correlation:g}")
+        reasons.append(f"edge correlation {_down(whole)} below {settings.edge_correlation:g}")
     if weakest < settings.weakest:
-        reasons.append(f"edge correlation {weakest:.3f} below {settings.weakest:g} where it is lowest")
+        reasons.append(f"edge correlation {_down(weakest)} below {settings.weakest:g} where it is lowest")
     kept = edges_kept(before, after, spacing)
     if kept is not None and kept < settings.kept:
-        reasons.append(f"tones that tell {kept:.3f} of the edges, below {settings.kept:g}")
+        reasons.append(f"tones that tell {_down(kept)} of the edges, below {settings.kept:g}")
     change = agreement = None
     if discs is not None and discs.before >= settings.least_mm2 and discs.volume_change is not None:
         change, agreement = discs.volume_change, discs.agreement or 0.0
         if abs(change) > settings.volume_change:
             reasons.append(f"discs changed by {change:+.0%}, more than {settings.volume_change:.0%}")
         if agreement < settings.agreement:
-            reasons.append(f"Dice of discs before and after {agreement:.2f} below {settings.agreement:g}")
+            reasons.append(f"Dice of discs before and after {_down(agreement)} below {settings.agreement:g}")
     return SliceRow(index, not reasons, "; ".join(reasons), whole, weakest, change, agreement, kept)
+
+
+def _down(value: float) -> str:
+    """Return a number that is too small to three decimals, rounded down: 0.9498 is below 0.95, 0.950 is not."""
+    return f"{math.floor(value * 1000) / 1000:.3f}"
 
 
 def _edges(image: Array, spacing: Sequence[float]) -> Array:
