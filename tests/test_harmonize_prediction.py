@@ -236,6 +236,20 @@ def test_one_ct_among_the_scans_is_named(model: Path, harmonizer: Path, scan: Pa
     assert result.failed["ct"].code == "E-HARMONIZE-CT"
 
 
+def test_masks_and_images_never_share_a_folder(model: Path, harmonizer: Path, scan: Path, tmp_path: Path) -> None:
+    predict(scan, tmp_path / "masks", m=model, device="cpu")
+    apply(scan, tmp_path / "images", m=harmonizer, device="cpu")
+    kept = [(tmp_path / name / "case.nii.gz").read_bytes() for name in ("masks", "images")]
+    with pytest.raises(UsageError) as first:
+        apply(scan, tmp_path / "masks", m=harmonizer, device="cpu")
+    with pytest.raises(UsageError) as second:
+        predict(scan, tmp_path / "images", m=model, device="cpu")
+    assert (first.value.code, second.value.code) == ("E-OUT-FOLDER", "E-OUT-FOLDER")
+    assert "masks" in first.value.found
+    assert "images" in second.value.found
+    assert [(tmp_path / name / "case.nii.gz").read_bytes() for name in ("masks", "images")] == kept
+
+
 def test_the_command_knows_both_options() -> None:
     parsed = command.build_parser().parse_args(
         ["-i", "x", "-o", "y", "-m", "z", "--match", "cyclegan", "--harmonize-model", "h"]

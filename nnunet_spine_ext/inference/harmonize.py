@@ -86,7 +86,7 @@ def apply(
     gate = gate_of(assignments)
     model = read_harmonizer(m)
     i = i[0] if isinstance(i, Sequence) and not isinstance(i, str) and len(i) == 1 else i
-    output = check_output(Path(o), i)
+    output = check_output(Path(o), i, images=True)
     # Channels are files of their own here, so names keep their numbers.
     cases = find_images(i)
     options = {"gate": to_dict(gate), "strict": strict, "prefer": prefer, "snapshots": snapshots}

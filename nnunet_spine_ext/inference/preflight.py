@@ -9,9 +9,11 @@ from typing import Any, get_args
 
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.device import check_device_name
-from nnunet_spine_ext.core.errors import SetupError, UsageError
+from nnunet_spine_ext.core.errors import CaseError, SetupError, UsageError
+from nnunet_spine_ext.core.io import read_json
 from nnunet_spine_ext.core.partial import check_folder, unusable_folder
 from nnunet_spine_ext.inference.activation import soft_activation
+from nnunet_spine_ext.inference.journal import RUN
 from nnunet_spine_ext.inference.model import predict_settings
 from nnunet_spine_ext.inference.phase_options import schemes_with_bodies
 from nnunet_spine_ext.inference.settings import Adapt, Crop, Match, PredictSettings, Tta
@@ -129,12 +131,16 @@ def check_scheme(name: str, folder: str | Path) -> None:
         )
 
 
-def check_output(output: Path, source: Any) -> Path:
-    """Refuse an output that is a file, the input, or not writable, before any work."""
+def check_output(output: Path, source: Any, *, images: bool = False) -> Path:
+    """Refuse an output that is a file, the input, not writable, or full of the other kind of results, before any work.
+
+    `images`: results are images, not masks; a case of both kinds has one name, and the first thing done with a case is
+    to remove what is there of it.
+    """
     sources = [source] if isinstance(source, (str, Path)) else list(source)
     folders = {Path(s).resolve() if Path(s).is_dir() else Path(s).resolve().parent for s in sources}
     try:
-        found = _unfit(output, folders)
+        found = _unfit(output, folders) or _other_kind(output, images=images)
     except OSError as error:
         raise unusable_folder(output, error) from error
     if found:
@@ -147,6 +153,18 @@ def check_output(output: Path, source: Any) -> Path:
         )
     check_folder(output)
     return output
+
+
+def _other_kind(output: Path, *, images: bool) -> str | None:
+    """Return in words what an earlier run left in a folder, if that are images in place of masks or the reverse."""
+    try:
+        before = read_json(output / RUN) if (output / RUN).is_file() else None
+    except CaseError:
+        # Whatever it was, it was not read by anybody.
+        return None
+    if not isinstance(before, dict) or ("harmonizer" in before) == images:
+        return None
+    return "masks of an earlier run" if images else "images that nnUNetv2_spine_harmonize apply wrote"
 
 
 def _unfit(output: Path, inputs: set[Path]) -> str | None:
