@@ -110,6 +110,18 @@ def test_nobody_is_on_both_sides_even_if_both_scanners_saw_them() -> None:
     assert not trained & held
 
 
+@pytest.mark.parametrize("whose", ["seen", "kept"])
+def test_a_single_subject_of_its_own_goes_where_it_can(whose: str) -> None:
+    target, source = slices("Siemens", 12, 1), slices("GE", 12, 2)
+    train, held = target.split(settings().validation, settings().seed)
+    subjects = [target.facts[k].subject for k in (train if whose == "seen" else held)]
+    names = ["alone", *(subjects[k % len(subjects)] for k in range(len(source.facts) - 1))]
+    facts = tuple(f.__class__(**{**f.to_dict(), "subject": n}) for f, n in zip(source.facts, names, strict=True))
+    parts = split_slices(source.__class__(source.images, source.masks, facts, source.spacing), target, settings())
+    side = parts.source_validation if whose == "seen" else parts.source
+    assert {f.subject for f in side.facts} == {"alone"}, "the other side has the shared ones"
+
+
 def test_an_epoch_shows_every_source_slice_once_and_target_slices_in_turns() -> None:
     chosen = settings("slices_per_epoch=null")
     xs, ys = epoch_order(11, 3, chosen, 0)

@@ -64,6 +64,25 @@ def test_every_scanner_that_is_no_target_is_a_source(raw: Path, discs: Path, tmp
     assert load_harmonizer(tmp_path / "model")(torch.rand(1, 1, 32, 32) * 255).shape == (1, 1, 32, 32)
 
 
+@pytest.mark.parametrize(("first", "second"), [("cyclegan", "nyul"), ("nyul", "cyclegan"), ("nyul", "nyul")])
+def test_resume_replaces_no_model_that_it_cannot_go_on_with(
+    raw: Path, discs: Path, tmp_path: Path, first: Any, second: Any
+) -> None:
+    def line(method: str) -> list[str]:
+        more = ["--segmenter", str(discs)] if method == "cyclegan" else []
+        return ["train", "-d", str(raw), "--target", "siemens", "-o", str(tmp_path / "m"), "-q", "--method", method,
+                "--preset", "smoke", "-device", "cpu", *more, "--set", *SMALL]  # fmt: skip
+
+    assert main(line(first)) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "m").rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match="only networks are gone on with") as caught:
+        train([raw], target=["Siemens"], o=tmp_path / "m", method=second, preset="smoke", device="cpu", resume=True,
+              segmenter=discs if second == "cyclegan" else None, assignments=list(SMALL))  # fmt: skip
+    assert caught.value.code == "E-TRAIN-EXISTS"
+    assert {path: path.read_bytes() for path in (tmp_path / "m").rglob("*") if path.is_file()} == before
+    assert main([*line(second), "--overwrite"]) == 0
+
+
 def test_the_command_trains_resumes_and_refuses_a_second_one(raw: Path, discs: Path, tmp_path: Path) -> None:
     line = ["train", "-d", str(raw), "--target", "siemens", "--source", "GE", "-o", str(tmp_path / "m"), "-q"]
     line += ["--preset", "smoke", "-device", "cpu", "--segmenter", str(discs), "--set", *SMALL]

@@ -54,7 +54,8 @@ class TransformerNet(nn.Module):
         """Return (B, 1, Y, X) in [-1, 1] for (B, 1, Y, X) in [-1, 1], of any size from 8 pixels on."""
         height, width = images.shape[-2:]
         padded = F.pad(images, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
-        drawn = torch.tanh(self.last(self.tail(self.body(self.head(padded)))))[..., :height, :width]
+        # Half precision near 1 has steps of half a grey value.
+        drawn = torch.tanh(self.last(self.tail(self.body(self.head(padded)))).float())[..., :height, :width]
         return (images + drawn).clamp(-1, 1) if self._residual else drawn
 
 

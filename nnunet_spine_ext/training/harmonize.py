@@ -15,7 +15,7 @@ from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.core.partial import check_folder
 from nnunet_spine_ext.harmonize.cyclegan.processes import Processes
 from nnunet_spine_ext.harmonize.cyclegan.settings import CycleGanSettings, read_settings
-from nnunet_spine_ext.harmonize.harmonizer import METHODS, MODEL_FILE, HarmonizerModel, Method
+from nnunet_spine_ext.harmonize.harmonizer import METHODS, MODEL_FILE, HarmonizerModel, Method, read_harmonizer
 from nnunet_spine_ext.harmonize.segmenter import NetworkSegmenter, SliceSegmenter
 from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
 from nnunet_spine_ext.harmonize.slices import SliceSet, other_vendors, read_slices
@@ -155,8 +155,8 @@ def train(
     datasets = tuple(dataset_folder(str(part)) for part in ([d] if isinstance(d, str | Path) else d))
     folder = model_folder(datasets[0], o, name, ["0"])
     check_folder(folder)
-    if not resume and not overwrite:
-        _refuse_existing(folder)
+    if not overwrite:
+        _refuse_existing(folder, method, resume=resume)
     targets = (target,) if isinstance(target, str) else tuple(target)
     sources = (source,) if isinstance(source, str) else tuple(source)
     sources = sources or other_vendors(datasets, targets, key=key)
@@ -366,17 +366,23 @@ def _check_method(method: str, processes: int, settings: CycleGanSettings) -> No
         )
 
 
-def _refuse_existing(folder: Path) -> None:
+def _refuse_existing(folder: Path, method: str, *, resume: bool) -> None:
+    """Refuse to put a harmonizer in place of another; only an interrupted network can be gone on with."""
     from nnunet_spine_ext.harmonize.cyclegan.training import STATE_FILE
 
-    if (folder / MODEL_FILE).is_file() or (folder / STATE_FILE).is_file():
-        raise UsageError(
-            "E-TRAIN-EXISTS",
-            file=folder,
-            found="a harmonizer of an earlier training",
-            expected="a new folder",
-            fix="--resume goes on with it, --overwrite starts anew, -o or --name chooses another folder",
-        )
+    is_model, begun = (folder / MODEL_FILE).is_file(), (folder / STATE_FILE).is_file()
+    there = read_harmonizer(folder).method if is_model else "cyclegan" if begun else None
+    if there is None or (resume and there == method == "cyclegan"):
+        return
+    goes_on = there == method == "cyclegan"
+    raise UsageError(
+        "E-TRAIN-EXISTS",
+        file=folder,
+        found=f"a harmonizer of an earlier training, method {there}",
+        expected="a new folder" if goes_on else f"a new folder for method {method}: only networks are gone on with",
+        fix=("--resume goes on with it, " if goes_on else "")
+        + "--overwrite starts anew, -o or --name chooses another folder",
+    )
 
 
 def _refuse_both_sides(target: Sequence[str], source: Sequence[str], key: str) -> None:

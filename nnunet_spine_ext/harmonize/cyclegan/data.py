@@ -36,6 +36,8 @@ class TrainingSlices:
 def split_slices(source: SliceSet, target: SliceSet, settings: CycleGanSettings) -> TrainingSlices:
     """Split both sides by subject; somebody whom both scanned is on one side of both.
 
+    A single subject whom only a source scanned is trained on, unless nobody else is.
+
     Raises
     ------
     UsageError: a side with fewer than two subjects. NoInputError: slices of the two sides have other sizes.
@@ -54,12 +56,14 @@ def split_slices(source: SliceSet, target: SliceSet, settings: CycleGanSettings)
     both = {fact.subject for fact in source.facts} & (seen | kept)
     own = [k for k, fact in enumerate(source.facts) if fact.subject not in both]
     ours: tuple[list[int], list[int]] = ([], [])
-    if own:
+    shared = [k for k in range(len(source.facts)) if source.facts[k].subject in both]
+    if len({source.facts[k].subject for k in own}) == 1 and shared:
+        ours[not any(source.facts[k].subject in kept for k in shared)].extend(own)
+    elif own:
         first, second = source.subset(own).split(settings.validation, settings.seed)
         ours = ([own[k] for k in first], [own[k] for k in second])
-    for k, fact in enumerate(source.facts):
-        if fact.subject in both:
-            ours[fact.subject in kept].append(k)
+    for k in shared:
+        ours[source.facts[k].subject in kept].append(k)
     return TrainingSlices(
         source.subset(sorted(ours[0])), target.subset(train), source.subset(sorted(ours[1])), target.subset(held)
     )
