@@ -26,6 +26,7 @@ from nnunet_spine_ext.study.harmonization import scoring, testing
 from nnunet_spine_ext.study.harmonization.arms import ARMS
 from nnunet_spine_ext.study.harmonization.assemble import assemble
 from nnunet_spine_ext.study.harmonization.config import HarmonizationConfig, preset_names, read_config
+from nnunet_spine_ext.study.harmonization.data import RAW, make_vendor
 from nnunet_spine_ext.study.harmonization.run import evaluate
 from nnunet_spine_ext.study.harmonization.testing import pairs_of, read_saved, save_slices, to_show
 from nnunet_spine_ext.study.harmonization.trained import harmonizer_settings
@@ -94,6 +95,26 @@ def test_all_presets_can_be_read_and_assembled(tmp_path: Path) -> None:
         assert len(set(steps)) == len(steps)
         for place, step in enumerate(made.steps):
             assert set(step.needs) <= set(steps[:place]), step.name
+
+
+@pytest.mark.parametrize("travelling", [True, False])
+def test_phantoms_to_test_on_are_nobody_who_is_trained_on(tmp_path: Path, travelling: bool) -> None:
+    config = read_config("smoke", [f"phantoms.travelling={str(travelling).lower()}"])
+    subjects: dict[str, set[str]] = {}
+    made = assemble(config, tmp_path)
+    for step in made.steps:
+        if step.work is make_vendor:
+            arguments = {**step.arguments, "spines": 1}
+            make_vendor(**arguments)
+            folder = next((tmp_path / RAW).glob(f"Dataset{arguments['dataset']:03d}_*"))
+            rows = read_json(folder / "cases.json")["cases"].values()
+            subjects[arguments["title"]] = {row["subject"] for row in rows}
+    trained = set().union(*(names for title, names in subjects.items() if title.endswith("Training")))
+    tested = [names for title, names in subjects.items() if title.endswith("Test")]
+    assert trained
+    assert len(tested) > 1
+    assert not trained & set().union(*tested)
+    assert len(set().union(*tested)) == (1 if travelling else len(tested))
 
 
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:

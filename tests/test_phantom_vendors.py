@@ -228,10 +228,16 @@ def test_a_spine_does_not_depend_on_the_others(made: Path, tmp_path: Path) -> No
     assert (again.folder / name).read_bytes() == (made / name).read_bytes()
 
 
+def test_a_second_dataset_has_other_people(tmp_path: Path) -> None:
+    rest = vendor_phantoms(tmp_path, vendors=["philips-intera"], subjects_per_vendor=1, skip=500, **QUICK)
+    assert rest.done == ["phantom1501"]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
-        {"subjects_per_vendor": 0}, {"subjects_per_vendor": 1000}, {"travelling": -1}, {"seed": -1}, {"region": "foot"},
+        {"subjects_per_vendor": 0}, {"subjects_per_vendor": 1000}, {"travelling": -1}, {"skip": 999}, {"seed": -1},
+        {"region": "foot"},
         {"width": 3.0}, {"finest": 0.0}, {"jobs": 0}, {"folds": 1}, {"vendors": []},
     ],
 )  # fmt: skip

@@ -40,6 +40,7 @@ def vendor_phantoms(
     vendors: Sequence[str] | None = None,
     subjects_per_vendor: int | Mapping[str, int] = 4,
     travelling: int = 0,
+    skip: int = 0,
     seed: int = 0,
     region: str = "lumbar",
     width: float = 48.0,
@@ -64,6 +65,8 @@ def vendor_phantoms(
     subjects_per_vendor: spines of each vendor, one number or one per vendor (0 to 999).
     travelling: further spines, scanned by every vendor: the same anatomy with each style. Their cases end in
         ``_<vendor>``.
+    skip: so many of each vendor's own people are left out: a second dataset with ``skip`` of the first one's number
+        has other people with other names.
     region: as in `generate.phantom`. width: mm from left to right.
     finest: pixels are stored no finer than this (mm): quicker; None: as published.
     severity: of what is assumed about the scanners, relative to the target's; see `vendors.Vendor.draw`.
@@ -75,9 +78,9 @@ def vendor_phantoms(
     """
     names = list(dict.fromkeys(vendor_names() if vendors is None else vendors))
     counts = _counts(names, subjects_per_vendor)
-    _check(names, counts, travelling, seed, region, width, finest, severity, jobs, folds)
+    _check(names, counts, travelling, skip, seed, region, width, finest, severity, jobs, folds)
     base = ScanRequest((), seed=seed, region=region, width=width)
-    tasks = _tasks(base, counts, travelling, finest, severity)
+    tasks = _tasks(base, counts, travelling, skip, finest, severity)
     root = Path(folder)
     made = VendorPhantoms(cases={key: [] for key in names})
     spec = phantom_spec(tasks[0][0].protocols, dataset_id, name)
@@ -107,12 +110,17 @@ def vendor_phantoms(
 
 
 def _tasks(
-    base: ScanRequest, counts: Mapping[str, int], travelling: int, finest: float | None, severity: float
+    base: ScanRequest,
+    counts: Mapping[str, int],
+    travelling: int,
+    skip: int,
+    finest: float | None,
+    severity: float,
 ) -> list[Task]:
     """Return all scans: those of every vendor's own people, then those of each traveller."""
     tasks: list[Task] = []
     for key, count in counts.items():
-        start = _place(key) * _PER_VENDOR
+        start = _place(key) * _PER_VENDOR + skip
         tasks += [
             (at_vendor(base, key, index, finest=finest, severity=severity), index)
             for index in range(start, start + count)
@@ -149,6 +157,7 @@ def _check(
     names: Sequence[str],
     counts: Mapping[str, int],
     travelling: int,
+    skip: int,
     seed: int,
     region: str,
     width: float,
@@ -164,6 +173,7 @@ def _check(
         ("vendors", names, bool(names), "at least one"),
         ("subjects_per_vendor", dict(counts), all(0 <= n <= _MOST for n in counts.values()), f"0 to {_MOST}"),
         ("travelling", travelling, 0 <= travelling <= _MOST, f"0 to {_MOST}"),
+        ("skip", skip, 0 <= skip <= _MOST - max(counts.values(), default=0), f"0 to {_MOST} with the spines of a vendor"),
         ("spines", 0, sum(counts.values()) + travelling > 0, "at least one"),
         ("seed", seed, 0 <= seed < _SEEDS, "a number that is not negative"),
         ("region", region, region in REGIONS, f"one of {', '.join(REGIONS)}"),

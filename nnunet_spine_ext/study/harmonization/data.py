@@ -16,6 +16,8 @@ RAW = "scans"
 PHANTOM_KEY = "vendor"
 _FIRST_DATASET = 910
 _SPINE_S = 6.0
+# People who are tested on and do not travel are told from those who are trained on by their numbers.
+_TESTED_FROM = 500
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,11 @@ def _phantoms(data: PhantomVendors, study: Path) -> Scans:
             dataset = _FIRST_DATASET + 2 * place + number
             folder = f"{RAW}/Dataset{dataset:03d}_{title}"
             (test if kind == "Test" else training).append(folder)
+            own = kind == "Test" and not data.travelling
             facts = {"dataset": dataset, "title": title, "vendor": name, "spines": spines, "seed": seed,
                      "width": data.width, "finest": data.finest,
-                     "severity": data.severity, "travelling": data.travelling and kind == "Test"}  # fmt: skip
+                     "severity": data.severity, "travelling": data.travelling and kind == "Test",
+                     **({"skip": _TESTED_FROM} if own else {})}  # fmt: skip
             steps.append(
                 Step(f"scan {spines} spines of {title}", make_vendor, {"study": str(study), **facts}, facts, (),
                      _SPINE_S * spines, (f"{folder}/cases.json",), optional=False)
@@ -106,11 +110,15 @@ def make_vendor(
     finest: float | None,
     severity: float,
     travelling: bool,
+    skip: int = 0,
 ) -> dict[str, Any]:
-    """Make a raw dataset of the scans of one vendor; people who travel are the same at every one."""
+    """Make a raw dataset of the scans of one vendor; people who travel are the same at every one.
+
+    `skip`: so many of the vendor's own people are left out.
+    """
     own, shared = (0, spines) if travelling else (spines, 0)
     made = vendor_phantoms(
-        Path(study) / RAW, vendors=[vendor], subjects_per_vendor=own, travelling=shared, seed=seed, width=width,
-        finest=finest, severity=severity, dataset_id=dataset, name=title, folds=2, overwrite=True,
+        Path(study) / RAW, vendors=[vendor], subjects_per_vendor=own, travelling=shared, skip=skip, seed=seed,
+        width=width, finest=finest, severity=severity, dataset_id=dataset, name=title, folds=2, overwrite=True,
     )  # fmt: skip
     return {"cases": made.cases}

@@ -98,7 +98,9 @@ def _refuse_trained(study: Path, datasets: Sequence[str], kept: SliceSet) -> Non
         content = read_json(study / folder / CASES_FILE)
         rows = content.get("cases", content) if isinstance(content, dict) else {}
         both = sorted({
-            str(row.get("subject")) for row in rows.values() if isinstance(row, dict) and not row.get("test")
+            str(row.get("subject") or case)
+            for case, row in rows.items()
+            if isinstance(row, dict) and not row.get("test")
         } & tested)  # fmt: skip
         if both:
             raise CaseError(
