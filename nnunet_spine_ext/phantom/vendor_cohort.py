@@ -173,7 +173,7 @@ def _check(
         ("vendors", names, bool(names), "at least one"),
         ("subjects_per_vendor", dict(counts), all(0 <= n <= _MOST for n in counts.values()), f"0 to {_MOST}"),
         ("travelling", travelling, 0 <= travelling <= _MOST, f"0 to {_MOST}"),
-        ("skip", skip, 0 <= skip <= _MOST - max(counts.values(), default=0), f"0 to {_MOST} with the spines of a vendor"),
+        ("skip", skip, 0 <= skip <= _MOST - max(counts.values(), default=0), f"0 to {_MOST} with a vendor's spines"),
         ("spines", 0, sum(counts.values()) + travelling > 0, "at least one"),
         ("seed", seed, 0 <= seed < _SEEDS, "a number that is not negative"),
         ("region", region, region in REGIONS, f"one of {', '.join(REGIONS)}"),
