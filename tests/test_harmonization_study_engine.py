@@ -33,6 +33,7 @@ from nnunet_spine_ext.study.harmonization.trained import harmonizer_settings
 from nnunet_spine_ext.study.steps import Ledger
 
 ROLES = {"ours": "target", "theirs": "source", "new": "unseen"}
+CUT = SliceSettings(size=(64, 64), spacing=2.0)
 
 
 def _slices() -> SliceSet:
@@ -71,9 +72,9 @@ class _Darker:
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with test slices; models are stand-ins."""
-    save_slices(tmp_path / testing.TEST_SLICES, _slices(), ROLES)
-    monkeypatch.setattr(scoring, "_segmenter", lambda _folder, _device: _Threshold())
-    monkeypatch.setattr(scoring, "_harmonizer", lambda _folder, _device: _Darker())
+    save_slices(tmp_path / testing.TEST_SLICES, _slices(), ROLES, CUT)
+    monkeypatch.setattr(scoring, "_segmenter", lambda *_: _Threshold())
+    monkeypatch.setattr(scoring, "_harmonizer", lambda *_: _Darker())
     return tmp_path
 
 
@@ -194,11 +195,12 @@ def test_a_changed_setting_touches_what_depends_on_it_and_nothing_else(tmp_path:
 
 def test_slices_come_back_as_they_were_saved(tmp_path: Path) -> None:
     slices = _slices()
-    save_slices(tmp_path / "slices.npz", slices, ROLES)
+    save_slices(tmp_path / "slices.npz", slices, ROLES, CUT)
     first = (tmp_path / "slices.npz").read_bytes()
-    save_slices(tmp_path / "slices.npz", slices, ROLES)
+    save_slices(tmp_path / "slices.npz", slices, ROLES, CUT)
     assert (tmp_path / "slices.npz").read_bytes() == first
-    found, roles = read_saved(tmp_path / "slices.npz")
+    found, roles, settings = read_saved(tmp_path / "slices.npz")
+    assert settings == CUT
     assert roles == ROLES
     assert found.facts == slices.facts
     assert np.array_equal(found.images, slices.images)
@@ -271,6 +273,7 @@ def test_errors_of_features_are_those_against_the_pair(study: Path) -> None:
 
 def _cut(study: Path, monkeypatch: pytest.MonkeyPatch, slices: SliceSet, **others: Any) -> dict[str, Any]:
     monkeypatch.setattr(testing, "read_slices", lambda *_args, **_kwargs: slices)
+    monkeypatch.setattr(testing, "slices_of", lambda *_args, **_kwargs: CUT)
     arguments: dict[str, Any] = {
         "datasets": ["scans"], "part": "Tr", "key": "vendor", "target": ["Ours"], "unseen": ["new"], "values": None,
         "slices": SliceSettings(spacing=2.0), "grid": "segmenter", "trained": [],
@@ -284,7 +287,7 @@ def test_slices_without_discs_are_not_tested_on(tmp_path: Path, monkeypatch: pyt
     slices.masks[0] = 0
     said = _cut(tmp_path, monkeypatch, slices)
     assert said["slices"] == {"new": 4, "ours": 3, "theirs": 4}
-    found, roles = read_saved(tmp_path / testing.TEST_SLICES)
+    found, roles, _ = read_saved(tmp_path / testing.TEST_SLICES)
     assert len(found) == 11
     assert roles == ROLES
 

@@ -11,6 +11,7 @@ from nnunet_spine_ext.harmonize.cyclegan.settings import read_settings
 from nnunet_spine_ext.study.harmonization.arms import ARMS, FULL, NONE
 from nnunet_spine_ext.study.harmonization.config import HarmonizationConfig
 from nnunet_spine_ext.study.harmonization.data import Scans, scans_of
+from nnunet_spine_ext.study.harmonization.given import on_given_slices
 from nnunet_spine_ext.study.harmonization.scoring import score_arm
 from nnunet_spine_ext.study.harmonization.testing import TEST_SLICES, cut_slices
 from nnunet_spine_ext.study.harmonization.trained import Model, harmonizer_of, harmonizer_settings, segmenter_of
@@ -47,8 +48,9 @@ def assemble(config: HarmonizationConfig, study: Path) -> Assembly:
 
     Raises
     ------
-    UsageError, NoInputError: given data that cannot be evaluated.
+    UsageError, NoInputError: given data that cannot be evaluated; given models of other slices. SetupError: no model.
     """
+    config = on_given_slices(config)
     scans = scans_of(config, study)
     made = Assembly(scans, list(scans.steps))
     for seed in config.seeds:
@@ -73,7 +75,7 @@ def _cut(config: HarmonizationConfig, scans: Scans, study: Path, grid: Model) ->
         "grid": grid.folder, "trained": [] if config.phantoms is not None else list(scans.training),
     }  # fmt: skip
     facts = {**{key: value for key, value in arguments.items() if key not in ("study", "slices")},
-             "slices": to_dict(config.slices), "version": 1}  # fmt: skip
+             "slices": to_dict(config.slices), "version": 2}  # fmt: skip
     needs = (*grid.needs, *(step.name for step in scans.test_steps))
     return Step("cut slices to test on", cut_slices, arguments, facts, needs, _CUT_S, (TEST_SLICES,), optional=False)
 

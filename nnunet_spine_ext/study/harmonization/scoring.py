@@ -13,6 +13,7 @@ from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.harmonize.slice_set import DISC, SliceSet
 from nnunet_spine_ext.study.harmonization.arms import NONE
+from nnunet_spine_ext.study.harmonization.given import refuse_other_slices, slices_of
 from nnunet_spine_ext.study.harmonization.measured import TARGET
 from nnunet_spine_ext.study.harmonization.overlap import overlap
 from nnunet_spine_ext.study.harmonization.pictures import SHOWN, Shown
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from nnunet_spine_ext.harmonize.cyclegan.settings import RadiomicSettings
     from nnunet_spine_ext.harmonize.harmonizer import Harmonizer
     from nnunet_spine_ext.harmonize.segmenter import SliceSegmenter
+    from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
 
 _BATCH = 8
 
@@ -53,22 +55,26 @@ def score_arm(
     show: keep some slices for the pictures.
 
     Slices of the target are scored as they are only: nothing else has to be done with them.
+
+    Raises
+    ------
+    UsageError: a model was made from slices of another fit, scaling or pixel size.
     """
     from nnunet_spine_ext.core.device import choose_device
 
     threads()
     study, where = Path(study), choose_device(device)
-    slices, roles = read_saved(study / TEST_SLICES)
+    slices, roles, cut = read_saved(study / TEST_SLICES)
     rows = [k for k, fact in enumerate(slices.facts) if arm == NONE or roles[fact.vendor] != TARGET]
-    judge = _segmenter(study / segmenters[main], where)
+    judge = _segmenter(study / segmenters[main], where, cut)
     images = slices.images.copy()
     if harmonizer is not None:
-        images[rows] = _harmonized(slices, rows, _harmonizer(study / harmonizer, where), where)
+        images[rows] = _harmonized(slices, rows, _harmonizer(study / harmonizer, where, cut), where)
     found: dict[str, Array] = {main: _probabilities(images, judge, where)}
     if arm == NONE:
         for name, folder in segmenters.items():
             if name != main:
-                found[name] = _probabilities(images, _segmenter(study / folder, where), where)
+                found[name] = _probabilities(images, _segmenter(study / folder, where, cut), where)
     content = {
         "segmentation": list(_segmentation(slices, rows, found)),
         "radiomics": list(_radiomics(slices, roles, rows, images, radiomics)),
@@ -90,15 +96,23 @@ def _keys(slices: SliceSet, roles: Mapping[str, str], arm: str, row: int) -> dic
     }  # fmt: skip
 
 
-def _segmenter(folder: Path, device: torch.device) -> SliceSegmenter:
+def _segmenter(folder: Path, device: torch.device, cut: SliceSettings) -> SliceSegmenter:
+    """Load a segmenter for slices of one cut; UsageError where it was made from other ones."""
     from nnunet_spine_ext.inference.slice_segmenter import load_slice_segmenter
 
-    return load_slice_segmenter(folder, device)
+    own = slices_of(folder, harmonizer=False)
+    if own is not None:
+        refuse_other_slices(own, cut, folder)
+        return load_slice_segmenter(folder, device)
+    # A model of nnU-Net resamples slices to its own pixels, as it does with scans.
+    return load_slice_segmenter(folder, device, spacing=cut.spacing if cut.fit == "crop" else None)
 
 
-def _harmonizer(folder: Path, device: torch.device) -> Harmonizer:
-    from nnunet_spine_ext.harmonize.harmonizer import load_harmonizer
+def _harmonizer(folder: Path, device: torch.device, cut: SliceSettings) -> Harmonizer:
+    """Load a harmonizer for slices of one cut; UsageError where it was made from other ones."""
+    from nnunet_spine_ext.harmonize.harmonizer import load_harmonizer, read_harmonizer
 
+    refuse_other_slices(read_harmonizer(folder).slices, cut, folder)
     return load_harmonizer(folder, device)
 
 

@@ -12,12 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_spine_ext.core.config import to_dict
+from nnunet_spine_ext.core.config import load_config, to_dict
+from nnunet_spine_ext.core.dataset import CASES_FILE
 from nnunet_spine_ext.core.errors import CaseError, NoInputError
 from nnunet_spine_ext.core.io import write_bytes
 from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
 from nnunet_spine_ext.harmonize.slice_set import DISC, SliceFacts, SliceSet
 from nnunet_spine_ext.harmonize.slices import Part, read_slices, weak_pairs
+from nnunet_spine_ext.study.harmonization.given import (
+    refuse_known,
+    refuse_other_slices,
+    slices_of,
+    trained_in,
+    trained_on,
+)
 from nnunet_spine_ext.study.harmonization.measured import SOURCE, TARGET, UNSEEN
 
 TEST_SLICES = "test_slices.npz"
@@ -35,6 +43,7 @@ def cut_slices(
     slices: SliceSettings,
     grid: str,
     trained: Sequence[str],
+    models: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Cut the slices with discs out of the test scans, and keep them in one file.
 
@@ -42,17 +51,17 @@ def cut_slices(
     ----------
     datasets: folders, relative to the study or absolute. values: vendors; None: all.
     grid: folder of the segmenter whose pixel size they get.
-    trained: datasets of the trainings; nobody there may be tested on.
+    trained: datasets of the trainings; nobody there may be tested on. models: given ones, the same of them.
 
     Raises
     ------
     NoInputError: no labelled slice of the target, or of any other vendor. CaseError: somebody was trained on.
+    UsageError: the segmenter takes other slices.
     """
     study = Path(study)
-    found = read_slices(
-        [study / folder for folder in datasets], key=key, values=values, settings=_on_grid(slices, study / grid),
-        part=part,
-    )  # fmt: skip
+    settings = _on_grid(slices, study / grid)
+    folders = [study / folder for folder in datasets]
+    found = read_slices(folders, key=key, values=values, settings=settings, part=part)
     chosen = [index for index in found.labelled() if (_masks(found)[index] == DISC).any()]
     kept = found.subset(chosen)
     vendors = {fact.vendor for fact in kept.facts}
@@ -65,9 +74,12 @@ def cut_slices(
             expected=f"some of {', '.join(target)}, and some of another vendor",
             fix="add test scans with masks of discs",
         )
-    _refuse_trained(study, trained, kept)
+    for folder in trained:
+        refuse_known(trained_in(study / folder), kept.subjects, study / folder / CASES_FILE)
+    for model in models:
+        refuse_known(trained_on(Path(model), folders).subjects, kept.subjects, Path(model))
     roles = {name: _role(name, folded, unseen) for name in vendors}
-    save_slices(study / TEST_SLICES, kept, roles)
+    save_slices(study / TEST_SLICES, kept, roles, settings)
     counts = {name: sum(fact.vendor == name for fact in kept.facts) for name in sorted(vendors)}
     return {"slices": counts, "problems": [str(problem) for problem in found.problems]}
 
@@ -79,37 +91,17 @@ def _role(vendor: str, target: set[str], unseen: Sequence[str]) -> str:
 
 
 def _on_grid(slices: SliceSettings, segmenter: Path) -> SliceSettings:
-    """Return the settings with the pixel size that the segmenter was trained on."""
-    from nnunet_spine_ext.inference.slice_segmenter import load_slice_segmenter
-
+    """Return the settings with the pixel size that the segmenter was trained on; UsageError where it takes others."""
+    own = slices_of(segmenter, harmonizer=False)
+    if own is not None:
+        refuse_other_slices(own, slices, segmenter)
     if slices.fit == "resize" or slices.spacing is not None:
         return slices
+    if own is not None:
+        return replace(slices, spacing=own.spacing)
+    from nnunet_spine_ext.inference.slice_segmenter import load_slice_segmenter
+
     return replace(slices, spacing=load_slice_segmenter(segmenter).spacing)
-
-
-def _refuse_trained(study: Path, datasets: Sequence[str], kept: SliceSet) -> None:
-    """Raise CaseError when somebody who is tested on was trained on: cases.json says who is who."""
-    from nnunet_spine_ext.core.dataset import CASES_FILE
-    from nnunet_spine_ext.core.io import read_json
-    from nnunet_spine_ext.core.splits import shorten
-
-    tested = set(kept.subjects)
-    for folder in datasets:
-        content = read_json(study / folder / CASES_FILE)
-        rows = content.get("cases", content) if isinstance(content, dict) else {}
-        both = sorted({
-            str(row.get("subject") or case)
-            for case, row in rows.items()
-            if isinstance(row, dict) and not row.get("test")
-        } & tested)  # fmt: skip
-        if both:
-            raise CaseError(
-                "E-STUDY-SUBJECTS",
-                file=study / folder / CASES_FILE,
-                found=f"{shorten(both)} among those trained on and tested on",
-                expected="other patients to test on",
-                fix="move all scans of a patient to one side, or correct `subject` in cases.json",
-            )
 
 
 def _masks(found: SliceSet) -> Any:
@@ -118,9 +110,12 @@ def _masks(found: SliceSet) -> Any:
     return found.masks
 
 
-def save_slices(path: Path, slices: SliceSet, roles: dict[str, str]) -> None:
-    """Write slices and the role of every vendor into one file."""
-    facts = {"facts": [fact.to_dict() for fact in slices.facts], "spacing": list(slices.spacing), "roles": roles}
+def save_slices(path: Path, slices: SliceSet, roles: dict[str, str], settings: SliceSettings) -> None:
+    """Write slices, the role of every vendor and how the slices were cut into one file."""
+    facts = {
+        "facts": [fact.to_dict() for fact in slices.facts], "spacing": list(slices.spacing), "roles": roles,
+        "settings": to_dict(settings),
+    }  # fmt: skip
     stream = io.BytesIO()
     np.savez(stream, images=slices.images, masks=_masks(slices), facts=np.array(json.dumps(to_plain(facts))))
     write_bytes(path, stream.getvalue())
@@ -131,15 +126,16 @@ def to_plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=lambda one: one.item() if hasattr(one, "item") else to_dict(one)))
 
 
-def read_saved(path: Path) -> tuple[SliceSet, dict[str, str]]:
-    """Return the slices of `save_slices`, and the role by vendor; raises CaseError for a broken file."""
+def read_saved(path: Path) -> tuple[SliceSet, dict[str, str], SliceSettings]:
+    """Return the slices of `save_slices`, the role by vendor, how they were cut; CaseError for a broken file."""
     try:
         with np.load(path, allow_pickle=False) as content:
             facts = json.loads(str(content["facts"]))
             images, masks = content["images"], content["masks"]
         rows = tuple(SliceFacts(**row) for row in facts["facts"])
         spacing = (float(facts["spacing"][0]), float(facts["spacing"][1]))
-        return SliceSet(images, masks, rows, spacing), dict(facts["roles"])
+        settings = load_config(SliceSettings, facts["settings"], where=str(path))
+        return SliceSet(images, masks, rows, spacing), dict(facts["roles"]), settings
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise CaseError(
             "E-STUDY-TABLE",

@@ -1,0 +1,115 @@
+"""What an evaluation of harmonization asks of models and scans that it is given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.harmonize.cyclegan.settings import RadiomicSettings
+from nnunet_spine_ext.harmonize.harmonizer import HarmonizerModel, write_harmonizer
+from nnunet_spine_ext.harmonize.segmenter import SegmenterModel, write_segmenter
+from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
+from nnunet_spine_ext.harmonize.slice_set import SliceFacts, SliceSet
+from nnunet_spine_ext.networks.slice_unet import SliceNetworkShape
+from nnunet_spine_ext.study.harmonization import testing
+from nnunet_spine_ext.study.harmonization.assemble import Assembly, assemble
+from nnunet_spine_ext.study.harmonization.config import read_config
+from nnunet_spine_ext.study.harmonization.scoring import score_arm
+from nnunet_spine_ext.study.harmonization.testing import cut_slices, save_slices
+
+MADE = SliceSettings(size=(64, 64), spacing=4.0)
+NETWORK = SliceNetworkShape(features=(4, 8))
+
+
+def _segmenter(folder: Path, slices: SliceSettings = MADE, *, seed: int = 0, **provenance: Any) -> Path:
+    torch.manual_seed(seed)
+    model = SegmenterModel(network=NETWORK, slices=slices, target=("ours",), provenance=provenance)
+    write_segmenter(folder, model, NETWORK.build().state_dict())
+    return folder
+
+
+def _harmonizer(folder: Path, slices: SliceSettings = MADE, **provenance: Any) -> Path:
+    model = HarmonizerModel("zscore", slices, (4.0, 4.0), ("ours",), ("theirs",), provenance=provenance)
+    write_harmonizer(folder, model, {})
+    return folder
+
+
+def _assembled(tmp_path: Path, *assignments: str) -> Assembly:
+    return assemble(read_config("smoke", list(assignments)), tmp_path / "study")
+
+
+def _slices() -> SliceSet:
+    images = np.tile(np.arange(64, dtype=np.float32), (2, 64, 1))
+    facts = tuple(SliceFacts("D", name, name, name, 0, 0.0, True) for name in ("ours", "theirs"))
+    return SliceSet(images, np.ones((2, 64, 64), np.uint8), facts, (2.0, 2.0))
+
+
+OTHER = {
+    "fit": replace(MADE, fit="resize"),
+    "scaling": replace(MADE, scaling="minmax"),
+    "spacing": replace(MADE, spacing=2.0),
+}
+
+
+@pytest.mark.parametrize("name", list(OTHER))
+@pytest.mark.parametrize("kind", ["segmenters.unet", "harmonizer"])
+def test_given_models_of_other_slices_stop_the_evaluation_before_its_first_step(
+    tmp_path: Path, kind: str, name: str
+) -> None:
+    make = _harmonizer if kind == "harmonizer" else _segmenter
+    made = make(tmp_path / "model", OTHER[name])
+    with pytest.raises(UsageError) as error:
+        _assembled(tmp_path, f"{kind}.folder={made}")
+    assert error.value.code == "E-STUDY-SLICES"
+    assert name in error.value.expected
+    assert f"slices.{name}={getattr(OTHER[name], name)}" in error.value.fix
+    _assembled(tmp_path, f"{kind}.folder={make(tmp_path / 'fitting')}")
+
+
+def test_slices_have_the_pixels_of_a_given_segmenter_where_none_are_named(tmp_path: Path) -> None:
+    made = _segmenter(tmp_path / "model", OTHER["spacing"])
+    steps = _assembled(tmp_path, f"segmenters.unet.folder={made}", "slices.spacing=null").steps
+    cut = next(step for step in steps if step.work is cut_slices)
+    assert cut.arguments["slices"].spacing == 2.0
+    fitted = next(step for step in steps if step.name.startswith("fit nyul"))
+    assert "slices.spacing=2.0" in fitted.arguments["settings"]
+
+
+@pytest.mark.parametrize("name", list(OTHER))
+def test_no_arm_is_scored_on_slices_that_a_model_was_not_made_for(tmp_path: Path, name: str) -> None:
+    save_slices(tmp_path / testing.TEST_SLICES, _slices(), {"ours": "target", "theirs": "source"}, MADE)
+    arguments: dict[str, Any] = {
+        "arm": "zscore", "scores": "scores.json", "main": "a", "radiomics": RadiomicSettings(roi=(64, 24)),
+        "show": False, "device": "cpu",
+    }  # fmt: skip
+    fitting, other = _segmenter(tmp_path / "fitting"), _segmenter(tmp_path / "other", OTHER[name])
+    for segmenter, harmonizer in ((other, None), (fitting, _harmonizer(tmp_path / "harmonizer", OTHER[name]))):
+        with pytest.raises(UsageError) as error:
+            score_arm(
+                tmp_path,
+                segmenters={"a": str(segmenter)},
+                harmonizer=None if harmonizer is None else str(harmonizer),
+                **arguments,
+            )
+        assert error.value.code == "E-STUDY-SLICES"
+
+
+def test_slices_are_not_cut_otherwise_than_the_segmenter_takes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(testing, "read_slices", lambda *_args, **_kwargs: _slices())
+    arguments: dict[str, Any] = {
+        "datasets": ["scans"], "part": "Tr", "key": "vendor", "target": ["ours"], "unseen": [], "values": None,
+        "trained": [], "grid": str(_segmenter(tmp_path / "model")),
+    }  # fmt: skip
+    with pytest.raises(UsageError) as error:
+        cut_slices(tmp_path, slices=OTHER["scaling"], **arguments)
+    assert error.value.code == "E-STUDY-SLICES"
+    cut_slices(tmp_path, slices=replace(MADE, spacing=None), **arguments)
+    assert testing.read_saved(tmp_path / testing.TEST_SLICES)[2] == MADE
