@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.io import read_json, write_json
 from nnunet_spine_ext.harmonize.cyclegan.settings import RadiomicSettings
 from nnunet_spine_ext.harmonize.harmonizer import HarmonizerModel, write_harmonizer
 from nnunet_spine_ext.harmonize.segmenter import SegmenterModel, write_segmenter
@@ -20,8 +21,10 @@ from nnunet_spine_ext.networks.slice_unet import SliceNetworkShape
 from nnunet_spine_ext.study.harmonization import testing
 from nnunet_spine_ext.study.harmonization.assemble import Assembly, assemble
 from nnunet_spine_ext.study.harmonization.config import read_config
+from nnunet_spine_ext.study.harmonization.given import segmenter_facts
 from nnunet_spine_ext.study.harmonization.scoring import score_arm
 from nnunet_spine_ext.study.harmonization.testing import cut_slices, save_slices
+from nnunet_spine_ext.study.steps import Ledger
 
 MADE = SliceSettings(size=(64, 64), spacing=4.0)
 NETWORK = SliceNetworkShape(features=(4, 8))
@@ -113,3 +116,88 @@ def test_slices_are_not_cut_otherwise_than_the_segmenter_takes_them(
     assert error.value.code == "E-STUDY-SLICES"
     cut_slices(tmp_path, slices=replace(MADE, spacing=None), **arguments)
     assert testing.read_saved(tmp_path / testing.TEST_SLICES)[2] == MADE
+
+
+# --- what an earlier run left ----------------------------------------------------------------
+
+
+def _keys(tmp_path: Path, *assignments: str) -> dict[str, str]:
+    ledger = Ledger(tmp_path)
+    return {step.name: ledger.key(step) for step in _assembled(tmp_path, *assignments).steps}
+
+
+def _changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in after if before[name] != after[name]}
+
+
+def test_a_segmenter_that_was_replaced_is_scored_and_trained_with_anew(tmp_path: Path) -> None:
+    made = _segmenter(tmp_path / "model")
+    before = _keys(tmp_path, f"segmenters.unet.folder={made}")
+    assert not _changed(before, _keys(tmp_path, f"segmenters.unet.folder={made}"))
+    # Other weights in the same folder, under the same description.
+    _segmenter(tmp_path / "model", seed=1)
+    changed = _changed(before, _keys(tmp_path, f"segmenters.unet.folder={made}"))
+    assert {"score none, seed 0", "score nyul, seed 0", "train full, seed 0", "cut slices to test on"} <= changed
+    assert not any(name.startswith(("scan", "fit", "train segmenter")) for name in changed)
+
+
+def test_a_harmonizer_that_was_replaced_is_scored_anew(tmp_path: Path) -> None:
+    made = _harmonizer(tmp_path / "model")
+    before = _keys(tmp_path, f"harmonizer.folder={made}")
+    _harmonizer(tmp_path / "model", made_by="another training")
+    assert _changed(before, _keys(tmp_path, f"harmonizer.folder={made}")) == {"score full, seed 0"}
+
+
+def test_a_network_that_was_replaced_is_another_segmenter(tmp_path: Path) -> None:
+    for name in ("plans.json", "dataset.json"):
+        (tmp_path / name).write_text("{}")
+    weights = tmp_path / "fold_0" / "checkpoint_final.pth"
+    weights.parent.mkdir()
+    weights.write_bytes(b"one")
+    before = segmenter_facts(tmp_path)
+    weights.write_bytes(b"two")
+    assert segmenter_facts(tmp_path) != before
+
+
+def _given(tmp_path: Path, *more: str) -> list[str]:
+    """Scans to train and to test on, of three vendors, without any voxel."""
+    if not (tmp_path / "Dataset701_Train").is_dir():
+        _dataset(tmp_path / "Dataset701_Train", {"ours": 3, "theirs": 3})
+        _dataset(tmp_path / "Dataset702_Test", {"ours": 2, "theirs": 2, "new": 2}, first=10)
+    data = (
+        f"given={{datasets: [{tmp_path / 'Dataset701_Train'}], test: [{tmp_path / 'Dataset702_Test'}], test_part: Tr, "
+        "target: [Ours], unseen: [new]}"
+    )
+    return ["phantoms=null", data, *more]
+
+
+def _dataset(folder: Path, vendors: dict[str, int], first: int = 0) -> None:
+    rows = {}
+    for vendor, count in vendors.items():
+        for number in range(first, first + count):
+            rows[f"{vendor}{number}"] = {"subject": f"{vendor}-{number}", "manufacturer": vendor}
+            for kind, end in (("images", "_0000"), ("labels", "")):
+                (folder / f"{kind}Tr").mkdir(parents=True, exist_ok=True)
+                (folder / f"{kind}Tr" / f"{vendor}{number}{end}.nii.gz").write_bytes(b"scan")
+    write_json(folder / "cases.json", {"cases": rows})
+    write_json(folder / "dataset.json", {"labels": {"background": 0, "disc": 1}, "file_ending": ".nii.gz"})
+
+
+@pytest.mark.parametrize("part", ["Dataset701_Train", "Dataset702_Test"])
+@pytest.mark.parametrize("edit", ["scan", "mask", "table"])
+def test_data_that_was_edited_is_used_anew(tmp_path: Path, part: str, edit: str) -> None:
+    given = _given(tmp_path)
+    before = _keys(tmp_path, *given)
+    assert not _changed(before, _keys(tmp_path, *given))
+    folder = tmp_path / part
+    if edit == "table":
+        content = read_json(folder / "cases.json")
+        content["cases"]["ours10" if part.endswith("Test") else "ours0"]["subject"] = "somebody"
+        write_json(folder / "cases.json", content)
+    else:
+        kind = "images" if edit == "scan" else "labels"
+        next(iter((folder / f"{kind}Tr").iterdir())).write_bytes(b"another scan")
+    changed = _changed(before, _keys(tmp_path, *given))
+    assert ("train full, seed 0" in changed) == part.endswith("Train")
+    assert ("fit nyul, seed 0" in changed) == part.endswith("Train")
+    assert {"cut slices to test on", "score none, seed 0", "score full, seed 0"} <= changed

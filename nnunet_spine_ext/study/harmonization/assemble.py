@@ -76,6 +76,8 @@ def _cut(config: HarmonizationConfig, scans: Scans, study: Path, grid: Model) ->
     }  # fmt: skip
     facts = {**{key: value for key, value in arguments.items() if key not in ("study", "slices")},
              "slices": to_dict(config.slices), "version": 2}  # fmt: skip
+    facts |= {"content": list(scans.test_content)} if scans.test_content else {}
+    facts |= {"grid_facts": grid.facts} if grid.given else {}
     needs = (*grid.needs, *(step.name for step in scans.test_steps))
     return Step("cut slices to test on", cut_slices, arguments, facts, needs, _CUT_S, (TEST_SLICES,), optional=False)
 
@@ -95,6 +97,9 @@ def _add_arm(made: Assembly, config: HarmonizationConfig, study: Path, name: str
     }  # fmt: skip
     facts: dict[str, Any] = {key: value for key, value in arguments.items() if key not in ("study", "device")}
     facts |= {"radiomics": to_dict(radiomics), "version": 1}
+    used = [*(made.segmenters[seed, key] for key in others), *([] if model is None else [model])]
+    # Steps stand for what they train; only a given model may be another one in the same folder.
+    facts |= {"given": given} if (given := [one.facts for one in used if one.given]) else {}
     needs = [cut.name, *(need for key in others for need in made.segmenters[seed, key].needs)]
     if model is not None:
         made.steps += model.steps

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_spine_ext.core.dataset import CASES_FILE
+from nnunet_spine_ext.core.io import sha256
 from nnunet_spine_ext.harmonize.slices import Part, other_vendors
 from nnunet_spine_ext.phantom.vendor_cohort import vendor_phantoms
+from nnunet_spine_ext.study.config import digest
 from nnunet_spine_ext.study.harmonization.config import HarmonizationConfig, PhantomVendors
 from nnunet_spine_ext.study.steps import Step
 
@@ -24,7 +27,8 @@ _TESTED_FROM = 500
 class Scans:
     """Where scans are, relative to the study or absolute.
 
-    `training`: datasets of the target and of sources, `test`: those to test on, `steps`: make them.
+    `training`: datasets of the target and of sources, `test`: those to test on, `steps`: make them. `training_content`,
+    `test_content`: what stands for the files of given datasets, in the same order.
     """
 
     training: tuple[str, ...]
@@ -35,6 +39,8 @@ class Scans:
     sources: tuple[str, ...]
     unseen: tuple[str, ...]
     steps: tuple[Step, ...] = ()
+    training_content: tuple[str, ...] = ()
+    test_content: tuple[str, ...] = ()
 
     @property
     def training_steps(self) -> tuple[Step, ...]:
@@ -65,7 +71,26 @@ def scans_of(config: HarmonizationConfig, study: Path) -> Scans:
     hidden = {name.lower() for name in given.unseen}
     sources = given.sources or tuple(name for name in others if name.lower() not in hidden)
     test = tuple(str(Path(name).resolve()) for name in given.test) or training
-    return Scans(training, test, given.test_part, given.key, given.target, sources, given.unseen)
+    return Scans(
+        training, test, given.test_part, given.key, given.target, sources, given.unseen,
+        training_content=tuple(content_of(Path(folder), "Tr") for folder in training),
+        test_content=tuple(content_of(Path(folder), given.test_part) for folder in test),
+    )  # fmt: skip
+
+
+def content_of(dataset: Path, part: Part) -> str:
+    """Return a digest of one part of a raw dataset: its tables, and names, sizes and times of its scans and masks.
+
+    Scans are not read, which would take minutes: one that is touched counts as another.
+    """
+    tables = [sha256(path) if (path := dataset / name).is_file() else "" for name in (CASES_FILE, "dataset.json")]
+    files = []
+    for kind in ("images", "labels"):
+        folder = dataset / f"{kind}{part}"
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            facts = path.stat() if path.exists() else None
+            files.append([f"{kind}/{path.name}", *([facts.st_size, facts.st_mtime_ns] if facts else [])])
+    return digest(tables, files)
 
 
 def _phantoms(data: PhantomVendors, study: Path) -> Scans:

@@ -14,6 +14,7 @@ from nnunet_spine_ext.study.config import digest
 from nnunet_spine_ext.study.harmonization.arms import Arm
 from nnunet_spine_ext.study.harmonization.config import WHOLE, HarmonizationConfig, Trained
 from nnunet_spine_ext.study.harmonization.data import Scans
+from nnunet_spine_ext.study.harmonization.given import harmonizer_facts, segmenter_facts
 from nnunet_spine_ext.study.steps import Step
 
 MODELS = "models"
@@ -29,6 +30,11 @@ class Model:
     steps: tuple[Step, ...] = ()
 
     @property
+    def given(self) -> bool:
+        """Whether nothing has to be done for it."""
+        return not self.steps
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """Names of the steps."""
         return tuple(step.name for step in self.steps)
@@ -38,7 +44,7 @@ def segmenter_of(config: HarmonizationConfig, scans: Scans, study: Path, name: s
     """Return a segmenter: the given one, or the step that trains it on slices of the target."""
     plan = config.segmenters[name]
     if plan.folder is not None:
-        return Model(str(Path(plan.folder).resolve()), {"folder": str(Path(plan.folder).resolve())})
+        return Model(str(Path(plan.folder).resolve()), segmenter_facts(Path(plan.folder).resolve()))
     settings = [*_slices(config), *plan.settings, f"seed={seed}"]
     facts = {"kind": "segmenter", "preset": plan.preset, "settings": settings, "data": _data(scans)}
     folder = f"{MODELS}/{seed}/segmenter-{name}-{digest(facts)[:8]}"
@@ -58,7 +64,7 @@ def harmonizer_of(
     """Return a harmonizer: the given one for the whole method, or the step that fits or trains it."""
     plan = config.harmonizer
     if arm.name == WHOLE and plan.folder is not None:
-        return Model(str(Path(plan.folder).resolve()), {"folder": str(Path(plan.folder).resolve())})
+        return Model(str(Path(plan.folder).resolve()), harmonizer_facts(Path(plan.folder).resolve()))
     fitted = arm.kind == "baseline"
     method = arm.name if fitted else "cyclegan"
     preset, settings = harmonizer_settings(config, arm, seed)
@@ -108,6 +114,7 @@ def _data(scans: Scans) -> dict[str, Any]:
     return {
         "datasets": list(scans.training), "key": scans.key, "target": list(scans.target),
         "sources": list(scans.sources), "made": made,
+        **({"content": list(scans.training_content)} if scans.training_content else {}),
     }  # fmt: skip
 
 
