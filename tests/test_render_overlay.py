@@ -110,6 +110,13 @@ def test_layers_are_transparent_where_nothing_is() -> None:
     assert layer.getpixel((1, 0)) == (*RED, 255)
 
 
+def test_long_captions_stay_in_their_column() -> None:
+    black = np.zeros((10, 60, 3), np.uint8)
+    alone = contact_sheet([[black, black]], captions=[["a name that is far too long", ""]])
+    assert (alone[6:24, 6:66] != alone[0, 0]).any(), "something is written"
+    assert (alone[6:24, 66:] == alone[0, 0]).all(), "and nothing beside its picture"
+
+
 def test_contact_sheet_fits_its_pictures() -> None:
     wide, tall = np.full((10, 30, 3), 50, np.uint8), np.full((20, 8, 3), 90, np.uint8)
     page = contact_sheet([[wide, tall], [tall]], captions=[["one", "two"], ["three"]])

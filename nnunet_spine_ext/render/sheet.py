@@ -25,7 +25,7 @@ def contact_sheet(
     Parameters
     ----------
     rows: pictures, row by row; rows may differ in length.
-    captions: one text per picture, written above it.
+    captions: one text per picture, written above it; what is wider than its column ends in an ellipsis.
     background: RGB 0-255.
 
     Returns
@@ -50,7 +50,7 @@ def contact_sheet(
     ]
     page = np.empty((sum(heights) + _GAP * (len(heights) + 1), sum(widths) + _GAP * (len(widths) + 1), 3), np.uint8)
     page[:] = background
-    texts: list[tuple[int, int, str]] = []
+    texts: list[tuple[int, int, int, str]] = []
     top = _GAP
     for r, row in enumerate(rows):
         left = _GAP
@@ -58,13 +58,13 @@ def contact_sheet(
             y, x = top + head, left + (widths[c] - picture.shape[1]) // 2
             page[y : y + picture.shape[0], x : x + picture.shape[1]] = picture[..., :3]
             if captions is not None:
-                texts.append((left, top, captions[r][c]))
+                texts.append((left, top, widths[c], captions[r][c]))
             left += widths[c] + _GAP
         top += heights[r] + _GAP
     return _written(page, texts)
 
 
-def _written(page: Array, texts: list[tuple[int, int, str]]) -> Array:
+def _written(page: Array, texts: list[tuple[int, int, int, str]]) -> Array:
     if not texts:
         return page
     from PIL import Image, ImageDraw, ImageFont
@@ -72,6 +72,11 @@ def _written(page: Array, texts: list[tuple[int, int, str]]) -> Array:
     image = Image.fromarray(page)
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(13)
-    for x, y, text in texts:
-        draw.text((x, y), text, fill=_TEXT, font=font)
+    for x, y, width, text in texts:
+        kept = len(text)
+        shown = text
+        while font.getlength(shown) > width and kept > 1:
+            kept -= 1
+            shown = f"{text[:kept]}…"
+        draw.text((x, y), shown, fill=_TEXT, font=font)
     return np.asarray(image)
