@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.errors import CaseError, NoInputError, UsageError
 from nnunet_spine_ext.core.io import read_json, write_json
 from nnunet_spine_ext.harmonize.cyclegan.settings import RadiomicSettings
 from nnunet_spine_ext.harmonize.harmonizer import HarmonizerModel, write_harmonizer
@@ -145,7 +145,10 @@ def test_a_harmonizer_that_was_replaced_is_scored_anew(tmp_path: Path) -> None:
     made = _harmonizer(tmp_path / "model")
     before = _keys(tmp_path, f"harmonizer.folder={made}")
     _harmonizer(tmp_path / "model", made_by="another training")
-    assert _changed(before, _keys(tmp_path, f"harmonizer.folder={made}")) == {"score full, seed 0"}
+    changed = _changed(before, _keys(tmp_path, f"harmonizer.folder={made}"))
+    assert "score full, seed 0" in changed
+    # Whom it was trained on is asked again; nothing is trained again.
+    assert all(name.startswith(("cut", "score")) for name in changed)
 
 
 def test_a_network_that_was_replaced_is_another_segmenter(tmp_path: Path) -> None:
@@ -201,3 +204,112 @@ def test_data_that_was_edited_is_used_anew(tmp_path: Path, part: str, edit: str)
     assert ("train full, seed 0" in changed) == part.endswith("Train")
     assert ("fit nyul, seed 0" in changed) == part.endswith("Train")
     assert {"cut slices to test on", "score none, seed 0", "score full, seed 0"} <= changed
+
+
+# --- who is there, and whom models know ------------------------------------------------------
+
+
+def test_a_source_that_is_not_tested_on_is_told_and_does_not_end_the_evaluation(tmp_path: Path) -> None:
+    given = _given(tmp_path)
+    _dataset(tmp_path / "Dataset702_Test", {"ours": 2, "new": 2}, first=10)
+    content = read_json(tmp_path / "Dataset702_Test" / "cases.json")
+    made = _assembled(tmp_path, *given)
+    cut = next(step for step in made.steps if step.work is cut_slices)
+    assert sorted(name.lower() for name in cut.arguments["values"]) == ["new", "ours"]
+    assert len(content["cases"]) == 4
+    assert [warning.split(":")[0] for warning in made.warnings] == ["theirs"]
+    assert "theirs" in next(step for step in made.steps if step.name.startswith("train full")).arguments["source"]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "found", "fix"),
+    [
+        ("given.unseen=[mew]", "mew", "new"),
+        ("given.sources=[thiers]", "thiers", "theirs"),
+        ("given.sources=[new]", "new", "given.unseen"),
+        ("given.target=[oors]", "oors", "ours"),
+    ],
+)
+def test_names_that_no_scan_has_stop_the_evaluation_before_its_first_step(
+    tmp_path: Path, assignment: str, found: str, fix: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        _assembled(tmp_path, *_given(tmp_path), "given.unseen=[]", assignment)
+    assert found in error.value.found
+    assert fix in error.value.fix
+
+
+@pytest.mark.parametrize("vendors", [{"theirs": 2}, {"ours": 2}, {"ours": 2, "somebody": 2}])
+def test_test_scans_without_the_target_or_without_others_stop_it_before_its_first_step(
+    tmp_path: Path, vendors: dict[str, int]
+) -> None:
+    given = _given(tmp_path)
+    _dataset(tmp_path / "Dataset702_Test", vendors, first=10)
+    with pytest.raises(NoInputError) as error:
+        _assembled(tmp_path, *given, "given.unseen=[]")
+    assert error.value.code == "E-STUDY-DATA"
+
+
+def test_vendors_that_differ_in_capitals_are_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        _assembled(tmp_path, *_given(tmp_path), "given.unseen=[OURS]")
+    made = _assembled(tmp_path, *_given(tmp_path), "given.unseen=[' NEW']")
+    assert made.scans.sources == ("theirs",)
+    assert not made.warnings
+
+
+def _tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    monkeypatch.setattr(testing, "read_slices", lambda *_args, **_kwargs: _slices())
+    cut_slices(
+        tmp_path, datasets=["Dataset702_Test"], part="Tr", key="manufacturer", target=["ours"], unseen=[], values=None,
+        slices=MADE, grid=str(_segmenter(tmp_path / "grid", split={"train": {"subjects": []}, "validation": {
+            "subjects": []}})), trained=[], models=[str(model)],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("use", ["train", "validation", "test"])
+def test_nobody_is_tested_on_whom_a_given_segmenter_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: str
+) -> None:
+    _given(tmp_path)
+    split = {name: {"subjects": ["ours" if name == use else "else"]} for name in ("train", "validation", "test")}
+    model = _segmenter(tmp_path / "model", split=split)
+    if use == "test":
+        # Nothing was chosen with them.
+        _tested(tmp_path, monkeypatch, model)
+        return
+    with pytest.raises(CaseError) as error:
+        _tested(tmp_path, monkeypatch, model)
+    assert error.value.code == "E-STUDY-SUBJECTS"
+    assert "ours" in error.value.found
+    assert str(model) in str(error.value.file)
+
+
+def test_nobody_is_tested_on_whom_a_given_harmonizer_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _given(tmp_path)
+    model = _harmonizer(tmp_path / "model", datasets=["Dataset701_Train"])
+    _tested(tmp_path, monkeypatch, model)
+    path = tmp_path / "Dataset701_Train" / "cases.json"
+    content = read_json(path)
+    content["cases"]["theirs1"]["subject"] = "theirs"
+    # It was never trained on scans of this vendor.
+    content["cases"]["new0"] = {"subject": "ours", "manufacturer": "new"}
+    write_json(path, content)
+    with pytest.raises(CaseError) as error:
+        _tested(tmp_path, monkeypatch, model)
+    assert error.value.found.startswith("theirs among")
+
+
+def test_models_of_which_nobody_can_tell_whom_they_know_are_named(tmp_path: Path) -> None:
+    given = _given(tmp_path)
+    split = {name: {"subjects": ["else"]} for name in ("train", "validation")}
+    told = _segmenter(tmp_path / "told", split=split)
+    assert not _assembled(tmp_path, *given, f"segmenters.unet.folder={told}").warnings
+    untold = _segmenter(tmp_path / "untold")
+    gone = _harmonizer(tmp_path / "gone", datasets=["Dataset700_Gone"])
+    warnings = _assembled(
+        tmp_path, *given, f"segmenters.unet.folder={untold}", f"harmonizer.folder={gone}"
+    ).warnings  # fmt: skip
+    assert len(warnings) == 2
+    assert "segmenters.unet" in warnings[0]
+    assert "Dataset700_Gone" in warnings[1]

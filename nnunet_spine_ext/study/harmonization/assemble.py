@@ -11,7 +11,7 @@ from nnunet_spine_ext.harmonize.cyclegan.settings import read_settings
 from nnunet_spine_ext.study.harmonization.arms import ARMS, FULL, NONE
 from nnunet_spine_ext.study.harmonization.config import HarmonizationConfig
 from nnunet_spine_ext.study.harmonization.data import Scans, scans_of
-from nnunet_spine_ext.study.harmonization.given import on_given_slices
+from nnunet_spine_ext.study.harmonization.given import facts_of, given_folders, on_given_slices, untold
 from nnunet_spine_ext.study.harmonization.scoring import score_arm
 from nnunet_spine_ext.study.harmonization.testing import TEST_SLICES, cut_slices
 from nnunet_spine_ext.study.harmonization.trained import Model, harmonizer_of, harmonizer_settings, segmenter_of
@@ -35,12 +35,13 @@ class Run:
 
 @dataclass
 class Assembly:
-    """The steps in order, the arms, the segmenters by seed and name."""
+    """The steps in order, the arms, the segmenters by seed and name; what a reader of the results has to know."""
 
     scans: Scans
     steps: list[Step] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     segmenters: dict[tuple[int, str], Model] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def assemble(config: HarmonizationConfig, study: Path) -> Assembly:
@@ -53,6 +54,8 @@ def assemble(config: HarmonizationConfig, study: Path) -> Assembly:
     config = on_given_slices(config)
     scans = scans_of(config, study)
     made = Assembly(scans, list(scans.steps))
+    made.warnings = [f"{name}: no scan to test on; it takes part in trainings only" for name in scans.absent]
+    made.warnings += untold(config, [study / folder for folder in (*scans.training, *scans.test)])
     for seed in config.seeds:
         for name in sorted(config.segmenters, key=lambda name: name != config.main):
             model = segmenter_of(config, scans, study, name, seed)
@@ -68,16 +71,18 @@ def assemble(config: HarmonizationConfig, study: Path) -> Assembly:
 
 
 def _cut(config: HarmonizationConfig, scans: Scans, study: Path, grid: Model) -> Step:
-    known = (*scans.target, *scans.sources, *scans.unseen)
+    models = given_folders(config)
     arguments = {
         "study": str(study), "datasets": list(scans.test), "part": scans.part, "key": scans.key,
-        "target": list(scans.target), "unseen": list(scans.unseen), "values": list(known), "slices": config.slices,
-        "grid": grid.folder, "trained": [] if config.phantoms is not None else list(scans.training),
+        "target": list(scans.target), "unseen": list(scans.unseen), "values": list(scans.tested),
+        "slices": config.slices, "grid": grid.folder, "models": [str(folder) for folder in models.values()],
+        "trained": [] if config.phantoms is not None else list(scans.training),
     }  # fmt: skip
     facts = {**{key: value for key, value in arguments.items() if key not in ("study", "slices")},
              "slices": to_dict(config.slices), "version": 2}  # fmt: skip
     facts |= {"content": list(scans.test_content)} if scans.test_content else {}
-    facts |= {"grid_facts": grid.facts} if grid.given else {}
+    # Whom they were trained on is looked at here, so another model in the same folder is looked at again.
+    facts["models"] = [facts_of(name, folder) for name, folder in models.items()]
     needs = (*grid.needs, *(step.name for step in scans.test_steps))
     return Step("cut slices to test on", cut_slices, arguments, facts, needs, _CUT_S, (TEST_SLICES,), optional=False)
 

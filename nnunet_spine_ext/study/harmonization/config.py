@@ -150,7 +150,7 @@ class HarmonizationConfig:
     def _check_vendors(self) -> None:
         names = (*self.target, *self.sources, *self.unseen)
         where = "phantoms" if self.given is None else "given"
-        if len(set(names)) < len(names):
+        if len({folded(name) for name in names}) < len(names):
             raise wrong(where, ", ".join(names), "every vendor once", "correct target, sources and unseen")
         if self.phantoms is None:
             return
@@ -228,6 +228,11 @@ def check_names(names: Sequence[str], known: Sequence[str], where: str) -> None:
     for name in names:
         if name not in known:
             raise wrong(where, f"unknown {name!r}", "a known name", nearest(name, known))
+
+
+def folded(vendor: str) -> str:
+    """Return the name of a vendor as names are compared: without capitals, and spaces around it."""
+    return vendor.strip().lower()
 
 
 def wrong(where: str, found: str, expected: str, fix: str) -> UsageError:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.dataset import CASES_FILE
+from nnunet_spine_ext.core.errors import NoInputError
 from nnunet_spine_ext.core.io import sha256
-from nnunet_spine_ext.harmonize.slices import Part, other_vendors
+from nnunet_spine_ext.harmonize.slices import Part, other_vendors, vendor_counts
 from nnunet_spine_ext.phantom.vendor_cohort import vendor_phantoms
 from nnunet_spine_ext.study.config import digest
-from nnunet_spine_ext.study.harmonization.config import HarmonizationConfig, PhantomVendors
+from nnunet_spine_ext.study.harmonization.arms import NONE
+from nnunet_spine_ext.study.harmonization.config import (
+    WHOLE,
+    GivenVendors,
+    HarmonizationConfig,
+    PhantomVendors,
+    folded,
+    wrong,
+)
 from nnunet_spine_ext.study.steps import Step
 
 RAW = "scans"
@@ -28,7 +39,8 @@ class Scans:
     """Where scans are, relative to the study or absolute.
 
     `training`: datasets of the target and of sources, `test`: those to test on, `steps`: make them. `training_content`,
-    `test_content`: what stands for the files of given datasets, in the same order.
+    `test_content`: what stands for the files of given datasets, in the same order. `absent`: vendors without a scan to
+    test on.
     """
 
     training: tuple[str, ...]
@@ -41,6 +53,12 @@ class Scans:
     steps: tuple[Step, ...] = ()
     training_content: tuple[str, ...] = ()
     test_content: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """Vendors that are tested on."""
+        return tuple(name for name in (*self.target, *self.sources, *self.unseen) if name not in self.absent)
 
     @property
     def training_steps(self) -> tuple[Step, ...]:
@@ -68,14 +86,46 @@ def scans_of(config: HarmonizationConfig, study: Path) -> Scans:
         raise RuntimeError(msg)
     training = tuple(str(Path(name).resolve()) for name in given.datasets)
     others = other_vendors(training, given.target, key=given.key)
-    hidden = {name.lower() for name in given.unseen}
-    sources = given.sources or tuple(name for name in others if name.lower() not in hidden)
+    hidden = {folded(name) for name in given.unseen}
+    sources = given.sources or tuple(name for name in others if folded(name) not in hidden)
     test = tuple(str(Path(name).resolve()) for name in given.test) or training
     return Scans(
         training, test, given.test_part, given.key, given.target, sources, given.unseen,
         training_content=tuple(content_of(Path(folder), "Tr") for folder in training),
         test_content=tuple(content_of(Path(folder), given.test_part) for folder in test),
+        absent=_absent(config, given, training, test, sources),
     )  # fmt: skip
+
+
+def _absent(
+    config: HarmonizationConfig, given: GivenVendors, training: Sequence[str], test: Sequence[str],
+    sources: Sequence[str],
+) -> tuple[str, ...]:  # fmt: skip
+    """Return the vendors without a scan to test on; refuse names that nobody has, and data that say nothing."""
+    taught = vendor_counts(training, key=given.key)
+    scanned = vendor_counts(test, key=given.key, part=given.test_part)
+    trained_with, tested = ({folded(name) for name in counts} for counts in (taught, scanned))
+    everyone = sorted({*taught, *scanned})
+    for where, names in (("given.sources", sources), ("given.unseen", given.unseen)):
+        for name in names:
+            if folded(name) not in trained_with | tested:
+                raise wrong(where, f"{given.key} {name!r}, which no scan has", f"one of {', '.join(everyone)}",
+                            nearest(name, everyone))  # fmt: skip
+    strange = [name for name in sources if folded(name) not in trained_with]
+    if strange and any(arm != NONE and not (arm == WHOLE and config.harmonizer.folder) for arm in config.arms):
+        raise wrong("given.sources", f"no scan of {', '.join(strange)} to train with", "scans in imagesTr of datasets",
+                    "name vendors that are tested only in given.unseen")  # fmt: skip
+    others = (*sources, *given.unseen)
+    for names in (given.target, others):
+        if not any(folded(name) in tested for name in names):
+            raise NoInputError(
+                "E-STUDY-DATA",
+                file=", ".join(test),
+                found=f"scans of {', '.join(scanned) or 'nobody'} to test on",
+                expected=f"some of {', '.join(names)}",
+                fix="add test scans with masks of discs, or correct given.test and given.test_part",
+            )
+    return tuple(name for name in (*given.target, *others) if folded(name) not in tested)
 
 
 def content_of(dataset: Path, part: Part) -> str:

@@ -22,6 +22,8 @@ from nnunet_spine_ext.study.harmonization.config import WHOLE, HarmonizationConf
 
 # Pixels this near to each other (share) are taken for the same, as in segmenters.
 _SAME_SPACING = 0.005
+HARMONIZER = "harmonizer"
+"""What a given harmonizer is in a configuration."""
 
 
 def harmonizer_facts(folder: Path) -> dict[str, str]:
@@ -52,6 +54,11 @@ def segmenter_facts(folder: Path) -> dict[str, str]:
     return {"folder": str(folder), "sha256": hashlib.sha256(repr(told).encode()).hexdigest()}
 
 
+def facts_of(name: str, folder: Path) -> dict[str, str]:
+    """Return what decides the answers of a given model, by what it is in the configuration."""
+    return harmonizer_facts(folder) if name == HARMONIZER else segmenter_facts(folder)
+
+
 def _is_network(folder: Path) -> bool:
     return is_model(folder) and not is_segmenter(folder)
 
@@ -59,7 +66,7 @@ def _is_network(folder: Path) -> bool:
 def given_folders(config: HarmonizationConfig) -> dict[str, Path]:
     """Return the folders of the given models that take part, by what they are in the configuration."""
     found = {f"segmenters.{name}": plan.folder for name, plan in config.segmenters.items()}
-    found["harmonizer"] = config.harmonizer.folder if WHOLE in config.arms else None
+    found[HARMONIZER] = config.harmonizer.folder if WHOLE in config.arms else None
     return {name: Path(folder).resolve() for name, folder in found.items() if folder is not None}
 
 
@@ -73,18 +80,18 @@ def on_given_slices(config: HarmonizationConfig) -> HarmonizationConfig:
     folders = given_folders(config)
     cut = config.slices
     if cut.fit == "crop" and cut.spacing is None:
-        first = [name for name in (f"segmenters.{config.main}", "harmonizer") if name in folders]
+        first = [name for name in (f"segmenters.{config.main}", HARMONIZER) if name in folders]
         known = [size for size in (_pixels(name, folders[name]) for name in first) if size is not None]
         cut = replace(cut, spacing=known[0]) if known else cut
     for name, folder in folders.items():
-        own = slices_of(folder, harmonizer=name == "harmonizer")
+        own = slices_of(folder, harmonizer=name == HARMONIZER)
         if own is not None:
             refuse_other_slices(own, cut, folder)
     return replace(config, slices=cut)
 
 
 def _pixels(name: str, folder: Path) -> float | None:
-    own = slices_of(folder, harmonizer=name == "harmonizer")
+    own = slices_of(folder, harmonizer=name == HARMONIZER)
     if own is not None:
         return own.spacing if own.fit == "crop" else None
     from nnunet_spine_ext.inference.slice_segmenter import load_slice_segmenter

@@ -117,7 +117,9 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     with file_lock(folder / _LOCK, what="doing an evaluation here"), logged(folder):
         log_changes(known, config.to_dict())
-        write_json(folder / FACTS_FILE, _facts(config))
+        for warning in made.warnings:
+            logger.warning("%s", warning)
+        write_json(folder / FACTS_FILE, _facts(config) | {"warnings": made.warnings})
         deadline = None if config.budget is None else start + 60 * config.budget
         return _evaluated(folder, config, made, jobs, start, deadline)
 
@@ -131,6 +133,7 @@ def _evaluated(
         outcome = run_steps(made.steps, ledger, workers, deadline=deadline)
     failures = collect(folder, made, ledger, outcome)
     facts = _facts(config) | {
+        "warnings": made.warnings,
         "failures": failures,
         "minutes": round((time.monotonic() - start) / 60, 2),
         "seconds_of_steps": {step.name: ledger.seconds(step) for step in made.steps if ledger.is_done(step)},

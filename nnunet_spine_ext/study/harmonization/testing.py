@@ -19,6 +19,7 @@ from nnunet_spine_ext.core.io import write_bytes
 from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
 from nnunet_spine_ext.harmonize.slice_set import DISC, SliceFacts, SliceSet
 from nnunet_spine_ext.harmonize.slices import Part, read_slices, weak_pairs
+from nnunet_spine_ext.study.harmonization.config import folded
 from nnunet_spine_ext.study.harmonization.given import (
     refuse_known,
     refuse_other_slices,
@@ -65,8 +66,9 @@ def cut_slices(
     chosen = [index for index in found.labelled() if (_masks(found)[index] == DISC).any()]
     kept = found.subset(chosen)
     vendors = {fact.vendor for fact in kept.facts}
-    folded = {name.lower() for name in target}
-    if not {name for name in vendors if name.lower() in folded} or len(vendors) < 2:
+    aims = {folded(name) for name in target}
+    own = {name for name in vendors if folded(name) in aims}
+    if not own or not vendors - own:
         raise NoInputError(
             "E-STUDY-DATA",
             file=", ".join(datasets),
@@ -77,17 +79,18 @@ def cut_slices(
     for folder in trained:
         refuse_known(trained_in(study / folder), kept.subjects, study / folder / CASES_FILE)
     for model in models:
-        refuse_known(trained_on(Path(model), folders).subjects, kept.subjects, Path(model))
-    roles = {name: _role(name, folded, unseen) for name in vendors}
+        past = trained_on(Path(model), [*(study / folder for folder in trained), *folders])
+        refuse_known(past.subjects, kept.subjects, Path(model))
+    roles = {name: _role(name, aims, unseen) for name in vendors}
     save_slices(study / TEST_SLICES, kept, roles, settings)
     counts = {name: sum(fact.vendor == name for fact in kept.facts) for name in sorted(vendors)}
     return {"slices": counts, "problems": [str(problem) for problem in found.problems]}
 
 
 def _role(vendor: str, target: set[str], unseen: Sequence[str]) -> str:
-    if vendor.lower() in target:
+    if folded(vendor) in target:
         return TARGET
-    return UNSEEN if vendor.lower() in {name.lower() for name in unseen} else SOURCE
+    return UNSEEN if folded(vendor) in {folded(name) for name in unseen} else SOURCE
 
 
 def _on_grid(slices: SliceSettings, segmenter: Path) -> SliceSettings:
