@@ -357,6 +357,20 @@ def test_an_earlier_training_is_not_overwritten(raw: Path, tmp_path: Path) -> No
     assert _train(raw, tmp_path / "m", "epochs=3", overwrite=True).outcome["epochs"] == 3
 
 
+def test_a_segmenter_never_goes_into_the_folder_of_a_harmonizer(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"a harmonizer.*E-TRAIN-FOLDER"):
+        _train(raw, tmp_path, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir() if path.name != raw.name] == ["model.json"]
+
+
+def test_a_segmenter_whose_training_was_interrupted_is_told(tmp_path: Path) -> None:
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training/settings.json").write_text("{}")
+    with pytest.raises(SetupError, match="whose training was not finished"):
+        read_segmenter(tmp_path)
+
+
 def test_a_state_that_is_damaged_or_in_use_is_refused(raw: Path, tmp_path: Path) -> None:
     _train(raw, tmp_path / "m")
     folder = tmp_path / "m/training"

@@ -156,6 +156,19 @@ def test_a_segmenter_of_other_slices_is_told(raw: Path, discs: Path, tmp_path: P
     assert "4 mm, not 2" in copied.problems[0].found
 
 
+@pytest.mark.parametrize("mark", ["segmenter.json", "training/settings.json", "plans.json"])
+def test_a_harmonizer_never_goes_into_the_folder_of_another_model(
+    raw: Path, discs: Path, tmp_path: Path, mark: str
+) -> None:
+    for name in (mark, "training/state.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    for method in ("cyclegan", "nyul"):
+        with pytest.raises(UsageError, match="E-TRAIN-FOLDER"):
+            trained(raw, tmp_path, segmenter=discs, method=method, overwrite=True)
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == sorted([Path(mark).name, "state.safetensors"])
+
+
 @pytest.mark.parametrize(
     ("options", "code"),
     [

@@ -38,7 +38,10 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument("-o", required=True, metavar="DIR", help="folder of the model")
     parser.add_argument(
-        "--preset", default="full", metavar="NAME", help="full, cpu, smoke, or a YAML file (default: full)"
+        "--preset",
+        default="full",
+        metavar="NAME",
+        help="full, paper (the published network), cpu, smoke, or a YAML file (default: full)",
     )
     parser.add_argument(
         "--set",

@@ -13,8 +13,8 @@ _DESCRIPTION = """Train a network that makes sagittal slices of other scanners l
 
 Slices come from nnU-Net raw datasets; cases.json says which scanner each case is from. Masks are not needed: a frozen
 segmenter of target slices (see the action segmenter) keeps the anatomy, and a radiomic loss the texture. The folder
-gets model.json, generator.safetensors, radiomics.json, log.csv and one picture per epoch; an interrupted training
-leaves a folder that can be used."""
+gets model.json, generator_<epoch>.safetensors, radiomics.json, log.csv and one picture per epoch; an interrupted
+training leaves a folder that can be used."""
 _EXAMPLES = f"""  {PROG} train -d 701 --target Siemens --source Philips GE --segmenter models/discs
   # every scanner that is not the target; without a GPU
   {PROG} train -d 701 702 --target Siemens --segmenter models/discs --preset cpu -device cpu

@@ -22,11 +22,16 @@ _KINDS = (
     ("instance_model.json", "an instance model"),
     ("numbering_model.json", "a numbering model"),
     ("segmenter.json", "a segmenter of slices"),
+    ("model.json", "a harmonizer"),
     ("plans.json", "a model of nnU-Net for segmentation"),
     ("checkpoint_*.pth", "one fold of a model of nnU-Net for segmentation"),
     ("*weights*.ckpt", "a checkpoint of SPINEPS, not imported"),
     ("dataset.json", "a dataset of nnU-Net"),
+    # Last: a finished segmenter has it, too.
+    ("training/settings.json", "a segmenter whose training was not finished"),
 )
+# What a description belongs to, besides its own mark.
+_OWN = {"segmenter.json": ("segmenter.json", "training/settings.json")}
 
 
 def without_description(folder: str | Path, name: str) -> str:
@@ -36,6 +41,20 @@ def without_description(folder: str | Path, name: str) -> str:
         return "a file, no folder" if folder.exists() else "no such folder"
     known = next((what for pattern, what in _KINDS if pattern != name and any(folder.glob(pattern))), None)
     return f"{known}, without {name}" if known else f"a folder without {name}"
+
+
+def refuse_other_model(folder: str | Path, name: str) -> None:
+    """Raise UsageError for a folder that holds something else than models with the description `name`.
+
+    One training would delete or replace files of the other, which have the same names.
+    """
+    folder = Path(folder)
+    own = _OWN.get(name, (name,))
+    known = next((what for pattern, what in _KINDS if pattern not in own and any(folder.glob(pattern))), None)
+    if known:
+        raise UsageError(
+            "E-TRAIN-FOLDER", file=folder, found=known, expected="a folder of its own", fix="choose another folder"
+        )
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def other_vendors(
         raise UsageError(
             "E-SLICE-SINGLE",
             file=", ".join(str(folder) for folder in datasets),
-            found=f"a single {key}: {_counted(counts)}",
+            found=f"no {key} but the target's: {_counted(counts)}",
             expected="scans of the target and of at least one other vendor",
             fix="add datasets of other scanners (masks are not needed), or name another key of cases.json",
         )

@@ -12,6 +12,7 @@ from nnunet_spine_ext import __version__
 from nnunet_spine_ext.core.config import to_dict
 from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SOME_FAILED, NoInputError, Problem, UsageError
 from nnunet_spine_ext.core.lock import file_lock
+from nnunet_spine_ext.core.model_folders import refuse_other_model
 from nnunet_spine_ext.core.partial import check_folder
 from nnunet_spine_ext.harmonize.cyclegan.processes import Processes
 from nnunet_spine_ext.harmonize.cyclegan.settings import CycleGanSettings, read_settings
@@ -61,8 +62,8 @@ class HarmonizeResult:
 
     def render(self) -> str:
         """Return a text for the console."""
-        counts = [f"{name} {row['slices']} slices of {row['subjects']}" for name, row in self.slices.items()]
-        lines = [*map(str, self.problems), f"{self.folder}: {self.method}; {', '.join(counts)} subjects"]
+        counts = [f"{name} {row['slices']} slices of {row['subjects']} subjects" for name, row in self.slices.items()]
+        lines = [*map(str, self.problems), f"{self.folder}: {self.method}; {', '.join(counts)}"]
         if self.last:
             shown = [f"{self.epochs[0]} of {self.epochs[1]} epochs"]
             shown.append(f"{float(self.last['cpu_seconds']) / 60:.1f} CPU minutes")
@@ -143,7 +144,7 @@ def train(
     Raises
     ------
     UsageError: unknown settings, methods or vendors, a vendor on both sides or a single one, a folder that has a model
-        (without `resume` and `overwrite`), a state of other settings, slices or segmenter.
+        (without `resume` and `overwrite`) or that of another kind, a state of other settings, slices or segmenter.
     NoInputError: no usable slice on one side, a segmenter that finds no disc in the target.
     SetupError: no such dataset, device or segmenter, a damaged state, losses that are no numbers any more.
     """
@@ -155,6 +156,7 @@ def train(
     datasets = tuple(dataset_folder(str(part)) for part in ([d] if isinstance(d, str | Path) else d))
     folder = model_folder(datasets[0], o, name, ["0"])
     check_folder(folder)
+    refuse_other_model(folder, MODEL_FILE)
     if not overwrite:
         _refuse_existing(folder, method, resume=resume)
     targets = (target,) if isinstance(target, str) else tuple(target)

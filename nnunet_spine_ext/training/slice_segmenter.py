@@ -12,7 +12,9 @@ from nnunet_spine_ext import __version__
 from nnunet_spine_ext.core.config import to_dict
 from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SOME_FAILED, Problem, UsageError
 from nnunet_spine_ext.core.io import write_json
+from nnunet_spine_ext.core.model_folders import refuse_other_model
 from nnunet_spine_ext.core.partial import check_folder
+from nnunet_spine_ext.harmonize.segmenter import MODEL_FILE
 from nnunet_spine_ext.harmonize.segmenting.data import SegmenterData, split_slices
 from nnunet_spine_ext.harmonize.segmenting.settings import SegmenterSettings, read_settings
 from nnunet_spine_ext.harmonize.slices import SliceSet, read_slices
@@ -102,8 +104,8 @@ def segmenter(
 
     Raises
     ------
-    UsageError: unknown settings or vendor, a folder that has a training (without `resume` and `overwrite`), a state of
-        other settings or slices, a single subject.
+    UsageError: unknown settings or vendor, a folder that has a training (without `resume` and `overwrite`), a folder
+        of another model, a state of other settings or slices, a single subject.
     NoInputError: no usable slice, none with a mask, none with a disc.
     SetupError: no such dataset or device, a damaged state, a missing package, weights of an encoder that do not fit.
     """
@@ -112,6 +114,7 @@ def segmenter(
     settings = read_settings(preset, assignments)
     where, folder = choose_device(device), Path(o)
     check_folder(folder)
+    refuse_other_model(folder, MODEL_FILE)
     if not resume and not overwrite:
         _refuse_existing(folder)
     datasets = [dataset_folder(str(name)) for name in ([d] if isinstance(d, str | Path) else d)]
@@ -161,7 +164,6 @@ def _refuse_existing(folder: Path) -> None:
 
 def _clear(training: SegmenterTraining, folder: Path) -> None:
     """Take away what a new training replaces: a stopped one must not look like the old one."""
-    from nnunet_spine_ext.harmonize.segmenter import MODEL_FILE
     from nnunet_spine_ext.harmonize.segmenting.loop import BEST_FILE
     from nnunet_spine_ext.instances.training.places import STATE_FILE
 
