@@ -120,7 +120,8 @@ def analyse(folder: str | Path, *, bootstrap: int = DEFAULT_BOOTSTRAP, seed: int
     shown = (goals_table(reached), *tables(found))
     drawn = figures(found, _selection(measured.folder))
     # Slices of arms that an earlier configuration had may be there, too.
-    seen = pictures({arm: one for arm, one in read_shown(measured.folder).items() if arm in found.arms})
+    kept = {arm: one for arm, one in read_shown(measured.folder).items() if arm in found.arms}
+    seen = pictures(kept, found.target)
     try:
         names = [*_write_tables(measured.folder, shown), *_write_figures(measured.folder, drawn, seen)]
         summary = Summary(measured.folder, found, reached, (*names, "index.html"))

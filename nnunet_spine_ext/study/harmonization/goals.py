@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from nnunet_spine_ext.study.claims import Goal
+from nnunet_spine_ext.study.claims import Goal, Status
 from nnunet_spine_ext.study.harmonization.arms import FULL
 from nnunet_spine_ext.study.harmonization.results import Results
 from nnunet_spine_ext.study.statistics import Estimate
@@ -48,7 +48,7 @@ def goals(results: Results, arm: str = FULL) -> tuple[Goal, ...]:
             "radiomics-mean", "relative error of the mean of every radiomic feature at most 0.02", ERROR,
             _worst(means.items()), at_least=False, share=False, where=_named(means),
         ),
-        Goal(
+        _Below(
             "nyul", "every radiomic feature nearer to the target than with Nyúl: largest difference of the errors", 0.0,
             _worst((name, _to_nyul(results, arm, name)) for name in results.features), at_least=False, share=False,
         ),
@@ -59,9 +59,27 @@ def goals(results: Results, arm: str = FULL) -> tuple[Goal, ...]:
         Goal(
             "volume", "change of the segmented area at most 2 %", VOLUME,
             results.estimate(results.geometry(arm, "volume_change", others)), at_least=False,
+            where=_rests(results, arm), void=void,
         ),
     ]  # fmt: skip
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Below(Goal):
+    """A goal that is missed by the bound itself."""
+
+    @property
+    def status(self) -> Status:
+        """Return missed where the value is no better than the bound."""
+        found = super().status
+        return "missed" if found == "reached" and self.value.value == self.bound else found
+
+
+def _rests(results: Results, arm: str) -> str:
+    """Return on how many slices the change of area is known: those where the segmenter found discs before."""
+    known, every = results.judged(arm, "volume_change", results.others)
+    return f"on {known} of {every} slices, those where discs were found before" if every else ""
 
 
 def _to_nyul(results: Results, arm: str, feature: str) -> Estimate:

@@ -20,6 +20,9 @@ READING = (
     "percentile bootstrap intervals over patients, as many of each vendor as there are, drawn once for all numbers: "
     "differences are those of the same patients. They say what other patients would change, not what another training "
     "would: several seeds say that.",
+    "Errors of area are those of single slices, errors of the mean of a feature those of a vendor and a seed. They are "
+    "averaged as sizes: too much here does not make up for too little there. The change of area rests on slices where "
+    "the segmenter found discs before harmonization, and is void where segmentation is.",
     "The share of the gap recovered is (method - as it is) / (target as it is - as it is), all of the same segmenter, "
     f"which saw slices of the target alone. Without a gap of at least {VOID_BELOW:.2f} Dice nothing follows.",
     "Radiomic features are those of PyRadiomics with bins of 25, in a window around the discs of 3/8 of the width, "

@@ -31,7 +31,8 @@ _SHORT: Mapping[str, str] = {NONE: "as it is", "zscore": "z-score", "histogram":
                              "cyclegan": "CycleGAN", FULL: "+RF +Seg"}  # fmt: skip
 
 _COLUMNS = (
-    "One slice per vendor, as it is in the first column; slices of the target, in the first row, are never changed."
+    "One slice per vendor, as it is in the first column; slices of the target are not harmonized, so their "
+    "row has no other."
 )
 
 
@@ -96,26 +97,36 @@ def read_shown(folder: Path) -> dict[str, Shown]:
     return found
 
 
-def pictures(shown: Mapping[str, Shown]) -> tuple[Picture, ...]:
-    """Return figures 9, 10 and 12; those for which nothing is there are left out."""
+def pictures(shown: Mapping[str, Shown], target: Sequence[str]) -> tuple[Picture, ...]:
+    """Return figures 9, 10 and 12; those for which nothing is there are left out.
+
+    `target`: vendors whose slices no method changes; they are shown as they are only.
+    """
     if NONE not in shown:
         return ()
-    return tuple(one for one in (figure9(shown), figure10(shown), figure12(shown)) if one is not None)
+    found = (figure9(shown, target), figure10(shown, target), figure12(shown, target))
+    return tuple(one for one in found if one is not None)
 
 
-def figure9(shown: Mapping[str, Shown]) -> Picture | None:
+def figure9(shown: Mapping[str, Shown], target: Sequence[str]) -> Picture | None:
     """Return segmentations by method: predictions filled, the truth as an outline."""
     arms = [name for name in _SEGMENTED if name in shown]
     base = shown[NONE]
     rows, captions = [], []
     for number, vendor in enumerate(base.vendors):
-        rows.append([_segmented(shown[arm], number) for arm in arms])
-        captions.append([vendor if arm == NONE else _SHORT[arm] for arm in arms])
+        changed = _changed(arms, vendor, target)
+        rows.append([_segmented(shown[arm], number) for arm in changed])
+        captions.append([vendor if arm == NONE else _SHORT[arm] for arm in changed])
     caption = f"Orange: discs as the target's segmenter finds them; green: their true outline. {_COLUMNS}"
     return _picture("figure9", "Segmentations", caption, rows, captions)
 
 
-def figure10(shown: Mapping[str, Shown]) -> Picture | None:
+def _changed(arms: Sequence[str], vendor: str, target: Sequence[str]) -> list[str]:
+    """Return the arms that have a slice of a vendor of their own."""
+    return [arm for arm in arms if arm == NONE or vendor not in target]
+
+
+def figure10(shown: Mapping[str, Shown], target: Sequence[str]) -> Picture | None:
     """Return source and harmonized slice woven into a checkerboard: edges that do not go on have moved."""
     arm = FULL if FULL in shown else next((name for name in reversed(list(shown)) if name != NONE), None)
     if arm is None:
@@ -123,6 +134,8 @@ def figure10(shown: Mapping[str, Shown]) -> Picture | None:
     base, other = shown[NONE], shown[arm]
     rows, captions = [], []
     for number, vendor in enumerate(base.vendors):
+        if vendor in target:
+            continue
         pair = base.images[number], other.images[number]
         rows.append([_grey(one) for one in (*pair, checkerboard(*pair))])
         captions.append([vendor, _SHORT.get(arm, arm), "woven"])
@@ -130,11 +143,15 @@ def figure10(shown: Mapping[str, Shown]) -> Picture | None:
                     "from both in turn: an edge that breaks at their borders has moved.", rows, captions)  # fmt: skip
 
 
-def figure12(shown: Mapping[str, Shown]) -> Picture | None:
+def figure12(shown: Mapping[str, Shown], target: Sequence[str]) -> Picture | None:
     """Return one row per vendor, one column per method."""
     arms = [name for name in _SHORT if name in shown]
-    rows = [[_grey(shown[arm].images[number]) for arm in arms] for number in range(len(shown[NONE].vendors))]
-    captions = [[vendor if arm == NONE else _SHORT[arm] for arm in arms] for vendor in shown[NONE].vendors]
+    chosen = [_changed(arms, vendor, target) for vendor in shown[NONE].vendors]
+    rows = [[_grey(shown[arm].images[number]) for arm in changed] for number, changed in enumerate(chosen)]
+    captions = [
+        [vendor if arm == NONE else _SHORT[arm] for arm in changed]
+        for vendor, changed in zip(shown[NONE].vendors, chosen, strict=True)
+    ]
     caption = f"{_COLUMNS} All on one scale of grey."
     return _picture("figure12", "Harmonized slices by vendor", caption, rows, captions)
 

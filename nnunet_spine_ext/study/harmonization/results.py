@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -125,6 +125,16 @@ class Results:
     def _geometry(self) -> dict[str, dict[Panel, Array]]:
         return {name: self._panels(self.measured.geometry, place) for place, name in enumerate(GEOMETRY_VALUES)}
 
+    @cached_property
+    def _areas(self) -> dict[Panel, Array]:
+        # Slice by slice: areas too large and too small must not make up for each other.
+        found, truth = (OVERLAP_VALUES.index(name) for name in ("predicted_pixels", "reference_pixels"))
+        rows = (
+            replace(row, values=(abs(row.values[found] - row.values[truth]) / row.values[truth],))
+            for row in self.measured.segmentation if row.values[truth] > 0
+        )  # fmt: skip
+        return self._panels(rows, 0)
+
     def _panels(self, rows: Iterable[Entry], place: int) -> dict[Panel, Array]:
         return panels(rows, self.seeds, self.subjects, place, lambda row: (row.arm, row.detail, row.vendor))
 
@@ -188,7 +198,7 @@ class Results:
     def error_of_mean(self, arm: str, feature: str, vendors: Sequence[str]) -> Estimate:
         """Return the relative error of the mean of a feature: what is left where anatomy averages out.
 
-        The mean over vendors of the error of each.
+        The mean over vendors, and over seeds, of the error of each.
         """
         curves = []
         for vendor in vendors:
@@ -196,17 +206,25 @@ class Results:
                 *(self.radiomic(arm, feature, what, [vendor]) for what in ("value", "reference"))
             )
             if np.isfinite(values).any():
-                mean, aim = self.draws.curve(values), self.draws.curve(references)
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    curves.append(np.abs(mean - aim) / np.abs(aim))
+                # Every training by itself: errors of two seeds must not make up for each other.
+                errors = [self._off(values[[seed]], references[[seed]]) for seed in range(len(values))]
+                curves.append(nanmean(np.stack(errors), axis=0))
         if not curves:
             return Estimate(math.nan, note="not measured")
         return self.draws.estimate(nanmean(np.stack(curves), axis=0))
 
-    def area_error(self, arm: str, vendors: Sequence[str], segmenter: str = "") -> Estimate:
-        """Return the mean of |predicted - true area| / true area."""
-        found, truth = (
-            self.overlap(arm, name, vendors, segmenter) for name in ("predicted_pixels", "reference_pixels")
-        )
+    def _off(self, values: Array, references: Array) -> Array:
+        mean, aim = self.draws.curve(values), self.draws.curve(references)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return self.estimate(np.where(truth > 0, np.abs(found - truth) / truth, math.nan))
+            found: Array = np.abs(mean - aim) / np.abs(aim)
+        return found
+
+    def area_error(self, arm: str, vendors: Sequence[str], segmenter: str = "") -> Estimate:
+        """Return the mean of |predicted - true area| / true area of slices with discs."""
+        return self.estimate(self._over(self._areas, arm, segmenter or self.main, vendors))
+
+    def judged(self, arm: str, value: str, vendors: Sequence[str]) -> tuple[int, int]:
+        """Return on how many slices, of how many, a value of the geometry gate is known."""
+        place = GEOMETRY_VALUES.index(value)
+        rows = [row for row in self.measured.geometry if row.arm == arm and row.vendor in vendors]
+        return sum(math.isfinite(row.values[place]) for row in rows), len(rows)
