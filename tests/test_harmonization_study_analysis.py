@@ -270,6 +270,38 @@ def test_slices_of_the_target_are_shown_as_they_are_only(folder: Path, monkeypat
     assert [row[0] for row in captions["figure10"]] == ["intera", "ingenia", "avanto"]
 
 
+def test_segmenters_of_the_paper_stand_beside_its_numbers_on_both_sides(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, shown=False)
+    path = tmp_path / "segmentation.csv"
+    path.write_text(path.read_text().replace(",small,", ",resnet34-deeplabv3,"))
+    analyse(tmp_path, bootstrap=20)
+    found = {name: _table(tmp_path, name)[1] for name in ("table2", "table7")}
+    assert {row["segmenter"] for row in found.values()} == {"resnet34-deeplabv3"}
+    assert (found["table2"]["paper"], found["table7"]["paper"]) == ("0.921", "0.862")
+
+
+def test_figures_that_are_not_there_are_named(tmp_path: Path, folder: Path) -> None:
+    write_evaluation(tmp_path, shown=False)
+    summary = analyse(tmp_path, bootstrap=20)
+    for said in (summary.render(), (tmp_path / "index.html").read_text(), str(summary.to_dict()["missing"])):
+        assert "Figures 7 and 8 are left out" in said
+        assert "9, 10, 12 left out" in said
+    assert "12 left out" not in (folder / "index.html").read_text()
+
+
+def test_the_page_says_how_features_were_measured_here(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, shown=False)
+    analyse(tmp_path, bootstrap=20)
+    assert "bins of" not in (tmp_path / "index.html").read_text()
+    facts = json.loads((tmp_path / "evaluation.json").read_text())
+    facts["radiomics"] = {"roi": [96, 40], "bin_width": 16.0, "scaling": "robust"}
+    (tmp_path / "evaluation.json").write_text(json.dumps(facts))
+    analyse(tmp_path, bootstrap=20)
+    page = (tmp_path / "index.html").read_text()
+    assert "bins of 16, in a window of 96 × 40 pixels around the discs, scaled to 0-255 by its percentiles" in page
+    assert "forgives every change of contrast" in page
+
+
 def test_a_checkerboard_shows_both_images_and_nothing_else() -> None:
     one, other = np.zeros((16, 32)), np.ones((16, 32))
     woven = checkerboard(one, other, squares=8)

@@ -17,6 +17,8 @@ from nnunet_spine_ext.core.errors import CaseError, NoInputError, SetupError, Us
 from nnunet_spine_ext.core.io import read_json
 from nnunet_spine_ext.harmonize.cyclegan.settings import RadiomicSettings, read_settings
 from nnunet_spine_ext.harmonize.harmonizer import HarmonizerModel, read_harmonizer, write_harmonizer
+from nnunet_spine_ext.harmonize.segmenting.settings import read_settings as read_segmenter_settings
+from nnunet_spine_ext.harmonize.selection import SELECTION_FILE
 from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
 from nnunet_spine_ext.harmonize.slice_set import SliceFacts, SliceSet
 from nnunet_spine_ext.inference.predict import predict
@@ -25,12 +27,13 @@ from nnunet_spine_ext.study.config import read_config as read_study_config
 from nnunet_spine_ext.study.harmonization import scoring, testing
 from nnunet_spine_ext.study.harmonization.arms import ARMS
 from nnunet_spine_ext.study.harmonization.assemble import assemble
+from nnunet_spine_ext.study.harmonization.collect import collect
 from nnunet_spine_ext.study.harmonization.config import HarmonizationConfig, preset_names, read_config
 from nnunet_spine_ext.study.harmonization.data import RAW, make_vendor
 from nnunet_spine_ext.study.harmonization.run import evaluate
 from nnunet_spine_ext.study.harmonization.testing import pairs_of, read_saved, save_slices, to_show
 from nnunet_spine_ext.study.harmonization.trained import harmonizer_settings
-from nnunet_spine_ext.study.steps import Ledger
+from nnunet_spine_ext.study.steps import Ledger, Outcome
 
 ROLES = {"ours": "target", "theirs": "source", "new": "unseen"}
 CUT = SliceSettings(size=(64, 64), spacing=2.0)
@@ -96,6 +99,22 @@ def test_all_presets_can_be_read_and_assembled(tmp_path: Path) -> None:
         assert len(set(steps)) == len(steps)
         for place, step in enumerate(made.steps):
             assert set(step.needs) <= set(steps[:place]), step.name
+
+
+@pytest.mark.parametrize("name", ["cpu", "full", "smoke"])
+def test_no_two_segmenters_of_a_preset_are_the_same(name: str) -> None:
+    plans = read_config(name).segmenters.values()
+    networks = [read_segmenter_settings(plan.preset, plan.settings).network for plan in plans]
+    assert len({repr(network) for network in networks}) == len(networks)
+
+
+def test_features_of_an_earlier_configuration_do_not_stay(tmp_path: Path) -> None:
+    (tmp_path / SELECTION_FILE).write_text("{}")
+    made, ledger = assemble(read_config("smoke"), tmp_path), Ledger(tmp_path)
+    for step in made.steps:
+        ledger.key(step)
+    collect(tmp_path, made, ledger, Outcome())
+    assert not (tmp_path / SELECTION_FILE).exists()
 
 
 @pytest.mark.parametrize("travelling", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,13 @@ _PNG_SCALE = 3.0
 
 @dataclass(frozen=True)
 class Summary:
-    """What an evaluation found, for the console and for machines."""
+    """What an evaluation found, for the console and for machines; `missing`: figures that it has not, and why."""
 
     folder: Path
     results: Results
     goals: tuple[Goal, ...]
     files: tuple[str, ...]
+    missing: tuple[str, ...] = ()
 
     @property
     def void(self) -> bool:
@@ -63,6 +65,7 @@ class Summary:
         for goal in self.goals:
             where = f" ({goal.where})" if goal.where else ""
             lines.append(f"goal {goal.status}: {goal.text}: {goal.measured}{where}")
+        lines += self.missing
         return "\n".join([*lines, f"{self.folder / 'index.html'}"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,6 +93,7 @@ class Summary:
             "arms": arms,
             "goals": [goal.to_dict() for goal in self.goals],
             "files": list(self.files),
+            "missing": list(self.missing),
         }
 
 
@@ -118,13 +122,15 @@ def analyse(folder: str | Path, *, bootstrap: int = DEFAULT_BOOTSTRAP, seed: int
     found = Results(measured, bootstrap, seed)
     reached = goals(found)
     shown = (goals_table(reached), *tables(found))
-    drawn = figures(found, _selection(measured.folder))
+    selection = _selection(measured.folder)
+    drawn = figures(found, selection)
     # Slices of arms that an earlier configuration had may be there, too.
     kept = {arm: one for arm, one in read_shown(measured.folder).items() if arm in found.arms}
     seen = pictures(kept, found.target)
     try:
         names = [*_write_tables(measured.folder, shown), *_write_figures(measured.folder, drawn, seen)]
-        summary = Summary(measured.folder, found, reached, (*names, "index.html"))
+        missing = _missing(selection, {picture.slug for picture in seen})
+        summary = Summary(measured.folder, found, reached, (*names, "index.html"), missing)
         write_text(measured.folder / "index.html", _page(summary, shown, drawn, seen))
         write_text(measured.folder / "summary.json", json_text(summary.to_dict(), indent=2) + "\n")
     except OSError as error:
@@ -147,6 +153,17 @@ def _selection(folder: Path) -> FeatureSelection | None:
         raise CaseError("E-STUDY-TABLE", file=path, found="no selection of features",
                         expected="what an evaluation writes", fix="do the evaluation again")  # fmt: skip
     return FeatureSelection.from_dict(content)
+
+
+def _missing(selection: FeatureSelection | None, seen: AbstractSet[str]) -> tuple[str, ...]:
+    """Return in words which figures of the paper are not there."""
+    found = []
+    if selection is None:
+        found.append("Figures 7 and 8 are left out: no CycleGAN of this evaluation chose features.")
+    absent = [number for number in ("9", "10", "12") if f"figure{number}" not in seen]
+    if absent:
+        found.append(f"Of figures 9, 10 and 12, {', '.join(absent)} left out: no slices to show.")
+    return tuple(found)
 
 
 def _scope(found: Results) -> str:
@@ -205,5 +222,12 @@ def _page(summary: Summary, shown: Sequence[Table], drawn: Sequence[Figure], see
         tables=[*(t for t in shown if t.name not in ELSEWHERE), by_name["trainings"]],
         figures=drawn,
         pictures=seen,
-        footer=f"{found.resamples} resamples of the patients.{f' Made with {words}.' if words else ''}",
+        facts=found.measured.facts,
+        footer=" ".join(
+            [
+                f"{found.resamples} resamples of the patients.",
+                *summary.missing,
+                *([f"Made with {words}."] if words else []),
+            ]
+        ),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_spine_ext.core.config import to_dict
-from nnunet_spine_ext.harmonize.cyclegan.settings import read_settings
+from nnunet_spine_ext.harmonize.cyclegan.settings import RadiomicSettings, read_settings
 from nnunet_spine_ext.study.harmonization.arms import ARMS, FULL, NONE
 from nnunet_spine_ext.study.harmonization.config import HarmonizationConfig
 from nnunet_spine_ext.study.harmonization.data import Scans, scans_of
@@ -70,6 +70,11 @@ def assemble(config: HarmonizationConfig, study: Path) -> Assembly:
     return made
 
 
+def radiomics_of(config: HarmonizationConfig, seed: int) -> RadiomicSettings:
+    """Return how features are measured: of all arms as the whole method is trained."""
+    return read_settings(*harmonizer_settings(config, ARMS[FULL], seed)).radiomics
+
+
 def _cut(config: HarmonizationConfig, scans: Scans, study: Path, grid: Model) -> Step:
     models = given_folders(config)
     arguments = {
@@ -92,8 +97,7 @@ def _add_arm(made: Assembly, config: HarmonizationConfig, study: Path, name: str
     arm = ARMS[name]
     model = None if name == NONE else harmonizer_of(config, made.scans, study, arm, seed, judge)
     others = list(config.segmenters) if name == NONE else [config.main]
-    # All arms are measured as the whole method is trained.
-    radiomics = read_settings(*harmonizer_settings(config, ARMS[FULL], seed)).radiomics
+    radiomics = radiomics_of(config, seed)
     scores, title = f"scores/{seed}/{name}.json", f"score {name}, seed {seed}"
     arguments = {
         "study": str(study), "arm": name, "scores": scores, "harmonizer": None if model is None else model.folder,

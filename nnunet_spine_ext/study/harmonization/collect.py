@@ -73,7 +73,11 @@ def _trainings(study: Path, made: Assembly, ledger: Ledger) -> Iterator[dict[str
 
 
 def _selection(study: Path, made: Assembly) -> None:
-    """Keep the features of the target beside the tables: those of the whole method, or of another CycleGAN."""
+    """Keep the features of the target beside the tables: those of the whole method, or of another CycleGAN.
+
+    Those of an earlier configuration must not be taken for them.
+    """
+    (study / SELECTION_FILE).unlink(missing_ok=True)
     runs = sorted(made.runs, key=lambda run: run.arm != FULL)
     for run in runs:
         path = None if run.model is None else study / run.model.folder / SELECTION_FILE

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from typing import Any
 
 from nnunet_spine_ext.render.drawing import style_sheet, svg
 from nnunet_spine_ext.study.figures import Figure
@@ -12,7 +13,7 @@ from nnunet_spine_ext.study.harmonization.goals import VOID_BELOW
 from nnunet_spine_ext.study.harmonization.pictures import Picture
 from nnunet_spine_ext.study.tables import Table
 
-READING = (
+_READING = (
     "Dice is soft: 2 Σ p r / (Σ p + Σ r) over the probabilities of a slice. F1, IoU, precision and recall are those of "
     "the mask of all pixels with a probability from 0.5 on. A slice without discs in which none is found says nothing "
     "and is left out.",
@@ -25,18 +26,34 @@ READING = (
     "the segmenter found discs before harmonization, and is void where segmentation is.",
     "The share of the gap recovered is (method - as it is) / (target as it is - as it is), all of the same segmenter, "
     f"which saw slices of the target alone. Without a gap of at least {VOID_BELOW:.2f} Dice nothing follows.",
-    "Radiomic features are those of PyRadiomics with bins of 25, in a window around the discs of 3/8 of the width, "
-    "scaled to 0-255; the window is the same for all methods. The relative error is |harmonized - target| / |target|, "
+    "{radiomics}; the window is the same for all methods. The relative error is |harmonized - target| / |target|, "
     "against the target slice that is nearest in level and position, of the same patient where the target scanned him, "
     "too.",
+    "Edges are compared after the best change of tones is taken away: edge correlation forgives every change of "
+    "contrast and brightness, however strong. It tells of anatomy that moved, came or went, not of tissues that look "
+    "alike now.",
     "Numbers of the paper are of clinical images of other scanners, with intervals over slices. They are shown for "
     "comparison, not as a target.",
 )
 
 
+def reading(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return how the numbers of an evaluation are to be read, with the settings that it was done with."""
+    settings = facts.get("radiomics")
+    words = "Radiomic features are those of PyRadiomics"
+    if isinstance(settings, Mapping):
+        rows, columns = settings["roi"]
+        scales = {"minmax": "scaled to 0-255", "robust": "scaled to 0-255 by its percentiles 0.5 and 99.5"}
+        words += f" with bins of {settings['bin_width']:g}, in a window of {rows} × {columns} pixels around the discs"
+        words += f", {scales.get(settings['scaling'], 'on the scale of the slice')}"
+    else:
+        words += ", in a window around the discs"
+    return tuple(text.format(radiomics=words) if text.startswith("{radiomics}") else text for text in _READING)
+
+
 def render_page(
     *, title: str, subtitle: str, void: bool, why: str, goals: Table, tables: Sequence[Table],
-    figures: Sequence[Figure], pictures: Sequence[Picture], footer: str,
+    figures: Sequence[Figure], pictures: Sequence[Picture], facts: Mapping[str, Any], footer: str,
 ) -> str:  # fmt: skip
     """Fill the template; every text is escaped, and the content policy allows no script and no address."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -69,7 +86,7 @@ def render_page(
         goals=goals,
         tables=tables,
         figures=[shown[slug] for slug in sorted(shown, key=_place)],
-        reading=READING,
+        reading=reading(facts),
         footer=footer,
         marked=("reached", "missed", "yes", "no"),
         style=Markup(f"{_resource('study.css').strip()}\n{rules}"),  # noqa: S704

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunet_spine_ext.core.config import to_dict
 from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SETUP, EXIT_SOME_FAILED, UsageError
 from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.study.commands import LOG, environment_of
 from nnunet_spine_ext.study.folders import before, log_changes, logged, versions
-from nnunet_spine_ext.study.harmonization.assemble import Assembly, assemble
+from nnunet_spine_ext.study.harmonization.assemble import Assembly, assemble, radiomics_of
 from nnunet_spine_ext.study.harmonization.collect import collect
 from nnunet_spine_ext.study.harmonization.config import HarmonizationConfig, read_config
 from nnunet_spine_ext.study.harmonization.measured import FACTS_FILE
@@ -156,6 +157,7 @@ def _facts(config: HarmonizationConfig) -> dict[str, Any]:
         "version": VERSION,
         "config": config.to_dict(),
         "segmenter": config.main,
+        "radiomics": to_dict(radiomics_of(config, config.seeds[0])),
         "versions": versions(),
         "python": platform.python_version(),
         "cores": os.cpu_count(),

@@ -72,7 +72,7 @@ def _of_segmenters(results: Results, name: str, title: str, vendors: Sequence[st
     sizes = {row["name"]: row["parameters"] for row in results.measured.trainings if row["kind"] == "segmenter"}
     rows = []
     for segmenter in results.segmenters:
-        known = paper.SEGMENTERS if name == "table2" else {}
+        known = paper.SEGMENTERS if name == "table2" else paper.ON_SOURCES
         rows.append(
             {
                 "segmenter": segmenter, "parameters": sizes.get(segmenter, ""),
