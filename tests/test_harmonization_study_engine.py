@@ -160,6 +160,10 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
         ("given={datasets: [a], target: [b]}", "both"),
         ("bootstrap=-1", "-1"),
         ("phantom.test=2", "phantom"),
+        ("segmenters.unet.settings=[slices.spacing=1.0]", "slices.spacing=1.0"),
+        ("harmonizer.settings=[slices.scaling=minmax]", "slices.scaling=minmax"),
+        ("by_arm={nyul: [slices.fit=resize]}", "slices.fit=resize"),
+        ("phantoms.unseen=[Siemens-Essenza]", "Siemens-Essenza"),
     ],
 )
 def test_wrong_configurations_are_refused_with_what_was_found(assignment: str, found: str) -> None:

@@ -24,6 +24,8 @@ from nnunet_spine_ext.study.harmonization.arms import ARMS, FULL, NONE
 
 PRESETS = Path(__file__).parent / "presets"
 _LARGEST_BOOTSTRAP = 1_000_000
+# What models and slices to test on must have in common.
+_SLICES = ("slices", "slices.fit", "slices.scaling", "slices.size", "slices.spacing")
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,20 @@ class HarmonizationConfig:
         if self.harmonizer.folder is not None and len(self.seeds) > 1:
             raise wrong("seeds", f"{len(self.seeds)} and a given harmonizer", "one", "leave the other seeds out")
         self._check_vendors()
+        self._check_slices()
         limits: dict[str, tuple[float, float]] = {"bootstrap": (0, _LARGEST_BOOTSTRAP)}
         check_ranges(self, limits | ({} if self.budget is None else {"budget": (0, float("inf"))}), where="evaluation")
+
+    def _check_slices(self) -> None:
+        """Refuse trainings on slices of their own: all models are tested on the same ones."""
+        plans = {f"segmenters.{name}.settings": plan.settings for name, plan in self.segmenters.items()}
+        plans |= {"harmonizer.settings": self.harmonizer.settings}
+        plans |= {f"by_arm.{name}": settings for name, settings in self.by_arm.items()}
+        for where, settings in plans.items():
+            for assignment in settings:
+                key = assignment.partition("=")[0].strip()
+                if key in _SLICES:
+                    raise wrong(where, assignment, "slices that are cut alike for everything", f"set {key} itself")
 
     def _check_vendors(self) -> None:
         names = (*self.target, *self.sources, *self.unseen)
