@@ -104,6 +104,10 @@ def test_a_generator_that_draws_nonsense_changes_nothing_and_is_told(scans: Path
     )
     codes = [problem.code for problem in result.warnings["case2_0000"]]
     assert codes == ["W-HARMONIZE-GATE"]
+    passed, total = result.slices
+    assert passed == 0 < total
+    assert f"0 of {total} slices harmonized, the others are as they were" in result.render()
+    assert result.to_dict()["slices"] == {"harmonized": 0, "of": total}
     assert "5 of 5 slices" in result.warnings["case2_0000"][0].found
     assert "nothing was harmonized" in result.warnings["case2_0000"][0].fix
     assert [note.code for note in result.notes] == ["W-HARMONIZE-UNFINISHED"]

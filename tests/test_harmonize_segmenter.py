@@ -353,6 +353,7 @@ def test_an_earlier_training_is_not_overwritten(raw: Path, tmp_path: Path) -> No
     with pytest.raises(UsageError) as other:
         _train(raw, tmp_path / "m", "epochs=3", resume=True)
     assert other.value.code == "E-TRAIN-OTHER"
+    assert other.value.found == "a training that differs in settings"
     assert read_segmenter(tmp_path / "m").provenance["settings"]["epochs"] == 2
     assert _train(raw, tmp_path / "m", "epochs=3", overwrite=True).outcome["epochs"] == 3
 

@@ -71,7 +71,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help="the network, or one of the baselines (default: cyclegan)",
     )
     group.add_argument(
-        "--segmenter", metavar="DIR", help="model of the discs of target slices; not needed where its losses weigh 0"
+        "--segmenter",
+        metavar="DIR",
+        help="model of the discs of target slices; not needed where its losses weigh 0, not used by a baseline",
     )
     group.add_argument("-o", metavar="DIR", help="folder of the model (default: nnUNet_results/<dataset>/<name>)")
     group.add_argument("--name", default="harmonizer", help="name of that folder (default: harmonizer)")

@@ -209,7 +209,7 @@ def _tables(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
             file=folder,
             found=str(error) if isinstance(error, CaseError | OSError) else f"no table of cases in {CASES_FILE}",
             expected=f"an nnU-Net raw dataset with dataset.json and {CASES_FILE}, as nnUNetv2_spine_convert writes it",
-            fix="convert the data, or correct the folder",
+            fix=f"convert the data, write {CASES_FILE} as docs/reference/raw-dataset.md says, or correct the folder",
         ) from error
 
 

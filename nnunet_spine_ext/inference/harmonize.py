@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nnunet_spine_ext import __version__
 from nnunet_spine_ext.check.opening import open_image
@@ -42,11 +42,27 @@ logger = logging.getLogger(__name__)
 _PACKAGES = ("torch", "numpy", "nibabel")
 
 
+@dataclass
 class HarmonizeResult(BatchResult):
-    """Outcome of a run; see `BatchResult`."""
+    """Outcome of a run; see `BatchResult`. `slices`: how many passed the gate, of how many in the scans of this run."""
 
-    verb = ("harmonize", "harmonized")
-    rehearsal = "dry run: the harmonizer was not applied"
+    verb: ClassVar[tuple[str, str]] = ("harmonize", "harmonized")
+    rehearsal: ClassVar[str] = "dry run: the harmonizer was not applied"
+
+    slices: tuple[int, int] = (0, 0)
+
+    def render(self) -> str:
+        """Return a text for the console."""
+        *lines, counts = super().render().splitlines()
+        passed, total = self.slices
+        if total:
+            rest = ", the others are as they were" if passed < total else ""
+            lines.append(f"{passed} of {total} slices harmonized{rest}")
+        return "\n".join([*lines, counts])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the same as plain JSON."""
+        return super().to_dict() | {"slices": {"harmonized": self.slices[0], "of": self.slices[1]}}
 
 
 def apply(
@@ -235,6 +251,9 @@ def _work(
                 source=str(case.files[0]),
             )
             record(made, result, journal)
+            if facts_of_case := made.entry.get("harmonization"):
+                passed, total = result.slices
+                result.slices = (passed + facts_of_case["harmonized"], total + facts_of_case["slices"])
             full += made.full
             if full == FULL_LIMIT:
                 result.stopped = stopped(output, full, len(run.cases) - number - 1)

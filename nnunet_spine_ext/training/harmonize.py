@@ -231,7 +231,7 @@ def _run(training: CycleGanTraining, order: Order) -> None:
             raise UsageError(
                 "E-TRAIN-OTHER",
                 file=order.folder,
-                found="a training with other settings, slices or another segmenter",
+                found=f"a training that differs in {' and '.join(training.differences)}",
                 expected="the settings and files it was started with",
                 fix="give the same options, or start anew with --overwrite, or choose another folder with -o or --name",
             )

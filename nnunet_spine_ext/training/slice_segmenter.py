@@ -181,7 +181,7 @@ def _resume(training: SegmenterTraining) -> None:
         raise UsageError(
             "E-TRAIN-OTHER",
             file=training.folder,
-            found="a training with other settings or slices",
+            found=f"a training that differs in {' and '.join(training.differences)}",
             expected="the settings and files it was started with",
             fix="give the same options, or start anew with --overwrite, or choose another folder with -o",
         )

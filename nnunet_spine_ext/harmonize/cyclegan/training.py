@@ -103,6 +103,7 @@ class CycleGanTraining:
         self._samples = first_samples(slices, settings.sample_slices)
         self.epoch, self.cpu_seconds = 0, 0.0
         self.rows: list[dict[str, Any]] = []
+        self.differences: tuple[str, ...] = ()
         self.warnings: list[Problem] = []
 
     @property
@@ -112,12 +113,13 @@ class CycleGanTraining:
         return {"settings": self.settings.hash, "slices": self.slices.stamp, "segmenter": digest}
 
     def resume(self) -> bool:
-        """Go on from the state in the folder; whether there was one that fits."""
+        """Go on from the state in the folder; whether there was one that fits, else `differences` says why not."""
         path = self.folder / STATE_FILE
         if not path.is_file():
             return False
         facts = read_facts(path)
-        if any(facts.get(key) != value for key, value in self.identity.items()):
+        self.differences = tuple(key for key, value in self.identity.items() if facts.get(key) != value)
+        if self.differences:
             return False
         load_state(path, self.networks, self.optimizer)
         self.epoch, self.cpu_seconds = int(facts["epoch"]), float(facts["cpu_seconds"])

@@ -81,6 +81,7 @@ class SegmenterTraining:
         self.epoch, self.cpu_seconds = 0, 0.0
         self.best_epoch, self.best_dice = 0, -1.0
         self.rows: list[dict[str, Any]] = []
+        self.differences: tuple[str, ...] = ()
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -88,7 +89,7 @@ class SegmenterTraining:
         return {"settings": self.settings.hash, "slices": self.data.stamp}
 
     def resume(self) -> bool:
-        """Go on from the state in the folder; whether there was one that fits.
+        """Go on from the state in the folder; whether there was one that fits, else `differences` says why not.
 
         Raises
         ------
@@ -98,7 +99,8 @@ class SegmenterTraining:
         if not path.is_file():
             return False
         facts = read_facts(path)
-        if any(facts.get(key) != value for key, value in self.identity.items()):
+        self.differences = tuple(key for key, value in self.identity.items() if facts.get(key) != value)
+        if self.differences:
             return False
         load_state(path, self.network, self.optimizer)
         self.epoch, self.cpu_seconds = int(facts["epoch"]), float(facts["cpu_seconds"])
