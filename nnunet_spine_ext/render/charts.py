@@ -22,6 +22,8 @@ from nnunet_spine_ext.render.scales import Axis, Scale, scale_of
 __all__ = ["Axis", "Bar", "Mark", "MarkRow", "bars", "heat_map", "mark_rows"]
 
 WIDTH = 640.0
+# Names of rows of a heat map may take so much.
+_ROW_NAMES = 270.0
 _FOOT = 38.0
 _BAR, _ROW = 24.0, 7.0
 _CELL_HIGH = 30.0
@@ -145,7 +147,7 @@ def heat_map(
     titled: bool = True,
 ) -> Drawing:
     """Draw values (rows, columns) as coloured cells with their figures; NaN is an empty cell with a dash."""
-    left = room_for(rows)
+    left = room_for(rows, most=_ROW_NAMES)
     shapes, top = _head(title, [], titled=titled)
     wide = min(110.0, (WIDTH - left - 14.0) / max(len(columns), 1))
     # Heads that are wider than a cell take turns in two lines, or they would run into each other.
