@@ -104,7 +104,6 @@ def test_long_heads_of_a_heat_map_do_not_run_into_each_other() -> None:
     assert plain[0].y == plain[1].y
 
 
-@pytest.mark.parametrize("values", [[[NAN, NAN]], [[0.7, 0.7]]])
 def test_long_names_of_rows_of_a_heat_map_are_whole() -> None:
     name = "siemens-essenza-varied: CycleGAN"
     shown = [text for text in _of(heat_map([name], ["x"], [[0.1]], Axis("error"), "T"), Text) if text.text == name]
@@ -112,6 +111,7 @@ def test_long_names_of_rows_of_a_heat_map_are_whole() -> None:
     assert shown[0].x >= LETTER * len(name), "it ends there, and begins on the page"
 
 
+@pytest.mark.parametrize("values", [[[NAN, NAN]], [[0.7, 0.7]]])
 def test_a_heat_map_of_nothing_or_of_one_value_is_drawn(values: list[list[float]]) -> None:
     assert svg(heat_map(["a"], ["x", "y"], values, Axis("Dice"), "Title"))
 
