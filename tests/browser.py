@@ -68,11 +68,20 @@ class Page:
     def wait(self, condition: str, seconds: float = 20.0) -> None:
         """Wait until an expression is true."""
         end = time.monotonic() + seconds
-        while not self.evaluate(f"Boolean({condition})"):
+        while not self._holds(condition):
             if time.monotonic() > end:
                 msg = f"not true after {seconds} s: {condition}; {self.errors}"
                 raise TimeoutError(msg)
             time.sleep(0.05)
+
+    def _holds(self, condition: str) -> bool:
+        try:
+            return bool(self.evaluate(f"Boolean({condition})"))
+        except RuntimeError as error:
+            # Asked in the moment in which a page gives way to the one that is loaded.
+            if "navigated or closed" in str(error) or "context was destroyed" in str(error):
+                return False
+            raise
 
     def resize(self, width: int, height: int) -> None:
         """Set the size of the viewport in CSS pixels."""
