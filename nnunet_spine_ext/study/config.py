@@ -21,6 +21,7 @@ from nnunet_spine_ext.core.config import (
 )
 from nnunet_spine_ext.core.device import check_device_name
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.presets import names_in
 from nnunet_spine_ext.study.strategies import STRATEGIES
 
 PRESETS = Path(__file__).parent / "presets"
@@ -249,7 +250,7 @@ class StudyConfig:
 
 def preset_names() -> list[str]:
     """Return the names of the studies that come with the package."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    return names_in(PRESETS)
 
 
 def read_config(source: str | Path | None, preset: str | None, assignments: Sequence[str] = ()) -> StudyConfig:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_spine_ext.core.config import load_config, nearest, read_mapping
+from nnunet_spine_ext.core.config import load_config, read_mapping
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.presets import names_in, preset_path
 
 _FOLDER = Path(__file__).parent / "presets"
 
@@ -67,7 +68,7 @@ class Preset:
 
 def preset_names() -> list[str]:
     """Return the names of the presets that come with the package."""
-    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+    return names_in(_FOLDER)
 
 
 def read_preset(name: str) -> Preset:
@@ -75,15 +76,7 @@ def read_preset(name: str) -> Preset:
 
     Raises UsageError for an unknown name (nearest one named) and for unknown keys.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else _FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        raise UsageError(
-            "E-PRESET",
-            file=name,
-            found="no such preset",
-            expected="a known one or a YAML file",
-            fix=nearest(name, preset_names()),
-        )
+    path = preset_path(name, _FOLDER)
     return load_config(Preset, read_mapping(path), where=str(path.name))
 
 

@@ -7,11 +7,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from nnunet_spine_ext.core.config import check_ranges, load_config, naming_file, nearest, read_mapping, set_by_path
+from nnunet_spine_ext.core.config import check_ranges
 from nnunet_spine_ext.core.config import to_dict as plain
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.presets import changed_settings, names_in, preset_path
 from nnunet_spine_ext.harmonize.baselines import BaselineSettings
 from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
 from nnunet_spine_ext.harmonize.slice_pairs import ROI_SIZE
@@ -235,7 +236,7 @@ class CycleGanSettings:
 
 def preset_names() -> list[str]:
     """Return the names of the presets that come with the package."""
-    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+    return names_in(_FOLDER)
 
 
 def read_settings(preset: str = "full", assignments: Sequence[str] = ()) -> CycleGanSettings:
@@ -250,21 +251,7 @@ def read_settings(preset: str = "full", assignments: Sequence[str] = ()) -> Cycl
     ------
     UsageError: an unknown preset or key, a value that is impossible.
     """
-    path = Path(preset) if preset.endswith((".yaml", ".yml")) else _FOLDER / f"{preset}.yaml"
-    if not path.is_file():
-        raise UsageError(
-            "E-PRESET",
-            file=preset,
-            found="no such preset",
-            expected="a known one or a YAML file",
-            fix=nearest(preset, preset_names()),
-        )
-    content: dict[str, Any] = read_mapping(path)
-    with naming_file(path.name):
-        load_config(CycleGanSettings, content, where="settings")
-    for assignment in assignments:
-        set_by_path(content, assignment)
-    return load_config(CycleGanSettings, content, where="--set" if assignments else path.name)
+    return changed_settings(CycleGanSettings, preset_path(preset, _FOLDER), assignments)
 
 
 def _refuse(where: str, wrong: Sequence[str], expected: str) -> None:

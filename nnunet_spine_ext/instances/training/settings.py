@@ -7,10 +7,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from nnunet_spine_ext.core.config import load_config, naming_file, nearest, read_mapping, set_by_path, to_dict
+from nnunet_spine_ext.core.config import to_dict
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.presets import changed_settings, names_in, preset_path
 from nnunet_spine_ext.instances.cutouts import MULTIPLE, CutoutSpec
 from nnunet_spine_ext.instances.model import NetworkShape
 
@@ -119,7 +120,7 @@ class InstanceTrainSettings:
 
 def preset_names() -> list[str]:
     """Return the names of the presets that come with the package."""
-    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+    return names_in(_FOLDER)
 
 
 def read_settings(preset: str = "paper", assignments: Sequence[str] = ()) -> InstanceTrainSettings:
@@ -134,21 +135,7 @@ def read_settings(preset: str = "paper", assignments: Sequence[str] = ()) -> Ins
     ------
     UsageError: an unknown preset or key, a value that is impossible.
     """
-    path = Path(preset) if preset.endswith((".yaml", ".yml")) else _FOLDER / f"{preset}.yaml"
-    if not path.is_file():
-        raise UsageError(
-            "E-PRESET",
-            file=preset,
-            found="no such preset",
-            expected="a known one or a YAML file",
-            fix=nearest(preset, preset_names()),
-        )
-    content: dict[str, Any] = read_mapping(path)
-    with naming_file(path.name):
-        load_config(InstanceTrainSettings, content, where="settings")
-    for assignment in assignments:
-        set_by_path(content, assignment)
-    return load_config(InstanceTrainSettings, content, where="--set" if assignments else path.name)
+    return changed_settings(InstanceTrainSettings, preset_path(preset, _FOLDER), assignments)
 
 
 def _refuse(wrong: Sequence[str], expected: str) -> None:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from nnunet_spine_ext.core.config import load_config, naming_file, nearest, read_mapping, set_by_path, to_dict
+from nnunet_spine_ext.core.config import nearest, read_mapping, to_dict
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.presets import changed_settings
 from nnunet_spine_ext.numbering.crops import CropSpec
 from nnunet_spine_ext.numbering.model import NetworkShape
 from nnunet_spine_ext.numbering.targets import HEADS
@@ -184,12 +185,7 @@ def read_settings(preset: str = "paper", assignments: Sequence[str] = ()) -> Num
             expected="a known one or a YAML file",
             fix=nearest(preset, preset_names()),
         )
-    content: dict[str, Any] = read_mapping(path)
-    with naming_file(path.name):
-        load_config(NumberingTrainSettings, content, where="settings")
-    for assignment in assignments:
-        set_by_path(content, assignment)
-    return load_config(NumberingTrainSettings, content, where="--set" if assignments else path.name)
+    return changed_settings(NumberingTrainSettings, path, assignments)
 
 
 def _refuse(wrong: Sequence[str], expected: str) -> None:

@@ -18,6 +18,7 @@ from nnunet_spine_ext.core.config import (
 )
 from nnunet_spine_ext.core.device import check_device_name
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.presets import names_in
 from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
 from nnunet_spine_ext.phantom.vendors import TARGET, vendor
 from nnunet_spine_ext.study.harmonization.arms import ARMS, FULL, NONE
@@ -211,7 +212,7 @@ class HarmonizationConfig:
 
 def preset_names() -> list[str]:
     """Return the names of the evaluations that come with the package."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    return names_in(PRESETS)
 
 
 def read_config(preset: str, assignments: Sequence[str] = ()) -> HarmonizationConfig:
