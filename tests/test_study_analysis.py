@@ -29,7 +29,7 @@ from study_cohort import (
 
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, SpineExtError, UsageError
 from nnunet_spine_ext.evaluate.paired import correct
-from nnunet_spine_ext.study import analysis
+from nnunet_spine_ext.study import publishing
 from nnunet_spine_ext.study.analysis import StudySummary, analyse
 from nnunet_spine_ext.study.paper import SHARES as PAPER_SHARES
 from nnunet_spine_ext.study.paper import sample_share
@@ -45,7 +45,7 @@ BOOTSTRAP = 300
 def _small_pictures() -> Iterator[None]:
     """Draw pictures small: half of the time goes into large ones."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(analysis, "_PNG_SCALE", 0.5)
+        patch.setattr(publishing, "_PNG_SCALE", 0.5)
         yield
 
 

@@ -12,7 +12,7 @@ from browser import chromium, find_chromium
 from study_cohort import DROPS, SHARES, Planted, make_study, read_rows, write_rows
 
 from nnunet_spine_ext.render.drawing import Box, Line, Outline, Text
-from nnunet_spine_ext.study import analysis
+from nnunet_spine_ext.study import publishing
 from nnunet_spine_ext.study.analysis import StudySummary, analyse
 from nnunet_spine_ext.study.figures import figures
 from nnunet_spine_ext.study.statistics import Estimate
@@ -28,7 +28,7 @@ def summary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudySummary]:
     planted = Planted(drops={**DROPS, EVIL: 0.3}, shares={**SHARES, EVIL: 0.4}, subjects=8, noise=0.02)
     make_study(folder, planted)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(analysis, "_PNG_SCALE", 0.5)
+        patch.setattr(publishing, "_PNG_SCALE", 0.5)
         yield analyse(folder, bootstrap=100)
 
 
@@ -141,7 +141,7 @@ def test_a_table_is_the_same_in_all_forms() -> None:
 
 
 def test_a_study_with_many_scanners_shows_their_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(analysis, "_PNG_SCALE", 0.5)
+    monkeypatch.setattr(publishing, "_PNG_SCALE", 0.5)
     drops = {f"site-{k:02d}": 0.1 + 0.02 * k for k in range(9)}
     make_study(tmp_path, Planted(drops=drops, subjects=6, samples_on="site-03"))
     rows = [row for row in read_rows(tmp_path / "cases.csv") if row["strategy"] in ("none", "match", "finetuned")]

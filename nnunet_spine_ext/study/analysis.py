@@ -6,27 +6,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SOME_FAILED, SetupError, UsageError
-from nnunet_spine_ext.core.io import json_text, write_bytes, write_text
-from nnunet_spine_ext.render.drawing import png, svg
+from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SOME_FAILED
+from nnunet_spine_ext.core.io import json_text, write_text
 from nnunet_spine_ext.study.claims import Claim, Goal, claims, goals
 from nnunet_spine_ext.study.cohort import NONE, Cohort
 from nnunet_spine_ext.study.figures import Figure, figures
 from nnunet_spine_ext.study.measured import Study, asked_for, read_study
 from nnunet_spine_ext.study.more_tables import regions, tests, vertebrae
 from nnunet_spine_ext.study.page import render_page
+from nnunet_spine_ext.study.publishing import (
+    DEFAULT_BOOTSTRAP,
+    DEFAULT_SEED,
+    check_resampling,
+    goal_line,
+    write_figures,
+    write_tables,
+    writing,
+)
 from nnunet_spine_ext.study.results import Results, results
 from nnunet_spine_ext.study.shares import Outcome
 from nnunet_spine_ext.study.statistics import Estimate
 from nnunet_spine_ext.study.table_rows import claims_table, fit_text, goals_table, tables
-from nnunet_spine_ext.study.tables import Table, csv_text, markdown_text
+from nnunet_spine_ext.study.tables import Table
 
-DEFAULT_BOOTSTRAP = 2000
-DEFAULT_SEED = 42
 # Tables that are not among the others on the page: at its top, or too long for it.
 _ELSEWHERE = ("goals", "claims", "vertebrae")
-# Pixels per unit: 1920 wide.
-_PNG_SCALE = 3.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class StudySummary:
             what = f"{best.variant.title}, mean Dice {best.mean.text()}{found.no_better(best)}" if best else ""
             lines.append(f"{words}: {what or 'none was run on all targets'}")
         lines += [f"fine-tuning curve, {c.scanner}: {fit_text(c.fit)}" for c in found.samples]
-        lines += [_goal_line(goal) for goal in self.goals]
+        lines += [goal_line(goal) for goal in self.goals]
         failed = sum(one.failed for one in found.outcomes)
         lines += [f"{failed} predictions failed (see table 1 for how they count)"] if failed else []
         return "\n".join([*lines, f"{self.folder / 'index.html'}"])
@@ -110,13 +114,7 @@ def analyse(folder: str | Path, *, bootstrap: int = DEFAULT_BOOTSTRAP, seed: int
     NoInputError: there is nothing to analyse. CaseError: a file is not what it should be. UsageError: a wrong number,
     or it cannot be told which scanner is the source. SetupError: the folder cannot be written.
     """
-    if bootstrap < 0 or seed < 0:
-        raise UsageError(
-            "E-STUDY-BOOTSTRAP",
-            found=f"bootstrap {bootstrap}, seed {seed}",
-            expected="numbers from 0",
-            fix="correct the number",
-        )
+    check_resampling(bootstrap, seed)
     study = read_study(folder)
     found = results(Cohort(study, resamples=bootstrap, seed=seed))
     reached, stated = goals(found), claims(found)
@@ -124,19 +122,11 @@ def analyse(folder: str | Path, *, bootstrap: int = DEFAULT_BOOTSTRAP, seed: int
         *tables(found), regions(found), vertebrae(found), tests(found), goals_table(reached), claims_table(stated)
     )  # fmt: skip
     drawn = figures(found)
-    try:
-        names = [*_write_tables(study.folder, shown), *_write_figures(study.folder, drawn)]
+    with writing(study.folder):
+        names = [*write_tables(study.folder, shown), *write_figures(study.folder, drawn)]
         summary = StudySummary(study.folder, found, reached, stated, (*names, "index.html"))
         write_text(study.folder / "index.html", _page(summary, shown, drawn))
         write_text(study.folder / "summary.json", json_text(summary.to_dict(), indent=2) + "\n")
-    except OSError as error:
-        raise SetupError(
-            "E-STUDY-WRITE",
-            file=study.folder,
-            found=f"cannot be written ({error.strerror})",
-            expected="a folder that can be written",
-            fix="copy the CSV files to another folder, and analyse that",
-        ) from error
     return summary
 
 
@@ -156,35 +146,6 @@ def _share_line(one: Outcome, targets: int) -> str:
 
 def _of_the_gap(share: Estimate) -> str:
     return f"{share.percent()} of the gap" if share.known else share.percent()
-
-
-def _goal_line(goal: Goal) -> str:
-    where = f" ({goal.where})" if goal.where else ""
-    return f"goal {goal.status}: {goal.text}: {goal.measured}{where}"
-
-
-def _write_tables(folder: Path, shown: tuple[Table, ...]) -> list[str]:
-    names = []
-    for table in shown:
-        for suffix, text in (("csv", csv_text(table)), ("md", markdown_text(table))):
-            names.append(f"tables/{table.name}.{suffix}")
-            write_text(folder / names[-1], text)
-    return names
-
-
-def _write_figures(folder: Path, drawn: tuple[Figure, ...]) -> list[str]:
-    names = []
-    for figure in drawn:
-        drawing = figure.draw(True)
-        contents: dict[str, bytes] = {
-            "svg": svg(drawing).encode(),
-            "png": png(drawing, scale=_PNG_SCALE),
-            "csv": csv_text(figure.data).encode(),
-        }
-        for suffix, content in contents.items():
-            names.append(f"figures/{figure.slug}.{suffix}")
-            write_bytes(folder / names[-1], content)
-    return names
 
 
 def _page(summary: StudySummary, shown: tuple[Table, ...], drawn: tuple[Figure, ...]) -> str:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SOME_FAILED, CaseError, SetupError, UsageError
+from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SOME_FAILED, CaseError
 from nnunet_spine_ext.core.io import json_text, read_json, write_bytes, write_text
 from nnunet_spine_ext.harmonize.selection import SELECTION_FILE, FeatureSelection
-from nnunet_spine_ext.render.drawing import png, svg
 from nnunet_spine_ext.study.claims import Goal
 from nnunet_spine_ext.study.figures import Figure
 from nnunet_spine_ext.study.harmonization.arms import FULL, NONE, arm_title
@@ -22,12 +21,17 @@ from nnunet_spine_ext.study.harmonization.page import render_page
 from nnunet_spine_ext.study.harmonization.pictures import Picture, pictures, read_shown
 from nnunet_spine_ext.study.harmonization.results import Results
 from nnunet_spine_ext.study.harmonization.tables import ELSEWHERE, tables
+from nnunet_spine_ext.study.publishing import (
+    DEFAULT_BOOTSTRAP,
+    DEFAULT_SEED,
+    check_resampling,
+    goal_line,
+    write_figures,
+    write_tables,
+    writing,
+)
 from nnunet_spine_ext.study.table_rows import goals_table
-from nnunet_spine_ext.study.tables import Table, csv_text, markdown_text
-
-DEFAULT_BOOTSTRAP = 2000
-DEFAULT_SEED = 42
-_PNG_SCALE = 3.0
+from nnunet_spine_ext.study.tables import Table
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,7 @@ class Summary:
             f"{found.error(NONE, feature, found.others).text(4)} as it is"
             for feature in found.features
         ]
-        for goal in self.goals:
-            where = f" ({goal.where})" if goal.where else ""
-            lines.append(f"goal {goal.status}: {goal.text}: {goal.measured}{where}")
+        lines += [goal_line(goal) for goal in self.goals]
         lines += self.missing
         return "\n".join([*lines, f"{self.folder / 'index.html'}"])
 
@@ -111,13 +113,7 @@ def analyse(folder: str | Path, *, bootstrap: int = DEFAULT_BOOTSTRAP, seed: int
     NoInputError: there is nothing to analyse. CaseError: a file is not what it should be. UsageError: a wrong number.
     SetupError: the folder cannot be written.
     """
-    if bootstrap < 0 or seed < 0:
-        raise UsageError(
-            "E-STUDY-BOOTSTRAP",
-            found=f"bootstrap {bootstrap}, seed {seed}",
-            expected="numbers from 0",
-            fix="correct the number",
-        )
+    check_resampling(bootstrap, seed)
     measured = read_measured(folder)
     found = Results(measured, bootstrap, seed)
     reached = goals(found)
@@ -127,20 +123,16 @@ def analyse(folder: str | Path, *, bootstrap: int = DEFAULT_BOOTSTRAP, seed: int
     # Slices of arms that an earlier configuration had may be there, too.
     kept = {arm: one for arm, one in read_shown(measured.folder).items() if arm in found.arms}
     seen = pictures(kept, found.target)
-    try:
-        names = [*_write_tables(measured.folder, shown), *_write_figures(measured.folder, drawn, seen)]
+    with writing(measured.folder):
+        names = [
+            *write_tables(measured.folder, shown),
+            *write_figures(measured.folder, drawn),
+            *_write_pictures(measured.folder, seen),
+        ]
         missing = _missing(selection, {picture.slug for picture in seen})
         summary = Summary(measured.folder, found, reached, (*names, "index.html"), missing)
         write_text(measured.folder / "index.html", _page(summary, shown, drawn, seen))
         write_text(measured.folder / "summary.json", json_text(summary.to_dict(), indent=2) + "\n")
-    except OSError as error:
-        raise SetupError(
-            "E-STUDY-WRITE",
-            file=measured.folder,
-            found=f"cannot be written ({error.strerror})",
-            expected="a folder that can be written",
-            fix="copy the CSV files to another folder, and analyse that",
-        ) from error
     return summary
 
 
@@ -180,27 +172,8 @@ def _line(found: Results, arm: str) -> str:
     return f"{arm_title(arm)}: Dice {dice}, F1 {f1}{'' if arm == NONE else f', {words}'}"
 
 
-def _write_tables(folder: Path, shown: Sequence[Table]) -> list[str]:
+def _write_pictures(folder: Path, seen: Sequence[Picture]) -> list[str]:
     names = []
-    for table in shown:
-        for suffix, text in (("csv", csv_text(table)), ("md", markdown_text(table))):
-            names.append(f"tables/{table.name}.{suffix}")
-            write_text(folder / names[-1], text)
-    return names
-
-
-def _write_figures(folder: Path, drawn: Sequence[Figure], seen: Sequence[Picture]) -> list[str]:
-    names = []
-    for figure in drawn:
-        drawing = figure.draw(True)
-        contents: dict[str, bytes] = {
-            "svg": svg(drawing).encode(),
-            "png": png(drawing, scale=_PNG_SCALE),
-            "csv": csv_text(figure.data).encode(),
-        }
-        for suffix, content in contents.items():
-            names.append(f"figures/{figure.slug}.{suffix}")
-            write_bytes(folder / names[-1], content)
     for picture in seen:
         names.append(f"figures/{picture.slug}.png")
         write_bytes(folder / names[-1], picture.png())
