@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nnunet_spine_ext.cli.convert_target import add_target
-from nnunet_spine_ext.cli.shell import EXIT_CODES, add_common_options, add_json_option
+from nnunet_spine_ext.cli.shell import add_action, add_common_options, add_json_option
 
 FUNCTION = "nnunet_spine_ext.dataset_conversion.nako:nako"
 PROG = "nnUNetv2_spine_convert"
@@ -21,19 +21,19 @@ _EXAMPLES = f"""  # every chunk with a mask is a case; look at the plan first, t
 
 def add_parser(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""
-    parser = sources.add_parser(
+    parser = add_action(
+        sources,
         "nako",
-        help="NAKO-like trees: chunks HWS/BWS/LWS, masks of SPINEPS in derivatives",
+        FUNCTION,
+        short="NAKO-like trees: chunks HWS/BWS/LWS, masks of SPINEPS in derivatives",
         description=(
             "Convert a BIDS-like tree of whole-spine MRI to an nnU-Net raw dataset with 14 classes. What files are is\n"
             "read from the entities in their names (sub, ses, sequ, chunk, seg, mod), in any order and at any depth.\n"
             "Of repeated scans the highest sequ counts. Series that the scanner composed are refused: they are\n"
             "deformed."
         ),
-        epilog=f"examples:\n{_EXAMPLES}\n\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=_EXAMPLES,
     )
-    parser.set_defaults(shell_function=FUNCTION)
     _add_inputs(parser)
     add_target(parser, name="NAKO")
     add_common_options(parser, again=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nnunet_spine_ext.cli.convert_target import add_target
-from nnunet_spine_ext.cli.shell import EXIT_CODES, add_common_options, add_json_option
+from nnunet_spine_ext.cli.shell import add_action, add_common_options, add_json_option
 
 FUNCTION = "nnunet_spine_ext.dataset_conversion.pairs:pairs"
 PROG = "nnUNetv2_spine_convert"
@@ -25,18 +25,18 @@ _PAIRS_EXAMPLES = f"""  # one subject per folder; look at the plan first, then l
 
 def add_parser(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""
-    parser = sources.add_parser(
+    parser = add_action(
+        sources,
         "pairs",
-        help="images and masks named by two file patterns",
+        FUNCTION,
+        short="images and masks named by two file patterns",
         description=(
             "Convert images and masks to an nnU-Net raw dataset. Files are paired by what the wildcards of two\n"
             "patterns match: *, ?, [abc], ** and {name}. {name=value} in a pattern states a fact about its files\n"
             "(subject, site, manufacturer, model, field_strength, contrast). Put patterns in quotes."
         ),
-        epilog=f"examples:\n{_PAIRS_EXAMPLES}\n\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=_PAIRS_EXAMPLES,
     )
-    parser.set_defaults(shell_function=FUNCTION)
     _add_inputs(parser)
     add_target(parser)
     add_common_options(parser, again=True)

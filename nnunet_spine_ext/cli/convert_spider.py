@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nnunet_spine_ext.cli.convert_target import add_target
-from nnunet_spine_ext.cli.shell import EXIT_CODES, add_common_options, add_json_option
+from nnunet_spine_ext.cli.shell import add_action, add_common_options, add_json_option
 
 FUNCTION = "nnunet_spine_ext.dataset_conversion.spider:spider"
 PROG = "nnUNetv2_spine_convert"
@@ -24,17 +24,17 @@ _SERIES = ("t1", "t2", "t2_SPACE")
 
 def add_parser(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""
-    parser = sources.add_parser(
+    parser = add_action(
+        sources,
         "spider",
-        help="SPIDER: lumbar MRI with masks of vertebrae, discs and canal",
+        FUNCTION,
+        short="SPIDER: lumbar MRI with masks of vertebrae, discs and canal",
         description=(
             "Convert a SPIDER folder (images/*.mha, masks/*.mha, overview.csv, radiological_gradings.csv) to an\n"
             "nnU-Net raw dataset with instances. Each series is a case; all series of a patient stay together."
         ),
-        epilog=f"examples:\n{_EXAMPLES}\n\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=_EXAMPLES,
     )
-    parser.set_defaults(shell_function=FUNCTION)
     parser.add_argument("source", metavar="SOURCE", help="the folder that holds the folders images and masks")
     _add_classes(parser)
     _add_numbering(parser)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nnunet_spine_ext.cli.convert_target import add_target
-from nnunet_spine_ext.cli.shell import EXIT_CODES, add_common_options, add_json_option
+from nnunet_spine_ext.cli.shell import add_action, add_common_options, add_json_option
 
 FUNCTION = "nnunet_spine_ext.dataset_conversion.spine_generic:spine_generic"
 PROG = "nnUNetv2_spine_convert"
@@ -26,18 +26,18 @@ _EXAMPLES = f"""  # every contrast that has a cord mask; look at the plan first,
 
 def add_parser(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""
-    parser = sources.add_parser(
+    parser = add_action(
+        sources,
         "spine_generic",
-        help="a Spine-Generic data set: BIDS, many sites, masks in derivatives",
+        FUNCTION,
+        short="a Spine-Generic data set: BIDS, many sites, masks in derivatives",
         description=(
             "Convert a Spine-Generic data set to an nnU-Net raw dataset. Each contrast of a subject is a case; all\n"
             "cases of a subject stay on one side of every split. Sites and scanners come from participants.tsv and\n"
             "the images' JSON files. Masks that a model made are trained on, never scored against."
         ),
-        epilog=f"examples:\n{_EXAMPLES}\n\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=_EXAMPLES,
     )
-    parser.set_defaults(shell_function=FUNCTION)
     _add_inputs(parser)
     add_target(parser, name="SpineGeneric")
     add_common_options(parser, again=True)

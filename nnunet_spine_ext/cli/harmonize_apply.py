@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_spine_ext.cli.shell import EXIT_CODES, add_common_options, add_json_option
+from nnunet_spine_ext.cli.shell import (
+    add_action,
+    add_common_options,
+    add_device_option,
+    add_json_option,
+    add_settings_option,
+)
 
 PROG = "nnUNetv2_spine_harmonize"
 FUNCTION = "nnunet_spine_ext.inference.harmonize:apply"
@@ -20,14 +26,9 @@ _EXAMPLES = f"""  {PROG} apply -i scans -o harmonized -m models/harmonizer
 
 def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""
-    parser = actions.add_parser(
-        "apply",
-        help="harmonize volumes",
-        description=_DESCRIPTION,
-        epilog=f"examples:\n{_EXAMPLES}\n\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_action(
+        actions, "apply", FUNCTION, short="harmonize volumes", description=_DESCRIPTION, examples=_EXAMPLES
     )
-    parser.set_defaults(shell_function=FUNCTION)
     parser.add_argument("-i", nargs="+", required=True, metavar="FILE_OR_FOLDER", help="images, or a folder of images")
     parser.add_argument("-o", required=True, metavar="FOLDER", help="where the results go")
     parser.add_argument("-m", required=True, metavar="FOLDER", help="folder of a harmonizer")
@@ -37,18 +38,10 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="model of the discs (of the action segmenter, or a 2-D model of nnU-Net): the gate compares areas and "
         "masks, too (default: edges alone)",
     )
-    parser.add_argument(
-        "--set",
-        dest="assignments",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="limits of the gate: edge_correlation, weakest, kept, volume_change, agreement, least_mm2",
+    add_settings_option(
+        parser, "limits of the gate: edge_correlation, weakest, kept, volume_change, agreement, least_mm2"
     )
-    parser.add_argument(
-        "-device", "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (default: auto)"
-    )
+    add_device_option(parser)
     parser.add_argument(
         "--snapshots", action="store_true", help="also write a picture per case, before and after, to snapshots/"
     )

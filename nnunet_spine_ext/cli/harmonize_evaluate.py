@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_spine_ext.cli.shell import EXIT_CODES, add_common_options, add_json_option
+from nnunet_spine_ext.cli.shell import add_action, add_common_options, add_json_option, add_settings_option
 
 PROG = "nnUNetv2_spine_harmonize"
 FUNCTION = "nnunet_spine_ext.study.harmonization.run:evaluate"
@@ -23,14 +23,9 @@ _EXAMPLES = f"""  {PROG} evaluate -o harmonization --preset cpu --jobs 2
 
 def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""
-    parser = actions.add_parser(
-        "evaluate",
-        help="measure harmonizers",
-        description=_DESCRIPTION,
-        epilog=f"examples:\n{_EXAMPLES}\n\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_action(
+        actions, "evaluate", FUNCTION, short="measure harmonizers", description=_DESCRIPTION, examples=_EXAMPLES
     )
-    parser.set_defaults(shell_function=FUNCTION)
     parser.add_argument("-o", required=True, metavar="DIR", help="folder for everything")
     parser.add_argument(
         "--preset",
@@ -38,15 +33,7 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="NAME",
         help="full (a GPU), cpu (an hour on 2 cores), smoke (minutes, no claim), or a YAML file (default: full)",
     )
-    parser.add_argument(
-        "--set",
-        dest="assignments",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change the configuration, repeatable: phantoms.test=4, arms=[none, nyul, full], ...",
-    )
+    add_settings_option(parser, "change the configuration, repeatable: phantoms.test=4, arms=[none, nyul, full], ...")
     parser.add_argument(
         "-device", "--device", metavar="NAME", help="where to train (default: as the configuration says)"
     )

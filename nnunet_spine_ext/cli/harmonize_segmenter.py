@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_spine_ext.cli.shell import EXIT_CODES, add_common_options, add_json_option
+from nnunet_spine_ext.cli.shell import (
+    add_action,
+    add_common_options,
+    add_device_option,
+    add_json_option,
+    add_settings_option,
+)
 
 PROG = "nnUNetv2_spine_harmonize"
 FUNCTION = "nnunet_spine_ext.training.slice_segmenter:segmenter"
@@ -18,14 +24,14 @@ _EXAMPLES = f"""  {PROG} segmenter -d 701 --target Siemens -o models/discs
 
 def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""
-    parser = actions.add_parser(
+    parser = add_action(
+        actions,
         "segmenter",
-        help="train a segmenter of target slices",
+        FUNCTION,
+        short="train a segmenter of target slices",
         description=_DESCRIPTION,
-        epilog=f"examples:\n{_EXAMPLES}\n\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=_EXAMPLES,
     )
-    parser.set_defaults(shell_function=FUNCTION)
     parser.add_argument(
         "-d", nargs="+", required=True, metavar="DATASET", help="ids, names or folders of raw datasets with cases.json"
     )
@@ -43,18 +49,8 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="NAME",
         help="full, paper (the published network), cpu, smoke, or a YAML file (default: full)",
     )
-    parser.add_argument(
-        "--set",
-        dest="assignments",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change settings, repeatable",
-    )
-    parser.add_argument(
-        "-device", "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (default: auto)"
-    )
+    add_settings_option(parser, "change settings, repeatable")
+    add_device_option(parser)
     parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
     parser.add_argument("--overwrite", action="store_true", help="train anew into a folder that has a model")
     add_common_options(parser, again=True)

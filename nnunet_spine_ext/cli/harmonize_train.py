@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_spine_ext.cli.shell import EXIT_CODES, add_common_options, add_json_option
+from nnunet_spine_ext.cli.shell import (
+    add_action,
+    add_common_options,
+    add_device_option,
+    add_json_option,
+    add_settings_option,
+)
 
 PROG = "nnUNetv2_spine_harmonize"
 FUNCTION = "nnunet_spine_ext.training.harmonize:train"
@@ -28,14 +34,9 @@ _EXAMPLES = f"""  {PROG} train -d 701 --target Siemens --source Philips GE --seg
 
 def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""
-    parser = actions.add_parser(
-        "train",
-        help="train a harmonizer",
-        description=_DESCRIPTION,
-        epilog=f"examples:\n{_EXAMPLES}\n\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_action(
+        actions, "train", FUNCTION, short="train a harmonizer", description=_DESCRIPTION, examples=_EXAMPLES
     )
-    parser.set_defaults(shell_function=FUNCTION)
     _add_slices(parser)
     _add_model(parser)
     again = parser.add_argument_group("an earlier training")
@@ -83,18 +84,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="full (the paper's; needs a GPU), plain, cpu, smoke, or a YAML file (default: full)",
     )
-    group.add_argument(
-        "--set",
-        dest="assignments",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change settings, repeatable: epochs=100, weights.radiomics=0, slices.size=[160,160], ...",
+    add_settings_option(
+        group, "change settings, repeatable: epochs=100, weights.radiomics=0, slices.size=[160,160], ..."
     )
-    group.add_argument(
-        "-device", "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (default: auto)"
-    )
+    add_device_option(group)
     group.add_argument(
         "-num_gpus", type=int, default=1, metavar="N", help="processes that share every batch, one per GPU (default: 1)"
     )

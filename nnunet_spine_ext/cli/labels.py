@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nnunet_spine_ext.cli.shell import EXIT_CODES, add_common_options, add_json_option, make_parser, run
+from nnunet_spine_ext.cli.shell import add_action, add_common_options, add_json_option, make_parser, run
 
 PROG = "nnUNetv2_spine_labels"
 FUNCTION = "nnunet_spine_ext.dataset_conversion.label_files:convert"
@@ -46,15 +46,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _sub_parser(
-    actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, text: str, examples: str
+    actions: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    function: str,
+    summary: str,
+    text: str,
+    examples: str,
 ) -> argparse.ArgumentParser:
-    parser = actions.add_parser(
-        name,
-        help=summary,
-        description=text,
-        epilog=f"examples:\n{examples}\n\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_action(actions, name, function, short=summary, description=text, examples=examples)
     add_common_options(parser, again=True)
     add_json_option(parser)
     return parser
@@ -64,12 +63,12 @@ def _add_convert(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = _sub_parser(
         actions,
         "convert",
+        FUNCTION,
         "translate the ids of masks",
         "Translate the ids of label masks. Type, affine and orientation of every file stay as they are. What the\n"
         "translation loses is listed; an id that the source does not have stops its case, with a count of voxels.",
         _CONVERT_EXAMPLES,
     )
-    parser.set_defaults(shell_function=FUNCTION)
     _add_files(parser, "masks, or folders of masks", "folder, or a file if one mask is named")
     group = parser.add_argument_group("labels")
     group.add_argument("--from", dest="source", metavar="SCHEME", help=f"scheme of the masks ({PROG} list)")
@@ -101,12 +100,12 @@ def _add_points(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = _sub_parser(
         actions,
         "points",
+        _POINTS,
         "translate centroid files, or compute them from masks",
         "Write TPTBox point lists or VerSe centroids from files of either kind or from instance masks. Places in the\n"
         "body stay where they are, whatever the orientation of the voxels that the coordinates count.",
         _POINTS_EXAMPLES,
     )
-    parser.set_defaults(shell_function=_POINTS)
     _add_files(parser, "point files (.json) or instance masks, or folders of them", "folder, or a .json file")
     group = parser.add_argument_group("points")
     group.add_argument("--to", dest="target", required=True, choices=("poi", "verse"), help="kind of the results")
@@ -126,25 +125,25 @@ def _add_points(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _add_list(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _sub_parser(
+    _sub_parser(
         actions,
         "list",
+        _LIST,
         "list schemes and translations",
         "List the label schemes, the translations between them, and what each of these loses.",
         f"  {PROG} list\n  {PROG} list --json",
     )
-    parser.set_defaults(shell_function=_LIST)
 
 
 def _add_tables(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _sub_parser(
         actions,
         "tables",
+        _TABLES,
         "write colour tables",
         "Write the names and colours of label schemes for ITK-SNAP (.txt) and 3D Slicer (.ctbl).",
         f"  {PROG} tables -o tables\n  {PROG} tables -o tables --scheme spider totalspineseg",
     )
-    parser.set_defaults(shell_function=_TABLES)
     parser.add_argument("-o", required=True, metavar="DIR", help="folder for the tables")
     parser.add_argument(
         "--scheme",

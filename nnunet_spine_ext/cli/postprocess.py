@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from nnunet_spine_ext.cli.phase_options import add_phase_options
-from nnunet_spine_ext.cli.shell import add_json_option, make_parser, run
+from nnunet_spine_ext.cli.shell import add_json_option, add_settings_option, make_parser, run
 
 PROG = "nnUNetv2_spine_postprocess"
 FUNCTION = "nnunet_spine_ext.inference.postprocess:postprocess"
@@ -33,15 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     phases = parser.add_argument_group("what is done")
     add_phase_options(phases)
-    phases.add_argument(
-        "--set",
-        dest="assignments",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings of a phase: instances.KEY, numbering.KEY or network.KEY; repeatable",
-    )
+    add_settings_option(phases, "settings of a phase: instances.KEY, numbering.KEY or network.KEY; repeatable")
     phases.add_argument("--report", action="store_true", help="also write report.html")
     others = parser.add_argument_group("what belongs to the masks, as a folder with the same file names or one file")
     others.add_argument("--images", metavar="PLACE", help="images, for --numbering-model and the pictures")

@@ -83,12 +83,53 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser(prog: str, description: str, examples: str) -> argparse.ArgumentParser:
     """Return a parser with the examples and the exit codes below the options, and the common options."""
-    epilog = f"examples:\n{examples.rstrip()}\n\n{EXIT_CODES}"
     parser = _Parser(
-        prog=prog, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog,
+        description=description,
+        epilog=_epilog(examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_common_options(parser)
     return parser
+
+
+def add_action(
+    actions: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    function: str,
+    *,
+    short: str,
+    description: str,
+    examples: str,
+) -> argparse.ArgumentParser:
+    """Return the parser of a sub-command that calls `function`; `short` is its line in the help of the command."""
+    parser = actions.add_parser(
+        name,
+        help=short,
+        description=description,
+        epilog=_epilog(examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(shell_function=function)
+    return parser
+
+
+def _epilog(examples: str) -> str:
+    return f"examples:\n{examples.rstrip()}\n\n{EXIT_CODES}"
+
+
+def add_settings_option(parser: argparse._ActionsContainer, text: str) -> None:
+    """Add `--set`, the ``key=value`` of parameter `assignments`."""
+    parser.add_argument(
+        "--set", dest="assignments", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=text
+    )
+
+
+def add_device_option(parser: argparse._ActionsContainer) -> None:
+    """Add `-device`, by default the best there is."""
+    parser.add_argument(
+        "-device", "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (default: auto)"
+    )
 
 
 def add_common_options(parser: argparse.ArgumentParser, *, again: bool = False) -> None:

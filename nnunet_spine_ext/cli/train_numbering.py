@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nnunet_spine_ext.cli.shell import add_json_option, make_parser, run
+from nnunet_spine_ext.cli.shell import add_device_option, add_json_option, add_settings_option, make_parser, run
 
 PROG = "nnUNetv2_spine_train_numbering"
 FUNCTION = "nnunet_spine_ext.numbering.training.run:train_numbering"
@@ -40,18 +40,10 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--preset", default="paper", metavar="NAME", help="paper, cpu, or a YAML file (default: paper; it needs a GPU)"
     )
-    how.add_argument(
-        "--set",
-        dest="assignments",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change settings, repeatable: epochs=50, learning_rate=1e-3, crop.inputs=image, loss.t13=0, ...",
+    add_settings_option(
+        how, "change settings, repeatable: epochs=50, learning_rate=1e-3, crop.inputs=image, loss.t13=0, ..."
     )
-    how.add_argument(
-        "-device", "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (default: auto)"
-    )
+    add_device_option(how)
     again = parser.add_argument_group("an earlier training")
     again.add_argument("--resume", action="store_true", help="go on where it was stopped; finished folds stay")
     again.add_argument("--overwrite", action="store_true", help="train its folds anew")
