@@ -127,3 +127,14 @@ def _bad(path: Path, found: str, expected: str) -> CaseError:
         expected=expected,
         fix="restore the file, or do the evaluation again",
     )
+
+
+def broken_slices(path: Path, error: Exception) -> CaseError:
+    """Return what to raise for a file of slices that cannot be read."""
+    return CaseError(
+        "E-STUDY-TABLE",
+        file=path,
+        found=f"no slices ({type(error).__name__})",
+        expected="what an evaluation writes",
+        fix="delete the file, and do the evaluation again with --resume",
+    )

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_spine_ext.core.errors import CaseError
 from nnunet_spine_ext.core.io import write_bytes
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.render.overlay import outline_mask, paint
 from nnunet_spine_ext.render.png import encode_png
 from nnunet_spine_ext.render.sheet import contact_sheet
 from nnunet_spine_ext.study.harmonization.arms import ARMS, FULL, NONE
+from nnunet_spine_ext.study.harmonization.measured import broken_slices
 from nnunet_spine_ext.study.harmonization.overlap import THRESHOLD
 
 SHOWN = "shown"
@@ -87,13 +87,7 @@ def read_shown(folder: Path) -> dict[str, Shown]:
                     tuple(str(name) for name in content["vendors"]), tuple(str(name) for name in content["names"]),
                 )  # fmt: skip
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise CaseError(
-                "E-STUDY-TABLE",
-                file=path,
-                found=f"no slices ({type(error).__name__})",
-                expected="what an evaluation writes",
-                fix="delete the file, and do the evaluation again with --resume",
-            ) from error
+            raise broken_slices(path, error) from error
     return found
 
 

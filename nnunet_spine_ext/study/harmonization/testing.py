@@ -14,7 +14,7 @@ import numpy as np
 
 from nnunet_spine_ext.core.config import load_config, to_dict
 from nnunet_spine_ext.core.dataset import CASES_FILE
-from nnunet_spine_ext.core.errors import CaseError, NoInputError
+from nnunet_spine_ext.core.errors import NoInputError
 from nnunet_spine_ext.core.io import write_bytes
 from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
 from nnunet_spine_ext.harmonize.slice_set import DISC, SliceFacts, SliceSet
@@ -27,7 +27,7 @@ from nnunet_spine_ext.study.harmonization.given import (
     trained_in,
     trained_on,
 )
-from nnunet_spine_ext.study.harmonization.measured import SOURCE, TARGET, UNSEEN
+from nnunet_spine_ext.study.harmonization.measured import SOURCE, TARGET, UNSEEN, broken_slices
 
 TEST_SLICES = "test_slices.npz"
 
@@ -140,13 +140,7 @@ def read_saved(path: Path) -> tuple[SliceSet, dict[str, str], SliceSettings]:
         settings = load_config(SliceSettings, facts["settings"], where=str(path))
         return SliceSet(images, masks, rows, spacing), dict(facts["roles"]), settings
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise CaseError(
-            "E-STUDY-TABLE",
-            file=path,
-            found=f"no slices ({type(error).__name__})",
-            expected="what an evaluation writes",
-            fix="delete the file, and do the evaluation again with --resume",
-        ) from error
+        raise broken_slices(path, error) from error
 
 
 def pairs_of(slices: SliceSet, roles: dict[str, str]) -> dict[int, int]:
