@@ -31,6 +31,16 @@ def _codes(rows: list[Row]) -> dict[str, str]:
     return {row.name: row.problem.code for row in rows if row.problem is not None}
 
 
+MINIMUMS = ("_MIN_DISK_GB", "_MIN_MEMORY_GB", "_MIN_SHM_GB")
+
+
+@pytest.fixture(autouse=True)
+def _any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set no minimum: how full this machine's disk and memory are decides no test."""
+    for name in MINIMUMS:
+        monkeypatch.setattr(environment, name, 0.0)
+
+
 @pytest.fixture
 def ready(nnunet_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """Set every variable as it should be."""
@@ -182,7 +192,7 @@ def test_ext_trainer(ready: dict[str, Path], tmp_path: Path, monkeypatch: pytest
 def test_little_disk_memory_and_shared_memory_are_warnings(
     ready: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("_MIN_DISK_GB", "_MIN_MEMORY_GB", "_MIN_SHM_GB"):
+    for name in MINIMUMS:
         monkeypatch.setattr(environment, name, 1e9)
     found = _codes([*folders().rows, *machine().rows])
     assert {"W-ENV-DISK", "W-ENV-MEMORY"} <= set(found.values())
