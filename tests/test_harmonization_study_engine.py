@@ -163,6 +163,9 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
         ("segmenters.unet.settings=[slices.spacing=1.0]", "slices.spacing=1.0"),
         ("harmonizer.settings=[slices.scaling=minmax]", "slices.scaling=minmax"),
         ("by_arm={nyul: [slices.fit=resize]}", "slices.fit=resize"),
+        ("by_arm={nyul: [epochs=3]}", "by_arm.nyul epochs"),
+        ("by_arm={none: [epochs=3]}", "by_arm.none"),
+        ("harmonizer.settings=[baseline.region=slice]", "harmonizer.settings baseline.region"),
         ("phantoms.unseen=[Siemens-Essenza]", "Siemens-Essenza"),
     ],
 )

@@ -355,6 +355,9 @@ def test_an_earlier_training_is_not_overwritten(raw: Path, tmp_path: Path) -> No
     assert other.value.code == "E-TRAIN-OTHER"
     assert other.value.found == "a training that differs in settings"
     assert read_segmenter(tmp_path / "m").provenance["settings"]["epochs"] == 2
+    with pytest.raises(UsageError, match="E-TRAIN-BOTH"):
+        _train(raw, tmp_path / "m", "epochs=3", resume=True, overwrite=True)
+    assert read_segmenter(tmp_path / "m").provenance["settings"]["epochs"] == 2
     assert _train(raw, tmp_path / "m", "epochs=3", overwrite=True).outcome["epochs"] == 3
 
 

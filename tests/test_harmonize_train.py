@@ -21,7 +21,8 @@ from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
 from nnunet_spine_ext.networks.slice_unet import SliceNetworkShape
 from nnunet_spine_ext.training.harmonize import train
 
-SMALL = ("slices.size=[32,32]", "radiomics.roi=[32,16]", "batch_size=2", "slices_per_epoch=4", "epochs=1")
+SLICES = ("slices.size=[32,32]",)
+SMALL = (*SLICES, "radiomics.roi=[32,16]", "batch_size=2", "slices_per_epoch=4", "epochs=1")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,8 @@ def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(raw: Path, folder: Path, *more: str, **options: Any) -> Any:
     options = {"target": ["Siemens"], "preset": "smoke", "device": "cpu", **options}
-    return train([raw], o=folder, assignments=[*SMALL, *more], **options)
+    small = SMALL if options.get("method", "cyclegan") == "cyclegan" else SLICES
+    return train([raw], o=folder, assignments=[*small, *more], **options)
 
 
 def test_every_scanner_that_is_no_target_is_a_source(raw: Path, discs: Path, tmp_path: Path) -> None:
@@ -70,14 +72,14 @@ def test_resume_replaces_no_model_that_it_cannot_go_on_with(
 ) -> None:
     def line(method: str) -> list[str]:
         more = ["--segmenter", str(discs)] if method == "cyclegan" else []
+        small = SMALL if method == "cyclegan" else SLICES
         return ["train", "-d", str(raw), "--target", "siemens", "-o", str(tmp_path / "m"), "-q", "--method", method,
-                "--preset", "smoke", "-device", "cpu", *more, "--set", *SMALL]  # fmt: skip
+                "--preset", "smoke", "-device", "cpu", *more, "--set", *small]  # fmt: skip
 
     assert main(line(first)) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "m").rglob("*") if path.is_file()}
     with pytest.raises(UsageError, match="only networks are gone on with") as caught:
-        train([raw], target=["Siemens"], o=tmp_path / "m", method=second, preset="smoke", device="cpu", resume=True,
-              segmenter=discs if second == "cyclegan" else None, assignments=list(SMALL))  # fmt: skip
+        trained(raw, tmp_path / "m", method=second, resume=True, segmenter=discs if second == "cyclegan" else None)
     assert caught.value.code == "E-TRAIN-EXISTS"
     assert {path: path.read_bytes() for path in (tmp_path / "m").rglob("*") if path.is_file()} == before
     assert main([*line(second), "--overwrite"]) == 0
@@ -90,6 +92,8 @@ def test_the_command_trains_resumes_and_refuses_a_second_one(raw: Path, discs: P
     assert main(line) == 2
     assert main([*line, "--resume"]) == 0
     assert main([*line, "weights.cycle=3", "--resume"]) == 2
+    assert main([*line, "weights.cycle=3", "--resume", "--overwrite"]) == 2
+    assert read_harmonizer(tmp_path / "m").settings["weights"]["cycle"] == 10
     assert main([*line, "weights.cycle=3", "--overwrite"]) == 0
     assert read_harmonizer(tmp_path / "m").settings["weights"]["cycle"] == 3
 
@@ -121,6 +125,25 @@ def test_baselines_come_from_the_same_command(raw: Path, tmp_path: Path, method:
     assert harmonizer.method == method
     assert harmonizer(torch.rand(1, 1, 32, 32) * 255).shape == (1, 1, 32, 32)
     assert read_harmonizer(tmp_path).settings["region"] == "slice"
+
+
+@pytest.mark.parametrize(
+    ("more", "options", "named"),
+    [
+        (["epochs=3"], {"method": "nyul"}, "--set epochs"),
+        (["weights.radiomics=0"], {"method": "zscore"}, "--set weights.radiomics"),
+        ([], {"method": "histogram", "segmenter": "nowhere"}, "--segmenter"),
+        (["baseline.region=slice"], {"method": "cyclegan"}, "--set baseline.region"),
+    ],
+)
+def test_what_a_method_does_not_use_is_refused_by_its_name(
+    raw: Path, tmp_path: Path, more: list[str], options: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        trained(raw, tmp_path / "m", *more, **options)
+    assert (caught.value.code, caught.value.file) == ("E-HARM-UNUSED", named)
+    assert options["method"] in caught.value.found
+    assert not (tmp_path / "m").exists()
 
 
 def test_plain_needs_no_segmenter(raw: Path, tmp_path: Path) -> None:
@@ -165,7 +188,7 @@ def test_a_harmonizer_never_goes_into_the_folder_of_another_model(
         (tmp_path / name).write_text("{}")
     for method in ("cyclegan", "nyul"):
         with pytest.raises(UsageError, match="E-TRAIN-FOLDER"):
-            trained(raw, tmp_path, segmenter=discs, method=method, overwrite=True)
+            trained(raw, tmp_path, segmenter=discs if method == "cyclegan" else None, method=method, overwrite=True)
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == sorted([Path(mark).name, "state.safetensors"])
 
 
@@ -181,6 +204,7 @@ def test_a_harmonizer_never_goes_into_the_folder_of_another_model(
         ({"num_gpus": 0}, "E-HARM-SHARE"),
         ({"method": "nyul", "num_gpus": 2}, "E-HARM-SHARE"),
         ({"method": "nyuul"}, "E-CONFIG-VALUE"),
+        ({"resume": True, "overwrite": True}, "E-TRAIN-BOTH"),
         ({"preset": "smoky"}, "E-PRESET"),
     ],
 )

@@ -74,7 +74,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--segmenter",
         metavar="DIR",
-        help="model of the discs of target slices; not needed where its losses weigh 0, not used by a baseline",
+        help="model of the discs of target slices; not needed where its losses weigh 0, none for a baseline",
     )
     group.add_argument("-o", metavar="DIR", help="folder of the model (default: nnUNet_results/<dataset>/<name>)")
     group.add_argument("--name", default="harmonizer", help="name of that folder (default: harmonizer)")
@@ -85,7 +85,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help="full (the paper's; needs a GPU), plain, cpu, smoke, or a YAML file (default: full)",
     )
     add_settings_option(
-        group, "change settings, repeatable: epochs=100, weights.radiomics=0, slices.size=[160,160], ..."
+        group,
+        "change settings, repeatable: epochs=100, weights.radiomics=0, slices.size=[160,160], ...; of a baseline "
+        "slices.* and baseline.* alone",
     )
     add_device_option(group)
     group.add_argument(

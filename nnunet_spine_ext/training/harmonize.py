@@ -14,15 +14,23 @@ from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SOME_FAILED, NoInputError
 from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.core.model_folders import refuse_other_model
 from nnunet_spine_ext.core.partial import check_folder
+from nnunet_spine_ext.core.restart import refuse_both
 from nnunet_spine_ext.harmonize.cyclegan.processes import Processes
 from nnunet_spine_ext.harmonize.cyclegan.settings import CycleGanSettings, read_settings
-from nnunet_spine_ext.harmonize.harmonizer import METHODS, MODEL_FILE, HarmonizerModel, Method, read_harmonizer
+from nnunet_spine_ext.harmonize.harmonizer import MODEL_FILE, HarmonizerModel, Method
 from nnunet_spine_ext.harmonize.segmenter import NetworkSegmenter, SliceSegmenter
 from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
 from nnunet_spine_ext.harmonize.slices import SliceSet, other_vendors, read_slices
 from nnunet_spine_ext.instances.training.dataset import dataset_folder
 from nnunet_spine_ext.instances.training.places import model_folder
 from nnunet_spine_ext.networks.slice_unet import SliceNetwork
+from nnunet_spine_ext.training.harmonize_checks import (
+    check_method,
+    no_segmenter,
+    refuse_existing,
+    refuse_one_on_both_sides,
+    refuse_unused,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -126,9 +134,9 @@ def train(
     d: ids, names or folders of raw datasets with cases.json; masks are used where there are any, none is needed.
     target, source: values of `key` in cases.json; no source: all that are no target.
     method: ``cyclegan``, or a baseline without a network: ``nyul``, ``zscore``, ``histogram``. Of the settings a
-        baseline uses `slices` and `baseline`.
+        baseline uses `slices` and `baseline`; to assign others is an error.
     segmenter: folder of a model of the discs of target slices (of `segmenter`, or a 2-D one of nnU-Net); not needed
-        where its losses weigh 0.
+        where its losses weigh 0, an error for a baseline.
     o: folder of the model; default ``nnUNet_results/<first dataset>/<name>``.
     preset, assignments: see `cyclegan.settings.read_settings`.
     device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
@@ -143,26 +151,29 @@ def train(
 
     Raises
     ------
-    UsageError: unknown settings, methods or vendors, a vendor on both sides or a single one, a folder that has a model
-        (without `resume` and `overwrite`) or that of another kind, a state of other settings, slices or segmenter.
+    UsageError: unknown settings, methods or vendors, settings that the method does not use, a vendor on both sides or a
+        single one, a folder that has a model (without `resume` or `overwrite`, of which one can be given) or that of
+        another kind, a state of other settings, slices or segmenter.
     NoInputError: no usable slice on one side, a segmenter that finds no disc in the target.
     SetupError: no such dataset, device or segmenter, a damaged state, losses that are no numbers any more.
     """
     from nnunet_spine_ext.core.device import choose_device
 
+    refuse_both(resume=resume, overwrite=overwrite)
     settings = read_settings(preset, assignments)
     where = choose_device(device)
-    _check_method(method, num_gpus, settings)
+    check_method(method, num_gpus, settings)
+    refuse_unused(method, assignments, segmenter)
     datasets = tuple(dataset_folder(str(part)) for part in ([d] if isinstance(d, str | Path) else d))
     folder = model_folder(datasets[0], o, name, ["0"])
     check_folder(folder)
     refuse_other_model(folder, MODEL_FILE)
     if not overwrite:
-        _refuse_existing(folder, method, resume=resume)
+        refuse_existing(folder, method, resume=resume)
     targets = (target,) if isinstance(target, str) else tuple(target)
     sources = (source,) if isinstance(source, str) else tuple(source)
     sources = sources or other_vendors(datasets, targets, key=key)
-    _refuse_both_sides(targets, sources, key)
+    refuse_one_on_both_sides(targets, sources, key)
     aid = None if segmenter is None else Path(segmenter)
     order = Order(settings, method, datasets, targets, sources, key, aid, folder, resume)
     if method != "cyclegan":
@@ -184,7 +195,7 @@ def train_network(order: Order, device: torch.device, processes: Processes | Non
     settings = order.settings
     aid = None if order.segmenter is None else _segmenter(order.segmenter, device, settings.slices.spacing)
     if aid is None and settings.weights.segmented:
-        raise _no_segmenter()
+        raise no_segmenter()
     problems = _foreign(aid, settings)
     target, source, made = _slices(order, aid)
     data = split_slices(source, target, settings)
@@ -339,61 +350,3 @@ def _without_discs(targets: Targets, settings: CycleGanSettings) -> tuple[Proble
     )  # fmt: skip
     _log.warning("%s", problem)
     return (problem,)
-
-
-def _no_segmenter() -> UsageError:
-    return UsageError(
-        "E-HARM-SEGMENTER",
-        file="--segmenter",
-        found="none, but weights for target_dice, source_dice or floor",
-        expected="a segmenter of target slices",
-        fix="train one with nnUNetv2_spine_harmonize segmenter, or take the preset plain",
-    )
-
-
-def _check_method(method: str, processes: int, settings: CycleGanSettings) -> None:
-    from nnunet_spine_ext.core.config import nearest
-
-    if method not in METHODS:
-        raise UsageError(
-            "E-CONFIG-VALUE", file="--method", found=repr(method), expected="a method", fix=nearest(method, METHODS)
-        )
-    if processes < 1 or settings.batch_size % processes or (processes > 1 and method != "cyclegan"):
-        raise UsageError(
-            "E-HARM-SHARE",
-            file="-num_gpus",
-            found=f"{processes} for {method} with batches of {settings.batch_size}",
-            expected="a number that divides the batch size; 1 for a baseline",
-            fix="change -num_gpus or batch_size",
-        )
-
-
-def _refuse_existing(folder: Path, method: str, *, resume: bool) -> None:
-    """Refuse to put a harmonizer in place of another; only an interrupted network can be gone on with."""
-    from nnunet_spine_ext.harmonize.cyclegan.training import STATE_FILE
-
-    is_model, begun = (folder / MODEL_FILE).is_file(), (folder / STATE_FILE).is_file()
-    there = read_harmonizer(folder).method if is_model else "cyclegan" if begun else None
-    if there is None or (resume and there == method == "cyclegan"):
-        return
-    goes_on = there == method == "cyclegan"
-    raise UsageError(
-        "E-TRAIN-EXISTS",
-        file=folder,
-        found=f"a harmonizer of an earlier training, method {there}",
-        expected="a new folder" if goes_on else f"a new folder for method {method}: only networks are gone on with",
-        fix=("--resume goes on with it, " if goes_on else "")
-        + "--overwrite starts anew, -o or --name chooses another folder",
-    )
-
-
-def _refuse_both_sides(target: Sequence[str], source: Sequence[str], key: str) -> None:
-    both = sorted({name.lower() for name in target} & {name.lower() for name in source})
-    if both:
-        raise UsageError(
-            "E-HARM-SIDES",
-            file="--source",
-            found=f"{key} {', '.join(both)} as target and as source",
-            expected="each on one side",
-            fix="name it once",
-        )

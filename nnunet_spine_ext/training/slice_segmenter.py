@@ -14,6 +14,7 @@ from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SOME_FAILED, Problem, Usa
 from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.model_folders import refuse_other_model
 from nnunet_spine_ext.core.partial import check_folder
+from nnunet_spine_ext.core.restart import refuse_both
 from nnunet_spine_ext.harmonize.segmenter import MODEL_FILE
 from nnunet_spine_ext.harmonize.segmenting.data import SegmenterData, split_slices
 from nnunet_spine_ext.harmonize.segmenting.settings import SegmenterSettings, read_settings
@@ -104,13 +105,14 @@ def segmenter(
 
     Raises
     ------
-    UsageError: unknown settings or vendor, a folder that has a training (without `resume` and `overwrite`), a folder
-        of another model, a state of other settings or slices, a single subject.
+    UsageError: unknown settings or vendor, a folder that has a training (without `resume` or `overwrite`, of which one
+        can be given), a folder of another model, a state of other settings or slices, a single subject.
     NoInputError: no usable slice, none with a mask, none with a disc.
     SetupError: no such dataset or device, a damaged state, a missing package, weights of an encoder that do not fit.
     """
     from nnunet_spine_ext.core.device import choose_device
 
+    refuse_both(resume=resume, overwrite=overwrite)
     settings = read_settings(preset, assignments)
     where, folder = choose_device(device), Path(o)
     check_folder(folder)

@@ -22,6 +22,7 @@ from nnunet_spine_ext.core.presets import names_in
 from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
 from nnunet_spine_ext.phantom.vendors import TARGET, vendor
 from nnunet_spine_ext.study.harmonization.arms import ARMS, FULL, NONE
+from nnunet_spine_ext.training.harmonize_checks import NETWORK, refuse_unused
 
 PRESETS = Path(__file__).parent / "presets"
 _LARGEST_BOOTSTRAP = 1_000_000
@@ -148,6 +149,7 @@ class HarmonizationConfig:
             raise wrong("seeds", f"{len(self.seeds)} and a given harmonizer", "one", "leave the other seeds out")
         self._check_vendors()
         self._check_slices()
+        self._check_used()
         limits: dict[str, tuple[float, float]] = {"bootstrap": (0, _LARGEST_BOOTSTRAP)}
         check_ranges(self, limits | ({} if self.budget is None else {"budget": (0, float("inf"))}), where="evaluation")
 
@@ -161,6 +163,16 @@ class HarmonizationConfig:
                 key = assignment.partition("=")[0].strip()
                 if key in _SLICES:
                     raise wrong(where, assignment, "slices that are cut alike for everything", f"set {key} itself")
+
+    def _check_used(self) -> None:
+        """Refuse settings that nothing would look at, before hours of other trainings."""
+        refuse_unused(NETWORK, self.harmonizer.settings, where="harmonizer.settings")
+        for name, settings in self.by_arm.items():
+            where, kind = f"by_arm.{name}", ARMS[name].kind
+            if kind == "none" and settings:
+                raise wrong(where, ", ".join(settings), "no settings: nothing is trained for this arm", "leave it out")
+            if kind != "none":
+                refuse_unused(name if kind == "baseline" else NETWORK, settings, where=where)
 
     def _check_vendors(self) -> None:
         names = (*self.target, *self.sources, *self.unseen)
