@@ -15,6 +15,7 @@ import pytest
 from harmonization_cohort import DICE, ERRORS, FEATURES, OWN, VENDORS, write_evaluation
 
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, UsageError
+from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.study.harmonization import pictures as drawn
 from nnunet_spine_ext.study.harmonization.analysis import analyse
 from nnunet_spine_ext.study.harmonization.arms import ARMS, TABLE_3, TABLE_4
@@ -223,6 +224,21 @@ def test_arms_that_were_not_run_are_said_to_be_not_measured(tmp_path: Path) -> N
     summary = analyse(tmp_path, bootstrap=50)
     assert [goal.status for goal in summary.goals if goal.key == "recovered"] == ["not measured"]
     assert [row["dice"] for row in _table(tmp_path, "table3")] == ["", "", ""]
+    assert {goal.where for goal in summary.goals} == {"arm full was not evaluated: add it to arms"}
+    assert "with CycleGAN +RF +Seg" not in summary.render()
+    assert re.search(r"^Idmn: relative error 0\.0800 .*with Nyúl, 0\.2.* as it is$", summary.render(), re.MULTILINE)
+
+
+def test_a_goal_names_the_arm_that_it_lacks(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, dice={"none": 0.7, "full": 0.8}, shown=False)
+    where = {goal.key: goal.where for goal in analyse(tmp_path, bootstrap=50).goals}
+    assert where["nyul"] == "arm nyul was not evaluated: add it to arms"
+    assert "arm" not in where["recovered"]
+    facts = json.loads((tmp_path / "evaluation.json").read_text())
+    write_json(tmp_path / "evaluation.json", facts | {"config": {"arms": ["none", "full", "nyul"]}})
+    summary = analyse(tmp_path, bootstrap=50)
+    assert {g.key: g.where for g in summary.goals}["nyul"] == "arm nyul has no scores, see failures.csv"
+    assert "(arm nyul has no scores, see failures.csv)" in summary.render()
 
 
 def test_equal_rows_give_equal_bytes(folder: Path, tmp_path: Path) -> None:

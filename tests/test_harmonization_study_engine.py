@@ -175,6 +175,22 @@ def test_wrong_configurations_are_refused_with_what_was_found(assignment: str, f
     assert found in str(error.value)
 
 
+def test_a_fault_is_looked_for_where_it_is(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text("phantoms: {sources: [philips-intera]}\n")
+    bad.write_text("phantoms: {sources: [philips-intera], sauce: 1}\n")
+    for path, assignments, blamed in (
+        ("smoke", ["phantoms.sauce=1"], "--set: phantoms"),
+        (str(good), ["seed=3"], "--set"),
+        (str(good), ["arms=[nyul]"], "--set: arms"),
+        (str(bad), [], f"{bad}: phantoms"),
+        (str(bad), ["bootstrap=10"], f"{bad}: phantoms"),
+    ):
+        with pytest.raises(UsageError) as error:
+            read_config(path, assignments)
+        assert error.value.file == blamed
+
+
 def test_unknown_presets_name_the_nearest() -> None:
     with pytest.raises(UsageError) as error:
         read_config("smok")

@@ -61,11 +61,7 @@ class Summary:
         own = found.estimate(found.overlap(NONE, "dice", found.target))
         lines.append(f"target as it is: Dice {own.text()}")
         lines += [_line(found, arm) for arm in found.arms]
-        lines += [
-            f"{feature}: relative error {found.error(FULL, feature, found.others).text(4)} with {arm_title(FULL)}, "
-            f"{found.error(NONE, feature, found.others).text(4)} as it is"
-            for feature in found.features
-        ]
+        lines += [_error_line(found, feature) for feature in found.features]
         lines += [goal_line(goal) for goal in self.goals]
         lines += self.missing
         return "\n".join([*lines, f"{self.folder / 'index.html'}"])
@@ -170,6 +166,14 @@ def _line(found: Results, arm: str) -> str:
     share = found.recovered(arm, found.others)
     words = f"{share.percent()} of the gap" if share.known else f"share of the gap {share.percent()}"
     return f"{arm_title(arm)}: Dice {dice}, F1 {f1}{'' if arm == NONE else f', {words}'}"
+
+
+def _error_line(found: Results, feature: str) -> str:
+    """Return the error of a feature with the whole method, without it with the last arm of the tables, and as it is."""
+    shown = FULL if FULL in found.arms else found.arms[-1]
+    own = f"{found.error(NONE, feature, found.others).text(4)} as it is"
+    changed = f"{found.error(shown, feature, found.others).text(4)} with {arm_title(shown)}"
+    return f"{feature}: relative error {own if shown == NONE else f'{changed}, {own}'}"
 
 
 def _write_pictures(folder: Path, seen: Sequence[Picture]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -232,7 +233,7 @@ def read_config(preset: str, assignments: Sequence[str] = ()) -> HarmonizationCo
 
     Raises
     ------
-    UsageError: an unknown preset or key, a wrong value.
+    UsageError: an unknown preset or key, a wrong value; it names the file, or ``--set`` for what is not the file's.
     """
     path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml"
     if not path.is_file():
@@ -244,10 +245,25 @@ def read_config(preset: str, assignments: Sequence[str] = ()) -> HarmonizationCo
             fix=nearest(preset, preset_names()),
         )
     content = read_mapping(path)
+    changed = copy.deepcopy(content)
     for assignment in assignments:
-        set_by_path(content, assignment)
-    with naming_file(path):
-        return load_config(HarmonizationConfig, content, where=str(path))
+        set_by_path(changed, assignment)
+    where = "--set" if assignments and not _same_fault(content, changed) else str(path)
+    with naming_file(where):
+        return load_config(HarmonizationConfig, changed, where=where)
+
+
+def _same_fault(content: dict[str, Any], changed: dict[str, Any]) -> bool:
+    """Whether what is wrong with a changed configuration was wrong before."""
+    found = []
+    for one in (content, changed):
+        try:
+            load_config(HarmonizationConfig, one)
+        except UsageError as error:
+            found.append(str(error))
+        else:
+            found.append("")
+    return bool(found[1]) and found[0] == found[1]
 
 
 def check_names(names: Sequence[str], known: Sequence[str], where: str) -> None:

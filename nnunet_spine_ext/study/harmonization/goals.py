@@ -62,7 +62,19 @@ def goals(results: Results, arm: str = FULL) -> tuple[Goal, ...]:
             where=_rests(results, arm), void=void,
         ),
     ]  # fmt: skip
-    return tuple(found)
+    return tuple(replace(goal, where=_missing(results, arm, goal.key) or goal.where) for goal in found)
+
+
+def _missing(results: Results, arm: str, key: str) -> str:
+    """Return which arm a goal is about that has no scores, and why; nothing if all have some."""
+    needed = (arm, NYUL) if key == "nyul" else (arm,)
+    absent = [name for name in needed if name not in results.arms]
+    asked = results.measured.facts.get("config")
+    wanted = asked.get("arms") if isinstance(asked, dict) else None
+    failed = [name for name in absent if isinstance(wanted, list) and name in wanted]
+    left_out = [name for name in absent if name not in failed]
+    said = [f"arm {name} has no scores, see failures.csv" for name in failed]
+    return "; ".join([*said, *(f"arm {name} was not evaluated: add it to arms" for name in left_out)])
 
 
 @dataclass(frozen=True)
