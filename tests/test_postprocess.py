@@ -279,6 +279,44 @@ def test_a_companion_that_is_asked_for_and_missing_fails_its_case(masks: Path, t
         postprocess(masks, tmp_path / "out", images=masks / "good.nii.gz")
 
 
+def test_masks_in_sub_folders_are_named_where_they_are_not_done(masks: Path, tmp_path: Path) -> None:
+    for subject in ("sub-1", "sub-2"):
+        (masks / subject / "anat").mkdir(parents=True)
+        (masks / subject / "anat" / f"{subject}.nii.gz").write_bytes((masks / "good.nii.gz").read_bytes())
+    # What our own runs keep below their folder are no masks of other cases; hidden files are nobody's.
+    for other in ("instances/good.nii.gz", ".trash/old.nii.gz"):
+        (masks / other).parent.mkdir()
+        (masks / other).write_bytes(b"")
+    result = postprocess(masks, tmp_path / "out", dry_run=True)
+    assert [note.code for note in result.notes] == ["W-POST-SUBFOLDER"]
+    assert "2 in sub-folders" in result.notes[0].found
+    pattern = str(masks / "*" / "*" / "*.nii.gz")
+    assert pattern in result.notes[0].fix
+    assert result.exit_code == 0
+    (masks / "good.nii.gz").unlink()
+    with pytest.raises(NoInputError, match="no image in this folder, but 2 in sub-folders") as caught:
+        postprocess(masks, tmp_path / "out", scheme="nnunet14")
+    assert pattern in caught.value.fix
+    # What is proposed works.
+    files_given = sorted(masks.glob("*/*/*.nii.gz"))
+    assert list(postprocess(files_given, tmp_path / "out", scheme="nnunet14", dry_run=True).planned) == [
+        "sub-1",
+        "sub-2",
+    ]
+
+
+def test_images_of_which_none_belongs_to_a_mask_are_refused(masks: Path, tmp_path: Path) -> None:
+    for name, held in (("others/b_0000.nii.gz", "1 images, such as b_0000"), ("deep/a/good.nii.gz", "no image, 1 in")):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True)
+        file.write_bytes((masks / "good.nii.gz").read_bytes())
+        with pytest.raises(UsageError, match=held) as caught:
+            postprocess(masks, tmp_path / "out", images=tmp_path / name.partition("/")[0], snapshots=True)
+        assert caught.value.code == "E-POST-FILES"
+        assert "good_0000.nii.gz" in caught.value.expected
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("option", ["localizer", "levels"])
 def test_places_from_the_top_are_no_levels(masks: Path, tmp_path: Path, option: str) -> None:
     postprocess(masks, tmp_path / "first")

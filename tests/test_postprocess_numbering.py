@@ -17,6 +17,7 @@ from nnunet_spine_ext.core.io import read_json, read_volume, sha256, write_volum
 from nnunet_spine_ext.core.labels import mapping, vertebra_id
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.inference import managers
+from nnunet_spine_ext.inference.journal import Journal
 from nnunet_spine_ext.inference.phase_options import PhaseOptions
 from nnunet_spine_ext.inference.postprocess import postprocess
 from nnunet_spine_ext.inference.predict import predict
@@ -83,7 +84,7 @@ def test_numbers_reach_the_area_of_the_cord_and_the_report(masks: Callable[..., 
     cases = {case.name: case.numbered for case in collect(out).cases}
     assert cases == {"lumbar": True, "thoracic": False}
     assert "L3" in report(out).path.read_text()
-    assert '"L1"' in (out / "instances" / "labels_itksnap.txt").read_text()
+    assert '"L1 (v20 where not numbered)"' in (out / "instances" / "labels_itksnap.txt").read_text()
     # The canal stands in for the cord, which this spine does not have.
     areas = csa(out, tmp_path / "area.csv", label=12, instances=out / "instances", perlevel=True)
     assert areas.failed["thoracic"].code == "E-CSA-UNNUMBERED"
@@ -157,6 +158,47 @@ def test_a_localizer_that_lies_elsewhere_is_named(
     result = postprocess(masks("thoracic"), tmp_path / "out", scheme="nnunet14", localizer=tmp_path / "far")
     warning = result.warnings["thoracic"][0]
     assert (warning.code, warning.file) == ("W-NUM-LOCALIZER", str(tmp_path / "far" / "thoracic.nii.gz"))
+
+
+def test_levels_that_lie_on_no_vertebra_are_named_with_counts(masks: Callable[..., Path], tmp_path: Path) -> None:
+    _, instances = build(Spine(levels=THORACIC, spacing=COARSE, sacrum=False))
+    ids = np.where((instances.array > 0) & (instances.array < 100), instances.array + 12, 0).astype(np.uint8)
+    affine = instances.affine.copy()
+    affine[0, 3] += 500
+    write_volume(Volume(ids, affine), tmp_path / "levels" / "thoracic.nii.gz")
+    out = tmp_path / "out"
+    result = postprocess(masks("thoracic"), out, scheme="nnunet14", levels=tmp_path / "levels")
+    warning = result.warnings["thoracic"][0]
+    assert (warning.code, warning.file) == ("W-NUM-LEVELS", str(tmp_path / "levels" / "thoracic.nii.gz"))
+    assert f"{np.count_nonzero(ids)} labelled voxels, which names 0 of" in warning.found
+    assert result.exit_code == 0
+    said = Journal(out).read()["thoracic"]
+    assert (said["status"], [row["code"] for row in said["warnings"]]) == ("done", ["W-NUM-LEVELS", "W-NUM-UNKNOWN"])
+
+
+def test_label_tables_name_what_the_ids_are(masks: Callable[..., Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    tables = [out / "instances" / name for name in ("labels_itksnap.txt", "labels_slicer.ctbl")]
+    result = postprocess(masks("thoracic"), out, scheme="nnunet14", numbering=True)
+    assert numbered(out, "thoracic") == []
+    assert all("v3" in t.read_text() for t in tables)
+    assert not any("C3" in t.read_text() for t in tables)
+    # Beside a case with levels both are named; who resumes gets the same.
+    for resume in (False, True):
+        result = postprocess(masks("lumbar"), out, scheme="nnunet14", numbering=True, resume=resume)
+        assert result.exit_code == 0
+        # Slicer's tables have no spaces in names.
+        texts = [t.read_text().replace("_", " ") for t in tables]
+        assert all("L1 (v20 where not numbered)" in text for text in texts)
+        assert all("disc C3 (disc v3 where not numbered)" in text for text in texts)
+        assert '"S1"' in tables[0].read_text()
+    for kind in ("*.nii.gz", "instances/*.nii.gz"):
+        for file in out.glob(kind):
+            if "thoracic" in file.name:
+                file.unlink()
+    (tmp_path / "masks" / "thoracic.nii.gz").unlink()
+    postprocess(masks("lumbar"), out, scheme="nnunet14", numbering=True)
+    assert '"L1"' in tables[0].read_text()
 
 
 def test_anomalies_can_be_ruled_out() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 from nnunet_spine_ext.check.facts import Role
 from nnunet_spine_ext.check.opening import open_image
-from nnunet_spine_ext.core.errors import CaseError, Problem, UsageError
+from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem, UsageError
 from nnunet_spine_ext.core.io import IMAGE_SUFFIXES, is_image, read_json, strip_suffix
 from nnunet_spine_ext.core.labels import SCHEMES, scheme
 from nnunet_spine_ext.core.volume import GRID_TOLERANCE_MM, Volume
@@ -26,6 +27,10 @@ _HEADER_TOLERANCE = 0.01
 _ROLES = {"images": "image"}
 # What a case cannot be done without, once it was asked for.
 _NEEDED = ("levels", "localizer")
+# Sub-folders of our results: they hold other kinds of masks of the same cases.
+_OF_RUNS = ("instances", "soft", "uncertainty", "derivatives_seg")
+_MOST_FILES = 5000
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,87 @@ def find_masks(
 
     Raises
     ------
-    NoInputError: no mask. UsageError: two masks of one name, a companion that is not there, one for several masks.
+    NoInputError: no mask (masks in sub-folders are named). UsageError: two masks of one name, a companion that is not
+        there, one for several masks, images of which none belongs to a mask.
     """
-    cases = find_cases(i, ["mask"])
+    try:
+        cases = find_cases(i, ["mask"])
+    except NoInputError as error:
+        unseen = masks_in_subfolders(i)
+        if error.code != "E-IN-NONE" or not unseen:
+            raise
+        found = f"{error.found}, but {_in_words(unseen)}"
+        fix = f"give the folder that holds them, or the files: -i {_pattern(unseen)}"
+        raise NoInputError("E-IN-NONE", file=error.file, found=found, expected=error.expected, fix=fix) from error
     given = {name: Path(path) for name, path in companions.items() if path is not None}
     for name, path in given.items():
         _check_place(name, path, len(cases))
-    return [_with_companions(case, given, image_needed=image_needed) for case in cases]
+    found_masks = [_with_companions(case, given, image_needed=image_needed) for case in cases]
+    if "images" in given and not any("images" in case.companions for case in found_masks):
+        raise _no_image(given["images"], cases)
+    return found_masks
+
+
+def masks_in_subfolders(i: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return the masks below a folder that a run does not see; what runs of ours keep in sub-folders is none of them.
+
+    At most some thousand files are looked at.
+    """
+    if not isinstance(i, (str, Path)) or not Path(i).is_dir():
+        return []
+    folder, found = Path(i), []
+    looked = 0
+    for place, names, files in os.walk(folder):
+        top = Path(place) == folder
+        names[:] = sorted(n for n in names if not n.startswith(".") and not (top and n in _OF_RUNS))
+        looked += len(files)
+        if not top:
+            found += [Path(place) / f for f in sorted(files) if is_image(Path(f)) and not f.startswith(".")]
+        if looked > _MOST_FILES:
+            break
+    return found
+
+
+def subfolder_warning(i: str | Path | Sequence[str | Path]) -> Problem | None:
+    """Return the warning that masks in sub-folders of a folder of masks are not done; None where there are none."""
+    unseen = masks_in_subfolders(i)
+    if not unseen:
+        return None
+    return Problem(
+        "warning",
+        "W-POST-SUBFOLDER",
+        str(i),
+        f"{_in_words(unseen)}, which are not done",
+        "all masks right in the folder",
+        f"give them as files: -i {_pattern(unseen)}; or move them, if they are no masks",
+    )
+
+
+def _in_words(files: Sequence[Path]) -> str:
+    folders = list(dict.fromkeys(str(file.parent) for file in files))
+    more = f" and {len(folders) - _SHOWN} more" if len(folders) > _SHOWN else ""
+    return f"{len(files)} in sub-folders ({', '.join(folders[:_SHOWN])}{more})"
+
+
+def _pattern(files: Sequence[Path]) -> str:
+    """Return a pattern for the shell that names the first of the files and its like."""
+    base = Path(os.path.commonpath([file.parent for file in files]))
+    depth = len(files[0].relative_to(base).parts) - 1
+    name = files[0].name
+    return str(base.joinpath(*["*"] * depth, f"*{name[len(strip_suffix(files[0])) :]}"))
+
+
+def _no_image(place: Path, cases: Sequence[InputCase]) -> UsageError:
+    there = [file.name for file in sorted(place.iterdir()) if is_image(file)] if place.is_dir() else []
+    below = 0 if there else len(masks_in_subfolders(place))
+    held = f"{len(there)} images, such as {there[0]}" if there else f"no image, {below} in sub-folders"
+    return UsageError(
+        "E-POST-FILES",
+        file=place,
+        found=f"{held}; none belongs to one of {len(cases)} masks (--images)",
+        expected=f"images with the names of the masks: {cases[0].name}.nii.gz or {cases[0].name}{_CHANNEL}.nii.gz",
+        fix="rename them or give another folder; for a single mask the file itself",
+    )
 
 
 def _check_place(name: str, path: Path, count: int) -> None:
@@ -154,7 +233,7 @@ def open_mask(
         if name == "images":
             volume = on_grid_of(mask, volume, case.mask, file)
         found: dict[str, Any] = {_ROLES.get(name, name): volume}
-        found |= {"localizer_file": str(file)} if name == "localizer" else {}
+        found |= {f"{name}_file": str(file)} if name in _NEEDED else {}
         given = replace(given, **found)
     if case.lacks_image:
         warnings.append(

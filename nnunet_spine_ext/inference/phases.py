@@ -56,13 +56,14 @@ class CaseInput:
     image: grey values on the grid of the mask, for a numbering model and the picture.
     levels: a mask of levels that somebody else made, in the options' scheme, on any grid.
     localizer: numbered instances of another scan of the same person, in scanner coordinates, on any grid.
-    file: the file that messages name; `localizer_file`: those about the localizer.
+    file: the file that messages name; `levels_file`, `localizer_file`: those about levels and the localizer.
     """
 
     file: str = ""
     image: Volume | None = None
     levels: Volume | None = None
     localizer: Volume | None = None
+    levels_file: str = ""
     localizer_file: str = ""
 
 
@@ -163,7 +164,7 @@ class Phases:
         facts = dict(numbered.qc)
         # What the instance step says of vertebrae goes by places from the top; `levels` tells which is which.
         qc |= {"numbered": facts.pop("numbered"), "levels": facts.pop("levels", {}), "numbering": facts}
-        theirs = {"W-NUM-LOCALIZER": given.localizer_file}
+        theirs = {"W-NUM-LOCALIZER": given.localizer_file, "W-NUM-LEVELS": given.levels_file}
         return numbered.instances, qc, [replace(w, file=theirs.get(w.code, w.file)) for w in numbered.warnings]
 
     def _write(

@@ -40,6 +40,7 @@ from nnunet_spine_ext.inference.mask_cases import (
     open_mask,
     recorded_scheme,
     scheme_of_masks,
+    subfolder_warning,
 )
 from nnunet_spine_ext.inference.phase_options import PhaseOptions, check_phases
 from nnunet_spine_ext.inference.phases import CaseInput, Phases
@@ -49,6 +50,7 @@ from nnunet_spine_ext.inference.results import (
     discard_report,
     foreign_cases,
     foreign_warning,
+    name_instances,
     write_mask_run,
 )
 from nnunet_spine_ext.inference.space import writing
@@ -195,8 +197,8 @@ def _prepare(
     check_bids_names(output, job.cases, foreign, asked=phases.bids)
     # Who resumes goes on in a folder of earlier results.
     mixed = {kind: names for kind, names in foreign.items() if not (resume and kind == "same_settings")}
-    note = foreign_warning(output, mixed)
-    result.notes += [] if note is None else [note]
+    notes = (subfolder_warning(i), foreign_warning(output, mixed))
+    result.notes += [note for note in notes if note is not None]
     return _Run(job, result, sources, foreign)
 
 
@@ -215,6 +217,9 @@ def _work(run: _Run, i: str | Path | Sequence[str | Path], *, report: bool) -> N
             discard_report(output)
             _write_records(run, i)
         _run_cases(run)
+        if result.stopped is None:
+            with writing(output):
+                name_instances(output)
     if report and (result.done or result.skipped) and result.stopped is None:
         from nnunet_spine_ext.report.build import report as build_report
 

@@ -47,6 +47,7 @@ from nnunet_spine_ext.inference.results import (
     discard_report,
     foreign_cases,
     foreign_warning,
+    name_instances,
     write_run,
 )
 from nnunet_spine_ext.inference.settings import Adapt, Crop, Match, PredictSettings, Tta
@@ -299,6 +300,9 @@ def _work(
             options = run.options.to_dict() | {"device": str(predictor.device)}
             write_run(output, model, options, source, foreign, run.options.models())
         _run_cases(run, cases, prepare, phases)
+        if run.options.phases.instances and result.stopped is None:
+            with writing(output):
+                name_instances(output)
     if report and (result.done or result.skipped) and result.stopped is None:
         from nnunet_spine_ext.report.build import report as build_report
 

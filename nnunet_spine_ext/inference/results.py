@@ -14,6 +14,7 @@ from nnunet_spine_ext import __version__
 from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.io import strip_suffix, write_json
 from nnunet_spine_ext.core.labels import (
+    DISC_OFFSET,
     colours_for,
     scheme,
     write_itksnap_labels,
@@ -26,7 +27,8 @@ from nnunet_spine_ext.inference.journal import RUN
 from nnunet_spine_ext.inference.model import label_scheme
 from nnunet_spine_ext.inference.phases import phase_files
 from nnunet_spine_ext.inference.support import support_mm
-from nnunet_spine_ext.report.naming import instance_naming
+from nnunet_spine_ext.measure.numbered import is_numbered
+from nnunet_spine_ext.report.naming import FIRST_SACRAL, instance_naming
 
 logger = logging.getLogger(__name__)
 _PACKAGES = ("nnunetv2", "torch", "numpy", "nibabel")
@@ -205,12 +207,35 @@ def _facts(
 
 
 def _write_instance_tables(folder: Path, options: Mapping[str, Any]) -> None:
-    """Write names and colours of instances: levels where they are numbered, else places from the top."""
+    """Write names and colours of instances, and what BIDS asks for beside them."""
     if options["instances"]:
-        naming = instance_naming(numbered=bool(options["numbering"]))
-        _write_tables(folder / "instances", dict(naming.labels), dict(naming.colours))
+        # Before the first case: which ones get levels is not known yet.
+        _name_instances(folder, {False, bool(options["numbering"])})
     if options["bids"]:
         write_description(folder)
+
+
+def name_instances(folder: Path) -> None:
+    """Name the instance ids in the label tables as those of the cases in the folder are, once these are done.
+
+    Where all cases are numbered the names are levels, where none is places from the top; else both.
+    """
+    cases = [strip_suffix(file) for file in (folder / "instances").glob("*.nii.gz") if not file.name.startswith(".")]
+    if cases:
+        _name_instances(folder, {is_numbered(folder, case) for case in cases})
+
+
+def _name_instances(folder: Path, numbered: Collection[bool]) -> None:
+    naming = instance_naming(numbered=True in numbered)
+    names = dict(naming.labels)
+    if len(numbered) > 1:
+        places = instance_naming(numbered=False).labels
+        names |= {
+            key: f"{names[key]} ({place} where not numbered)"
+            for key, place in places.items()
+            if key % DISC_OFFSET < FIRST_SACRAL
+        }
+    _write_tables(folder / "instances", names, dict(naming.colours))
 
 
 def _write_tables(folder: Path, names: dict[int, str], colours: Any) -> None:

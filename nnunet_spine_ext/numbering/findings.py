@@ -135,6 +135,25 @@ def far_localizer(limit_mm: float) -> Problem:
     )
 
 
+def far_levels(labelled: int, on_vertebrae: int, vertebrae: int) -> Problem:
+    """Return the warning that a mask of levels says nothing about any vertebra.
+
+    Parameters
+    ----------
+    labelled: voxels of the mask of levels that are not background; `vertebrae`: those of all vertebrae.
+    on_vertebrae: how many voxels of vertebrae, on their grid, it names.
+    """
+    return Problem(
+        "warning",
+        "W-NUM-LEVELS",
+        "",
+        f"a mask of levels with {labelled} labelled voxels, which names {on_vertebrae} of the {vertebrae} voxels of "
+        "vertebrae: it was not used",
+        "levels where the vertebrae are, in the same scanner coordinates",
+        "check that it belongs to this case and that --levels-scheme is its scheme",
+    )
+
+
 def no_path(count: int) -> Problem:
     """Return the warning of a mask with vertebrae that no spine has."""
     return Problem(

@@ -22,7 +22,15 @@ from nnunet_spine_ext.numbering.anchors import (
     mask_anchors,
 )
 from nnunet_spine_ext.numbering.column import SACRUM_ID, Column, measure_column
-from nnunet_spine_ext.numbering.findings import anchor_facts, far_localizer, findings, no_path, no_vertebra, path_facts
+from nnunet_spine_ext.numbering.findings import (
+    anchor_facts,
+    far_levels,
+    far_localizer,
+    findings,
+    no_path,
+    no_vertebra,
+    path_facts,
+)
 from nnunet_spine_ext.numbering.given import against_user
 from nnunet_spine_ext.numbering.levels import IDS, INDEX, LEVELS, level_index
 from nnunet_spine_ext.numbering.masks import classes_of, levels_of, special_classes
@@ -136,13 +144,20 @@ def number(
     given = _given(settings, count)
     special = {} if semantic is None else special_classes(semantic, scheme)
     anchors = mask_anchors(column, instances, classes, special, settings.anchors)
-    maps = [] if semantic is None else [levels_of(semantic, scheme, instances, required=False)]
-    maps += [] if level_map is None else [levels_of(level_map, level_scheme, instances, required=True)]
-    anchors += [a for m in maps if m is not None and (a := level_map_anchor(column, instances, m, settings.anchors))]
+    own = None if semantic is None else levels_of(semantic, scheme, instances, required=False)
+    anchors += [] if own is None else _some(level_map_anchor(column, instances, own, settings.anchors))
+    apart: list[Problem] = []
+    if level_map is not None:
+        levels = levels_of(level_map, level_scheme, instances, required=True)
+        named = [] if levels is None else _some(level_map_anchor(column, instances, levels, settings.anchors))
+        anchors += named
+        apart += (
+            [] if named or settings.anchors.level_map <= 0 else [_idle_levels(column, instances, level_map, levels)]
+        )
     found = None if localizer is None else localizer_anchor(column, localizer, settings.anchors)
-    anchors += [] if found is None else [found]
-    idle = localizer is not None and settings.anchors.localizer > 0 and (found is None or not found.favours())
-    apart = [far_localizer(settings.anchors.localizer_limit_mm)] if idle else []
+    anchors += _some(found)
+    if localizer is not None and settings.anchors.localizer > 0 and (found is None or not found.favours()):
+        apart.append(far_localizer(settings.anchors.localizer_limit_mm))
     anchors += [a] if (a := given_anchor(column, given)) is not None else []
     classifier, evidence = _evidence(column, anchors, scores, settings)
     rules = _rules(settings, scores)
@@ -155,6 +170,17 @@ def number(
     against = against_user(path, anchors, classifier, evidence, rules, **limits)
     result = _result(instances, column, path, anchors, evidence, settings)
     return replace(result, warnings=[*apart, *result.warnings, *against])
+
+
+def _some(anchor: Anchor | None) -> list[Anchor]:
+    return [] if anchor is None else [anchor]
+
+
+def _idle_levels(column: Column, instances: Volume, level_map: Volume, levels: Array | None) -> Problem:
+    """Return the warning that a mask of levels lies on no vertebra, or on too little of every one."""
+    bone = np.isin(instances.array, column.ids)
+    both = 0 if levels is None else int(np.count_nonzero(bone & (levels > 0)))
+    return far_levels(int(np.count_nonzero(level_map.array)), both, int(np.count_nonzero(bone)))
 
 
 def _result(
