@@ -11,11 +11,15 @@ import torch
 from augment_checks import context, keys, pipeline
 
 from nnunet_spine_ext.augment.batch import measure_levels
+from nnunet_spine_ext.augment.config import AugmentConfig
+from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.domain_bank import QUANTILES, load_bank
 from nnunet_spine_ext.augment.learn_bank import learn_bank
+from nnunet_spine_ext.augment.pipeline import Pipeline
 from nnunet_spine_ext.core.errors import SpineExtError
 from nnunet_spine_ext.core.io import write_volume
 from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.training.settings import AugmentSettings
 
 CLASSES = {1: "cord", 2: "csf", 3: "disc"}
 SHAPE = (12, 16, 16)
@@ -100,3 +104,31 @@ def test_another_file_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(SpineExtError, match="no bank of domains"):
         learn_bank([image], [label], path, domain="x", classes=CLASSES)
     assert path.read_text() == "a: 1\n"
+
+
+def test_the_content_of_a_bank_counts_not_its_name(tmp_path: Path) -> None:
+    def config(bank: object) -> AugmentConfig:
+        entry = {"name": "domain_transfer", "p": 1.0, "bank": bank}
+        return AugmentConfig.from_dict({"transforms": [{"one_of": [entry]}, {**entry, "classes": {"1": "cord"}}]})
+
+    text = "version: 1\ndomains:\n  mine: {background: [0.0, 0.5, 1.0], cord: [0.1, 0.2, 0.3]}\n"
+    first, moved, other = (tmp_path / name for name in ("a.yaml", "b.yaml", "c.yaml"))
+    first.write_text(text)
+    moved.write_text("# the same elsewhere\n" + text)
+    other.write_text(text.replace("0.3", "0.4"))
+    assert config(str(first)).hash == config(str(moved)).hash != config(str(other)).hash
+    before = config(str(first)).hash
+    written = AugmentSettings(config=config(str(first)).to_dict()).written_out()
+    assert written.hash == before
+    assert AugmentSettings(config=config(str(first)).to_dict()).without_files().config == written.config
+    context = Context((6, 8, 8), (1.0, 1.0, 1.0), labels=(0, 1))
+    expected = Pipeline(config(str(first)), context).plan(keys(2)).record
+    first.write_text(other.read_text())
+    assert config(str(first)).hash == config(str(other)).hash != before
+    # What is stored with a model needs no file any more.
+    for path in (first, moved, other):
+        path.unlink()
+    assert written.effective().hash == before
+    assert Pipeline(written.effective(), context).plan(keys(2)).record == expected
+    with pytest.raises(SpineExtError, match="no bank of domains"):
+        config({"version": 1, "domains": {}})

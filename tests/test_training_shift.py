@@ -409,3 +409,17 @@ def test_the_shipped_preset_is_moderate() -> None:
     geometry = {t.name: t for _, t in config.flat() if t.stage == "warp"}
     assert set(geometry) == {"rotate", "scale"}, "nnU-Net's geometry"
     assert (geometry["rotate"].p, geometry["scale"].p) == (0.2, 0.2)
+
+
+def test_without_a_seed_trainings_draw_differently(make: Maker) -> None:
+    def drawn(state: int) -> tuple[list[dict[str, Any]], str]:
+        np.random.seed(state)  # noqa: NPY002  as whoever starts a training may do
+        trainer = started(make(train={"seed": None}))
+        plan = trainer.augmentation.plan(trainer._keys(["a_1", "b_1"], 0, 0))
+        log = Path(trainer.log_file).read_text()
+        assert f"seed {plan.keys[0].seed}." in log
+        return [s["transforms"] for s in plan.record["samples"]], str(plan.keys[0].seed)
+
+    first = drawn(1)
+    assert drawn(1) == first
+    assert drawn(2) != first, "not one seed for all trainings"

@@ -159,9 +159,22 @@ class AugmentConfig:
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits of everything in `to_dict`; equal for equal effect, however it was written."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        """16 hexadecimal digits of everything in `to_dict`; equal for equal effect, however it was written.
+
+        Of files that transforms read it is the content that counts, not the name.
+        """
+        text = json.dumps(self.with_content().to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def with_content(self) -> AugmentConfig:
+        """Return the same with what is in files that transforms read in place of their names."""
+
+        def told(entry: Entry) -> Entry:
+            if isinstance(entry, Group):
+                return dataclasses.replace(entry, members=tuple(m.with_content() for m in entry.members))
+            return entry.with_content()
+
+        return dataclasses.replace(self, transforms=tuple(map(told, self.transforms)))
 
     def flat(self) -> Iterator[tuple[str, Transform]]:
         """Yield every transform with its stream: its name, numbered from the second of the same name on."""

@@ -17,6 +17,7 @@ class Context:
     `shape`: (Z, Y, X) or (Y, X) of the result. `spacing`: mm per array axis. `source_shape`: what the worker delivers
     before the warp, at least `shape`; None: the same. `channels`: of the image. `labels`: ids that occur, 0 among
     them. `sided_pairs`: left and right ids that a flip of `left_right_axis` (an array axis of `shape`) exchanges.
+    `tissues`: (label id, class of `augment.tissues`) of the labels whose tissue is known; None: nobody has looked.
     `strength`: 1 as configured, 0 without effect; a schedule sets it.
     """
 
@@ -27,6 +28,7 @@ class Context:
     labels: tuple[int, ...] = (0,)
     sided_pairs: tuple[tuple[int, int], ...] = ()
     left_right_axis: int | None = None
+    tissues: tuple[tuple[int, str], ...] | None = None
     strength: float = 1.0
 
     def __post_init__(self) -> None:
@@ -45,6 +47,9 @@ class Context:
             object.__setattr__(self, name, value)
         if self.left_right_axis is not None:
             object.__setattr__(self, "left_right_axis", _whole([self.left_right_axis], "a left-right axis")[0])
+        if self.tissues is not None:
+            known = tuple((int(label), str(name)) for label, name in _items(self.tissues, "tissues"))
+            object.__setattr__(self, "tissues", known)
         self._check(source)
 
     def _check(self, source: tuple[int, ...]) -> None:
@@ -107,6 +112,8 @@ class Context:
             "labels": list(self.labels),
             "sided_pairs": [list(pair) for pair in self.sided_pairs],
             "left_right_axis": self.left_right_axis,
+            # Left out where nobody has looked: records from before there were any stay as they are.
+            **({} if self.tissues is None else {"tissues": [list(pair) for pair in self.tissues]}),
         }
 
 

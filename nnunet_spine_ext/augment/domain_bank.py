@@ -31,17 +31,25 @@ Bank = Mapping[str, Mapping[str, tuple[float, ...]]]
 _FEWEST_VOXELS = 50
 
 
-def load_bank(path: str | Path | None = None) -> Bank:
-    """Return a bank: domain -> tissue -> quantiles. None is the shipped one.
+def load_bank(path: str | Path | Mapping[str, Any] | None = None) -> Bank:
+    """Return a bank: domain -> tissue -> quantiles. None is the shipped one; a mapping is what a file holds.
 
     Raises
     ------
     UsageError: the file cannot be read, is no bank, or its rows are not ascending numbers of equal length.
     """
+    if isinstance(path, Mapping):
+        return _checked(path, "bank")
     path = Path(SHIPPED if path is None else path)
     # A file that was written again since is read again.
     stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
     return _load(str(path), stamp)
+
+
+def plain_bank(path: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """Return a bank as plain JSON, which `load_bank` reads; equal for equal domains, wherever they are stored."""
+    domains = {name: {t: list(row) for t, row in tissues.items()} for name, tissues in load_bank(path).items()}
+    return {"version": VERSION, "domains": domains}
 
 
 def learn(scans: Iterable[tuple[NDArray[Any], NDArray[Any]]], classes: Mapping[int, str]) -> dict[str, list[float]]:
@@ -71,7 +79,10 @@ def learn(scans: Iterable[tuple[NDArray[Any], NDArray[Any]]], classes: Mapping[i
 
 @lru_cache(maxsize=8)
 def _load(path: str, stamp: tuple[int, int] | None) -> Bank:
-    content = read_mapping(path)
+    return _checked(read_mapping(path), path)
+
+
+def _checked(content: Mapping[str, Any], path: str) -> Bank:
     domains = content.get("domains")
     if content.get("version") != VERSION or not isinstance(domains, Mapping) or not domains:
         raise _refuse(path, "no bank of domains", f"the keys version: {VERSION} and domains")

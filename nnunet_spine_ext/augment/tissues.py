@@ -124,10 +124,13 @@ def draw_signals(rng: np.random.Generator, protocol: Protocol) -> dict[str, floa
 def class_of_label(context: Context, classes: Mapping[int, str] | None = None) -> dict[int, str]:
     """Return the tissue class of every label that has one, 0 excepted.
 
-    `classes` decides; without it the labels 0 to 14, and only these, are taken for the 14-class scheme.
+    `classes` decides; without it what the context knows; where nobody has looked the labels 0 to 14, and only these,
+    are taken for the 14-class scheme.
     """
     if classes:
         return {int(label): name for label, name in classes.items() if name in TISSUES and int(label) != 0}
+    if context.tissues is not None:
+        return {label: name for label, name in context.tissues if name in TISSUES and label in context.foreground}
     if context.labels == tuple(range(len(NNUNET14))):
         return {label: NNUNET14[label] for label in context.foreground}
     return {}

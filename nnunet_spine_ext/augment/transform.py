@@ -114,6 +114,10 @@ class Transform(ABC):
         neutral = cast("float | None", item.metadata.get("neutral"))
         return cast("Range", getattr(self, field)).scaled(rng, neutral, context.strength)
 
+    def with_content(self) -> Transform:
+        """Return the same with what is in files in place of their names; transforms that read any say how."""
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """Return name and settings as plain JSON, in the form the configuration is written in."""
         result: dict[str, Any] = {"name": self.name}

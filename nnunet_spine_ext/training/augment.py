@@ -83,8 +83,8 @@ def _tissues(scheme: str, known: str) -> list[str]:
     """Return the line that says why labels have no tissues, or where these come from; none where all is as usual."""
     if known == "translated":
         return [
-            f"labels: tissues of {scheme} by its translation into nnunet14; a training knows them if its configuration "
-            "says them (classes)"
+            f"labels: tissues of {scheme} by its translation into nnunet14; a training takes them from the names in "
+            "its dataset.json, or from classes in its configuration"
         ]
     if known == "own":
         return []

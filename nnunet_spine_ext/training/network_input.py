@@ -6,13 +6,14 @@ import gzip
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.tissue_names import tissues_of_names
 from nnunet_spine_ext.augment.tissues import class_of_label, classes_of_scheme
 from nnunet_spine_ext.check.facts import Role
 from nnunet_spine_ext.check.itk_header import MAX_TEXT
@@ -94,7 +95,7 @@ def network_input(
     images: one file per channel, on one grid. labels: its mask, on the same grid.
     spacing: mm along right-left, front-back, up-down to resample to, as nnU-Net does to its plans; None: as stored.
     scheme: of the labels (`core.labels`), which tells what they are made of and which have sides; None: what a
-        dataset.json beside the masks says, else nothing is known of them.
+        dataset.json beside the masks says (tissues by its names of labels), else nothing is known of them.
 
     Raises
     ------
@@ -124,13 +125,13 @@ def network_input(
     if spacing is not None:
         channels = [_resampled(channel, spacing, 3) for channel in channels]
         mask = None if mask is None else _resampled(mask, spacing, 0)
-    ids, pairs, known = _meaning(labels, scheme)
+    ids, pairs, known, named = _meaning(labels, scheme)
     if mask is not None and labels is not None:
         there = _ids_of(mask, labels)
         ids = ids or tuple(there)
         if scheme is not None and (strange := set(there) - set(ids)):
             logger.warning("%s: %s unknown to the scheme %s (--scheme)", labels, _said(strange), scheme)
-    context = _context(channels[0], len(channels), ids, pairs)
+    context = replace(_context(channels[0], len(channels), ids, pairs), tissues=named)
     # A data set may number the structures of a scheme anew, so its name alone says nothing of tissues.
     tissues = classes_of_scheme(scheme) if scheme is not None and not class_of_label(context) else {}
     facts = {
@@ -295,26 +296,34 @@ def _context(grid: Volume, channels: int, ids: Sequence[int], pairs: Sequence[tu
     )
 
 
-def _meaning(labels: str | Path | None, scheme: str | None) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...], str]:
-    """Return label ids, left-right pairs and the name of the scheme: as asked for, else of a dataset.json nearby."""
+_Meaning = tuple[tuple[int, ...], tuple[tuple[int, int], ...], str, tuple[tuple[int, str], ...] | None]
+
+
+def _meaning(labels: str | Path | None, scheme: str | None) -> _Meaning:
+    """Return label ids, left-right pairs, the name of the scheme and the tissues that names of labels say.
+
+    As asked for, else of a dataset.json nearby; a scheme that is asked for leaves the tissues open (None).
+    """
     if scheme is not None:
         known = scheme_named(scheme)
-        return (0, *sorted(known.labels)), known.sided_pairs, known.name
+        return (0, *sorted(known.labels)), known.sided_pairs, known.name, None
     if labels is None:
-        return (), (), ""
+        return (), (), "", None
     folder = Path(labels).absolute().parent
     for place in (folder / "dataset.json", folder.parent / "dataset.json"):
         if place.is_file():
             dataset = read_json(place)
-            return _of_dataset(dataset) if isinstance(dataset, dict) else ((), (), "")
-    return (), (), ""
+            return _of_dataset(dataset) if isinstance(dataset, dict) else ((), (), "", None)
+    return (), (), "", None
 
 
-def _of_dataset(dataset: dict[str, Any]) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...], str]:
+def _of_dataset(dataset: dict[str, Any]) -> _Meaning:
     listed = {name: value for name, value in (dataset.get("labels") or {}).items() if name != "ignore"}
     ids: set[int] = set()
     for value in listed.values():
         ids.update(int(n) for n in (value if isinstance(value, list) else [value]))
     facts = dataset.get("spine_ext") or {}
     pairs = tuple((int(a), int(b)) for a, b in facts.get("sided_labels", ()))
-    return tuple(sorted(ids)), pairs, str(facts.get("scheme", "custom"))
+    # As a training on this data set does.
+    tissues = tuple(tissues_of_names(listed).classes.items())
+    return tuple(sorted(ids)), pairs, str(facts.get("scheme", "custom")), tissues

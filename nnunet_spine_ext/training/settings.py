@@ -116,14 +116,15 @@ class AugmentSettings:
     def without_files(self) -> AugmentSettings:
         """Return the same, with a configuration that is a file put in place of its name; raises as `effective`."""
         self.effective()
-        if isinstance(self.config, str) and Path(self.config).suffix:
-            return replace(self, config=AugmentConfig.load(self.config).to_dict())
+        config = AugmentConfig.load(self.config)
+        if (isinstance(self.config, str) and Path(self.config).suffix) or config.with_content() != config:
+            return replace(self, config=config.with_content().to_dict())
         return self
 
     def written_out(self) -> AugmentSettings:
-        """Return settings of the same effect that need no preset."""
+        """Return settings of the same effect that need no preset and no file."""
         config = self.effective()
-        return AugmentSettings(config=config.to_dict(), flips=self.flips, hash=config.hash)
+        return AugmentSettings(config=config.with_content().to_dict(), flips=self.flips, hash=config.hash)
 
 
 def _without_flips(config: AugmentConfig) -> AugmentConfig:

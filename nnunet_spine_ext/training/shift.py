@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -17,6 +18,7 @@ from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.geometry import Resampling
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Pipeline
+from nnunet_spine_ext.augment.tissue_names import tissues_of_names
 from nnunet_spine_ext.augment.transform import build
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.training.base import nnUNetTrainerSpine, refuse_soft_settings
@@ -28,21 +30,24 @@ from nnunet_spine_ext.training.settings import AugmentSettings, SpineSettings, T
 from nnunet_spine_ext.training.targets import Targets
 
 _Trainer: Any = nnUNetTrainer if TYPE_CHECKING else object
+# Of labels without a tissue, so many are named in the log: vertebrae can be dozens.
+_NAMED = 12
 
 
 class DeviceAugmentationMixin(_Trainer):
     """Augment batches on the device, in the training step; validation is nnU-Net's.
 
-    What happens to a sample depends on the seed, the case, the epoch and its number in the epoch alone. Which case and
-    which crop have that number is the loader's choice: with `nnUNet_n_proc_DA=0` and a seed it is the same in every
-    run, also in one that was resumed; nnU-Net's worker processes draw without a seed and deliver in the order in which
-    they finish.
+    What happens to a sample depends on the seed (without `train.seed` one is drawn, and logged, whenever a training
+    starts), the case, the epoch and its number in the epoch alone. Which case and which crop have that number is the
+    loader's choice: with `nnUNet_n_proc_DA=0` and a seed it is the same in every run, also in one that was resumed;
+    nnU-Net's worker processes draw without a seed and deliver in the order in which they finish.
     """
 
     settings: TrainSettings
     augmentation: DeviceAugmentation
     default_augmentation = "shift"
     dataloader_train: Any
+    _seed: int | None = None
     _step = 0
     _send: Sender | None = None
 
@@ -75,10 +80,12 @@ class DeviceAugmentationMixin(_Trainer):
         config = _with_mirroring(_with_short_ramp(augment.effective(), self.num_epochs), axes)
         context = self._context(loaded, config)
         self.augmentation = self._augmentation(config, context)
+        self._seed = self._augmentation_seed()
         self.print_to_log_file(
             f"Augmentation {augment.hash} on {self.device}: {len(list(config.flat()))} transforms, "
-            f"patches {list(context.shape)} of crops {list(context.source)}."
+            f"patches {list(context.shape)} of crops {list(context.source)}, seed {self._seed}."
         )
+        self._say_tissues(config)
         return rotation, dummy_2d, list(context.source), axes
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> ComposeTransforms:
@@ -132,7 +139,17 @@ class DeviceAugmentationMixin(_Trainer):
         processes = distributed.get_world_size() if self.is_ddp else 1
         # The plans hold the batch size of all processes together: at least that of each.
         first = (step * processes + self.local_rank) * self.configuration_manager.batch_size
-        return [SampleKey(self.settings.seed or 0, str(case), epoch, first + i, step) for i, case in enumerate(cases)]
+        return [SampleKey(self._seed or 0, str(case), epoch, first + i, step) for i, case in enumerate(cases)]
+
+    def _augmentation_seed(self) -> int:
+        """Return `train.seed`; unset, a number drawn from what whoever starts a training may have seeded."""
+        if self.settings.seed is not None:
+            return self.settings.seed
+        drawn = [int(np.random.randint(1 << 31))]  # noqa: NPY002  nnU-Net's loaders draw from numpy's global state
+        if self.is_ddp:
+            # Samples are numbered across all processes: one seed for all of them.
+            distributed.broadcast_object_list(drawn)
+        return drawn[0]
 
     def _context(self, loaded: Sequence[int], config: AugmentConfig) -> Context:
         """Return what transforms may know; the source is nnU-Net's larger patch where something reads beyond it."""
@@ -146,11 +163,25 @@ class DeviceAugmentationMixin(_Trainer):
             labels=tuple(int(label) for label in self.label_manager.all_labels),
             sided_pairs=pairs,
             left_right_axis=self._sided_axis(),
+            tissues=tuple(tissues_of_names(self.dataset_json["labels"]).classes.items()),
         )
         moving = [transform for _, transform in config.flat() if isinstance(transform, Resampling) and transform.p > 0]
         still = set(range(len(patch))).intersection(*(t.locked(context) for t in moving))
         source = tuple(n if axis in still else max(n, int(loaded[axis])) for axis, n in enumerate(patch))
         return replace(context, source_shape=source)
+
+    def _say_tissues(self, config: AugmentConfig) -> None:
+        """Log which labels have no tissue for the transforms that ask for one and were not told (`classes`)."""
+        asking = sorted({t.name for _, t in config.flat() if t.p > 0 and not getattr(t, "classes", "none")})
+        if config.scanners is not None and config.scanners.weighting:
+            asking.append("scanners")
+        unknown = tissues_of_names(self.dataset_json["labels"]).unknown
+        if asking and unknown:
+            more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+            self.print_to_log_file(
+                f"No tissue is known of {', '.join(unknown[:_NAMED])}{more}: {', '.join(asking)} leave them as they "
+                'are. Say it in augment.config as classes: {"<id>": <tissue>}.'
+            )
 
     def _augmentation(self, config: AugmentConfig, context: Context) -> DeviceAugmentation:
         """Return what augments a batch on the device."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from nnunet_spine_ext.augment.context import Context
-from nnunet_spine_ext.augment.domain_bank import load_bank
+from nnunet_spine_ext.augment.domain_bank import Bank, load_bank, plain_bank
 from nnunet_spine_ext.augment.ranges import Range, spread
 from nnunet_spine_ext.augment.selective import Selective
 from nnunet_spine_ext.augment.tissues import check_classes, class_of_label
@@ -30,14 +31,15 @@ _END = 0.01
 class DomainTransfer(Selective, stage="table"):
     """Match the histogram of every label to that of its tissue in a random blend of domains.
 
-    `bank`: a YAML file of domains (`learn_bank.learn_bank` makes one from images and masks), None: the shipped one.
+    `bank`: a YAML file of domains (`learn_bank.learn_bank` makes one from images and masks), or its content; None: the
+    shipped one.
     `domains`: which of them; empty: all. `blend`: 0 takes one domain, 1 a random mean of all. `per_tissue`: probability
     that each tissue has domains of its own. `classes`: tissue of each label id, as for the signal equations.
     """
 
     p: float = 0.1
     graded = False
-    bank: str | None = None
+    bank: str | dict[str, Any] | None = None
     domains: tuple[str, ...] = ()
     classes: dict[str, str] | None = None
     blend: Range = spread([0.0, 0.5], limits=(0.0, 1.0))
@@ -49,7 +51,7 @@ class DomainTransfer(Selective, stage="table"):
         super().__post_init__()
         check_classes(self.name, self.classes)
         self.check_share("per_tissue")
-        known = load_bank(self.bank)
+        known = self._loaded()
         for name in self.domains:
             if name not in known:
                 raise UsageError(
@@ -62,7 +64,7 @@ class DomainTransfer(Selective, stage="table"):
 
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
         """Draw the domain and the blend, and look up the quantiles of every label whose tissue the bank knows."""
-        bank = load_bank(self.bank)
+        bank = self._loaded()
         names = self.domains or tuple(bank)
         blend = self.draw(rng, "blend", context)
         common = _weights(rng, blend, len(names))
@@ -82,6 +84,18 @@ class DomainTransfer(Selective, stage="table"):
             "domains": {name: round(float(w), 4) for name, w in zip(names, weights, strict=True) if w > 0},
             "quantiles": quantiles,
         }
+
+    def with_content(self) -> DomainTransfer:
+        """Return the same with the content of a bank file in place of its name."""
+        return replace(self, bank=plain_bank(self.bank)) if self.bank is not None else self
+
+    def _loaded(self) -> Bank:
+        # A file may have been written again, a mapping is checked once.
+        return self._given if isinstance(self.bank, dict) else load_bank(self.bank)
+
+    @cached_property
+    def _given(self) -> Bank:
+        return load_bank(self.bank)
 
     def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
         """Add the matching of the labels that have quantiles."""

@@ -30,9 +30,8 @@ class ProtocolChange(Selective, stage="table"):
     """Multiply every tissue by the ratio of its turbo spin echo signals after and before.
 
     `reference`: field strength in tesla, TR and TE in ms of the image. `field_strength`, `tr`, `te`: the new ones.
-    `classes`: tissue of each label id; without it the 14-class scheme is known, and labels of other schemes keep their
-    intensities. Fluid keeps its own, which is the brightest; unlabelled voxels change like muscle, organ and fat, by
-    their intensity.
+    `classes`: tissue of each label id, as for the signal equations. Fluid keeps its own intensities, for it is the
+    brightest; unlabelled voxels change like muscle, organ and fat, by their intensity.
     """
 
     p: float = 0.1

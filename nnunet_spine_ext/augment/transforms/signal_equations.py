@@ -32,8 +32,9 @@ class SignalEquations(Selective, stage="table"):
     """Draw a sequence and its times, evaluate the signal equations, and give every label its tissue's signal.
 
     `sequences`: which may be drawn; those of the default, and dixon_water, dixon_fat, dixon_opposed. T1w, T2w, PDw and
-    DWI are with or without fat suppression. `classes`: tissue of each label id; without it the 14-class scheme is
-    known, and labels of other schemes keep their intensities. `texture`: part of the image's own texture that stays.
+    DWI are with or without fat suppression. `classes`: tissue of each label id; without it what the names
+    of the labels say, or the 14-class scheme where there are no names. Labels without a tissue keep their intensities.
+    `texture`: part of the image's own texture that stays.
     Unlabelled voxels are divided by intensity into air, muscle, organ and fat; voxels that fat shares with air or
     muscle are taken for what lies between these, so that fat that is suppressed keeps a rim as bright as muscle where
     it borders on air.
