@@ -6,6 +6,7 @@ PyRadiomics computed the numbers in fixtures/oracle_radiomics.json in an environ
 from __future__ import annotations
 
 import json
+import logging
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,45 @@ def test_wrong_shapes_are_refused(images: Tensor, roi: Tensor | None) -> None:
     with pytest.raises(UsageError) as caught:
         radiomic_features(images, roi)
     assert caught.value.code == "E-LOSS-SHAPE"
+
+
+@pytest.mark.parametrize("name", ["images", "roi"])
+def test_arrays_of_numpy_are_refused_by_name(name: str) -> None:
+    images, roi = smooth_images(), torch.ones(2, 1, 14, 11, dtype=torch.bool)
+    given: dict[str, Any] = {"images": images, "roi": roi} | {name: {"images": images, "roi": roi}[name].numpy()}
+    for measure in (radiomic_features, RadiomicLoss(TARGETS)):
+        with pytest.raises(UsageError) as caught:
+            measure(given["images"], given["roi"])
+        assert caught.value.code == "E-LOSS-TYPE"
+        assert f"{name} of type numpy.ndarray" in caught.value.found
+
+
+@pytest.mark.parametrize("kind", ["features", "loss"])
+def test_images_between_0_and_1_are_told_once(
+    kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(radiomics, "_said", set())
+    caplog.set_level("WARNING", radiomics.__name__)
+    monkeypatch.setattr(logging.getLogger("nnunet_spine_ext"), "propagate", True)
+    measure = radiomic_features if kind == "features" else RadiomicLoss(TARGETS)
+    unit = smooth_images() / 255
+    for images in (smooth_images(), torch.zeros_like(unit), torch.full_like(unit, 0.5), unit * 30):
+        measure(images)
+    radiomic_features(unit, bin_width=0.1)
+    radiomic_features(unit, bin_count=8)
+    assert not caplog.messages
+    measure(unit)
+    measure(unit)
+    assert len(caplog.messages) == 1
+    assert "W-LOSS-SCALE" in caplog.messages[0]
+
+
+def test_the_scale_of_images_is_not_read_in_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def looked(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(radiomics, "_warn_of_scale", looked)
+    RadiomicLoss(TARGETS)(smooth_images())
 
 
 @pytest.mark.parametrize(

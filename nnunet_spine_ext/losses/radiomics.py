@@ -8,13 +8,14 @@ levels with soft borders; ``soft`` has values and gradient of soft borders, and 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.errors import Problem, UsageError
 from nnunet_spine_ext.losses.grey_levels import LevelMode, pair_counts, share_a_line, short_runs, to_levels
 from nnunet_spine_ext.losses.supervised import check_choice, check_numbers, full_precision
 
@@ -32,6 +33,10 @@ Normalisation = Literal["absolute", "relative", "zscore"]
 _EPSILON = 2.0**-52
 # Kinds of devices that cannot compute in double precision; there the features are computed on the CPU.
 _WITHOUT_DOUBLES = ("mps",)
+
+_log = logging.getLogger(__name__)
+# What was said in this process: a training would say it in every step.
+_said: set[str] = set()
 
 
 class _Found(NamedTuple):
@@ -55,7 +60,8 @@ def radiomic_features(
 
     Not defined, and NaN without a gradient: all features of an image with NaN or infinity in its region or of an empty
     region, those of GLCM without two pixels side by side. An image of one grey level has Idmn 1, Correlation 1 and no
-    entropy, as in PyRadiomics.
+    entropy, as in PyRadiomics. Images that all lie between 0 and 1 have one grey level: a warning (`W-LOSS-SCALE`, once
+    in a process) says that they are on another scale than the bins.
 
     Parameters
     ----------
@@ -68,7 +74,8 @@ def radiomic_features(
 
     Raises
     ------
-    UsageError: shapes that do not belong together, an unknown mode, a number out of range, more than 1024 levels.
+    UsageError: arrays of NumPy, shapes that do not belong together, an unknown mode, a number out of range, more than
+        1024 levels.
     """
     _check_bins(bin_width, bin_count, mode, tau)
     found = _features(images, roi, bin_width=bin_width, bin_count=bin_count, mode=mode, tau=tau)
@@ -161,6 +168,9 @@ def _features(
         # A choice, not a product: NaN times 0 would be NaN, in the gradient as well.
         volumes = torch.where(region, volumes, 0.0)
         levels = to_levels(volumes, region, bin_width=bin_width, bin_count=bin_count, mode=mode, tau=tau)
+        if bin_count is None and levels.weights.shape[1] == 1:
+            # A shape is known without reading from the device, so other images cost nothing.
+            _warn_of_scale(volumes, region)
         pairs = pair_counts(levels)
         emphasis, runs = short_runs(levels, soft=mode == "soft")
         totals = pairs.sum(dim=(2, 3))
@@ -175,8 +185,38 @@ def _features(
         return _Found(torch.cat(values, dim=1), defined, finite)
 
 
+def _warn_of_scale(volumes: Tensor, region: Tensor) -> None:
+    """Say once that images of one grey level are not on the scale of 0 to 255; constant ones may be."""
+    if "scale" in _said:
+        return
+    inside = volumes.detach()[region]
+    if inside.numel() == 0:
+        return
+    low, high = float(inside.amin()), float(inside.amax())
+    if 0 <= low < high <= 1:
+        _said.add("scale")
+        problem = Problem(
+            "warning", "W-LOSS-SCALE", "radiomic features", f"images between {low:.3g} and {high:.3g}: one grey level",
+            "images on the scale 0 to 255", "multiply them by 255, or give a bin_width or bin_count that fits them",
+        )  # fmt: skip
+        _log.warning("%s", problem)
+
+
+def _refuse_arrays(**given: Any) -> None:
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            kind = type(value)
+            raise UsageError(
+                "E-LOSS-TYPE",
+                found=f"{name} of type {kind.__module__}.{kind.__name__}",
+                expected="tensors of torch",
+                fix="torch.from_numpy(array).float() makes one of an array, with axes (B, 1, Y, X)",
+            )
+
+
 def _as_volumes(images: Tensor, roi: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return images and region as (B, Z, Y, X); a slice is one plane."""
+    _refuse_arrays(images=images, **({} if roi is None else {"roi": roi}))
     right = images.dim() in {4, 5} and images.shape[1] == 1 and images.is_floating_point() and images.numel() > 0
     try:
         region = torch.ones_like(images, dtype=torch.bool) if roi is None else (roi > 0.5).expand_as(images)
