@@ -23,8 +23,8 @@ from nnunet_spine_ext.augment.profiles import COMPONENTS
 from nnunet_spine_ext.core.errors import NoInputError, SetupError, SpineExtError, UsageError
 from nnunet_spine_ext.core.io import read_volume, write_json, write_volume
 from nnunet_spine_ext.core.volume import Volume
-from nnunet_spine_ext.study import commands, folders, run, trainings
-from nnunet_spine_ext.study.assemble import Assembly, assemble
+from nnunet_spine_ext.study import commands, folders, trainings
+from nnunet_spine_ext.study.assemble import assemble
 from nnunet_spine_ext.study.conditions import SOURCE, conditions
 from nnunet_spine_ext.study.config import PhantomData, preset_names, read_config
 from nnunet_spine_ext.study.features import distances
@@ -290,11 +290,11 @@ def test_steps_that_lost_cases_are_done_again(tmp_path: Path) -> None:
 
 def test_a_dry_run_tells_of_steps_that_lost_cases(tmp_path: Path) -> None:
     step = Step("predict", lose, {}, 1)
-    made, ledger = Assembly(images=None, steps=[step]), Ledger(tmp_path)  # type: ignore[arg-type]
+    ledger = Ledger(tmp_path)
     ledger.enter(step, 1.0, {"failed": {"case": {"found": "no memory"}}})
-    assert run._planned(made, ledger) == ["predict"]
+    assert ledger.planned([step]) == ["predict"]
     ledger.enter(step, 1.0, {"failed": {}})
-    assert run._planned(made, ledger) == []
+    assert ledger.planned([step]) == []
 
 
 def test_a_damaged_record_is_done_again(tmp_path: Path) -> None:

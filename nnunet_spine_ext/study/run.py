@@ -3,93 +3,46 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SETUP, EXIT_SOME_FAILED, UsageError
-from nnunet_spine_ext.core.io import write_json
-from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.study.assemble import Assembly, assemble
 from nnunet_spine_ext.study.collect import collect, source_gap
-from nnunet_spine_ext.study.commands import LOG, environment_of
 from nnunet_spine_ext.study.config import StudyConfig, read_config
-from nnunet_spine_ext.study.folders import before, log_changes, logged, versions
-from nnunet_spine_ext.study.steps import Ledger, Outcome, Step, minutes, run_steps
-from nnunet_spine_ext.study.workers import Workers
+from nnunet_spine_ext.study.frame import Frame, FrameResult, Kind
+from nnunet_spine_ext.study.steps import Step
 
 if TYPE_CHECKING:
     from nnunet_spine_ext.study.analysis import StudySummary
 
 logger = logging.getLogger(__name__)
 STUDY_FILE = "study.json"
-VERSION = 1
 # Below it there is nothing to recover, and no share says anything.
 LEAST_GAP = 0.10
-_LOCK = ".study.lock"
-_SHOWN = 12
+_KIND = Kind("cross-scanner study", STUDY_FILE, ".study.lock", "doing a study here")
 
 
 @dataclass
-class StudyResult:
-    """What a study found, and what it could not do."""
+class StudyResult(FrameResult["StudySummary"]):
+    """What a study found, and what it could not do; `unavailable` strategies with the reason."""
 
-    folder: Path
-    summary: StudySummary | None = None
-    outcome: Outcome = field(default_factory=Outcome)
-    failures: list[dict[str, Any]] = field(default_factory=list)
     unavailable: dict[str, str] = field(default_factory=dict)
-    planned: list[str] | None = None
-    seconds: float = 0.0
 
-    @property
-    def exit_code(self) -> int:
-        """0; 3: something failed or was left out, or there is no gap to recover; 5: nothing could be scored."""
-        if self.planned is not None:
-            return EXIT_OK
-        if self.summary is None:
-            return EXIT_SETUP
-        if self.outcome.failed or self.outcome.left_out or self._failed():
-            return EXIT_SOME_FAILED
-        return self.summary.exit_code
+    PLACE: ClassVar[tuple[str, ...]] = ("strategy", "scanner", "case", "step")
 
-    def _failed(self) -> list[dict[str, Any]]:
+    def lost(self) -> list[dict[str, Any]]:
         """Return the failures without strategies that were never there: these were asked for in vain, not lost."""
         return [row for row in self.failures if row.get("step") != "not available"]
 
-    def render(self) -> str:
-        """Return a text for the console."""
-        if self.planned is not None:
-            return "\n".join([*self.planned, f"{len(self.planned)} steps; nothing was done (dry run)"])
-        lines = [] if self.summary is None else [self.summary.render()]
-        lines += [f"not available: {name}: {reason}" for name, reason in self.unavailable.items()]
-        failed = self._failed()
-        lines += [f"FAILED {_failure(row)}" for row in failed[:_SHOWN]]
-        lines += [f"… and {len(failed) - _SHOWN} more, see failures.csv"] if len(failed) > _SHOWN else []
-        done, skipped = len(self.outcome.done), len(self.outcome.skipped)
-        lines.append(f"{done} steps done, {skipped} done before, in {minutes(self.seconds)}; see {self.folder}")
-        return "\n".join(lines)
+    def remarks(self) -> list[str]:
+        """Return a line for every strategy that is not available."""
+        return [f"not available: {name}: {reason}" for name, reason in self.unavailable.items()]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the same as plain JSON."""
-        return {
-            "folder": str(self.folder),
-            "summary": None if self.summary is None else self.summary.to_dict(),
-            "failures": self.failures,
-            "unavailable": self.unavailable,
-            "planned": self.planned,
-            "seconds": round(self.seconds, 1),
-            "exit_code": self.exit_code,
-        }
-
-
-def _failure(row: dict[str, Any]) -> str:
-    what = ", ".join(str(row[key]) for key in ("strategy", "scanner", "case", "step") if row.get(key))
-    return f"{what}: {row['reason']}"
+    def more(self) -> dict[str, Any]:
+        """Return the strategies that are not available."""
+        return {"unavailable": self.unavailable}
 
 
 def study(
@@ -119,47 +72,25 @@ def study(
     UsageError: the configuration is wrong, the folder holds something else.
     NoInputError, SetupError: no data, no model, another study runs in the folder.
     """
-    start = time.monotonic()
-    if jobs < 1:
-        raise UsageError(
-            "E-STUDY-CONFIG", file="--jobs", found=str(jobs), expected="at least 1", fix="correct the option"
-        )
+    frame = Frame(_KIND, o, jobs)
     chosen = read_config(config, preset, assignments or ())
     chosen = chosen if device is None else replace(chosen, device=device)
-    folder = Path(o).resolve()
-    known = before(folder, STUDY_FILE, _KIND, resume=resume)
-    made = assemble(chosen, folder)
+    known = frame.before(resume=resume)
+    made = assemble(chosen, frame.folder)
     if dry_run:
-        return StudyResult(folder, planned=_planned(made, Ledger(folder)), unavailable=made.unavailable)
-    folder.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder / _LOCK, what="doing a study here"), logged(folder):
-        log_changes(known, chosen.to_dict())
-        write_json(folder / STUDY_FILE, _facts(chosen, made))
-        deadline = None if chosen.budget is None else start + 60 * chosen.budget
-        return _study(folder, chosen, made, jobs, start, deadline)
+        return StudyResult(frame.folder, planned=frame.ledger.planned(made.steps), unavailable=made.unavailable)
+    with frame.opened(known, chosen.to_dict()):
+        return _study(frame, chosen, made)
 
 
-def _study(
-    folder: Path, config: StudyConfig, made: Assembly, jobs: int, start: float, deadline: float | None
-) -> StudyResult:
-    ledger = Ledger(folder)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-
-    def watch(step: Step) -> None:
-        _tell_gap(folder, made, step)
-
-    with Workers(jobs, environment_of(folder, threads), folder / LOG) as workers:
-        outcome = run_steps(made.steps, ledger, workers, deadline=deadline, after=watch)
-    failures = collect(folder, config, made, ledger, outcome)
-    facts = _facts(config, made) | {
-        "failures": failures,
-        "minutes": round((time.monotonic() - start) / 60, 2),
-        "seconds_of_steps": {step.name: ledger.seconds(step) for step in made.steps if ledger.is_done(step)},
-    }
-    write_json(folder / STUDY_FILE, facts)
-    scored = any(ledger.is_done(step) for step in made.steps if step.name.startswith("score "))
-    summary = _analysed(folder, config) if scored else None
-    return StudyResult(folder, summary, outcome, failures, made.unavailable, seconds=time.monotonic() - start)
+def _study(frame: Frame, config: StudyConfig, made: Assembly) -> StudyResult:
+    facts = _facts(config, made)
+    frame.write_facts(config.to_dict(), facts)
+    outcome = frame.run(made.steps, config.budget, after=lambda step: _tell_gap(frame.folder, made, step))
+    failures = collect(frame.folder, config, made, frame.ledger, outcome)
+    frame.write_facts(config.to_dict(), facts, failures=failures, **frame.effort(made.steps))
+    summary = _analysed(frame.folder, config) if frame.is_scored(made.steps) else None
+    return StudyResult(frame.folder, summary, outcome, failures, unavailable=made.unavailable, seconds=frame.seconds)
 
 
 def _analysed(folder: Path, config: StudyConfig) -> StudySummary | None:
@@ -178,28 +109,13 @@ def _tell_gap(folder: Path, made: Assembly, step: Step) -> None:
                 logger.warning("the gap of %.3f is below %.2f: the study will be void", own - other, LEAST_GAP)
 
 
-_KIND = "cross-scanner study"
-
-
 def _facts(config: StudyConfig, made: Assembly) -> dict[str, Any]:
     scanners = [condition.scanner for condition in made.images.conditions if condition.factor == "scanner"]
     return {
-        "kind": _KIND,
-        "version": VERSION,
-        "config": config.to_dict(),
         "source": made.images.source.scanner,
         "scanners": scanners,
         "strategies": list(config.strategies),
         "seeds": list(config.seeds),
         "unavailable": made.unavailable,
         "vertebrae": made.images.instances,
-        "versions": versions(),
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
     }
-
-
-def _planned(made: Assembly, ledger: Ledger) -> list[str]:
-    for step in made.steps:
-        ledger.key(step)
-    return [step.name for step in made.steps if not (ledger.is_done(step) and ledger.is_whole(step))]

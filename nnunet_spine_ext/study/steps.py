@@ -70,6 +70,12 @@ class Ledger:
         answer = self.answer(step)
         return not (isinstance(answer, Mapping) and answer.get("failed"))
 
+    def planned(self, steps: Sequence[Step]) -> list[str]:
+        """Return the names of the steps that a run would do; steps are in order."""
+        for step in steps:
+            self.key(step)
+        return [step.name for step in steps if not (self.is_done(step) and self.is_whole(step))]
+
     def seconds(self, step: Step) -> float | None:
         """Return how long a step took; None if that is not known."""
         value = self._read(step).get("seconds")
