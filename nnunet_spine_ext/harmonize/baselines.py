@@ -24,6 +24,7 @@ from nnunet_spine_ext.harmonize.body import body_mask
 from nnunet_spine_ext.harmonize.harmonizer import MODEL_FILE, HarmonizerModel, unusable, write_harmonizer
 from nnunet_spine_ext.harmonize.maps import SLOPE_LIMITS, IntensityMap, affine, through
 from nnunet_spine_ext.harmonize.nyul import LANDMARKS, NyulLandmarks
+from nnunet_spine_ext.harmonize.progress import paced
 from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
 from nnunet_spine_ext.harmonize.slice_set import SliceSet
 
@@ -156,7 +157,7 @@ def fit_baseline(
     count = min(chosen.slices, len(target))
     numbers = np.linspace(0, len(target) - 1, count).round().astype(int) if count else ()
     moments, shapes = [], []
-    for number in numbers:
+    for number in paced(numbers, "style of the target", len(numbers), units="slices"):
         values = values_of(target.images[number], chosen.region, target.spacing)
         if values is None:
             continue

@@ -19,6 +19,7 @@ from nnunet_spine_ext.core.io import read_json
 from nnunet_spine_ext.core.splits import shorten
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.harmonize.matching import looks_like_ct
+from nnunet_spine_ext.harmonize.progress import paced
 from nnunet_spine_ext.harmonize.slice_grid import SliceFrame, SliceSettings, prepare_mask, prepare_slice, restore
 from nnunet_spine_ext.harmonize.slice_pairs import RoiWindow, roi_window, weak_pairs
 from nnunet_spine_ext.harmonize.slice_set import DISC, UNKNOWN, SliceFacts, SliceSet
@@ -144,7 +145,7 @@ def read_slices(
     problems += _mixed(cases, settings)
     settings = _with_spacing(cases, settings)
     found = _Found([], [], [], [], problems)
-    for case in cases:
+    for case in paced(cases, "reading scans", len(cases), units="scans"):
         _add(found, case, settings)
     for problem in found.problems:
         _log.warning("%s", problem)

@@ -23,6 +23,7 @@ from nnunet_spine_ext.core.splits import shorten
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.harmonize.geometry_gate import GateSettings
 from nnunet_spine_ext.harmonize.harmonizer import MODEL_FILE, HarmonizerModel, load_harmonizer, read_harmonizer
+from nnunet_spine_ext.harmonize.progress import paced
 from nnunet_spine_ext.harmonize.volumes import HarmonizedVolume, harmonize_volume, refuse_unfit
 from nnunet_spine_ext.inference.batch import FULL_LIMIT, BatchResult, Done, attempt, record, stopped, unexpected
 from nnunet_spine_ext.inference.cases import InputCase, find_images
@@ -229,8 +230,6 @@ def _work(
     facts: Mapping[str, Any],
     source: str | Path | Sequence[str | Path],
 ) -> None:
-    from tqdm import tqdm
-
     result, output = run.result, run.output
     for note in result.notes:
         logger.warning("%s", note)
@@ -240,7 +239,7 @@ def _work(
         with writing(output):
             write_json(output / RUN, _run_facts(source, device) | dict(facts))
         journal, full = Journal(output), 0
-        for number, case in enumerate(tqdm(run.cases, desc="cases", disable=None)):
+        for number, case in enumerate(paced(run.cases, "harmonizing", len(run.cases), units="scans")):
             made = attempt(
                 case.name,
                 output,
@@ -282,9 +281,7 @@ def _one(
 
 def _rehearse(run: _Run) -> None:
     """Read every file as the run would, and record which cases would be done, are finished, or would fail."""
-    from tqdm import tqdm
-
-    for case in tqdm(run.cases, desc="cases", disable=None):
+    for case in paced(run.cases, "reading scans", len(run.cases), units="scans"):
         try:
             if case.name in run.earlier and run.finished(case, run.hashes(case)):
                 run.result.skipped.append(case.name)

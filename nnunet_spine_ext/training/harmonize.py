@@ -199,6 +199,10 @@ def train_network(order: Order, device: torch.device, processes: Processes | Non
     problems = _foreign(aid, settings)
     target, source, made = _slices(order, aid)
     data = split_slices(source, target, settings)
+    _log.info(
+        "%d slices of %d subjects to look like, %d of %d to change; measuring the target",
+        len(target), len(target.subjects), len(source), len(source.subjects),
+    )  # fmt: skip
     targets = measure_targets(data.target, aid, settings, device)
     problems += _without_discs(targets, settings)
     parts = {
@@ -248,6 +252,8 @@ def _run(training: CycleGanTraining, order: Order) -> None:
             )
     else:
         training.processes.on_first(lambda: _clear(order.folder, state, order.folder / SAMPLES_FOLDER))
+    if training.epoch < training.settings.epochs:
+        _log.info("training on %s, epochs %d to %d", training.device, training.epoch + 1, training.settings.epochs)
     training.run()
 
 
@@ -275,6 +281,7 @@ def _slices(order: Order, aid: SliceSegmenter | None) -> tuple[SliceSet, SliceSe
     made = order.settings.slices
     if made.fit == "crop" and made.spacing is None and aid is not None and aid.spacing is not None:
         made = replace(made, spacing=aid.spacing)
+    _log.info("reading slices of %s, then of %s", ", ".join(order.target), ", ".join(order.sources))
     target = read_slices(order.datasets, key=order.key, values=order.target, settings=made)
     if made.fit == "crop":
         made = replace(made, spacing=target.spacing[0])

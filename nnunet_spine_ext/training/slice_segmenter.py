@@ -121,12 +121,14 @@ def segmenter(
         _refuse_existing(folder)
     datasets = [dataset_folder(str(name)) for name in ([d] if isinstance(d, str | Path) else d)]
     values = [target] if isinstance(target, str) else list(target)
+    _log.info("reading slices of %s", ", ".join(values))
     slices = read_slices(datasets, key=key, values=values, settings=settings.slices)
     data = split_slices(slices, settings.validation, settings.test, settings.seed)
     if settings.test and not len(data.test):
         _log.warning("%s: two subjects only, so nobody is left to test on", folder)
     if settings.network.kind == "smp" and settings.encoder_weights is None:
         _log.warning("the encoder starts from random weights, not from ImageNet's: encoder_weights names no file")
+    _log.info("%d slices to train on, %d to validate on; training on %s", len(data.train), len(data.validation), where)
     outcome = _trained(settings, data, folder, where, resume=resume)
     return SegmenterResult(folder, asdict(outcome), data.to_dict(), slices.problems)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from nnunet_spine_ext.core.errors import NoInputError
 from nnunet_spine_ext.harmonize.cyclegan.regions import cut_regions, disc_windows
 from nnunet_spine_ext.harmonize.cyclegan.settings import CycleGanSettings
+from nnunet_spine_ext.harmonize.progress import paced
 from nnunet_spine_ext.harmonize.radiomics import all_features
 from nnunet_spine_ext.harmonize.segmenter import SliceSegmenter
 from nnunet_spine_ext.harmonize.selection import SELECTION_FILE, FeatureSelection, save_selection, select_features
@@ -110,7 +111,8 @@ def _batches(
     target: SliceSet, chosen: np.ndarray[Any, Any], segmenter: SliceSegmenter | None, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Yield slices, masks and what the segmenter finds, (B, 1, Y, X) each."""
-    for first in range(0, len(chosen), _BATCH):
+    starts = range(0, len(chosen), _BATCH)
+    for first in paced(starts, "features of the target", len(starts), units="batches"):
         indices = chosen[first : first + _BATCH].tolist()
         images, masks = target.tensor(indices).to(device), target.mask_tensor(indices).to(device)
         with torch.no_grad():

@@ -33,6 +33,7 @@ from nnunet_spine_ext.harmonize.cyclegan.step import (
 from nnunet_spine_ext.harmonize.cyclegan.targets import Targets
 from nnunet_spine_ext.harmonize.cyclegan.validation import VALIDATED, first_samples, validate
 from nnunet_spine_ext.harmonize.harmonizer import HarmonizerModel, write_harmonizer
+from nnunet_spine_ext.harmonize.progress import duration, paced
 from nnunet_spine_ext.harmonize.segmenter import SliceSegmenter
 from nnunet_spine_ext.instances.training.state import LOG_FILE, load_state, read_facts, read_log, save_state, write_log
 from nnunet_spine_ext.losses.radiomics import RadiomicLoss
@@ -188,7 +189,8 @@ class CycleGanTraining:
 
     def _warm_up(self) -> None:
         """Let the discriminators look at slices as the generators leave them at the start."""
-        for number in range(self.settings.judge_warmup):
+        count = self.settings.judge_warmup
+        for number in paced(range(count), "discriminators before the first epoch", count):
             rng = np.random.default_rng([_WARMUP, self.settings.seed, number, self.processes.rank])
             x, y = self._drawn(rng)
             with torch.no_grad(), self._autocast():
@@ -259,14 +261,10 @@ class CycleGanTraining:
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process's share of the slices of every step, -1 to 1, on the device."""
-        from tqdm import tqdm
-
         source, target = self.slices.source, self.slices.target
         xs, ys = epoch_order(len(source), len(target), self.settings, self.epoch)
         share = self.processes.share(self.settings.batch_size)
-        hidden = None if self.processes.first else True
-        bar = tqdm(range(len(xs)), desc=f"epoch {self.epoch + 1}", unit="step", disable=hidden)
-        for step in bar:
+        for step in paced(range(len(xs)), f"epoch {self.epoch + 1}", len(xs)):
             pair = (source.tensor(xs[step][share].tolist()), target.tensor(ys[step][share].tolist()))
             yield to_unit(pair[0].to(self.device)), to_unit(pair[1].to(self.device))
 
@@ -340,5 +338,4 @@ def _in_words(row: dict[str, Any], settings: CycleGanSettings, left_s: float) ->
         parts.append(f"radiomic error {row['validated_radiomics']:.3f}")
     if row["validated_dice"] != "":
         parts.append(f"Dice {row['validated_dice']:.3f}")
-    minutes = f"{left_s / 60:.0f} min" if left_s > 90 else f"{left_s:.0f} s"
-    return ", ".join(parts) + (f"; about {minutes} left" if row["epoch"] + 1 < settings.epochs else "")
+    return ", ".join(parts) + (f"; about {duration(left_s)} left" if row["epoch"] + 1 < settings.epochs else "")

@@ -19,6 +19,7 @@ from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import write_bytes
 from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.core.volume import Array
+from nnunet_spine_ext.harmonize.progress import paced
 from nnunet_spine_ext.harmonize.segmenting.augment import deformed
 from nnunet_spine_ext.harmonize.segmenting.data import SegmenterData
 from nnunet_spine_ext.harmonize.segmenting.scores import METRICS, mean_scores, slice_scores
@@ -175,15 +176,12 @@ class SegmenterTraining:
 
     def _train(self) -> float:
         """Run the steps of an epoch; return the mean loss."""
-        from tqdm import tqdm
-
         self.network.train()
         settings, total = self.settings, 0.0
         rng = np.random.default_rng([_ORDER, settings.seed, self.epoch])
         order = rng.permutation(len(self.data.train))[: settings.slices_per_epoch]
         batches = batches_of(order, settings.batch_size)
-        bar = tqdm(batches, desc=f"epoch {self.epoch + 1}", unit="step", disable=None, leave=False)
-        for number, chosen in enumerate(bar):
+        for number, chosen in enumerate(paced(batches, f"epoch {self.epoch + 1}", len(batches))):
             images, masks = self._batch(self.data.train, [int(k) for k in chosen])
             draws = np.random.default_rng([_STEP, settings.seed, self.epoch, number])
             images, masks = deformed(images, masks, settings.augment, draws)
