@@ -239,10 +239,9 @@ def _run(training: CycleGanTraining, order: Order) -> None:
 
     state = order.folder / STATE_FILE
     if order.resume:
-        found = state.is_file()
         if training.resume():
             _log.info("goes on after epoch %d", training.epoch)
-        elif found:
+        elif training.differences:
             raise UsageError(
                 "E-TRAIN-OTHER",
                 file=order.folder,

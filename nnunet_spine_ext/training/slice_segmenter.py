@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_spine_ext import __version__
 from nnunet_spine_ext.core.config import to_dict
+from nnunet_spine_ext.core.epochs import STATE_FILE
 from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SOME_FAILED, Problem, UsageError
 from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.model_folders import refuse_other_model
@@ -154,7 +155,6 @@ def _trained(
 
 def _refuse_existing(folder: Path) -> None:
     from nnunet_spine_ext.harmonize.segmenter import is_segmenter
-    from nnunet_spine_ext.instances.training.places import STATE_FILE
 
     if is_segmenter(folder) or (folder / TRAINING_FOLDER / STATE_FILE).is_file():
         raise UsageError(
@@ -169,19 +169,15 @@ def _refuse_existing(folder: Path) -> None:
 def _clear(training: SegmenterTraining, folder: Path) -> None:
     """Take away what a new training replaces: a stopped one must not look like the old one."""
     from nnunet_spine_ext.harmonize.segmenting.loop import BEST_FILE
-    from nnunet_spine_ext.instances.training.places import STATE_FILE
 
     for path in (folder / MODEL_FILE, training.folder / STATE_FILE, training.folder / BEST_FILE):
         path.unlink(missing_ok=True)
 
 
 def _resume(training: SegmenterTraining) -> None:
-    from nnunet_spine_ext.instances.training.places import STATE_FILE
-
-    found = (training.folder / STATE_FILE).is_file()
     if training.resume():
         _log.info("goes on after epoch %d", training.epoch)
-    elif found:
+    elif training.differences:
         raise UsageError(
             "E-TRAIN-OTHER",
             file=training.folder,

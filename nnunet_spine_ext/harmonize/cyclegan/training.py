@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nnunet_spine_ext.core import epochs
 from nnunet_spine_ext.core.errors import Problem, SetupError
 from nnunet_spine_ext.core.io import write_bytes
 from nnunet_spine_ext.harmonize.cyclegan.data import TrainingSlices, epoch_order
@@ -35,12 +36,11 @@ from nnunet_spine_ext.harmonize.cyclegan.validation import VALIDATED, first_samp
 from nnunet_spine_ext.harmonize.harmonizer import HarmonizerModel, write_harmonizer
 from nnunet_spine_ext.harmonize.progress import duration, paced
 from nnunet_spine_ext.harmonize.segmenter import SliceSegmenter
-from nnunet_spine_ext.instances.training.state import LOG_FILE, load_state, read_facts, read_log, save_state, write_log
 from nnunet_spine_ext.losses.radiomics import RadiomicLoss
 from nnunet_spine_ext.networks.slice_unet import SliceNetwork
 from nnunet_spine_ext.render.png import encode_png
 
-STATE_FILE = "training/state.safetensors"
+STATE_FILE = f"training/{epochs.STATE_FILE}"
 SAMPLES_FOLDER = "samples"
 _POOL, _WARMUP = 3, 4
 # Adam's, of the paper.
@@ -67,7 +67,7 @@ class Goal:
     source_network: SliceNetwork | None = None
 
 
-class CycleGanTraining:
+class CycleGanTraining(epochs.EpochTraining):
     """Trains one harmonizer.
 
     Parameters
@@ -97,14 +97,12 @@ class CycleGanTraining:
         self.networks.foreground.fill_(goal.targets.foreground)
         # One optimizer for both sides: it leaves alone what has no gradient, and its state is one.
         groups = [{"params": self.networks.makers}, {"params": self.networks.judges}]
-        self.optimizer = torch.optim.Adam(groups, lr=settings.learning_rate, betas=BETAS)
+        optimizer = torch.optim.Adam(groups, lr=settings.learning_rate, betas=BETAS)
+        super().__init__(self.networks, optimizer, folder / STATE_FILE, folder / epochs.LOG_FILE)
         self._set_rate(settings.learning_rate)
         # Half precision of the kind that needs no scaling of the loss.
         self._half = device.type == "cuda" and torch.cuda.is_bf16_supported()
         self._samples = first_samples(slices, settings.sample_slices)
-        self.epoch, self.cpu_seconds = 0, 0.0
-        self.rows: list[dict[str, Any]] = []
-        self.differences: tuple[str, ...] = ()
         self.warnings: list[Problem] = []
 
     @property
@@ -112,20 +110,6 @@ class CycleGanTraining:
         """What has to be equal for a state to be continued."""
         digest = None if self.goal.segmenter is None else self.goal.segmenter.digest
         return {"settings": self.settings.hash, "slices": self.slices.stamp, "segmenter": digest}
-
-    def resume(self) -> bool:
-        """Go on from the state in the folder; whether there was one that fits, else `differences` says why not."""
-        path = self.folder / STATE_FILE
-        if not path.is_file():
-            return False
-        facts = read_facts(path)
-        self.differences = tuple(key for key, value in self.identity.items() if facts.get(key) != value)
-        if self.differences:
-            return False
-        load_state(path, self.networks, self.optimizer)
-        self.epoch, self.cpu_seconds = int(facts["epoch"]), float(facts["cpu_seconds"])
-        self.rows = read_log(self.folder / LOG_FILE, self.epoch)
-        return True
 
     def run(self) -> None:
         """Train what is left of the epochs; an interruption loses no more than the epochs since the last state.
@@ -177,9 +161,7 @@ class CycleGanTraining:
         write_bytes(self.folder / SAMPLES_FOLDER / f"epoch_{self.epoch:04d}.png", encode_png(self._picture()))
         if not saved:
             return
-        facts = {**self.identity, "epoch": self.epoch, "cpu_seconds": self.cpu_seconds}
-        save_state(self.folder / STATE_FILE, self.networks, self.optimizer, facts)
-        write_log(self.folder / LOG_FILE, self.rows)
+        self.save()
         model = replace(self.goal.model, epochs=(self.epoch, self.settings.epochs))
         write_harmonizer(self.folder, model, {generator_file(self.epoch): self.networks.to_target.state_dict()})
 

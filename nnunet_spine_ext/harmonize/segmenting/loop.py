@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nnunet_spine_ext.core.epochs import LOG_FILE, STATE_FILE, EpochTraining
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import write_bytes
 from nnunet_spine_ext.core.lock import file_lock
@@ -25,15 +26,6 @@ from nnunet_spine_ext.harmonize.segmenting.data import SegmenterData
 from nnunet_spine_ext.harmonize.segmenting.scores import METRICS, mean_scores, slice_scores
 from nnunet_spine_ext.harmonize.segmenting.settings import SegmenterSettings
 from nnunet_spine_ext.harmonize.slice_set import DISC, UNKNOWN, SliceSet
-from nnunet_spine_ext.instances.training.state import (
-    LOG_FILE,
-    STATE_FILE,
-    load_state,
-    read_facts,
-    read_log,
-    save_state,
-    write_log,
-)
 from nnunet_spine_ext.losses.dice_iou import DiceIoULoss
 
 BEST_FILE = "best.safetensors"
@@ -57,7 +49,7 @@ class SegmenterOutcome:
     test: dict[str, Any] = field(default_factory=dict)
 
 
-class SegmenterTraining:
+class SegmenterTraining(EpochTraining):
     """Trains one network.
 
     Parameters
@@ -75,39 +67,24 @@ class SegmenterTraining:
             torch.manual_seed(int(np.random.SeedSequence([_START, settings.seed]).generate_state(1)[0]))
             network = settings.network.build(settings.encoder_weights)
         self.network = network.to(device, memory_format=torch.channels_last)
-        self.optimizer = _optimizer(settings, self.network)
+        super().__init__(self.network, _optimizer(settings, self.network), folder / STATE_FILE, folder / LOG_FILE)
         self.loss = DiceIoULoss(settings.dice_weight, settings.iou_weight, settings.bce_weight)
         # Half precision of the kind that needs no scaling of the loss.
         self._half = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        self.epoch, self.cpu_seconds = 0, 0.0
         self.best_epoch, self.best_dice = 0, -1.0
-        self.rows: list[dict[str, Any]] = []
-        self.differences: tuple[str, ...] = ()
 
     @property
     def identity(self) -> dict[str, Any]:
         """What has to be equal for a state to be continued."""
         return {"settings": self.settings.hash, "slices": self.data.stamp}
 
-    def resume(self) -> bool:
-        """Go on from the state in the folder; whether there was one that fits, else `differences` says why not.
+    def own_facts(self) -> dict[str, Any]:
+        """Return which epoch was the best so far."""
+        return {"best_epoch": self.best_epoch, "best_dice": self.best_dice}
 
-        Raises
-        ------
-        SetupError: a damaged state.
-        """
-        path = self.folder / STATE_FILE
-        if not path.is_file():
-            return False
-        facts = read_facts(path)
-        self.differences = tuple(key for key, value in self.identity.items() if facts.get(key) != value)
-        if self.differences:
-            return False
-        load_state(path, self.network, self.optimizer)
-        self.epoch, self.cpu_seconds = int(facts["epoch"]), float(facts["cpu_seconds"])
+    def recall(self, facts: Mapping[str, Any]) -> None:
+        """Take up again which epoch was the best."""
         self.best_epoch, self.best_dice = int(facts["best_epoch"]), float(facts["best_dice"])
-        self.rows = read_log(self.folder / LOG_FILE, self.epoch)
-        return True
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -165,12 +142,7 @@ class SegmenterTraining:
             self.best_epoch, self.best_dice = self.epoch, scores["dice"]
             self._keep_best()
         if self.epoch % self.settings.save_every == 0 or last:
-            facts = {
-                **self.identity, "epoch": self.epoch, "cpu_seconds": self.cpu_seconds, "best_epoch": self.best_epoch,
-                "best_dice": self.best_dice,
-            }  # fmt: skip
-            save_state(self.folder / STATE_FILE, self.network, self.optimizer, facts)
-            write_log(self.folder / LOG_FILE, self.rows)
+            self.save()
         shown = f", Dice {scores['dice']:.3f}" if scores else ""
         _log.info("epoch %d of %d: loss %.4f%s", self.epoch, self.settings.epochs, loss, shown)
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nnunet_spine_ext.core.epochs import LOG_FILE, STATE_FILE, EpochTraining
 from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.instances.encoding import encode
 from nnunet_spine_ext.instances.training.grids import GridStore
@@ -27,15 +28,6 @@ from nnunet_spine_ext.instances.training.sampler import (
     training_cutout,
 )
 from nnunet_spine_ext.instances.training.settings import InstanceTrainSettings
-from nnunet_spine_ext.instances.training.state import (
-    LOG_FILE,
-    STATE_FILE,
-    load_state,
-    read_facts,
-    read_log,
-    save_state,
-    write_log,
-)
 
 _log = logging.getLogger(__name__)
 NAMES = ("above", "centre", "below")
@@ -62,7 +54,7 @@ class FoldResult:
     fusion: dict[str, Any] = field(default_factory=dict)
 
 
-class FoldTraining:
+class FoldTraining(EpochTraining):
     """Trains one network.
 
     Parameters
@@ -84,33 +76,18 @@ class FoldTraining:
         # Twice as fast on a CPU.
         self.network = network.to(device, memory_format=layout)
         self._layout = layout
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
+        super().__init__(self.network, optimizer, folder / STATE_FILE, folder / LOG_FILE)
         table = encode(np.arange(256, dtype=np.uint8).reshape(256, 1, 1), settings.cutout.encoding)
         self._table = torch.from_numpy(table.reshape(-1, 256)).to(device)
         # Half precision of the kind that needs no scaling of the loss.
         self._half = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        self.epoch = 0
-        self.cpu_seconds = 0.0
-        self.rows: list[dict[str, Any]] = []
 
     @property
     def identity(self) -> dict[str, Any]:
         """What has to be equal for a state to be continued."""
         cases, masks = list(self.data.train), self.data.store.stamp(self.data.train)
         return {"settings": self.settings.hash, "fold": self.name, "cases": cases, "masks": masks}
-
-    def resume(self) -> bool:
-        """Go on from the state in the folder; whether there was one that fits."""
-        path = self.folder / STATE_FILE
-        if not path.is_file():
-            return False
-        facts = read_facts(path)
-        if any(facts.get(key) != value for key, value in self.identity.items()):
-            return False
-        load_state(path, self.network, self.optimizer)
-        self.epoch, self.cpu_seconds = int(facts["epoch"]), float(facts["cpu_seconds"])
-        self.rows = read_log(self.folder / LOG_FILE, self.epoch)
-        return True
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -149,9 +126,7 @@ class FoldTraining:
         self.rows.append(row)
         self.epoch += 1
         if self.epoch % self.settings.save_every == 0 or last:
-            facts = {**self.identity, "epoch": self.epoch, "cpu_seconds": self.cpu_seconds}
-            save_state(self.folder / STATE_FILE, self.network, self.optimizer, facts)
-            write_log(self.folder / LOG_FILE, self.rows)
+            self.save()
         shown = "" if scores["dice"] is None else f", Dice {scores['dice']:.3f}"
         _log.info(
             "fold %s, epoch %d of %d: loss %.4f%s", self.name, self.epoch, self.settings.epochs, entropy + dice, shown

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from nnunet_spine_ext.core.epochs import STATE_FILE
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.lock import waiting_lock
 from nnunet_spine_ext.instances.training.dataset import ALL
-
-STATE_FILE = "state.safetensors"
 
 
 def model_folder(dataset: Path, o: str | Path | None, name: str, wanted: Sequence[str]) -> Path:

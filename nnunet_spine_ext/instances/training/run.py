@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_spine_ext import __version__
 from nnunet_spine_ext.core.config import to_dict
+from nnunet_spine_ext.core.epochs import STATE_FILE
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem, SetupError, UsageError
 from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.partial import check_folder
@@ -26,7 +27,6 @@ from nnunet_spine_ext.instances.training.dataset import (
     sides_of,
 )
 from nnunet_spine_ext.instances.training.places import (
-    STATE_FILE,
     cache_folder,
     fold_folder,
     model_folder,
@@ -192,10 +192,9 @@ def _fold_training(
 
 
 def _resume(training: FoldTraining) -> None:
-    found = (training.folder / STATE_FILE).is_file()
     if training.resume():
         _log.info("fold %s: goes on after epoch %d", training.name, training.epoch)
-    elif found:
+    elif training.differences:
         raise UsageError(
             "E-TRAIN-OTHER",
             file=training.folder,

@@ -20,19 +20,11 @@ from torch.nn import functional
 
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.core.config import to_dict
+from nnunet_spine_ext.core.epochs import LOG_FILE, STATE_FILE, load_state, read_facts, read_log, save_state, write_log
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.core.volume import Array
-from nnunet_spine_ext.instances.training.state import (
-    LOG_FILE,
-    STATE_FILE,
-    load_state,
-    read_facts,
-    read_log,
-    save_state,
-    write_log,
-)
 from nnunet_spine_ext.networks.level_classifier import LevelClassifier
 from nnunet_spine_ext.numbering.crops import CropSpec
 from nnunet_spine_ext.numbering.levels import LEVELS
