@@ -31,6 +31,8 @@ SYNCHRONISING = (
     "unique_consecutive",
     "unique_dim",
 )
+# The first argument of these is written, not read.
+WRITING = ("copy_", "fill_", "zero_")
 # Asking for memory is not using it.
 ALLOCATING = ("empty", "empty_like", "empty_strided", "resize_")
 
@@ -56,7 +58,8 @@ class DispatchCounter(TorchDispatchMode):
             self.syncs[name] += 1
         if not _is_view(func) and not name.split(".")[0].endswith(ALLOCATING):
             # A tensor given as `out` is written, not read; it is among the results.
-            tensors = [*_tensors(args), *_tensors({k: v for k, v in (kwargs or {}).items() if k != "out"})]
+            read = args[1:] if name.split(".")[0] in WRITING else args
+            tensors = [*_tensors(read), *_tensors({k: v for k, v in (kwargs or {}).items() if k != "out"})]
             outputs = list(_tensors(result))
             self.operations[name] += 1
             largest = max((t.numel() for t in [*tensors, *outputs]), default=0)

@@ -236,8 +236,8 @@ def widened(values: Tensor) -> Tensor:
 
 def moments(sample: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of (B, C, M), each (B, C)."""
-    mean = sample.mean(dim=-1)
-    return mean, (sample - mean[..., None]).square().mean(dim=-1).sqrt()
+    variance, mean = torch.var_mean(sample, dim=-1, correction=0)
+    return mean, variance.sqrt()
 
 
 def spatial(values: Tensor, dim: int) -> Tensor:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.packing import Packer, Slot
+from nnunet_spine_ext.augment.table_align import line_up
 from nnunet_spine_ext.augment.table_axis import AXIS, LARGEST, NODES, Curve, nodes_for
 from nnunet_spine_ext.augment.transform import Params
 
@@ -298,30 +299,26 @@ def _alike(track: _Track) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _operations(tracks: Sequence[_Track], first: NDArray[np.int64], kept: slice, packer: Packer) -> list[Operation]:
-    """Line up the steps of all tables: at each position, one operation per kind for the tables that do it there.
+    """Line up the steps of all tables: one operation for those that do the same.
 
     `kept`: the nodes of `AXIS` that the tables have.
     """
     operations = []
-    for position in range(max(len(track.steps) for track in tracks)):
-        kinds: dict[str, list[int]] = {}
-        for number, track in enumerate(tracks):
-            if position < len(track.steps):
-                kinds.setdefault(track.steps[position].kind, []).append(number)
-        for kind, numbers in kinds.items():
-            steps = [tracks[number].steps[position] for number in numbers]
-            arrays = {name: _stack([step.arrays[name] for step in steps]) for name in steps[0].arrays}
-            arrays["weights"] = _stack([step.weights for step in steps])
-            per_label = (*_PER_LABEL, *_OWN_STATISTICS.get(kind, ()))
-            if "nodes" in arrays:
-                arrays["nodes"] = arrays["nodes"][:, kept]
-            for name in per_label:
-                if name in arrays:
-                    arrays[name] = np.stack([a[f] for a, f in zip(arrays[name], first[numbers], strict=True)])
-            slots = {name: packer.floats(array) for name, array in arrays.items()}
-            chosen = None if len(numbers) == len(tracks) else packer.ints(numbers)
-            whole = bool((arrays["weights"] == 1).all())
-            operations.append(Operation(kind, chosen, slots, whole, _retained(steps, packer)))
+    for kind, places in line_up([[step.kind for step in track.steps] for track in tracks]):
+        numbers = list(places)
+        steps = [tracks[number].steps[position] for number, position in places.items()]
+        arrays = {name: _stack([step.arrays[name] for step in steps]) for name in steps[0].arrays}
+        arrays["weights"] = _stack([step.weights for step in steps])
+        per_label = (*_PER_LABEL, *_OWN_STATISTICS.get(kind, ()))
+        if "nodes" in arrays:
+            arrays["nodes"] = arrays["nodes"][:, kept]
+        for name in per_label:
+            if name in arrays:
+                arrays[name] = np.stack([a[f] for a, f in zip(arrays[name], first[numbers], strict=True)])
+        slots = {name: packer.floats(array) for name, array in arrays.items()}
+        chosen = None if len(numbers) == len(tracks) else packer.ints(numbers)
+        whole = bool((arrays["weights"] == 1).all())
+        operations.append(Operation(kind, chosen, slots, whole, _retained(steps, packer)))
     return operations
 
 

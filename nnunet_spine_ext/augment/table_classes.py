@@ -29,16 +29,17 @@ def centres(distribution: Distribution, count: Tensor, most: int) -> Tensor:
     first = first + number * 1e-3
     real = number < count[:, None]
     centre = torch.where(real, first, NOWHERE + number)
-    weight = torch.nn.functional.pad(distribution.cumulated, (1, 0))
+    # Twice the number of voxels and of their sum, up to each bin.
     middle = torch.arange(BINS, device=count.device) * 2 + 1
-    moment = torch.nn.functional.pad((distribution.bins.to(torch.int64) * middle).cumsum(1), (1, 0))
+    voxels = distribution.bins.to(torch.int64)
+    sums = torch.nn.functional.pad(torch.stack((voxels * 2, voxels * middle)).cumsum(2), (1, 0))
+    edge = torch.zeros((len(centre), most + 1), dtype=torch.int64, device=count.device)
+    edge[:, -1] = BINS
     for _ in range(_ROUNDS):
-        edge = ((centre[:, 1:] + centre[:, :-1]) / 2).round().clamp(0, BINS).to(torch.int64)
-        edge = torch.nn.functional.pad(edge, (1, 0))
-        edge = torch.nn.functional.pad(edge, (0, 1), value=BINS)
-        inside = weight.gather(1, edge).diff(dim=1)
-        mean = moment.gather(1, edge).diff(dim=1) / (2 * inside.clamp_min(1))
-        centre = torch.where(real & (inside > 0), mean, centre)
+        # Classes out of reach lie between edges at the end: nothing is in them.
+        edge[:, 1:-1] = (centre[:, 1:] + centre[:, :-1]).mul_(0.5).round_().clamp_(0, BINS)
+        inside, moment = sums.gather(2, edge.expand(2, -1, -1)).diff(dim=2)
+        centre = torch.where(inside > 0, moment / inside.clamp_min(2), centre)
     return centre
 
 

@@ -27,9 +27,9 @@ def histogram(position: Tensor, rows: Tensor | None, count: int, nodes: int = NO
     ----------
     position: (K, M) from `table_axis.positions`. rows: (K, M) int64 row of each voxel, or None. count: rows R.
     """
-    index = (position - 0.5).to(torch.int64).clamp_(0, nodes - 1)
+    index = (position - 0.5).clamp_(0, nodes - 1).to(torch.int64)
     if rows is not None:
-        index = index + rows * nodes
+        index.add_(rows, alpha=nodes)
     flat = torch.zeros((index.shape[0], count * nodes), dtype=torch.float32, device=index.device)
     ones = torch.ones((), dtype=torch.float32, device=index.device).expand(index.shape)
     return flat.scatter_add_(1, index, ones).view(-1, count, nodes)
