@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
+from nnunet_spine_ext.harmonize import volumes
 from nnunet_spine_ext.harmonize.cyclegan.model import generator_file
+from nnunet_spine_ext.harmonize.geometry_gate import SliceRow
 from nnunet_spine_ext.harmonize.harmonizer import HarmonizerModel, write_harmonizer
 from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
 from nnunet_spine_ext.networks.transformer_net import TransformerNet
@@ -35,3 +40,14 @@ def make_harmonizer(folder: Path, *, add: float | None = 0.1, epochs: tuple[int,
     )
     write_harmonizer(folder, model, {generator_file(epochs[0]): generator.state_dict()})
     return folder
+
+
+def fail_slices(monkeypatch: pytest.MonkeyPatch, *indices: int) -> None:
+    """Let the geometry gate fail the slices of these numbers, whatever they show."""
+    judge = volumes.judge
+
+    def judged(index: int, *given: Any) -> SliceRow:
+        row = judge(index, *given)
+        return replace(row, passed=False, why="for the test") if index in indices else row
+
+    monkeypatch.setattr(volumes, "judge", judged)

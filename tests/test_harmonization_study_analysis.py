@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import re
@@ -227,6 +228,20 @@ def test_arms_that_were_not_run_are_said_to_be_not_measured(tmp_path: Path) -> N
     assert {goal.where for goal in summary.goals} == {"arm full was not evaluated: add it to arms"}
     assert "with CycleGAN +RF +Seg" not in summary.render()
     assert re.search(r"^Idmn: relative error 0\.0800 .*with Nyúl, 0\.2.* as it is$", summary.render(), re.MULTILINE)
+
+
+def test_slices_that_the_gate_would_not_pass_are_marked_in_the_pictures(tmp_path: Path) -> None:
+    write_evaluation(tmp_path)
+    shown = read_shown(tmp_path)
+    assert shown["full"].title(1, "+RF +Seg") == "+RF +Seg"
+    marked = dataclasses.replace(shown["full"], refused=(False, True, False, False))
+    marked.save(tmp_path / drawn.SHOWN / "full.npz")
+    again = read_shown(tmp_path)
+    assert [again["full"].title(k, "a") for k in range(4)] == ["a", "a *", "a", "a"]
+    before, after = (
+        {one.slug: one.pixels for one in pictures(found, ("essenza",))} for found in (shown, again)
+    )  # fmt: skip
+    assert not any(np.array_equal(before[slug], after[slug]) for slug in ("figure9", "figure10", "figure12"))
 
 
 def test_a_goal_names_the_arm_that_it_lacks(tmp_path: Path) -> None:

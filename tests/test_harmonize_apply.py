@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harmonizer_builder import make_harmonizer
+from harmonizer_builder import fail_slices, make_harmonizer
 from slice_cohort import spine
 
 from nnunet_spine_ext.cli import harmonize as command
 from nnunet_spine_ext.core.errors import NoInputError, SetupError, UsageError
 from nnunet_spine_ext.core.io import read_volume, sha256, write_volume
 from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.harmonize.volumes import WHOLE
 from nnunet_spine_ext.inference.harmonize import apply
+from nnunet_spine_ext.render import before_after
 from nnunet_spine_ext.report.collect import collect
 
 
@@ -115,6 +117,37 @@ def test_a_generator_that_draws_nonsense_changes_nothing_and_is_told(scans: Path
     lax = ["edge_correlation=-1", "weakest=-1", "kept=-1"]
     again = apply(scans / "case2_0000.nii.gz", tmp_path / "lax", m=broken, device="cpu", assignments=lax)
     assert not again.warnings
+
+
+def test_a_scan_of_which_too_few_slices_pass_is_left_alone_and_told(
+    model: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_slices(monkeypatch, 1, 2, 3)
+    drawn: dict[int, str] = {}
+    real = before_after.before_after
+    monkeypatch.setattr(before_after, "before_after", lambda *a, notes, **o: drawn.update(notes) or real(*a, **o))
+    scan, out = scans / "case2_0000.nii.gz", tmp_path / "out"
+    result = apply(scan, out, m=model, device="cpu", snapshots=True)
+    assert (result.exit_code, result.done, result.slices) == (0, ["case2_0000"], (0, 5))
+    np.testing.assert_array_equal(read_volume(out / "case2_0000.nii.gz").array, read_volume(scan).array)
+    warning = result.warnings["case2_0000"][0]
+    assert warning.code == "W-HARMONIZE-VOLUME"
+    assert "2 of 5 slices that passed" in warning.found
+    assert "1 (for the test)" in warning.found
+    row = journal(out)["case2_0000"]
+    assert row["harmonization"]["refused"] is True
+    assert (row["harmonization"]["harmonized"], row["harmonization"]["failed"]) == (0, 3)
+    assert [problem["code"] for problem in row["warnings"]] == ["W-HARMONIZE-VOLUME"]
+    rows = json.loads((out / "qc/case2_0000.json").read_text())["harmonization"]["rows"]
+    assert [one["why"] for one in rows] == [WHOLE, *["for the test"] * 3, WHOLE]
+    assert drawn == dict.fromkeys(range(5), "not harmonized")
+    # Every slice for itself, as the user wants it.
+    lax = apply(scan, tmp_path / "lax", m=model, device="cpu", assignments=["min_passed=0.4"])
+    assert lax.slices == (2, 5)
+    assert lax.warnings["case2_0000"][0].code == "W-HARMONIZE-GATE"
+    assert journal(tmp_path / "lax")["case2_0000"]["harmonization"]["refused"] is False
+    with pytest.raises(UsageError, match="min_passed"):
+        apply(scan, tmp_path / "wrong", m=model, device="cpu", assignments=["min_passed=2"])
 
 
 def test_one_bad_file_leaves_the_others_alone(model: Path, scans: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harmonizer_builder import make_harmonizer
+from harmonizer_builder import fail_slices, make_harmonizer
 from model_builder import make_model, stock_predict
 from slice_cohort import spine
 
@@ -123,6 +123,23 @@ def test_slices_that_fail_are_predicted_as_they_are(model: Path, scan: Path, tmp
     assert row["intensity"]["channels"][0]["why"] == "no slice passed the geometry gate"
     predict(scan, tmp_path / "plain", m=model, device="cpu")
     assert (tmp_path / "out/case.nii.gz").read_bytes() == (tmp_path / "plain/case.nii.gz").read_bytes()
+
+
+def test_a_scan_of_which_too_few_slices_pass_is_predicted_as_it_is(
+    model: Path, harmonizer: Path, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_slices(monkeypatch, 0, 1, 2)
+    call: dict[str, Any] = {"m": model, "device": "cpu", "tta": "none"}
+    result = predict(scan, tmp_path / "out", **call, match="cyclegan", harmonize_model=harmonizer)
+    assert [problem.code for problem in result.warnings["case"]] == ["W-HARMONIZE-VOLUME"]
+    row = journal_of(tmp_path / "out")["case"]
+    assert row["intensity"]["channels"][0]["why"] == "only 2 of 5 slices that passed the geometry gate"
+    assert row["harmonization"]["refused"] is True
+    predict(scan, tmp_path / "plain", **call)
+    assert (tmp_path / "out/case.nii.gz").read_bytes() == (tmp_path / "plain/case.nii.gz").read_bytes()
+    plans_of(model, gate={"min_passed": 0.4})
+    predict(scan, tmp_path / "lax", **call, match="cyclegan", harmonize_model=harmonizer)
+    assert journal_of(tmp_path / "lax")["case"]["harmonization"]["harmonized"] == 2
 
 
 def test_what_is_cut_away_as_empty_stays_empty(model: Path, harmonizer: Path, scan: Path, tmp_path: Path) -> None:

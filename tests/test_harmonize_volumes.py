@@ -18,7 +18,7 @@ from nnunet_spine_ext.harmonize import volumes
 from nnunet_spine_ext.harmonize.geometry_gate import GateSettings, edge_correlation, judge
 from nnunet_spine_ext.harmonize.harmonizer import Method
 from nnunet_spine_ext.harmonize.slice_grid import SliceSettings, prepare_slice
-from nnunet_spine_ext.harmonize.volumes import CONSTANT, HarmonizedVolume, harmonize_volume
+from nnunet_spine_ext.harmonize.volumes import CONSTANT, WHOLE, HarmonizedVolume, harmonize_volume
 
 GRID = SliceSettings(size=(96, 96), spacing=1.0)
 
@@ -160,6 +160,54 @@ def test_a_slice_that_fails_stays_bit_by_bit_and_is_told() -> None:
     assert not np.allclose(result.volume.array[1], scan.array[1], atol=20)
     assert len(result.failed) == 1
     assert result.summary()["failed"] == 1
+
+
+def failing(*wrong: int) -> Fake:
+    """Return a harmonizer that moves the slices of these numbers, in the order in which it sees them."""
+    calls = iter(range(100))
+    return Fake(lambda image: shift(image, (4, 0), order=1) if next(calls) in wrong else darker(image))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "share", "refused"),
+    [
+        ((2,), 0.5, None),
+        ((1, 2), 0.5, None),
+        ((0, 2, 3), 0.5, (2, 5)),
+        ((0, 2, 3), 0.4, None),
+        ((2,), 1.0, (4, 5)),
+        ((0, 1, 2, 3), 0.0, None),
+        ((0, 1, 2, 3, 4), 0.5, None),
+    ],
+)
+def test_a_volume_of_which_too_few_slices_pass_stays_as_a_whole(
+    wrong: tuple[int, ...], share: float, refused: tuple[int, int] | None
+) -> None:
+    scan, _ = spine()
+    stored = scan.to("PIR")
+    result = harmonize_volume(stored, failing(*wrong), GateSettings(min_passed=share))
+    assert result.refused == refused
+    assert result.summary()["refused"] == (refused is not None)
+    assert [row.index for row in result.failed] == list(wrong)
+    if refused is None:
+        assert [row.index for row in result.rows if row.passed] == [k for k in range(5) if k not in wrong]
+        return
+    np.testing.assert_array_equal(result.volume.array, stored.array.astype(np.float32))
+    np.testing.assert_array_equal(result.volume.affine, stored.affine)
+    assert result.skipped
+    assert [row.why for row in result.rows if row.index not in wrong] == [WHOLE] * refused[0]
+    assert all(row.edge_correlation is not None for row in result.rows)
+    assert (result.summary()["harmonized"], result.discs_mm3, result.jumps) == (0, None, None)
+
+
+def test_slices_that_show_nothing_do_not_speak_against_a_volume() -> None:
+    scan, _ = spine()
+    array = scan.array.copy()
+    array[[0, 4]] = 7
+    # It sees the three others: two pass, which is two of three and not of five.
+    result = harmonize_volume(Volume(array, scan.affine), failing(1), GateSettings(min_passed=0.6))
+    assert result.refused is None
+    assert [row.passed for row in result.rows] == [False, True, False, True, False]
 
 
 def test_slices_without_content_are_no_failures() -> None:
@@ -316,7 +364,7 @@ def test_tissues_that_became_one_tone_fail() -> None:
     assert not inverted.failed
     assert all(row.kept is not None and row.kept > 0.95 for row in inverted.rows)
     # The other limits alone take silhouettes for another contrast.
-    lax = harmonize_volume(scan, Fake(lambda image: np.where(image > 20, 200, 0)), GateSettings(kept=-1))
+    lax = harmonize_volume(scan, Fake(lambda image: np.where(image > 20, 200, 0)), GateSettings(kept=-1, min_passed=0))
     assert not lax.skipped
 
 

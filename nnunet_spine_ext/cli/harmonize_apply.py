@@ -17,8 +17,8 @@ FUNCTION = "nnunet_spine_ext.inference.harmonize:apply"
 
 _DESCRIPTION = """Make volumes look like those of the scanner that a harmonizer was trained for.
 
-Slices that the geometry gate does not pass stay as they were, and are reported. Grid, affine and orientation of every
-volume stay the same."""
+Slices that the geometry gate does not pass stay as they were, and are reported; so does a volume of which fewer than
+half of the slices pass. Grid, affine and orientation of every volume stay the same."""
 _EXAMPLES = f"""  {PROG} apply -i scans -o harmonized -m models/harmonizer
   {PROG} apply -i scan.nii.gz -o harmonized -m models/harmonizer --segmenter models/discs --resume
   {PROG} apply -i scans -o harmonized -m models/harmonizer --set weakest=0.7 --snapshots"""
@@ -39,7 +39,9 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "masks, too (default: edges alone)",
     )
     add_settings_option(
-        parser, "limits of the gate: edge_correlation, weakest, kept, volume_change, agreement, least_mm2"
+        parser,
+        "limits of the gate: edge_correlation, weakest, kept, volume_change, agreement, least_mm2; min_passed, the share "
+        "of slices below which a whole volume stays as it was (default: 0.5)",
     )
     add_device_option(parser)
     parser.add_argument(

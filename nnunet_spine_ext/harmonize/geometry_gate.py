@@ -32,6 +32,8 @@ _LEVELS = 64
 _SAME_SPACING = 0.02
 # Networks halve a slice up to five times.
 _MULTIPLE = 32
+NO_EDGES = "no edges"
+"""Why a slice in which there is nothing to compare was not harmonized."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ class GateSettings:
     agreement: Dice of the discs before and after, at least this. This limit and the last are for gross failures: a
         segmenter of the target's slices is expected to find more, and other, pixels once a slice looks like those.
     least_mm2: slices where fewer square millimetres of disc were found before are not judged by their discs.
+    min_passed: share of a volume's slices, of those that could be judged, that has to pass; below it the whole volume
+        stays as it was. A harmonizer that fails in most slices does not know such scans, and those that pass would
+        differ in tone from their neighbours. 0: every slice for itself; 1: all of them or none.
 
     Raises
     ------
@@ -62,6 +67,7 @@ class GateSettings:
     volume_change: float = 0.5
     agreement: float = 0.6
     least_mm2: float = 100.0
+    min_passed: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse limits outside their range."""
@@ -72,6 +78,7 @@ class GateSettings:
             "volume_change": (0.0, 1e6),
             "agreement": (0.0, 1.0),
             "least_mm2": (0.0, 1e6),
+            "min_passed": (0.0, 1.0),
         }
         check_ranges(self, limits, where="gate")
 
@@ -200,7 +207,7 @@ def judge(
         return SliceRow(index, False, "values that are no numbers")
     whole, weakest = edge_correlation(before, after, spacing)
     if whole is None or weakest is None:
-        return SliceRow(index, False, "no edges")
+        return SliceRow(index, False, NO_EDGES)
     reasons = []
     if whole < settings.edge_correlation:
         reasons.append(f"edge correlation {_down(whole)} below {settings.edge_correlation:g}")

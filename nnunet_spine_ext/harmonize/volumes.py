@@ -1,5 +1,7 @@
 """Volumes harmonized slice by slice: the grid stays, slices agree with their neighbours, what fails the gate stays.
 
+A volume of which too few slices pass stays as a whole: half of it in another tone is worse than none.
+
 A harmonizer knows nothing of the slices beside the one it sees, so it may light each of them differently. Afterwards
 the brightness and the contrast that it gave are smoothed from slice to slice. What it changed is added to the scan, so
 detail that is finer than its pixels, and parts that it did not see, stay.
@@ -8,14 +10,21 @@ detail that is finer than its pixels, and parts that it did not see, stay.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nnunet_spine_ext.core.errors import CaseError
 from nnunet_spine_ext.core.volume import Array, Volume
-from nnunet_spine_ext.harmonize.geometry_gate import DiscChange, GateSettings, SliceRow, disc_changes, judge
+from nnunet_spine_ext.harmonize.geometry_gate import (
+    NO_EDGES,
+    DiscChange,
+    GateSettings,
+    SliceRow,
+    disc_changes,
+    judge,
+)
 from nnunet_spine_ext.harmonize.harmonizer import refuse_unknown_pixels
 from nnunet_spine_ext.harmonize.matching import looks_like_ct
 from nnunet_spine_ext.harmonize.slice_grid import SliceFrame, covered, prepare_slice, restore
@@ -29,6 +38,8 @@ if TYPE_CHECKING:
 
 CONSTANT = "constant"
 """Why a slice that shows nothing was not harmonized; no fault of the harmonizer."""
+WHOLE = "too few slices of the scan passed"
+"""Why a slice that passed was not harmonized (`GateSettings.min_passed`)."""
 
 # As for slices to train on: coarser sagittal pixels are staircases, smaller slices show too little.
 COARSEST_MM = 2.5
@@ -51,17 +62,20 @@ class HarmonizedVolume:
         None without one, or where it found none before.
     jumps: how much the contrast that was added changes from one slice to the next, as the mean absolute difference of
         its logarithm, before and after it was smoothed; None where fewer than two neighbours were harmonized.
+    refused: of a volume that stays as it was because some, but too few, slices passed: how many did, of how many that
+        could be judged; else None.
     """
 
     volume: Volume
     rows: tuple[SliceRow, ...]
     discs_mm3: tuple[float, float] | None = None
     jumps: tuple[float, float] | None = None
+    refused: tuple[int, int] | None = None
 
     @property
     def failed(self) -> tuple[SliceRow, ...]:
-        """The slices that the gate did not pass; constant ones are not among them."""
-        return tuple(row for row in self.rows if not row.passed and row.why != CONSTANT)
+        """The slices that the gate did not pass; constant ones are not among them, nor those of `refused` that did."""
+        return tuple(row for row in self.rows if not row.passed and row.why not in (CONSTANT, WHOLE))
 
     @property
     def skipped(self) -> bool:
@@ -83,6 +97,7 @@ class HarmonizedVolume:
             "slices": len(self.rows),
             "harmonized": len(passed),
             "failed": len(self.failed),
+            "refused": self.refused is not None,
             "edge_correlation": _rounded(np.mean(edges)) if edges else None,
             "agreement": _rounded(np.mean(agreements)) if agreements else None,
             "volume_change": None if change is None else _rounded(change),
@@ -109,7 +124,8 @@ def harmonize_volume(
     Parameters
     ----------
     volume: an MR scan, any number type, any orientation.
-    gate: limits for slices; None: the default ones. segmenter: of discs; without it edges alone are judged.
+    gate: limits for slices, and for how many have to pass; None: the default ones.
+    segmenter: of discs; without it edges alone are judged.
     device: where harmonizer and segmenter are. consistent: whether slices are made to agree with their neighbours.
     file: the scan in messages.
 
@@ -130,10 +146,21 @@ def harmonize_volume(
         batch = shown[start : start + _BATCH]
         _harmonize(found, batch, [frames[index] for index in batch], result, harmonizer, segmenter, device)
     rows = tuple(found.rows.get(index, SliceRow(index, False, CONSTANT)) for index in range(len(frames)))
+    refused = _too_few(rows, found.gate)
+    if refused is not None:
+        left = tuple(replace(row, passed=False, why=WHOLE) if row.passed else row for row in rows)
+        return HarmonizedVolume(Volume(result, turned.affine).to_affine(volume.affine), left, refused=refused)
     jumps = found.write(result, consistent=consistent)
     _keep_margins(result, turned.array)
     restored = Volume(result, turned.affine).to_affine(volume.affine)
     return HarmonizedVolume(restored, rows, found.discs_mm3, jumps)
+
+
+def _too_few(rows: Sequence[SliceRow], gate: GateSettings) -> tuple[int, int] | None:
+    """Return how many slices passed, of how many that could be judged, where that is not none and too few."""
+    passed = sum(row.passed for row in rows)
+    judged = sum(row.why not in (CONSTANT, NO_EDGES) for row in rows)
+    return (passed, judged) if 0 < passed < gate.min_passed * judged else None
 
 
 def _keep_margins(result: Array, scan: Array) -> None:

@@ -83,7 +83,8 @@ def apply(
     """Make volumes look like those of the scanner that a harmonizer was trained for.
 
     Each result has the name of its scan (``_0000`` included, so that nnU-Net takes the folder as it is), and the same
-    grid, affine and orientation; slices that the geometry gate does not pass are those of the scan.
+    grid, affine and orientation; slices that the geometry gate does not pass are those of the scan, and so are all of
+    them where too few pass.
 
     Parameters
     ----------
@@ -174,12 +175,21 @@ def refuse_unharmonizable(file: Path, prefer: Literal["sform", "qform"] | None =
 
 
 def gate_warning(found: HarmonizedVolume, file: str) -> Problem | None:
-    """Return the warning about slices that the gate did not pass; None if it passed all."""
+    """Return the warning about slices that the gate did not pass, or the scan left alone for them; None for no such."""
     failed = found.failed
     if not failed:
         return None
     first = f"{len(failed)} of {len(found.rows)} slices that the geometry gate did not pass"
     places = shorten([f"{row.index} ({row.why})" for row in failed], 3)
+    if found.refused is not None:
+        return Problem(
+            "warning",
+            "W-HARMONIZE-VOLUME",
+            file,
+            f"{refusal(found)}: {places}",
+            "a share of at least min_passed",
+            "the whole scan is as it was; look at it, or set min_passed lower",
+        )
     fix = "nothing was harmonized" if found.skipped else "they are as they were"
     return Problem(
         "warning",
@@ -189,6 +199,12 @@ def gate_warning(found: HarmonizedVolume, file: str) -> Problem | None:
         "slices that keep their anatomy",
         f"{fix}; look at it",
     )
+
+
+def refusal(found: HarmonizedVolume) -> str:
+    """Return in words how many slices of a scan passed, where that was too few."""
+    passed, judged = found.refused or (0, 0)
+    return f"{passed} of {judged} slices that passed the geometry gate"
 
 
 @dataclass(frozen=True)
@@ -273,7 +289,9 @@ def _one(
         from nnunet_spine_ext.render.before_after import before_after
         from nnunet_spine_ext.render.png import encode_png
 
-        write_bytes(snapshot_file(run.output, case.name), encode_png(before_after(scan, found.volume)))
+        notes = {row.index: "not harmonized" for row in found.rows if not row.passed}
+        picture = before_after(scan, found.volume, notes=notes)
+        write_bytes(snapshot_file(run.output, case.name), encode_png(picture))
     # Last: under its name the case is complete.
     write_volume(found.volume, run.output / f"{case.name}.nii.gz")
     return Done(warnings, {"harmonization": {"method": harmonizer.method} | found.summary()})

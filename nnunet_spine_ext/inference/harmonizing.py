@@ -13,7 +13,7 @@ from nnunet_spine_ext.harmonize.geometry_gate import GateSettings
 from nnunet_spine_ext.harmonize.harmonizer import HarmonizerModel, load_harmonizer, read_harmonizer
 from nnunet_spine_ext.harmonize.reference import IntensityReference
 from nnunet_spine_ext.harmonize.volumes import HarmonizedVolume, harmonize_volume
-from nnunet_spine_ext.inference.harmonize import gate_warning
+from nnunet_spine_ext.inference.harmonize import gate_warning, refusal
 from nnunet_spine_ext.inference.matching import Matched, channel_volume, has_ct, put_together
 from nnunet_spine_ext.inference.model import predict_settings
 from nnunet_spine_ext.inference.settings import Match, PredictSettings
@@ -107,7 +107,7 @@ class CaseHarmonizer:
             scores = [ood_score(volume, reference.channels[0]).to_dict() for volume in (scan, found.volume)]
         channel = {
             "skipped": found.skipped,
-            "why": "no slice passed the geometry gate" if found.skipped else "",
+            "why": _why(found) if found.skipped else "",
             "before": scores[0],
             "after": scores[1],
         }
@@ -116,6 +116,11 @@ class CaseHarmonizer:
         warnings: list[Problem] = [] if warning is None else [warning]
         image = None if found.skipped else found.volume
         return Matched(put_together(data, [image]), (None,), facts, warnings), found
+
+
+def _why(found: HarmonizedVolume) -> str:
+    """Return why a scan was left as it was."""
+    return f"only {refusal(found)}" if found.refused is not None else "no slice passed the geometry gate"
 
 
 def read_network(folder: str | Path) -> HarmonizerModel:

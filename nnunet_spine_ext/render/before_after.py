@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,7 +18,14 @@ _SQUARES = 12
 _PLACES = (1 / 3, 1 / 2, 2 / 3)
 
 
-def before_after(before: Volume, after: Volume, *, positions: Sequence[int] | None = None, size: int = 320) -> Array:
+def before_after(
+    before: Volume,
+    after: Volume,
+    *,
+    positions: Sequence[int] | None = None,
+    size: int = 320,
+    notes: Mapping[int, str] | None = None,
+) -> Array:
     """Return a picture (H, W, 3) uint8: a row per slice with before, after, change (grey: none) and checkerboard.
 
     Edges that break at the squares of a checkerboard have moved (Kim et al., IEEE Access 2024, figure 10).
@@ -28,7 +35,7 @@ def before_after(before: Volume, after: Volume, *, positions: Sequence[int] | No
     before, after: on one grid. Both are shown with the greys that fit the first.
     positions: slices, counted from the right of the patient to the left, as in the QC of a harmonized volume; None:
         three in the middle.
-    size: pixels along the longer side of a slice.
+    size: pixels along the longer side of a slice. notes: what stands above a slice instead of "after", by position.
 
     Raises
     ------
@@ -42,7 +49,8 @@ def before_after(before: Volume, after: Volume, *, positions: Sequence[int] | No
     # Views count from the left.
     views = [view(before, "sagittal", count - 1 - position, size=size) for position in chosen]
     rows = [_row(before, after, shown) for shown in views]
-    captions = [[f"slice {position}", "after", "change", "checkerboard"] for position in chosen]
+    told = notes or {}
+    captions = [[f"slice {k}", told.get(k, "after"), "change", "checkerboard"] for k in chosen]
     return contact_sheet([[np.repeat(cell[:, :, None], 3, axis=2) for cell in row] for row in rows], captions=captions)
 
 

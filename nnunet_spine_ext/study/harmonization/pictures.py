@@ -30,16 +30,17 @@ _SEGMENTED = (NONE, "nyul", "cyclegan", FULL)
 _SHORT: Mapping[str, str] = {NONE: "as it is", "zscore": "z-score", "histogram": "histogram", "nyul": "Nyul",
                              "cyclegan": "CycleGAN", FULL: "+RF +Seg"}  # fmt: skip
 
+_REFUSED = "*"
 _COLUMNS = (
     "One slice per vendor, as it is in the first column; slices of the target are not harmonized, so their "
-    "row has no other."
+    "row has no other. An asterisk: the geometry gate would leave this slice as it is."
 )
 
 
 @dataclass(frozen=True)
 class Shown:
     """Slices of one arm that are shown: images (N, Y, X) 0-255, disc probabilities and true masks of the same shape;
-    vendors and names of the slices.
+    vendors and names of the slices, and which of them the geometry gate would not pass (none said: all pass).
     """
 
     images: Array
@@ -47,6 +48,11 @@ class Shown:
     masks: Array
     vendors: tuple[str, ...]
     names: tuple[str, ...]
+    refused: tuple[bool, ...] = ()
+
+    def title(self, number: int, text: str) -> str:
+        """Return a caption of a slice, marked where the geometry gate would not pass it."""
+        return f"{text} {_REFUSED}" if number < len(self.refused) and self.refused[number] else text
 
     def save(self, path: Path) -> None:
         """Write them; equal slices give equal bytes."""
@@ -54,7 +60,7 @@ class Shown:
         np.savez_compressed(
             stream, images=np.rint(self.images).astype(np.uint8), masks=self.masks.astype(np.uint8),
             probabilities=np.rint(255 * self.probabilities).astype(np.uint8), vendors=np.array(self.vendors),
-            names=np.array(self.names),
+            names=np.array(self.names), refused=np.array(self.refused, dtype=bool),
         )  # fmt: skip
         write_bytes(path, stream.getvalue())
 
@@ -85,6 +91,8 @@ def read_shown(folder: Path) -> dict[str, Shown]:
                 found[arm] = Shown(
                     content["images"].astype(np.float32), content["probabilities"] / np.float32(255), content["masks"],
                     tuple(str(name) for name in content["vendors"]), tuple(str(name) for name in content["names"]),
+                    # Slices of earlier versions do not say it.
+                    tuple(bool(one) for one in content["refused"]) if "refused" in content else (),
                 )  # fmt: skip
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise broken_slices(path, error) from error
@@ -110,7 +118,7 @@ def figure9(shown: Mapping[str, Shown], target: Sequence[str]) -> Picture | None
     for number, vendor in enumerate(base.vendors):
         changed = _changed(arms, vendor, target)
         rows.append([_segmented(shown[arm], number) for arm in changed])
-        captions.append([vendor if arm == NONE else _SHORT[arm] for arm in changed])
+        captions.append([vendor if arm == NONE else shown[arm].title(number, _SHORT[arm]) for arm in changed])
     caption = f"Orange: discs as the target's segmenter finds them; green: their true outline. {_COLUMNS}"
     return _picture("figure9", "Segmentations", caption, rows, captions)
 
@@ -132,9 +140,10 @@ def figure10(shown: Mapping[str, Shown], target: Sequence[str]) -> Picture | Non
             continue
         pair = base.images[number], other.images[number]
         rows.append([_grey(one) for one in (*pair, checkerboard(*pair))])
-        captions.append([vendor, _SHORT.get(arm, arm), "woven"])
+        captions.append([vendor, other.title(number, _SHORT.get(arm, arm)), "woven"])
     return _picture("figure10", "Geometry: source and harmonized slice, woven", "Squares of the last column are taken "
-                    "from both in turn: an edge that breaks at their borders has moved.", rows, captions)  # fmt: skip
+                    "from both in turn: an edge that breaks at their borders has moved. An asterisk: the geometry gate "
+                    "would leave this slice as it is.", rows, captions)  # fmt: skip
 
 
 def figure12(shown: Mapping[str, Shown], target: Sequence[str]) -> Picture | None:
@@ -143,8 +152,8 @@ def figure12(shown: Mapping[str, Shown], target: Sequence[str]) -> Picture | Non
     chosen = [_changed(arms, vendor, target) for vendor in shown[NONE].vendors]
     rows = [[_grey(shown[arm].images[number]) for arm in changed] for number, changed in enumerate(chosen)]
     captions = [
-        [vendor if arm == NONE else _SHORT[arm] for arm in changed]
-        for vendor, changed in zip(shown[NONE].vendors, chosen, strict=True)
+        [vendor if arm == NONE else shown[arm].title(number, _SHORT[arm]) for arm in changed]
+        for number, (vendor, changed) in enumerate(zip(shown[NONE].vendors, chosen, strict=True))
     ]
     caption = f"{_COLUMNS} All on one scale of grey."
     return _picture("figure12", "Harmonized slices by vendor", caption, rows, captions)

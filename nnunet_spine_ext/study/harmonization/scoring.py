@@ -75,16 +75,18 @@ def score_arm(
         for name, folder in segmenters.items():
             if name != main:
                 found[name] = _probabilities(images, _segmenter(study / folder, where, cut), where)
+    geometry = [] if harmonizer is None else list(_geometry(slices, rows, images, judge, where))
     content = {
         "segmentation": list(_segmentation(slices, rows, found)),
         "radiomics": list(_radiomics(slices, roles, rows, images, radiomics)),
-        "geometry": [] if harmonizer is None else list(_geometry(slices, rows, images, judge, where)),
+        "geometry": [dict(row) for row in geometry],
     }
     keys = [_keys(slices, roles, arm, row) for row in range(len(slices))]
     written = {name: [keys[row.pop("row")] | row for row in part] for name, part in content.items()}
     write_json(study / scores, without_nan(written), indent=None)
     if show:
-        _shown(slices, roles, images, found[main]).save(study / SHOWN / f"{arm}.npz")
+        places = [int(row["row"]) for row in geometry if not row["passed"]]
+        _shown(slices, roles, images, found[main], places).save(study / SHOWN / f"{arm}.npz")
     return {"slices": len(rows)}
 
 
@@ -207,10 +209,11 @@ def _geometry(
             }  # fmt: skip
 
 
-def _shown(slices: SliceSet, roles: Mapping[str, str], images: Array, found: Array) -> Shown:
+def _shown(slices: SliceSet, roles: Mapping[str, str], images: Array, found: Array, refused: Sequence[int]) -> Shown:
+    """Return the slices to show; `refused`: those that the geometry gate does not pass."""
     chosen = to_show(slices, dict(roles))
     facts = [slices.facts[row] for row in chosen]
     return Shown(
         images[chosen], found[chosen], _masks(slices)[chosen], tuple(fact.vendor for fact in facts),
-        tuple(f"{fact.case}, slice {fact.index}" for fact in facts),
+        tuple(f"{fact.case}, slice {fact.index}" for fact in facts), tuple(row in refused for row in chosen),
     )  # fmt: skip
