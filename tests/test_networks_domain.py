@@ -14,7 +14,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from nnunet_spine_ext.core.errors import SetupError, UsageError
-from nnunet_spine_ext.losses.domain import DomainLossSettings
+from nnunet_spine_ext.losses.domain import DomainLossSettings, damping
 from nnunet_spine_ext.networks.bottleneck import BottleneckNetwork, WithFeatures
 from nnunet_spine_ext.networks.domain_alignment import DomainAlignment, coarse, strength_at
 from nnunet_spine_ext.networks.domain_head import DomainHead, RunningStandard, pooled
@@ -50,10 +50,12 @@ def batch(domains: int = 2, size: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(size, 6, 4, 5, 3), torch.arange(size) % domains
 
 
-def gradients(name: Any, strength: float) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
+def gradients(
+    name: Any, strength: float, *, bounded: bool = False
+) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
     """Return the gradient of the features and those of the classifier, the same classifier each time."""
     torch.manual_seed(1)
-    settings = DomainLossSettings(name=name)
+    settings = DomainLossSettings(name=name, bounded=bounded)
     alignment = DomainAlignment(settings, channels=6, domains=2, classes=3).eval()
     features, domains = batch()
     features.requires_grad_()
@@ -255,27 +257,68 @@ def test_the_classifier_learns_within_few_steps_of_small_batches(optimizer: str)
     assert float((head.eval()(features).argmax(dim=1) == domains).float().mean()) > 0.8
 
 
-def told(name: Any, strength: float) -> float:
-    """Return how far apart two domains are in what a small encoder learns, in standard deviations."""
-    torch.manual_seed(0)
+def told(name: Any, strength: float, *, bounded: bool = True) -> tuple[float, float]:
+    """Return how far apart two domains are in what small encoders learn, and the loss of what they are for.
+
+    The distance is in standard deviations; both are means over three seeds.
+    """
+    found = torch.tensor([_told(DomainLossSettings(name=name, bounded=bounded), strength, seed) for seed in range(3)])
+    apart, task = found.mean(dim=0).tolist()
+    return apart, task
+
+
+def _told(settings: DomainLossSettings, strength: float, seed: int) -> tuple[float, float]:
+    torch.manual_seed(seed)
     encoder = nn.Conv2d(8, 6, 1)
-    alignment = DomainAlignment(DomainLossSettings(name=name), channels=6, domains=2, classes=2, dimensions=2)
+    alignment = DomainAlignment(settings, channels=6, domains=2, classes=2, dimensions=2)
     groups = [{"params": encoder.parameters(), "lr": 1e-2}, {"params": alignment.parameters(), "lr": 3e-3}]
     step = torch.optim.Adam(groups)
-    for _ in range(200):
+    tasks = []
+    for _ in range(300):
         features, domains = scans(8)
         seen = encoder(features)
         # What the encoder is for: one channel that does not tell.
-        loss = (seen[:, 0] - features[:, 3]).square().mean() + alignment(seen, domains, strength).loss
+        task = (seen[:, 0] - features[:, 3]).square().mean()
+        tasks.append(float(task.detach()))
         step.zero_grad()
-        loss.backward()
+        (task + alignment(seen, domains, strength).loss).backward()
         step.step()
     features, domains = scans(400)
     seen = encoder(features).detach().mean(dim=(2, 3))
-    return float(((seen[domains == 1].mean(0) - seen[domains == 0].mean(0)).abs() / seen.std(dim=0)).mean())
+    apart = (seen[domains == 1].mean(0) - seen[domains == 0].mean(0)).abs() / seen.std(dim=0)
+    return float(apart.mean()), sum(tasks[-50:]) / 50
 
 
 def test_what_is_learnt_tells_the_domain_less_and_with_the_wrong_sign_more() -> None:
-    without = told("dann", 0.0)
-    assert told("dann", 1.0) < 0.9 * without < 1.1 * without < told("dann", -1.0)
-    assert told("mmd", 1.0) < 0.75 * without
+    without, _ = told("dann", 0.0)
+    less, task = told("dann", 1.0)
+    assert less < 0.8 * without < 1.1 * without < told("dann", -1.0)[0]
+    # Paid for every error of the classifier, the encoder hides no more, and does worse what it is for.
+    unbounded, worse = told("dann", 1.0, bounded=False)
+    assert less < unbounded
+    assert task < worse
+    assert told("mmd", 1.0)[0] < 0.75 * without
+
+
+def test_confident_errors_of_the_classifier_are_not_paid_for() -> None:
+    right, guess, wrong = torch.tensor([4.0, 0.0]), torch.tensor([0.0, 0.0]), torch.tensor([-4.0, 0.0])
+    logits = torch.stack((right, guess, wrong, guess - torch.tensor([0.5, 0.0]))).requires_grad_()
+    factors = damping(logits, torch.zeros(4, dtype=torch.long))
+    loss = math.log(1 + math.exp(0.5)) / math.log(2)
+    assert factors.tolist() == pytest.approx([1, 1, 0, 2 - loss], abs=1e-6)
+    assert not factors.requires_grad
+
+
+@pytest.mark.parametrize("name", ["dann", "cdan"])
+def test_bounded_the_encoder_feels_each_sample_by_its_damping(name: Any) -> None:
+    plain, learnt = gradients(name, 0.25)
+    bounded, same = gradients(name, 0.25, bounded=True)
+    assert plain is not None
+    assert bounded is not None
+    torch.manual_seed(1)
+    alignment = DomainAlignment(DomainLossSettings(name=name), channels=6, domains=2, classes=3).eval()
+    features, domains = batch()
+    probabilities = torch.rand(4, 3, 8, 10, 6).softmax(dim=1)
+    factors = damping(alignment(features, domains, 0.25, probabilities).logits, domains)
+    assert torch.allclose(bounded, plain * factors[:, None, None, None, None], atol=1e-9)
+    assert all(torch.equal(learnt[key], same[key]) for key in learnt)

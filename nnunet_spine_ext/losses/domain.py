@@ -5,6 +5,7 @@ Distances are relative to the size of the features: otherwise smaller features w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -38,6 +39,9 @@ class DomainLossSettings:
     warm_up: first part of the training in which the encoder does not feel the loss, 0 to 0.9. A classifier that still
         guesses has nothing to say.
     gamma: how fast lambda rises after that.
+    bounded: ``dann`` and ``cdan``: lambda of a sample is multiplied by `damping`, so that the encoder is not paid for
+        driving the classifier into confident errors. Cross entropy has no upper limit: without this an encoder can
+        gain without end, and learn little else.
     label_smoothing: of the classifier.
     voxels: at most so many positions per sample enter ``coral`` and ``mmd``.
 
@@ -50,6 +54,7 @@ class DomainLossSettings:
     strength: float | None = None
     warm_up: float = 0.1
     gamma: float = 10.0
+    bounded: bool = True
     label_smoothing: float = 0.1
     voxels: int = 256
 
@@ -81,6 +86,20 @@ def balanced_cross_entropy(
     mass = members.sum(dim=0)
     means = (members * losses[:, None]).sum(dim=0) / mass.clamp_min(_SMALLEST)
     return means.sum() / (mass > 0).sum().clamp_min(1)
+
+
+def damping(logits: Tensor, domains: Tensor) -> Tensor:
+    """Return what lambda of each sample is multiplied by: 1 up to the loss of a guess, 0 from twice that on.
+
+    A guess among D domains has the cross entropy log D. An encoder that hides the domain brings a classifier there, not
+    beyond. No gradient.
+
+    Parameters
+    ----------
+    logits: (N, D). domains: (N,) from 0.
+    """
+    loss = functional.cross_entropy(logits.detach(), domains, reduction="none")
+    return (2 - loss / math.log(logits.shape[1])).clamp(0, 1)
 
 
 def coral_distance(features: Tensor, domains: Tensor, *, voxels: int = 256) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnunet_spine_ext.losses.domain import ADVERSARIAL, DISTANCES, DomainLossSettings, balanced_cross_entropy
+from nnunet_spine_ext.losses.domain import ADVERSARIAL, DISTANCES, DomainLossSettings, balanced_cross_entropy, damping
 from nnunet_spine_ext.networks.domain_head import DomainHead
 from nnunet_spine_ext.networks.gradient_reversal import reverse_gradient
 
@@ -57,12 +57,26 @@ class DomainAlignment(nn.Module):
             free = isinstance(strength, float | int) and strength == 0
             adversarial = self.settings.name in ADVERSARIAL
             # Multiplied by zero an infinite gradient would still be no number.
-            seen = reverse_gradient(features, strength) if adversarial and not free else features.detach()
+            seen = features.detach()
+            if adversarial and not free:
+                seen = reverse_gradient(features, strength * self._damping(seen, domains, probabilities))
             loss, logits = self._classified(seen, domains, probabilities)
             if not adversarial and not free:
                 distance = DISTANCES[self.settings.name](features, domains, voxels=self.settings.voxels)
                 loss = loss + strength * distance
         return Aligned(loss, logits)
+
+    @torch.no_grad()
+    def _damping(self, features: Tensor, domains: Tensor, probabilities: Tensor | None) -> float | Tensor:
+        """Return what lambda of each sample is multiplied by: (B, 1, …), or 1 where it is not bounded."""
+        if not self.settings.bounded:
+            return 1.0
+        # Without dropout, and without taking the batch into the running statistics twice.
+        learning = self.head.training
+        self.head.eval()
+        _, logits = self._classified(features, domains, probabilities)
+        self.head.train(learning)
+        return damping(logits, domains).view(-1, *(1,) * (features.dim() - 1))
 
     def _classified(self, features: Tensor, domains: Tensor, probabilities: Tensor | None) -> tuple[Tensor, Tensor]:
         smoothing = self.settings.label_smoothing
