@@ -21,6 +21,7 @@ from test_core_volume import turned, volume
 from nnunet_spine_ext.check.images import inspect
 from nnunet_spine_ext.core import io
 from nnunet_spine_ext.core.errors import CaseError
+from nnunet_spine_ext.core.soft_labels import read_classes
 from nnunet_spine_ext.core.volume import Volume
 
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
@@ -367,3 +368,16 @@ def test_real_images_survive_a_round_trip(test_data: Path, tmp_path: Path) -> No
             back = io.read_volume(tmp_path / f"a{suffix}")
             assert np.array_equal(back.array, original.array)
             assert back.corner_error(original) < 1e-4
+
+
+def test_a_soft_label_is_read_as_any_nifti_is(tmp_path: Path) -> None:
+    classes = [Volume(np.full((2, 3, 4), value, np.float32), np.diag([1.0, 2.0, 3.0, 1.0])) for value in (0.25, 1.0)]
+    path = tmp_path / "soft.nii.gz"
+    io.write_volumes(classes, path)
+    # A file that was never compressed, under a name that says so.
+    path.write_bytes(gzip.decompress(path.read_bytes()))
+    stored, affine = read_classes(path)
+    assert stored.shape == (2, 2, 3, 4)
+    assert [set(one.ravel()) for one in stored] == [{0.25}, {1.0}]
+    assert np.array_equal(affine, classes[0].affine)
+    assert code_of(path) == "E-IN-DIM"

@@ -86,6 +86,18 @@ def read_volume(path: str | Path) -> Volume:
 
 
 def _read_nifti(path: Path) -> Volume:
+    return stored_volume(path, *nifti_content(path))
+
+
+def nifti_content(path: Path) -> tuple[Array, Array]:
+    """Return the voxels of a NIfTI as they are stored, with any number of axes, and its affine to RAS+ millimetres.
+
+    Where one volume is expected `read_volume` is to be preferred, which checks both; `write_volumes` writes several.
+
+    Raises
+    ------
+    CaseError: no such file, unreadable or truncated content.
+    """
     import nibabel as nib
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
@@ -103,7 +115,7 @@ def _read_nifti(path: Path) -> Volume:
     affine = image.affine
     if affine is None:
         raise _unreadable(path, ValueError("no affine"))
-    return stored_volume(path, array, np.asarray(affine, dtype=np.float64))
+    return array, np.asarray(affine, dtype=np.float64)
 
 
 def _bytes_of(path: Path) -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_spine_ext.core.errors import CaseError
+from nnunet_spine_ext.core.io import nifti_content
 from nnunet_spine_ext.core.volume import Array, Volume
 
 IGNORE = -1.0
@@ -62,19 +63,17 @@ def read_classes(path: Path) -> tuple[Array, Array]:
     ------
     CaseError: a file with other dimensions, or that cannot be read.
     """
-    import nibabel
-
     try:
-        image = nibabel.load(path)
-        array = np.asarray(image.dataobj, dtype=np.float32)  # type: ignore[attr-defined]
-        affine = np.asarray(image.affine, dtype=np.float64)  # type: ignore[attr-defined]
+        stored, affine = nifti_content(path)
+        array = np.asarray(stored, dtype=np.float32)
         Volume(np.empty((1, 1, 1)), affine)
-    # Damaged files raise anything: EOFError, zlib.error, ImageFileError, …; an affine that is none ValueError.
-    except Exception as error:
+    # An affine that is none, and voxels that are no numbers, raise ValueError or TypeError.
+    except (CaseError, ValueError, TypeError) as error:
+        found = error.found if isinstance(error, CaseError) else f"a file that cannot be read ({error})"
         raise CaseError(
             "E-SOFT-READ",
             file=path,
-            found=f"a file that cannot be read ({type(error).__name__}: {error})",
+            found=found,
             expected="a NIfTI file with an invertible affine",
             fix="make it again with nnUNetv2_spine_soft_gt, or copy it again",
         ) from error
