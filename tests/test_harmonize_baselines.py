@@ -131,6 +131,27 @@ def test_order_range_and_single_slices(method: BaselineMethod, target: SliceSet)
 
 
 @pytest.mark.parametrize("method", BASELINES)
+@pytest.mark.parametrize("region", ["body", "slice"])
+def test_padding_stays_black_and_changes_nothing(method: BaselineMethod, region: str, target: SliceSet) -> None:
+    bright = _set([np.clip(0.5 * image + 100, 0, 255).astype(np.float32) for image in target.images])
+    harmonizer = _fit(method, bright, region=region)
+    image = _slice(7)
+    image[10, 60] = 0.0
+    padded = np.pad(image, ((12, 20), (8, 0)))
+    alone, found = _apply(harmonizer, image)[0], _apply(harmonizer, padded)[0]
+    assert alone.min() > 20, "the test would show nothing"
+    inside = np.zeros(padded.shape, dtype=bool)
+    inside[12:-20, 8:] = True
+    assert (found[~inside] == 0).all()
+    # A dark pixel inside is no padding.
+    assert found[22, 68] > 0
+    if region == "slice":
+        assert np.array_equal(found[12:-20, 8:], alone)
+        again = _fit(method, _set([np.pad(one, ((12, 20), (8, 0))) for one in bright.images]), region=region)
+        assert (again.mean, again.sd) == (harmonizer.mean, harmonizer.sd)
+
+
+@pytest.mark.parametrize("method", BASELINES)
 def test_slices_without_intensities_stay(method: BaselineMethod, target: SliceSet) -> None:
     harmonizer = _fit(method, target)
     for image in (np.zeros(SIZE, np.float32), np.full(SIZE, 80, np.float32), np.eye(4, dtype=np.float32)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -474,3 +475,41 @@ def test_pairs_without_masks_go_by_position_and_other_grids_are_refused() -> Non
         weak_pairs(source, other)
     with pytest.raises(UsageError, match="E-SLICE-PAIRS"):
         weak_pairs(source, target.subset([]))
+
+
+def test_pairs_of_resized_slices_are_nearest_in_mm(tmp_path: Path) -> None:
+    def scan(size: int, top: int) -> dict[str, Any]:
+        image, mask = spine(size=size)
+        return {
+            "image": image.with_array(_one_level(image.array, top, is_mask=False)),
+            "mask": mask.with_array(_one_level(mask.array, top, is_mask=True)),
+        }
+
+    # Discs 23 mm below the middle of 96 mm, as far below that of 192 mm, and 15 mm below that of 96 mm: stretched to 96
+    # rows each, the last one has the rows that are more like those of the first.
+    rows = [
+        {"case": "s", "manufacturer": "A", **scan(96, 68)},
+        {"case": "same", "manufacturer": "B", **scan(192, 116)},
+        {"case": "other", "manufacturer": "B", **scan(96, 60)},
+        {"case": "blind", "manufacturer": "B", **scan(96, 68), "mask": None},
+    ]
+    folder = dataset(tmp_path, rows, ignore=True)
+    settings = SliceSettings(size=(96, 96), fit="resize", middle=1.0)
+    source, target = (read_slices([folder], values=[name], settings=settings) for name in ("A", "B"))
+    assert {fact.case: fact.row for fact in target.facts} == {"same": 2.0, "other": 1.0, "blind": 1.0}
+    rows_only = [replace(part, facts=tuple(replace(f, row=None) for f in part.facts)) for part in (source, target)]
+    assert [target.facts[k].case for _, k in weak_pairs(*rows_only)] == ["other"], "the test would show nothing"
+    assert [target.facts[k].case for _, k in weak_pairs(source, target)] == ["same"]
+    together = read_slices([folder], settings=settings)
+    own, others = ([k for k, f in enumerate(together.facts) if (f.vendor == "A") == first] for first in (True, False))
+    pairs = weak_pairs(together.subset(own), together.subset(others))
+    assert [together.facts[others[k]].case for _, k in pairs] == ["same"]
+    cropped = read_slices([folder], values=["A"], settings=SMALL)
+    assert all(fact.row is None for fact in cropped.facts)
+
+
+def _one_level(array: Array, top: int, *, is_mask: bool) -> Array:
+    """Return slices with one disc, that begins in row `top`."""
+    found = np.zeros_like(array) if is_mask else np.where(array > 600, 400, array)
+    found[1:-1, top : top + 6, 40:60] = 14 if is_mask else 900
+    return found

@@ -50,7 +50,7 @@ class BaselineSettings:
     Parameters
     ----------
     region: whose intensities count: ``body``, so that the share of air in a field of view does not matter, or the whole
-        ``slice``.
+        ``slice``; padding counts for neither, and stays 0.
     slices: of the target at most, taken evenly (Kim et al.: 3000 for Nyúl's landmarks).
     slope_limits: a curve of ``nyul`` is never flatter or steeper than so many times its mean slope.
     """
@@ -102,8 +102,11 @@ class Baseline:
         slices = images.detach().float().cpu().numpy()
         mapped = np.empty_like(slices)
         for index, image in enumerate(slices[:, 0]):
-            curve = self.curve(image)
-            mapped[index, 0] = image if curve is None else np.clip(curve(image), 0.0, TOP)
+            curve, shown = self.curve(image), shown_of(image)
+            # What was filled up is no tissue: as air that became grey it would have edges.
+            mapped[index, 0] = image
+            if curve is not None:
+                mapped[index, 0][shown] = np.clip(curve(image[shown]), 0.0, TOP)
         return torch.from_numpy(mapped).to(images.device)
 
     def curve(self, image: Array) -> IntensityMap | None:
@@ -209,11 +212,20 @@ def write_baseline(folder: str | Path, model: HarmonizerModel, baseline: Baselin
 
 def values_of(image: Array, region: Literal["body", "slice"], spacing: tuple[float, float]) -> Array | None:
     """Return the intensities of a slice (Y, X) that count, float64 (n,); None: too few, or without a range."""
-    values = image[body_of(image, spacing)] if region == "body" else image.ravel()
+    values = image[body_of(image, spacing)] if region == "body" else image[shown_of(image)].ravel()
     # The narrow range keeps zero deviations and divisions by it out.
     if values.size < _FEWEST or float(values.max()) - float(values.min()) < _NARROWEST:
         return None
     return values.astype(np.float64)
+
+
+def shown_of(image: Array) -> tuple[slice, slice]:
+    """Return rows and columns of a slice (Y, X) without those at its edges that are 0 throughout: these are padding."""
+    filled = image != 0
+    rows, columns = (np.flatnonzero(filled.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return slice(0), slice(0)
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def body_of(image: Array, spacing: tuple[float, float]) -> Array:

@@ -75,21 +75,27 @@ def weak_pairs(source: SliceSet, target: SliceSet) -> list[tuple[int, int]]:
     slices are known, how far the discs of one must be moved along the spine to lie as those of the other (the
     Wasserstein distance of their rows), which a shift by one level makes large. A target slice may serve several.
 
+    Rows of slices that were resized are as many mm as `SliceFacts.row` says, whatever the sets' median; rows lie as far
+    from the middle of the slice, as those of slices that were cropped do.
+
     Raises
     ------
-    UsageError: an empty set, or sets of other pixels.
+    UsageError: an empty set, or sets of other pixels, unless they were resized.
     """
     if not len(source) or not len(target):
         raise _usage(f"{len(source)} source and {len(target)} target slices", "slices on both sides")
-    if source.size != target.size or not np.allclose(source.spacing, target.spacing, rtol=0.01):
+    resized = all(fact.row is not None for fact in (*source.facts, *target.facts))
+    if source.size != target.size or not (resized or np.allclose(source.spacing, target.spacing, rtol=0.01)):
         found = f"slices of {source.size}, {source.spacing} mm and of {target.size}, {target.spacing} mm"
         raise _usage(found, "one size and one pixel size")
     pairs = []
-    ours, theirs = _rows(source), _rows(target)
+    ours, theirs, step = _rows(source), _rows(target), source.spacing[0]
+    if resized:
+        ours, theirs, step = _on_one_grid(source, ours, target, theirs)
     place = np.array([fact.position for fact in target.facts])
     for index, fact in enumerate(source.facts):
         cost = (place - fact.position) ** 2
-        cost += _along(ours[index], theirs, source.spacing[0]) ** 2
+        cost += _along(ours[index], theirs, step) ** 2
         pairs.append((index, int(np.argmin(cost))))
     return pairs
 
@@ -115,6 +121,22 @@ def _rows(found: SliceSet) -> Array:
         total = counts.sum(axis=1, keepdims=True)
         parts.append(np.where(total >= LEAST_DISC, np.cumsum(counts, axis=1) / np.maximum(total, 1), np.nan))
     return np.concatenate(parts)
+
+
+def _on_one_grid(source: SliceSet, ours: Array, target: SliceSet, theirs: Array) -> tuple[Array, Array, float]:
+    """Return both sets of shares (N, Y) at places in mm from the middle of the slices (N, P), and the step of these."""
+    rows = [np.array([fact.row for fact in part.facts], dtype=np.float64) for part in (source, target)]
+    step, half = float(min(r.min() for r in rows)), float(max(r.max() for r in rows)) * source.size[0] / 2
+    places = np.arange(-half, half + step, step)
+    # A share is reached at the lower edge of its row.
+    edges = np.arange(1, source.size[0] + 1) - source.size[0] / 2
+    moved = [
+        np.stack(
+            [np.interp(places, edges * mm, share, left=share[0] * 0) for mm, share in zip(row, shares, strict=True)]
+        )
+        for row, shares in zip(rows, (ours, theirs), strict=True)
+    ]
+    return moved[0], moved[1], step
 
 
 def _along(ours: Array, theirs: Array, spacing: float) -> Array:

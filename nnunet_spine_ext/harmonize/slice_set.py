@@ -28,6 +28,7 @@ class SliceFacts:
     position: mm from the mid-sagittal plane, negative to the right; that plane is in the middle of the discs, or in the
         middle of a volume without mask.
     labelled: whether the discs of this slice are known.
+    row: of a slice that was resized, how many mm a row of it is: each has its own. None: as `SliceSet.spacing` says.
     """
 
     dataset: str
@@ -38,6 +39,7 @@ class SliceFacts:
     position: float
     labelled: bool
     contrast: str | None = None
+    row: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as plain JSON."""

@@ -307,6 +307,7 @@ def _add(found: _Found, case: _Case, settings: SliceSettings) -> None:
                 case.dataset, case.name, str(case.row.get("subject") or case.name), case.vendor, index,
                 round(float(position), 3), mask is not None and bool((found.masks[-1] != UNKNOWN).any()),
                 None if contrast is None else str(contrast),
+                round(frame.spacing[0], 4) if settings.fit == "resize" else None,
             )
         )  # fmt: skip
     if flat:
