@@ -31,7 +31,7 @@ class DistributionScore:
 
     @property
     def in_distribution(self) -> bool:
-        """Whether the body is as near to the reference as 95 % of the training scans were to each other."""
+        """Whether the body is so near to the reference that it may be a scan of the training scanner."""
         return self.bar is not None and self.body <= self.bar
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,4 +69,4 @@ def score_of(facts: ChannelFacts, reference: ChannelReference) -> DistributionSc
         for name, curve in facts.structures.items()
         if name in reference.structures
     }
-    return DistributionScore(away(facts.body, reference.mean), structures, reference.distance)
+    return DistributionScore(away(facts.body, reference.mean), structures, reference.bar)

@@ -31,7 +31,7 @@ MatchMethod = Literal["none", "body", "nyul", "cdf", "anchored"]
 MATCH_METHODS: tuple[MatchMethod, ...] = ("none", "body", "nyul", "cdf", "anchored")
 # How much the body's map is drawn to an affine one; more where a crop's composition is not the reference's.
 _RIDGE, _RIDGE_CROPPED = 0.1, 0.3
-# A scan this many times farther from the training scans than the bar is likely to be of another kind.
+# A scan this many times farther from the training scans than nearly all of those is likely to be of another kind.
 _FAR = 3.0
 
 
@@ -44,7 +44,7 @@ class MatchSettings:
     method: ``body``: few knots between the quantiles of both bodies, drawn towards an affine map; ``nyul``: deciles;
         ``cdf``: all 33 quantiles; ``anchored``: quantiles of each structure, where a network found them; ``none``.
     strength: 0 only moves and scales, which a z-score undoes; 1 is the whole map.
-    skip_in_distribution: leave a scan alone that is as near to the reference as the training scans were.
+    skip_in_distribution: leave a scan alone that is as near to the reference as scans of the training scanner are.
     slope_limits: of the map, times the slope of its affine part.
     """
 
@@ -74,7 +74,7 @@ class MatchResult:
     ----------
     image: float32, same grid, in the reference's own intensity units; the scan itself where `skipped`.
     knots: of the map, (from, to) pairs; empty where skipped.
-    skipped: whether the scan was left alone, and `why`.
+    skipped: whether the scan was left alone, and `why`: it is in distribution, or has no contrast.
     before, after: distance from the reference.
     warnings: what the user should know.
     confidence: share of the map that structures decided, 0 to 1; 0 for other methods than ``anchored``.
@@ -157,6 +157,7 @@ def match(
         return MatchResult(_as_float(image), settings.method, True, why, before, before, (), warnings)
     confidence = 0.0
     found_map = body_map(facts, reference, settings, landmarks)
+    straight = _affine_part(facts, reference)
     if settings.method == "anchored":
         masks = dict(posteriors or {})
 
@@ -165,10 +166,13 @@ def match(
 
         found_map, confidence, more = anchored_map(facts, reference, found_map, settings.slope_limits, file, without)
         warnings += more
+    elif score_of(_mapped(facts, found_map), reference).body >= before.body:
+        # Moving and scaling, which a z-score does anyway, changes no distance.
+        found_map = straight
     if settings.strength < 1:
-        found_map = found_map.blended(_affine_part(facts, reference), settings.strength)
-    matched = image.with_array(found_map.apply(image.array))
+        found_map = found_map.blended(straight, settings.strength)
     after = score_of(_mapped(facts, found_map), reference)
+    matched = image.with_array(found_map.apply(image.array))
     knots = tuple((float(a), float(b)) for a, b in zip(found_map.x, found_map.y, strict=True))
     return MatchResult(matched, settings.method, False, "", before, after, knots, warnings, confidence)
 
@@ -262,11 +266,10 @@ def kind_warnings(
         if matched:
             fix = "matching keeps the order of tissues, so it cannot make one contrast of another: use --match none"
         return [_warning("W-MATCH-CONTRAST", file, found, f"a {reference.contrast} scan", fix)]
-    if score.bar is not None and score.body > _FAR * score.bar:
+    usual = reference.distance
+    if usual is not None and score.body > _FAR * usual:
         names = f"contrast {contrast or 'unknown'}; the reference is of {reference.contrast or 'unknown contrast'}"
-        found = (
-            f"intensities {score.body / score.bar:.1f} times as far from the training scans as 95 % of those ({names})"
-        )
+        found = f"intensities {score.body / usual:.1f} times as far from the training scans as 95 % of those ({names})"
         return [_warning("W-MATCH-FAR", file, found, "a scan of the same kind", "look at the result")]
     return []
 

@@ -34,6 +34,7 @@ from nnunet_spine_ext.harmonize.curves import (
     read_curves,
     write_curves,
 )
+from nnunet_spine_ext.harmonize.limit import LEAST, prediction_limit
 from nnunet_spine_ext.harmonize.structures import structure_masks
 
 __all__ = [
@@ -59,9 +60,7 @@ REFERENCE_VERSION = 2
 _SETTINGS_KEY = "spine_ext"
 # Of fewer cases the distance of each from the others says nothing about the next one.
 _MIN_CASES = 2
-_BAR = 0.95
-# Scans that are nearer to the reference than this cannot be told from it, however alike the training scans were.
-_LEAST_BAR = 0.01
+_USUAL = 0.95
 
 
 @dataclass(frozen=True)
@@ -90,10 +89,12 @@ class ChannelReference:
     normalisation: (mean, sd) that nnU-Net's ZScoreNormalization found in the training images, air included, in the
         units of `low` and `high`: what normalises an image after matching as a training image was, however much air
         its field of view holds. None in references of version 1.
-    distance: 95th percentile over the training cases of the distance of each from the others: up to it, a scan is in
-        distribution. None of a single case, and in version 1.
+    distance: 95th percentile over the training cases of the distance of each from the others. None of a single case,
+        and in version 1.
     contrast: as `IntensityReference.contrast`.
     cases: training cases.
+    limit: up to it a scan is in distribution: of a hundred new scans of the training scanner about one is farther.
+        None of a single case, and in references of earlier versions, where `distance` takes its place.
     """
 
     mean: Array
@@ -106,6 +107,12 @@ class ChannelReference:
     distance: float | None = None
     contrast: str | None = None
     cases: int = 1
+    limit: float | None = None
+
+    @property
+    def bar(self) -> float | None:
+        """Up to where a scan is in distribution; None where the reference cannot tell."""
+        return self.distance if self.limit is None else self.limit
 
     @property
     def width(self) -> float:
@@ -129,7 +136,7 @@ class IntensityReference:
 
     @property
     def distance(self) -> float | None:
-        """The bar for in-distribution of the channel that varies most; None where there is none."""
+        """That of the channel whose training scans vary most; None where there is none."""
         bars = [channel.distance for channel in self.channels if channel.distance is not None]
         return max(bars) if bars else None
 
@@ -202,8 +209,8 @@ def average_curves(
     Returns
     -------
     ``{"version", "cases", "probabilities", "spacing", "contrast", "distance", "channels": [{"mean", "spread", "low",
-    "high", "air", "normalisation", "distance", "structures": {name: {"mean", "spread", "cases"}}}]}``; all but `low`
-    and `high` relative to the 10th to 90th percentile range of each case.
+    "high", "air", "normalisation", "distance", "limit", "structures": {name: {"mean", "spread", "cases"}}}]}``; all but
+    `low` and `high` relative to the 10th to 90th percentile range of each case.
     """
     if not curves:
         return None
@@ -239,14 +246,15 @@ def _average_channel(facts: Sequence[Any]) -> dict[str, Any]:
         for k, case in enumerate(facts)
         if case.mean is not None and case.sd is not None
     ]
-    bar = max(_LEAST_BAR, float(np.quantile(_left_out_distances(relative), _BAR))) if len(facts) >= _MIN_CASES else None
+    away = _left_out_distances(relative) if len(facts) >= _MIN_CASES else None
     return {
         **_mean_and_spread(relative),
         "low": float(np.median(low)),
         "high": float(np.median(high)),
         "air": round(float(np.median(airs)), 4) if airs else None,
         "normalisation": np.median(moments, axis=0).round(5).tolist() if moments else None,
-        "distance": None if bar is None else round(bar, 5),
+        "distance": None if away is None else round(max(LEAST, float(np.quantile(away, _USUAL))), 5),
+        "limit": None if away is None else round(prediction_limit(away), 5),
         "structures": structures,
     }
 
@@ -313,7 +321,7 @@ def _mean_channel(contents: Sequence[Mapping[str, Any]], contrast: str | None, c
             max(int(row["cases"]) for row in having),
         )
     low, high = float(mean("low")), float(mean("high"))
-    moments, air, bar = mean("normalisation"), mean("air"), mean("distance")
+    moments, air, usual, limit = (mean(key) for key in ("normalisation", "air", "distance", "limit"))
     width = max(high - low, 1e-9)
     return ChannelReference(
         mean("mean"),
@@ -323,7 +331,8 @@ def _mean_channel(contents: Sequence[Mapping[str, Any]], contrast: str | None, c
         structures,
         None if air is None else float(air),
         None if moments is None else (low + width * float(moments[0]), width * float(moments[1])),
-        None if bar is None else float(bar),
+        None if usual is None else float(usual),
         contrast,
         cases,
+        None if limit is None else float(limit),
     )

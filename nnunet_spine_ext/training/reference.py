@@ -58,7 +58,7 @@ class ReferenceResult:
         lines = [f"{'wrote' if self.written else 'would write'} the reference of {cases} into {self.path}"]
         for number, channel in enumerate(self.reference["channels"]):
             names = [f"{name} ({row['cases']})" for name, row in channel["structures"].items()]
-            bar = "no bar (one case)" if channel["distance"] is None else f"bar {channel['distance']:.3f}"
+            bar = "no limit (one case)" if channel["limit"] is None else f"in distribution up to {channel['limit']:.3f}"
             lines.append(f"  channel {number}: body {channel['low']:g} to {channel['high']:g}, {bar}")
             lines.append(f"    structures: {', '.join(names) if names else 'none; anchored matching needs some'}")
         lines += [f"warning: {problem}" for problem in self.warnings]
