@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nnunet_spine_ext.cli.shell import add_device_option, add_json_option, add_settings_option, make_parser, run
+from nnunet_spine_ext.cli.shell import make_parser, run
+from nnunet_spine_ext.cli.train_folds import add_training
 
 PROG = "nnUNetv2_spine_train_numbering"
 FUNCTION = "nnunet_spine_ext.numbering.training.run:train_numbering"
@@ -28,26 +29,7 @@ _EXAMPLES = f"""  {PROG} -d 501 -f 0 1 2 3 4
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser."""
     parser = make_parser(PROG, _DESCRIPTION, _EXAMPLES)
-    parser.add_argument("-d", required=True, metavar="DATASET", help="id, name or folder of a raw dataset")
-    parser.add_argument(
-        "-f", nargs="+", default=("0",), metavar="FOLD", help="folds, or all: one network of all cases (default: 0)"
-    )
-    parser.add_argument(
-        "-o", metavar="DIR", help="folder of the model (default: nnUNet_results/<dataset>/<name>, with _all for -f all)"
-    )
-    parser.add_argument("--name", default="numbering", help="name of that folder (default: numbering)")
-    how = parser.add_argument_group("how")
-    how.add_argument(
-        "--preset", default="paper", metavar="NAME", help="paper, cpu, or a YAML file (default: paper; it needs a GPU)"
-    )
-    add_settings_option(
-        how, "change settings, repeatable: epochs=50, learning_rate=1e-3, crop.inputs=image, loss.t13=0, ..."
-    )
-    add_device_option(how)
-    again = parser.add_argument_group("an earlier training")
-    again.add_argument("--resume", action="store_true", help="go on where it was stopped; finished folds stay")
-    again.add_argument("--overwrite", action="store_true", help="train its folds anew")
-    add_json_option(parser)
+    add_training(parser, name="numbering", settings="epochs=50, learning_rate=1e-3, crop.inputs=image, loss.t13=0")
     return parser
 
 
