@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from nnunet_spine_ext.render.drawing import HEAT_STEPS, Box, Drawing, Line, Shape, Text
 from nnunet_spine_ext.render.marks import (
     LETTER,
-    TITLE,
+    WIDTH,
     across,
     bottom_axis,
-    legend,
+    head,
     marker,
     room_for,
     style_of,
@@ -21,7 +21,6 @@ from nnunet_spine_ext.render.scales import Axis, Scale, scale_of
 
 __all__ = ["Axis", "Bar", "Mark", "MarkRow", "bars", "heat_map", "mark_rows"]
 
-WIDTH = 640.0
 # Names of rows of a heat map may take so much.
 _ROW_NAMES = 270.0
 _FOOT = 38.0
@@ -73,7 +72,7 @@ def bars(rows: Sequence[Bar], axis: Axis, title: str, *, mark: str = "", titled:
     mark: what the second value of a bar is called.
     """
     left = room_for([row.label for row in rows])
-    shapes, top = _head(title, [("|error", mark)] if mark else [], titled=titled)
+    shapes, top = head(title, [("|error", mark)] if mark else [], titled=titled)
     bottom = top + _BAR * max(len(rows), 1)
     ends = [v for row in rows for v in (row.value, row.low, row.high, row.mark) if math.isfinite(v)]
     scale = scale_of([0.0, *ends], axis, left, WIDTH - _RIGHT, keep_all=True)
@@ -112,7 +111,7 @@ def mark_rows(
     left = room_for([row.label for row in rows])
     entries: list[tuple[int | str, str]] = list(series)
     line = reference if reference is not None and math.isfinite(reference[0]) else None
-    shapes, top = _head(title, [*entries, *([("|reference", line[1])] if line else [])], titled=titled)
+    shapes, top = head(title, [*entries, *([("|reference", line[1])] if line else [])], titled=titled)
     high = _ROW * max(len(series), 2) + 9.0
     bottom = top + high * max(len(rows), 1)
     ends = [v for row in rows for m in row.marks for v in (m.value, m.low, m.high) if math.isfinite(v)]
@@ -148,7 +147,7 @@ def heat_map(
 ) -> Drawing:
     """Draw values (rows, columns) as coloured cells with their figures; NaN is an empty cell with a dash."""
     left = room_for(rows, most=_ROW_NAMES)
-    shapes, top = _head(title, [], titled=titled)
+    shapes, top = head(title, [], titled=titled)
     wide = min(110.0, (WIDTH - left - 14.0) / max(len(columns), 1))
     # Heads that are wider than a cell take turns in two lines, or they would run into each other.
     crowded = any(LETTER * len(name) > wide - 4.0 for name in columns)
@@ -187,11 +186,3 @@ def _heat_key(axis: Axis, ends: Scale, left: float, top: float) -> list[Shape]:
         Text("tick", right, top + 17.0, f"{ends.high:.2f}", "end"),
     )
     return [*shapes, low, high, Text("tick", right + 10.0, top + 4.5, axis.title)]
-
-
-def _head(title: str, entries: Sequence[tuple[int | str, str]], *, titled: bool) -> tuple[list[Shape], float]:
-    """Title and legend, and where the plot begins."""
-    shapes: list[Shape] = [Text("title", 8.0, 13.0, title)] if titled else []
-    top = TITLE if titled else 4.0
-    shown, high = legend(entries, 12.0, top, WIDTH - 24.0)
-    return [*shapes, *shown], top + high + 6.0

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from nnunet_spine_ext.render.drawing import Drawing, Line, Outline, Shape, Text
-from nnunet_spine_ext.render.marks import TITLE, across, bottom_axis, legend, marker, side_axis, style_of, upright
+from nnunet_spine_ext.render.marks import WIDTH, across, bottom_axis, head, marker, side_axis, style_of, upright
 from nnunet_spine_ext.render.scales import Axis, Scale, scale_of
 
 __all__ = ["Axis", "Curve", "Panel", "Point", "curves", "scatters"]
 
-WIDTH = 640.0
 NOTHING = "not measured"
 _LEFT, _RIGHT, _HIGH, _FOOT = 46.0, 16.0, 230.0, 38.0
 _PANEL_WIDE, _PANEL_HIGH = 262.0, 150.0
@@ -72,7 +71,7 @@ def curves(
     ]
     line = reference if reference is not None and math.isfinite(reference[0]) else None
     entries += [("reference", line[1])] if line else []
-    shapes, top = _head(title, entries, titled=titled)
+    shapes, top = head(title, entries, titled=titled, gap=0.0)
     top += 22.0
     bottom = top + _HIGH
     places = [x for x, _ in ticks] or [0.0]
@@ -128,7 +127,7 @@ def scatters(
 ) -> Drawing:
     """Draw scatter plots two by two with one vertical scale; `series` are numbers and names for the legend."""
     entries: list[tuple[int | str, str]] = list(series)
-    shapes, top = _head(title, entries, titled=titled)
+    shapes, top = head(title, entries, titled=titled, gap=0.0)
     ends = [v for panel in panels for _, p in panel.points for v in (p.y, p.low, p.high)]
     high = _PANEL_HIGH + 72.0
     for number, panel in enumerate(panels):
@@ -173,10 +172,3 @@ def _straight(slope: float, intercept: float, x: Scale, y: Scale) -> list[Shape]
         return []
     (x1, y1), (x2, y2) = ((x.x(v), y.x(slope * v + intercept)) for v in (low, high))
     return [Line("reference", x1, y1, x2, y2)]
-
-
-def _head(title: str, entries: Sequence[tuple[int | str, str]], *, titled: bool) -> tuple[list[Shape], float]:
-    shapes: list[Shape] = [Text("title", 8.0, 13.0, title)] if titled else []
-    top = TITLE if titled else 4.0
-    shown, high = legend(entries, 12.0, top, WIDTH - 24.0)
-    return [*shapes, *shown], top + high

@@ -10,6 +10,8 @@ from nnunet_spine_ext.render.scales import Axis, Scale, figure
 
 # Mean width of the letters of names on ticks, and of those of labels, which have more capitals.
 LETTER, WIDE_LETTER = 6.3, 7.2
+# Of the charts that are as wide as a page.
+WIDTH = 640.0
 TITLE = 26.0
 LEGEND = 18.0
 # Corners and turn of each marker: circle, square, triangle, diamond, triangle downwards, pentagon; the last, of a mean,
@@ -73,6 +75,16 @@ def legend(
         shapes.append(Text("tick", x + 15.0, y, name))
         x += wide
     return shapes, (y + LEGEND / 2 - top if entries else 0.0)
+
+
+def head(
+    title: str, entries: Sequence[tuple[int | str, str]], *, titled: bool, gap: float = 6.0
+) -> tuple[list[Shape], float]:
+    """Return the title of a wide chart if it is `titled`, its legend, and where the plot begins, after a `gap`."""
+    shapes: list[Shape] = [Text("title", 8.0, 13.0, title)] if titled else []
+    top = TITLE if titled else 4.0
+    shown, high = legend(entries, 12.0, top, WIDTH - 24.0)
+    return [*shapes, *shown], top + high + gap
 
 
 def bottom_axis(scale: Scale, axis: Axis, top: float, bottom: float) -> list[Shape]:

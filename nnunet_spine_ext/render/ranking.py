@@ -7,12 +7,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from nnunet_spine_ext.render.drawing import HEAT_STEPS, Box, Drawing, Line, Shape, Text
-from nnunet_spine_ext.render.marks import TITLE, legend, marker, named, room_for, style_of
+from nnunet_spine_ext.render.marks import WIDTH, head, marker, named, room_for, style_of
 from nnunet_spine_ext.render.scales import Axis, Scale
 
 __all__ = ["Axis", "Ranked", "correlations", "ranking"]
 
-WIDTH = 640.0
 _ROW, _CELL = 15.0, 22.0
 _FOOT, _EDGE = 38.0, 14.0
 # Names of features are long: `glrlm_GrayLevelNonUniformityNormalized`.
@@ -37,7 +36,7 @@ def ranking(
 
     `series` are numbers and names for the legend.
     """
-    shapes, top = _head(title, list(series), titled=titled)
+    shapes, top = head(title, list(series), titled=titled)
     left = room_for([row.label for row in rows], most=_LABELS)
     bottom = top + _ROW * max(len(rows), 1)
     known = [row.value for row in rows if math.isfinite(row.value) and row.value > 0]
@@ -71,7 +70,7 @@ def correlations(
 
     Names of `chosen` are bold.
     """
-    shapes, top = _head(title, [], titled=titled)
+    shapes, top = head(title, [], titled=titled)
     labels = [f"{name}  {number}" for number, name in enumerate(names, 1)]
     left = room_for(labels, most=_LABELS)
     # Cells have room for "-.99"; many make the drawing wider, few do not fill it.
@@ -116,10 +115,3 @@ def _key(left: float, top: float) -> list[Shape]:
         Text("tick", right, top + 17.0, "1", "end"),
     ]
     return [*shapes, *figures, Text("tick", right + 10.0, top + 4.5, "Pearson's correlation coefficient")]
-
-
-def _head(title: str, entries: Sequence[tuple[int | str, str]], *, titled: bool) -> tuple[list[Shape], float]:
-    shapes: list[Shape] = [Text("title", 8.0, 13.0, title)] if titled else []
-    top = TITLE if titled else 4.0
-    shown, high = legend(entries, 12.0, top, WIDTH - 24.0)
-    return [*shapes, *shown], top + high + 6.0
