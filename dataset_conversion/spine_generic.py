@@ -70,7 +70,7 @@ def spine_generic(
     test_list: a file with the list of test subjects; `test_subjects`: their names.
     allow_model_labels: validate and test against masks made by a model too.
     soft: ``average`` makes soft labels of the masks of all contrasts of a subject (see `soft.ground_truth`), the name
-        of a folder of soft masks takes those; hard labels are then the soft ones above a half. None: hard labels only.
+        of a folder of soft masks takes those; hard labels then follow the soft ones. None: hard labels only.
     resample: "nearest" brings masks on another grid onto the image's; None refuses them.
     prefer: "sform" or "qform", for files in which the two place the image differently; None refuses such files.
     strict: treat every warning about a file as an error; `overwrite`: replace a dataset of the same id and name.
@@ -98,6 +98,7 @@ def spine_generic(
     words: dict[str, Any] = {"test_list": test_list and str(test_list), "allow_model_labels": allow_model_labels}
     words |= {"folds": folds, "soft": soft, "resample": resample, "prefer": prefer, "strict": strict}
     options = {"converter": "spine_generic", **{key: list(value) for key, value in lists.items()}, **words}
+    hard = partial(build, classes=wish.classes, resample=resample)
     return convert(
         found.cases,
         found.unusable,
@@ -105,7 +106,7 @@ def spine_generic(
         target,
         rules=Rules(resample, strict, prefer),
         options=options,
-        build=soft_builder(partial(build, classes=wish.classes, resample=resample), soft, resample=resample),
+        build=soft_builder(hard, soft, wish.classes, resample=resample),
         notes=[*notes, *absent, *found.notes],
         dry_run=dry_run,
         resume=resume,

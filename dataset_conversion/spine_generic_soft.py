@@ -11,7 +11,7 @@ import numpy as np
 
 from nnunet_spine_ext.check.opening import Opened
 from nnunet_spine_ext.core.entities import parse_entities
-from nnunet_spine_ext.core.errors import CaseError, Problem, UsageError
+from nnunet_spine_ext.core.errors import CaseError, Problem
 from nnunet_spine_ext.core.io import strip_suffix
 from nnunet_spine_ext.core.soft_labels import IGNORE
 from nnunet_spine_ext.core.splits import shorten
@@ -20,7 +20,7 @@ from nnunet_spine_ext.dataset_conversion.building import Builder, Built, volume_
 from nnunet_spine_ext.dataset_conversion.discovery import Candidate, Source
 from nnunet_spine_ext.dataset_conversion.masks import mask_on_image
 from nnunet_spine_ext.dataset_conversion.spine_generic_cases import Found
-from nnunet_spine_ext.dataset_conversion.spine_generic_names import SOFT_MASKS
+from nnunet_spine_ext.dataset_conversion.spine_generic_names import SOFT_MASKS, STRUCTURES
 from nnunet_spine_ext.dataset_conversion.spine_generic_tree import name_in, soft_files
 from nnunet_spine_ext.soft.ground_truth import Recipe, SoftGroundTruth, soft_ground_truth
 from nnunet_spine_ext.soft.masks import mask_values
@@ -35,40 +35,37 @@ def with_soft(found: Found, soft: str | None, root: Path, classes: Sequence[str]
     Parameters
     ----------
     soft: ``average``, or a folder of soft masks below ``derivatives``; None changes nothing.
-    classes: one, because each would have to be aligned by itself.
+    classes: of the dataset; a case gets a soft label if it has what each of them needs.
 
     Raises
     ------
-    UsageError: several classes, no such folder.
+    UsageError: no such folder.
     """
     if soft is None:
         return found
-    if len(classes) != 1:
-        raise UsageError(
-            "E-PAIR-SOFT",
-            file="--soft",
-            found=f"{len(classes)} classes ({', '.join(classes)})",
-            expected="one class",
-            fix="name one with --classes",
-        )
-    files = {} if soft == AVERAGE else soft_files(root, soft, SOFT_MASKS[classes[0]])
-    cases = _averages(found.cases) if soft == AVERAGE else [_from_folder(case, files, root) for case in found.cases]
+    if soft == AVERAGE:
+        cases, reason = _averages(found.cases, classes), "no second contrast with a mask that no model made"
+    else:
+        files = {name: soft_files(root, soft, SOFT_MASKS[name]) for name in classes}
+        cases = [_from_folder(case, files, root) for case in found.cases]
+        of_each = "" if len(classes) == 1 else f" of {' and '.join(classes)} each"
+        reason = f"no soft mask{of_each} in {soft}"
     hard = [case.case_id for case in cases if not _soft_sources(case)]
     notes = list(found.notes)
     if hard:
-        reason = "no second contrast with a mask that no model made" if soft == AVERAGE else f"no soft mask in {soft}"
         notes.append(f"{len(hard)} of {len(cases)} case(s) have hard labels only ({reason}): {shorten(hard)}")
     return replace(found, cases=cases, notes=notes)
 
 
-def _from_folder(case: Candidate, files: Mapping[str, Path], root: Path) -> Candidate:
-    path = files.get(_image_name(case))
-    if path is None:
+def _from_folder(case: Candidate, files: Mapping[str, Mapping[str, Path]], root: Path) -> Candidate:
+    image = _image_name(case)
+    if any(image not in there for there in files.values()):
         return case
-    return replace(case, extras=(*case.extras, Source(_ROLE, path, name_in(root, path))))
+    made = [Source(_role(name, ""), there[image], name_in(root, there[image])) for name, there in files.items()]
+    return replace(case, extras=(*case.extras, *made))
 
 
-def _averages(cases: Sequence[Candidate]) -> list[Candidate]:
+def _averages(cases: Sequence[Candidate], classes: Sequence[str]) -> list[Candidate]:
     """Give each case the masks of the other contrasts of its subject and session.
 
     Masks of models are left out: a model's opinion of six contrasts is not what six contrasts show.
@@ -81,12 +78,28 @@ def _averages(cases: Sequence[Candidate]) -> list[Candidate]:
     for case in cases:
         others = [] if case.train_only else [other for other in groups[_visit(case)] if other is not case]
         extras = [
-            Source(f"{_ROLE}-{_image_name(other)}", other.label.path, other.label.name)
+            Source(_role(name, _image_name(other)), mask.path, mask.name)
             for other in others
-            if other.label is not None
+            for name, mask in zip(classes, _masks(other, classes), strict=True)
         ]
         found.append(replace(case, extras=(*case.extras, *extras)))
     return found
+
+
+def _hard_role(name: str, classes: Sequence[str]) -> str:
+    """Return the role of a case's own mask of a class."""
+    return "label" if name == classes[0] else f"label-{name}"
+
+
+def _masks(case: Candidate, classes: Sequence[str]) -> list[Source]:
+    """Return the masks of a case by class; each has all of them."""
+    there = {source.role: source for source in case.sources}
+    return [there[_hard_role(name, classes)] for name in classes]
+
+
+def _role(name: str, image: str) -> str:
+    """Return the role of a soft mask of a class, or of the mask of another image that a soft one is made of."""
+    return "-".join(part for part in (_ROLE, name, image) if part)
 
 
 def _visit(case: Candidate) -> tuple[str, str]:
@@ -104,50 +117,61 @@ def _soft_sources(case: Candidate) -> list[Source]:
 
 @dataclass
 class SoftBuilder:
-    """Builds a case with `hard`, then adds its soft label, and makes the hard label that label above a half.
+    """Builds a case with `hard`, then adds its soft label, and makes the hard label what the soft one says.
 
-    Where the soft label is ignore, the hard one stays what was drawn.
+    That is the class that takes the largest share of a voxel, of one class where it exceeds a half. Where the soft
+    label is ignore, the hard one stays what was drawn.
 
     Parameters
     ----------
+    hard: makes images and hard labels, numbered from 1 in the order of `classes`.
     soft: ``average``, or the name of a folder.
+    classes: of the dataset. Each is averaged by itself, moved by its own centres: in a canal that keeps its place the
+        cord need not.
     recipe: of averages.
     resample: whether masks on other grids are brought onto the image's.
     """
 
     hard: Callable[[Candidate, Mapping[str, Opened]], Built]
     soft: str
+    classes: Sequence[str]
     recipe: Recipe = field(default_factory=Recipe)
     resample: str | None = None
-    _last: tuple[Any, SoftGroundTruth] | None = None
+    _last: dict[str, tuple[Any, SoftGroundTruth]] = field(default_factory=dict)
 
     def __call__(self, case: Candidate, opened: Mapping[str, Opened]) -> Built:
         """Build a case; raises CaseError as the builder of hard labels does, and when no soft label can be made."""
         built = self.hard(case, opened)
-        sources = _soft_sources(case)
-        if not sources or built.label is None:
+        if not _soft_sources(case) or built.label is None:
             return built
         image = built.images[0]
-        if self.soft == AVERAGE:
-            label, facts, said = self._average(case, opened, image)
-        else:
-            label, facts, said = _stored(opened[_ROLE], sources[0].path, image)
-        built.warnings += said
-        if label is None:
-            return built
-        valid = label.array >= 0
-        hard = np.where(valid, label.array > 0.5, built.label.array > 0).astype(np.uint8)
-        built.soft, built.label = [label], built.label.with_array(hard)
-        built.info = {**built.info, "soft": facts}
+        masks: dict[str, Array] = {}
+        facts: dict[str, dict[str, Any]] = {}
+        for name in self.classes:
+            if self.soft == AVERAGE:
+                label, facts[name], said = self._average(name, case, opened, image)
+            else:
+                role = _role(name, "")
+                label, facts[name], said = _stored(opened[role], _path(case, role), image)
+            built.warnings += said
+            if label is None:
+                return built
+            masks[name] = label.array
+        shares, known = visible_shares(masks)
+        hard = np.where(known, _winners(shares), built.label.array).astype(np.uint8)
+        built.soft, built.label = [image.with_array(share) for share in shares], built.label.with_array(hard)
+        several = {"method": facts[self.classes[0]]["method"], "classes": facts}
+        built.info = {**built.info, "soft": facts[self.classes[0]] if len(facts) == 1 else several}
         return built
 
     def _average(
-        self, case: Candidate, opened: Mapping[str, Opened], image: Volume
+        self, name: str, case: Candidate, opened: Mapping[str, Opened], image: Volume
     ) -> tuple[Volume | None, dict[str, Any], list[Problem]]:
         own = _image_name(case)
-        result = self._result(case, opened, own)
+        roles = self._roles(name, case)
+        result = self._result(name, {image: _path(case, role) for image, role in roles.items()}, roles, opened)
         about = [problem for problem in result.warnings if own in problem.file.split(", ")]
-        said = [replace(problem, file=str(_mask_path(case, own))) for problem in about]
+        said = [replace(problem, file=str(_path(case, roles[own]))) for problem in about]
         row = result.contributors[own]
         if not row.used:
             return None, {}, said
@@ -160,36 +184,70 @@ class SoftBuilder:
         facts = {
             "method": AVERAGE,
             "reference": result.reference,
-            "made_of": [name for name, other in result.contributors.items() if other.used],
-            "left_out": {name: other.why for name, other in result.contributors.items() if not other.used},
+            "made_of": [mask for mask, other in result.contributors.items() if other.used],
+            "left_out": {mask: other.why for mask, other in result.contributors.items() if not other.used},
             "dice": None if row.agreement is None else round(row.agreement.dice, 4),
             "shift_mm": [round(float(value), 3) for value in shift],
         }
         return label, facts, said
 
-    def _result(self, case: Candidate, opened: Mapping[str, Opened], own: str) -> SoftGroundTruth:
+    def _roles(self, name: str, case: Candidate) -> dict[str, str]:
+        """Return the role of a class's mask by image: of the case itself and of the other contrasts.
+
+        Sorted: every contrast of the subject asks for the same average.
+        """
+        start = f"{_role(name, '')}-"
+        others = {
+            source.role.removeprefix(start): source.role for source in case.extras if source.role.startswith(start)
+        }
+        return dict(sorted({_image_name(case): _hard_role(name, self.classes), **others}.items()))
+
+    def _result(
+        self, name: str, files: Mapping[str, Path], roles: Mapping[str, str], opened: Mapping[str, Opened]
+    ) -> SoftGroundTruth:
         """Return the average of a subject; the last one is kept, because its other contrasts come next."""
-        roles = {own: "label"} | {source.role.partition("-")[2]: source.role for source in _soft_sources(case)}
-        # Sorted: every contrast of the subject asks for the same average.
-        names = sorted(roles)
-        key = tuple((name, opened[roles[name]].sha256) for name in names)
-        if self._last is None or self._last[0] != key:
+        key = tuple((image, opened[role].sha256) for image, role in roles.items())
+        if name not in self._last or self._last[name][0] != key:
             masks = {}
-            for name in names:
-                volume = volume_of(opened[roles[name]])
-                array, _ = mask_values(volume.array, file=_mask_path(case, name))
-                masks[name] = volume.with_array(array)
-            self._last = (key, soft_ground_truth(masks, self.recipe))
-        return self._last[1]
+            for image, role in roles.items():
+                volume = volume_of(opened[role])
+                array, _ = mask_values(volume.array, file=files[image])
+                masks[image] = volume.with_array(array)
+            self._last[name] = (key, soft_ground_truth(masks, self.recipe))
+        return self._last[name][1]
 
 
-def _mask_path(case: Candidate, name: str) -> Path:
-    """Return the mask of an image among the files of a case."""
-    role = f"{_ROLE}-{name}"
-    found = next((source.path for source in case.extras if source.role == role), None)
-    if found is not None:
-        return found
-    return case.label.path if case.label is not None else Path(name)
+def visible_shares(masks: Mapping[str, Array]) -> tuple[list[Array], Array]:
+    """Return each class's own share of every voxel, and which voxels are known.
+
+    Masks of structures contain one another: the canal's holds the cord. As with hard masks, what lies inside is taken
+    out of what is around it, and structures that exclude each other get no more than one voxel together.
+
+    Parameters
+    ----------
+    masks: by class (names of `STRUCTURES`) float32 of one shape, 0 to 1, -1 = not known.
+
+    Returns
+    -------
+    A float32 array per class, 0 to 1, together at most 1, -1 where any class is not known; bool of the same shape.
+    """
+    known = np.logical_and.reduce([mask >= 0 for mask in masks.values()])
+    shares: dict[str, Array] = {}
+    for name in sorted(masks, key=list(STRUCTURES).index, reverse=True):
+        inner = sum((share for other, share in shares.items() if name in STRUCTURES[other].inside), np.float32(0))
+        free = 1 - sum(shares.values(), np.float32(0))
+        shares[name] = np.clip(masks[name] - inner, 0, np.maximum(free, 0)).astype(np.float32)
+    return [np.where(known, shares[name], np.float32(IGNORE)) for name in masks], known
+
+
+def _winners(shares: Sequence[Array]) -> Array:
+    """Return the number, from 1, of the class with the largest share; 0 where what they leave is as large."""
+    stacked = np.stack(shares)
+    return np.where(stacked.max(axis=0) > 1 - stacked.sum(axis=0), stacked.argmax(axis=0) + 1, 0)
+
+
+def _path(case: Candidate, role: str) -> Path:
+    return next(source.path for source in case.sources if source.role == role)
 
 
 def _stored(opened: Opened, file: Path, image: Volume) -> tuple[Volume, dict[str, Any], list[Problem]]:
@@ -219,6 +277,6 @@ def _in_plane(volume: Volume) -> tuple[int, ...]:
     return tuple(axis for axis in range(3) if axis != _body_axis(volume))
 
 
-def soft_builder(hard: Builder, soft: str | None, *, resample: str | None) -> Builder:
+def soft_builder(hard: Builder, soft: str | None, classes: Sequence[str], *, resample: str | None) -> Builder:
     """Return the builder with soft labels, or the one without where none are asked for."""
-    return hard if soft is None else SoftBuilder(hard, soft, resample=resample)
+    return hard if soft is None else SoftBuilder(hard, soft, classes, resample=resample)

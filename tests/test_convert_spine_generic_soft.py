@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from nnunet_spine_ext.core.cases import DatasetSpec, RawCase
 from nnunet_spine_ext.core.dataset import write_raw_dataset
 from nnunet_spine_ext.core.errors import CaseError, UsageError
 from nnunet_spine_ext.core.io import read_volume, write_volume
+from nnunet_spine_ext.core.soft_labels import read_classes
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.dataset_conversion.discovery import Candidate, Source
 from nnunet_spine_ext.dataset_conversion.report import ConversionResult
 from nnunet_spine_ext.dataset_conversion.spine_generic import spine_generic
 from nnunet_spine_ext.dataset_conversion.spine_generic_cases import Found
-from nnunet_spine_ext.dataset_conversion.spine_generic_soft import with_soft
+from nnunet_spine_ext.dataset_conversion.spine_generic_soft import visible_shares, with_soft
 from nnunet_spine_ext.soft.ground_truth import soft_ground_truth
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
@@ -103,7 +105,7 @@ def test_cases_json_says_what_a_soft_label_was_made_of(tmp_path: Path) -> None:
     np.testing.assert_allclose(row["soft"]["shift_mm"], [0.8, -0.6], atol=0.2)
     assert row["soft"]["dice"] > 0.9
     roles = {source["role"]: source for source in row["sources"]}
-    assert set(roles) == {"image_0000", "label", "soft-sub-unf01_T1w", "soft-sub-unf01_T2w"}
+    assert set(roles) == {"image_0000", "label", "soft-cord-sub-unf01_T1w", "soft-cord-sub-unf01_T2w"}
     assert all(len(source["sha256"]) == 64 for source in row["sources"])
 
 
@@ -127,10 +129,10 @@ def test_sessions_are_not_averaged_with_one_another() -> None:
     cases = [case(session, contrast) for session in ("1", "2") for contrast in ("T1w", "T2w")]
     found = with_soft(Found(cases), "average", Path(), ["cord"]).cases
     assert [[source.role for source in one.extras] for one in found] == [
-        ["soft-sub-a_ses-1_T2w"],
-        ["soft-sub-a_ses-1_T1w"],
-        ["soft-sub-a_ses-2_T2w"],
-        ["soft-sub-a_ses-2_T1w"],
+        ["soft-cord-sub-a_ses-1_T2w"],
+        ["soft-cord-sub-a_ses-1_T1w"],
+        ["soft-cord-sub-a_ses-2_T2w"],
+        ["soft-cord-sub-a_ses-2_T1w"],
     ]
 
 
@@ -262,6 +264,80 @@ def test_a_soft_mask_on_another_grid_is_refused(tmp_path: Path) -> None:
     assert [(problem.code, Path(problem.file)) for problem in result.skipped] == [("E-GEOM-GRID", path)]
 
 
+# --- several classes ------------------------------------------------------------------------------------------------
+
+
+def _with_canal(scan: LayoutScan) -> LayoutScan:
+    wide = CONTRASTS[scan.contrast]
+    canal = mask_of(replace(wide, radius=wide.radius + 3.2), wide_mm=34)
+    return replace(scan, canal=canal)
+
+
+def _classes(result: ConversionResult, case: str) -> np.ndarray:
+    return read_classes(result.folder / "softLabelsTr" / f"{case}.nii.gz")[0]
+
+
+def test_cord_and_canal_are_averaged_each_and_share_their_voxels(tmp_path: Path) -> None:
+    scans = [_with_canal(scan) for scan in _scans()]
+    write_spine_generic(tmp_path / "in", scans)
+    result = _convert(tmp_path, classes=["cord", "canal"])
+    assert result.exit_code == 0, result.render()
+    case = "sub-unf01_T2w"
+    cord, canal = _classes(result, case)
+    known = cord >= 0
+    np.testing.assert_array_equal(known, canal >= 0)
+    alone = _convert(tmp_path, overwrite=True)
+    np.testing.assert_allclose(cord[known], _soft(alone, case).array[known], atol=1e-6)
+    filled = {scan.stem: scan.canal for scan in scans[:3]}
+    whole = soft_ground_truth({n: m.with_array(m.array.astype(np.float32)) for n, m in filled.items()}).soft[case].array
+    # Both together are the canal's own average; the ring between them is the canal's.
+    np.testing.assert_allclose((cord + canal)[known], np.maximum(whole, cord)[known], atol=3e-5)
+    assert ((canal > 0.02) & (canal < 0.98) & (cord > 0.02)).any()
+
+
+def test_hard_labels_of_several_classes_are_what_takes_most_of_a_voxel(tmp_path: Path) -> None:
+    write_spine_generic(tmp_path / "in", [_with_canal(scan) for scan in _scans(("T1w", "T2w"))])
+    result = _convert(tmp_path, classes=["canal", "cord"])
+    case = "sub-unf01_T1w"
+    canal, cord = _classes(result, case)
+    hard = read_volume(result.folder / "labelsTr" / f"{case}.nii.gz").array
+    known = canal >= 0
+    rest = 1 - canal - cord
+    expected = np.where(np.maximum(canal, cord) > rest, np.where(canal >= cord, 1, 2), 0)
+    np.testing.assert_array_equal(hard[known], expected[known])
+    assert set(np.unique(hard)) == {0, 1, 2}
+    facts = _cases(result)[case]["soft"]
+    assert facts["method"] == "average"
+    assert {name: len(one["made_of"]) for name, one in facts["classes"].items()} == {"canal": 2, "cord": 2}
+    verify_with_nnunet(result.folder)
+
+
+def test_a_case_without_a_soft_mask_of_every_class_has_hard_labels_only(tmp_path: Path) -> None:
+    scans = [_with_canal(scan) for scan in _scans(("T1w", "T2w"))]
+    root = write_spine_generic(tmp_path / "in", scans)
+    for scan in scans:
+        _write_soft(root, scan)
+    for scan in scans[:2]:
+        _write_soft(root, replace(scan, cord=scan.canal), "label-canal_softseg")
+    result = _convert(tmp_path, soft="labels_softseg", classes=["cord", "canal"])
+    assert result.exit_code == 0, result.render()
+    names = sorted(path.name for path in (result.folder / "softLabelsTr").iterdir())
+    assert names == [f"{scan.stem}.nii.gz" for scan in scans[:2]]
+    assert any("2 of 4 case(s)" in n and "no soft mask of cord and canal each" in n for n in result.notes)
+    cord, canal = _classes(result, scans[0].stem)
+    assert (cord + canal <= 1 + 1e-6).all()
+
+
+def test_shares_of_structures_within_one_another() -> None:
+    masks = {"cord": [0.5, 1.0, 0.7, -1.0], "canal": [0.8, 1.0, 0.6, 1.0], "csf": [0.4, 0.0, 0.6, 0.0]}
+    (cord, canal, csf), known = visible_shares({name: np.array(v, np.float32) for name, v in masks.items()})
+    assert known.tolist() == [True, True, True, False]
+    assert cord.tolist() == pytest.approx([0.5, 1.0, 0.7, -1.0])
+    # What the cord leaves of a voxel is all that the CSF can have; the canal holds both.
+    assert csf.tolist() == pytest.approx([0.4, 0.0, 0.3, -1.0])
+    assert canal.tolist() == pytest.approx([0.0, 0.0, 0.0, -1.0])
+
+
 # --- usage ----------------------------------------------------------------------------------------------------------
 
 
@@ -270,8 +346,6 @@ def test_wrong_wishes_are_usage_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="E-PAIR-SOURCE") as caught:
         _convert(tmp_path, soft="label_softseg")
     assert "label_softseg" in str(caught.value)
-    with pytest.raises(UsageError, match="E-PAIR-SOFT"):
-        _convert(tmp_path, classes=["cord", "canal"])
 
 
 def test_the_command_has_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
