@@ -61,7 +61,10 @@ class Recipe:
         """The classes."""
         if self.target == "nnunet14":
             return parse_label_map(["nnunet14"])
-        return LabelMap(dict(SEMANTIC) if self.target == "semantic" else spider.levels_labels(self.levels), {})
+        if self.target == "levels":
+            return LabelMap(spider.levels_labels(self.levels), {})
+        # The id of the ignore label is another class there.
+        return LabelMap(dict(SEMANTIC), {}) if self.ignores else LabelMap(dict(SEMANTIC), {}, "whole_vertebrae")
 
     @property
     def ignores(self) -> bool:

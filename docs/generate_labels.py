@@ -34,6 +34,8 @@ ABOUT = {
     "totalspineseg": "Output of TotalSpineSeg; discs are named by the vertebra above.",
     "totalsegmentator": "What TotalSegmentator (CT, version 2) has of the spine; its other ids are unknown here.",
     "totalsegmentator_mr": "What TotalSegmentator's `total_mr` has of the spine; its other ids are unknown here.",
+    "whole_vertebrae": "Masks of whole vertebrae, numbered as the conversion of SPIDER does (target `semantic`); in "
+    "`nnunet14` there is no class for them, but they can be separated.",
     "sct_discs": "Points at discs as in the Spinal Cord Toolbox: n is the disc above the n-th vertebra, 3 that of C2 "
     "and C3. Its points at the brain stem (49, 50) are unknown here.",
 }

@@ -89,6 +89,8 @@ PUBLISHED = {
         25: "sacrum", 26: "S1", 27: "L5", 31: "L1", 32: "T12", 43: "T1", 44: "C7", 50: "C1", 79: "cord",
     },
     "totalsegmentator_mr": {18: "sacrum", 19: "vertebrae", 20: "disc", 21: "cord"},
+    # Ours: SPIDER's classes as its converter numbers them.
+    "whole_vertebrae": {1: "vertebra", 2: "disc", 3: "canal", 4: "cord", 5: "sacrum"},
     "sct_discs": {2: "disc C1", 3: "disc C2", 8: "disc C7", 20: "disc T12", 25: "disc L5"},
 }  # fmt: skip
 

@@ -396,7 +396,7 @@ def test_the_scheme_must_be_known(masks: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nnunet14"):
         postprocess(masks, tmp_path / "out", scheme="nunet14")
     with pytest.raises(UsageError, match="bodies"):
-        postprocess(masks, tmp_path / "out", scheme="totalsegmentator_mr")
+        postprocess(masks, tmp_path / "out", scheme="spider")
     write_json(masks / "dataset.json", {"labels": {"cord": 1}, "spine_ext": {"scheme": "custom"}})
     with pytest.raises(UsageError, match="'custom'"):
         postprocess(masks, tmp_path / "out")

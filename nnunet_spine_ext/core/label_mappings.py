@@ -197,12 +197,16 @@ def _from_whole() -> dict[str, LabelMapping]:
 def _semantic() -> list[LabelMapping]:
     """Return the translations between schemes of tissue classes."""
     spineps, own, mr = (SCHEMES[name] for name in ("spineps", "nnunet14", "totalsegmentator_mr"))
+    merged = SCHEMES["whole_vertebrae"]
     to_spineps = {t: next(s for s, u in NNUNET14_OF_SPINEPS.items() if u == t) for t in own.labels}
     # Parts of vertebrae are vertebrae; endplates fill the gap between vertebra and disc, which others leave empty.
     to_mr = {1: 18, **dict.fromkeys(range(2, 11), 19), 11: 21, 14: 20}
     forth, back = _translation(spineps, own, NNUNET14_OF_SPINEPS), _translation(own, spineps, to_spineps)
     out, home = _translation(own, mr, to_mr), _translation(mr, own, {18: 1, 20: 14, 21: 11})
-    return [forth, back, out, home, _compose(forth, out), _compose(home, back)]
+    rows = [forth, back, out, home, _compose(forth, out), _compose(home, back)]
+    to_merged = {1: 5, **dict.fromkeys(range(2, 11), 1), 11: 4, 12: 3, 14: 2}
+    merging, parting = _translation(own, merged, to_merged), _translation(merged, own, {2: 14, 3: 12, 4: 11, 5: 1})
+    return [*rows, merging, parting, _compose(forth, merging), _compose(parting, back)]
 
 
 def _build_mappings() -> dict[tuple[str, str], LabelMapping]:

@@ -158,6 +158,8 @@ _TOTALSEGMENTATOR = {
     79: "cord",
 }
 _TOTALSEGMENTATOR_MR = {18: "sacrum", 19: "vertebrae", 20: "disc", 21: "cord"}
+# SPIDER's three classes, and what other masks of whole vertebrae have besides.
+_WHOLE_VERTEBRAE = {1: "vertebra", 2: "disc", 3: "canal", 4: "cord", 5: "sacrum"}
 # Disc n lies above vertebra n.
 _SCT_DISCS = {1 + n: f"disc {VERTEBRAE[n]}" for n in range(1, 25)}
 
@@ -187,6 +189,7 @@ SCHEMES: dict[str, LabelScheme] = {
         LabelScheme("totalspineseg", _TOTALSPINESEG, (), _palette(_TOTALSPINESEG), "levels"),
         LabelScheme("totalsegmentator", _TOTALSEGMENTATOR, (), _palette(_TOTALSEGMENTATOR), "levels"),
         LabelScheme("totalsegmentator_mr", _TOTALSEGMENTATOR_MR, (), _palette(_TOTALSEGMENTATOR_MR)),
+        LabelScheme("whole_vertebrae", _WHOLE_VERTEBRAE, (), _palette(_WHOLE_VERTEBRAE)),
         LabelScheme("sct_discs", _SCT_DISCS, (), _palette(_SCT_DISCS), "levels"),
     )
 }

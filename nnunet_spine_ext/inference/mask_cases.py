@@ -16,7 +16,7 @@ from nnunet_spine_ext.core.labels import SCHEMES, scheme
 from nnunet_spine_ext.core.volume import GRID_TOLERANCE_MM, Volume
 from nnunet_spine_ext.inference.cases import InputCase, find_cases
 from nnunet_spine_ext.inference.journal import hash_of
-from nnunet_spine_ext.inference.phase_options import schemes_with_bodies
+from nnunet_spine_ext.inference.phase_options import bodies_of, schemes_with_bodies
 from nnunet_spine_ext.inference.phases import CaseInput
 from nnunet_spine_ext.measure.numbered import is_numbered
 
@@ -286,6 +286,8 @@ def _refuse_unnumbered(option: str, file: Path) -> None:
 def scheme_of_masks(i: str | Path | Sequence[str | Path], asked: str | None) -> str:
     """Return the label scheme of the masks: the one asked for, else that of the dataset.json beside them.
 
+    A dataset.json that says none, or ``custom``, is asked for the names of its classes: they may be those of a scheme.
+
     Raises
     ------
     UsageError: an unknown scheme, one without vertebral bodies, or none known; says which ones fit the first mask.
@@ -294,8 +296,11 @@ def scheme_of_masks(i: str | Path | Sequence[str | Path], asked: str | None) -> 
         scheme(asked)
     first = Path(i if isinstance(i, (str, Path)) else i[0])
     folder = first if first.is_dir() else first.parent
-    name = asked or recorded_scheme(dataset_beside(i))
+    beside = dataset_beside(i)
+    name = asked or recorded_scheme(beside)
     usable = schemes_with_bodies()
+    if asked is None and name not in SCHEMES and (named := _scheme_of_names(beside, usable)) is not None:
+        return named
     if name in usable:
         return name
     found = f"the label scheme {name!r}" if name else "masks without a dataset.json that says their label scheme"
@@ -304,7 +309,7 @@ def scheme_of_masks(i: str | Path | Sequence[str | Path], asked: str | None) -> 
         "E-POST-SCHEME",
         file=folder,
         found=found + (f" (the ids of the first one are known to {' and '.join(fits)})" if fits else ""),
-        expected=f"--scheme {' or '.join(usable)}: classes with vertebral bodies",
+        expected=f"--scheme {' or '.join(usable)}: classes with vertebral bodies, or whole vertebrae and a canal",
         fix=f"give --scheme {fits[0] if fits else 'SCHEME'}" if not name else "translate them: nnUNetv2_spine_labels",
     )
 
@@ -360,8 +365,15 @@ def recorded_scheme(dataset_json: Mapping[str, Any]) -> str | None:
     return None if name is None else str(name)
 
 
+def _scheme_of_names(dataset_json: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """Return the scheme whose classes, vertebrae or bodies among them, have these names and ids; None: no scheme."""
+    classes = dataset_json.get("labels", {}).items()
+    labels = {key: str(name) for name, key in classes if isinstance(key, int) and key and name != "ignore"}
+    return next((n for n in names if bodies_of(n) & set(labels) and labels.items() <= SCHEMES[n].labels.items()), None)
+
+
 def _fitting(first: Path, names: Sequence[str]) -> list[str]:
-    """Return the schemes that know every id of the first mask."""
+    """Return the schemes that know every id of the first mask, a vertebra's or body's among them."""
     from nnunet_spine_ext.check.images import inspect
 
     file = next((f for f in sorted(first.iterdir()) if is_image(f)), None) if first.is_dir() else first
@@ -369,4 +381,4 @@ def _fitting(first: Path, names: Sequence[str]) -> list[str]:
         return []
     voxels = inspect(file, role="label").voxels
     ids = set() if voxels is None or voxels.ids is None else set(voxels.ids) - {0}
-    return [name for name in names if ids and ids <= set(SCHEMES[name].labels)]
+    return [name for name in names if ids & bodies_of(name) and ids <= set(SCHEMES[name].labels)]

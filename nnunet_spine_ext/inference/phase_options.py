@@ -196,9 +196,21 @@ def _check_level(options: PhaseOptions) -> None:
 
 
 def schemes_with_bodies() -> list[str]:
-    """Return the label schemes whose masks can be separated: they have vertebral bodies and map to ``nnunet14``."""
+    """Return the label schemes whose masks can be separated: with vertebral bodies, or whole vertebrae and a canal."""
+    from nnunet_spine_ext.instances.whole import TABLES
+
     bodies = {a for (a, b), row in MAPPINGS.items() if b == "nnunet14" and _CORPUS in row.table.values()}
-    return ["nnunet14", *sorted(bodies)]
+    return ["nnunet14", *sorted(bodies), *TABLES]
+
+
+def bodies_of(scheme_name: str) -> set[int]:
+    """Return the ids of bodies, or of whole vertebrae, in a scheme of `schemes_with_bodies`."""
+    from nnunet_spine_ext.instances.whole import TABLES
+
+    if scheme_name == "nnunet14":
+        return {_CORPUS}
+    table = TABLES.get(scheme_name) or MAPPINGS[scheme_name, "nnunet14"].table
+    return {key for key, value in table.items() if value == _CORPUS}
 
 
 def folder_digest(folder: str | Path) -> str:

@@ -211,8 +211,12 @@ class Phases:
         return encode_png(picture)
 
     def _as_nnunet14(self, semantic: Volume) -> Volume:
+        from nnunet_spine_ext.instances.whole import TABLES, classes_of_whole
+
         if self.scheme == "nnunet14":
             return semantic
+        if self.scheme in TABLES:
+            return classes_of_whole(semantic, self.scheme)
         return semantic.with_array(apply_table(semantic.array, mapping(self.scheme, "nnunet14").table))
 
     def _as_spineps(self, semantic: Volume) -> Volume:

@@ -12,12 +12,11 @@ from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.labels import scheme as scheme_of
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.instances.frame import ARCUS, CANAL, CORD, CORPUS, DISC
+from nnunet_spine_ext.instances.whole import TABLES
 
 # The classes 2..10 of nnunet14 (arcus … corpus) are 1..9 in the cutouts of SPINEPS, all others background.
 _FIRST, _LAST = ARCUS, CORPUS
 _CLASSES = _LAST - _FIRST + 1
-# Masks of these schemes know whole vertebrae only, and translate them to corpus.
-_WHOLE_VERTEBRAE = frozenset({"totalsegmentator_mr"})
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def check_encoding(name: str, scheme: str) -> None:
         and processes.
     """
     known = scheme_of(scheme)
-    whole = known.kind == "levels" or scheme in _WHOLE_VERTEBRAE
+    whole = known.kind == "levels" or scheme in TABLES
     if whole and needs_substructures(name):
         raise UsageError(
             "E-INST-ENCODING",

@@ -56,9 +56,12 @@ class Frame:
 def make_frame(semantic: Volume, scheme: str) -> Frame | None:
     """Cut the foreground out in RAS order and translate it to ``nnunet14``; None when the mask is empty.
 
+    Whole vertebrae are parted into body and arch (`instances.whole`).
+
     Raises
     ------
-    CaseError: an id that the scheme does not know (listed with counts); values that are no numbers.
+    CaseError: whole vertebrae without a canal; an id that the scheme does not know (listed with counts); values that
+        are no numbers.
     UsageError: an unknown scheme, or one that does not map to ``nnunet14``.
     """
     if semantic.array.dtype.kind not in "buif":
@@ -69,15 +72,22 @@ def make_frame(semantic: Volume, scheme: str) -> Frame | None:
             expected="whole numbers, the ids of classes",
             fix="store the mask as integers",
         )
+    from nnunet_spine_ext.instances.whole import TABLES, with_arches
+
     array = _integers(semantic.array)
-    table = {k: k for k in range(1, _LAST + 1)} if scheme == "nnunet14" else dict(mapping(scheme, "nnunet14").table)
+    whole = scheme in TABLES
+    if whole:
+        table = TABLES[scheme]
+    else:
+        table = {k: k for k in range(1, _LAST + 1)} if scheme == "nnunet14" else dict(mapping(scheme, "nnunet14").table)
     canonical = Volume(array, semantic.affine).turned(ORIENTATION)
     box = bounding_box(canonical.array)
     if box is None:
         return None
     labels = np.ascontiguousarray(_translate(canonical.array[box], table))
     sizes = canonical.spacing
-    return Frame(labels, (round(sizes[0], 6), round(sizes[1], 6), round(sizes[2], 6)), box, canonical.shape)
+    frame = Frame(labels, (round(sizes[0], 6), round(sizes[1], 6), round(sizes[2], 6)), box, canonical.shape)
+    return with_arches(frame) if whole else frame
 
 
 def bounding_box(mask: Array, margin: int = 0) -> tuple[slice, slice, slice] | None:

@@ -108,7 +108,10 @@ def count_vertebrae(labels: Array, scheme: str, spacing: Sequence[float], forwar
     labels: (*spatial) on the prepared grid, three axes.
     spacing: mm along them. forward: nnU-Net's `transpose_forward`, from (z, y, x) to the prepared axes.
     """
-    if scheme not in schemes_with_bodies():
+    from nnunet_spine_ext.instances.whole import TABLES
+
+    # Bodies of whole vertebrae are told by a canal, which a patch need not have.
+    if scheme not in schemes_with_bodies() or scheme in TABLES:
         return None
     from nnunet_spine_ext.instances.interface import separate
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,11 +12,15 @@ from nnunet_spine_ext.core.io import read_volume
 from nnunet_spine_ext.core.labels import VERTEBRA_ORDER, apply_table
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.instances.cutout_network import CutoutPredictor
-from nnunet_spine_ext.instances.frame import ARCUS, CORPUS
+from nnunet_spine_ext.instances.frame import ARCUS, CANAL, CORD, CORPUS
 from nnunet_spine_ext.instances.interface import separate
 from nnunet_spine_ext.instances.training.dataset import TrainingCase
+from nnunet_spine_ext.instances.whole import TABLES
 
+_log = logging.getLogger(__name__)
 _MATCH = 0.5
+# From ``nnunet14`` back to the scheme ``whole_vertebrae``.
+_AS_WHOLE = {target: source for source, target in TABLES["whole_vertebrae"].items()}
 
 
 def panoptic_quality(found: Array, truth: Array) -> dict[str, float]:
@@ -48,9 +53,13 @@ def vertebrae_of(instances: Array, semantic: Array) -> Array:
 
 
 def fusion_scores(
-    cases: Sequence[TrainingCase], table: Mapping[int, int], predictor: CutoutPredictor
+    cases: Sequence[TrainingCase], table: Mapping[int, int], predictor: CutoutPredictor, *, substructures: bool = True
 ) -> dict[str, Any]:
-    """Separate whole cases with and without the network.
+    """Separate whole cases with and without the network; masks of whole vertebrae without a canal are left out.
+
+    Parameters
+    ----------
+    table, substructures: see `dataset.TrainingData`.
 
     Returns
     -------
@@ -60,10 +69,17 @@ def fusion_scores(
     for case in cases:
         semantic = read_volume(case.semantic)
         semantic = semantic.with_array(apply_table(semantic.array, table, file=case.semantic))
+        classes, scheme = semantic, "nnunet14"
+        if not substructures:
+            scheme = "whole_vertebrae"
+            classes = semantic.with_array(apply_table(semantic.array, _AS_WHOLE, file=case.semantic))
+            if not np.isin(semantic.array, (CORD, CANAL)).any():
+                _log.warning("%s: not separated as a whole, it has neither canal nor cord", case.name)
+                continue
         truth = vertebrae_of(read_volume(case.instances).array, semantic.array)
         scores: dict[str, float] = {}
         for name, used in (("", predictor), ("_without", None)):
-            result = separate(semantic, "nnunet14", predictor=used)
+            result = separate(classes, scheme, predictor=used)
             found = panoptic_quality(vertebrae_of(result.instances.array, semantic.array), truth)
             scores |= {f"{key}{name}": round(value, 4) for key, value in found.items()}
         rows[case.name] = scores

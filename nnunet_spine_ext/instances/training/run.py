@@ -215,13 +215,13 @@ def _publish(training: FoldTraining, data: TrainingData, split: Split, outcome: 
         _write_fold(training, data, split, folder)
     settings = training.settings
     most = len(split["val"]) if settings.fusion_cases < 0 else settings.fusion_cases
-    if most and data.substructures:
+    if most:
         # As the network saw most cutouts.
         mode: Mode = "fast" if settings.narrow > 0.5 else "exact"
         options = InferenceOptions(device=str(training.device), mode=mode, soft=True)
         predictor = NetworkPredictor(settings.cutout, [training.network], options)
         cases = [data.cases[case] for case in split["val"][:most]]
-        outcome.fusion = fusion_scores(cases, data.table, predictor)
+        outcome.fusion = fusion_scores(cases, data.table, predictor, substructures=data.substructures)
 
 
 def _write_fold(training: FoldTraining, data: TrainingData, split: Split, folder: Path) -> None:
