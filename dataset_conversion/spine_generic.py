@@ -98,7 +98,6 @@ def spine_generic(
     words: dict[str, Any] = {"test_list": test_list and str(test_list), "allow_model_labels": allow_model_labels}
     words |= {"folds": folds, "soft": soft, "resample": resample, "prefer": prefer, "strict": strict}
     options = {"converter": "spine_generic", **{key: list(value) for key, value in lists.items()}, **words}
-    hard = partial(build, classes=wish.classes, resample=resample)
     return convert(
         found.cases,
         found.unusable,
@@ -106,7 +105,7 @@ def spine_generic(
         target,
         rules=Rules(resample, strict, prefer),
         options=options,
-        build=soft_builder(hard, soft, wish.classes, resample=resample),
+        build=soft_builder(partial(build, classes=classes, resample=resample), soft, classes, resample=resample),
         notes=[*notes, *absent, *found.notes],
         dry_run=dry_run,
         resume=resume,
