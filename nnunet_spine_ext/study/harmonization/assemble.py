@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_spine_ext.core.config import to_dict
+from nnunet_spine_ext.core.config import load_config, set_by_path, to_dict
 from nnunet_spine_ext.harmonize.cyclegan.settings import RadiomicSettings, read_settings
+from nnunet_spine_ext.harmonize.harmonizer import read_harmonizer
 from nnunet_spine_ext.study.harmonization.arms import ARMS, FULL, NONE
 from nnunet_spine_ext.study.harmonization.config import HarmonizationConfig
 from nnunet_spine_ext.study.harmonization.data import Scans, scans_of
@@ -71,8 +72,22 @@ def assemble(config: HarmonizationConfig, study: Path) -> Assembly:
 
 
 def radiomics_of(config: HarmonizationConfig, seed: int) -> RadiomicSettings:
-    """Return how features are measured: of all arms as the whole method is trained."""
-    return read_settings(*harmonizer_settings(config, ARMS[FULL], seed)).radiomics
+    """Return how features are measured: of all arms as the whole method is, or was, trained.
+
+    Raises
+    ------
+    SetupError: a given harmonizer that cannot be read. UsageError: settings that are impossible.
+    """
+    told = read_settings(*harmonizer_settings(config, ARMS[FULL], seed)).radiomics
+    folder = config.harmonizer.folder
+    own = None if folder is None or FULL not in config.arms else read_harmonizer(folder).settings.get("radiomics")
+    if not isinstance(own, dict):
+        return told
+    content = {"radiomics": dict(own)}
+    for assignment in (*config.harmonizer.settings, *config.by_arm.get(FULL, ())):
+        if assignment.startswith("radiomics."):
+            set_by_path(content, assignment)
+    return load_config(RadiomicSettings, content["radiomics"], where=f"{folder}: settings.radiomics")
 
 
 def _cut(config: HarmonizationConfig, scans: Scans, study: Path, grid: Model) -> Step:
@@ -105,7 +120,7 @@ def _add_arm(made: Assembly, config: HarmonizationConfig, study: Path, name: str
         "radiomics": radiomics, "show": seed == config.seeds[0], "device": config.device,
     }  # fmt: skip
     facts: dict[str, Any] = {key: value for key, value in arguments.items() if key not in ("study", "device")}
-    facts |= {"radiomics": to_dict(radiomics), "version": 1}
+    facts |= {"radiomics": to_dict(radiomics), "version": 2}
     used = [*(made.segmenters[seed, key] for key in others), *([] if model is None else [model])]
     # Steps stand for what they train; only a given model may be another one in the same folder.
     facts |= {"given": given} if (given := [one.facts for one in used if one.given]) else {}
