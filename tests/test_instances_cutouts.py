@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from nnunet_spine_ext.instances.cutouts import (
 from nnunet_spine_ext.instances.encoding import channels, check_encoding, encode
 from nnunet_spine_ext.instances.frame import Frame, make_frame
 from nnunet_spine_ext.instances.seeds import Bodies
+from nnunet_spine_ext.instances.voxels import read_voxels
 
 SPEC = CutoutSpec(size=(96, 112, 32), spacing=(1.9, 2.0, 3.3))
 
@@ -130,9 +132,11 @@ def test_seeds_are_the_middles_of_bodies() -> None:
     bodies = np.zeros(frame.labels.shape, dtype=np.int16)
     bodies[5:10, 6:12, 30:36] = 1
     bodies[5:10, 6:12, 10:16] = 3
+    frame = replace(frame, labels=np.where(bodies > 0, 10, frame.labels).astype(np.uint8))
     grid = make_grid(frame, CutoutSpec(spacing=(1.0, 1.0, 1.0)))
-    places = Bodies(bodies, np.array([0.0, 10.0, 20.0]), np.full(3, 10.0))
-    assert body_seeds(grid, places) == [(10, 6, 7), (10, 26, 7)]
+    voxels = read_voxels(frame)
+    places = Bodies(bodies.reshape(-1)[voxels.flat], np.array([0.0, 10.0, 20.0]), np.full(3, 10.0))
+    assert body_seeds(grid, voxels, places) == [(10, 6, 7), (10, 26, 7)]
 
 
 def test_encodings_are_those_of_spineps() -> None:

@@ -21,7 +21,6 @@ from nnunet_spine_ext.instances import InstanceResult, InstanceSettings, network
 from nnunet_spine_ext.instances.cutout_network import CutoutAnswer
 from nnunet_spine_ext.instances.cutouts import CutoutSpec
 from nnunet_spine_ext.instances.fusion import FusionSettings, Voter, choose, find_candidates, gather, vote
-from nnunet_spine_ext.instances.seeds import Bodies
 
 WHOLE = tuple(LEVELS)
 LOW = ("T11", "T12", "L1", "L2", "L3", "L4", "L5")
@@ -132,10 +131,10 @@ def test_more_cutouts_are_placed_where_a_body_was_not_claimed(monkeypatch: pytes
     semantic, truth = spine("whole")
     every = networked.body_seeds
 
-    def every_fourth(grid: Any, bodies: Bodies) -> list[tuple[int, int, int]]:
-        return every(grid, bodies)[::5]
+    def every_fifth(*where: Any) -> list[tuple[int, int, int]]:
+        return every(*where)[::5]
 
-    monkeypatch.setattr(networked, "body_seeds", every_fourth)
+    monkeypatch.setattr(networked, "body_seeds", every_fifth)
     oracle = Oracle(semantic, truth, SPEC)
     result = separate(semantic, predictor=oracle)
     assert result.qc["cutouts"] == oracle.asked > 5
@@ -149,8 +148,8 @@ def test_two_seeds_in_one_vertebra_do_no_harm(monkeypatch: pytest.MonkeyPatch) -
     semantic, truth = spine("whole")
     every = networked.body_seeds
 
-    def doubled(grid: Any, bodies: Bodies) -> list[tuple[int, int, int]]:
-        return [(p + step, i + step, r) for p, i, r in every(grid, bodies) for step in (-1, 1)]
+    def doubled(*where: Any) -> list[tuple[int, int, int]]:
+        return [(p + step, i + step, r) for p, i, r in every(*where) for step in (-1, 1)]
 
     monkeypatch.setattr(networked, "body_seeds", doubled)
     assert quality(truth, separate(semantic, predictor=Oracle(semantic, truth, SPEC))) >= 0.999

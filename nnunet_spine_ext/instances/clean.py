@@ -145,7 +145,6 @@ def attach_loose(
     Returns (parts attached, parts left unassigned) among those of at least `min_attach_mm3`.
     """
     import cc3d
-    from scipy.spatial import cKDTree
 
     loose = np.flatnonzero((class_lookup()[voxels.label] >= 0) & (vertebra == 0))
     if settings.attach_mm <= 0 or len(loose) * voxels.frame.voxel_volume < settings.min_attach_mm3:
@@ -159,6 +158,8 @@ def attach_loose(
     wanted = np.flatnonzero(size >= settings.min_attach_mm3)
     if len(wanted) == 0:
         return 0, 0
+    from scipy.spatial import cKDTree
+
     taken = np.flatnonzero(vertebra)
     near = _Near(cKDTree(voxels.frame.positions(voxels.flat[taken])), vertebra[taken], bodies, settings)
     attached = 0

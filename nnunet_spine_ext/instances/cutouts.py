@@ -16,6 +16,7 @@ from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.instances.encoding import channels
 from nnunet_spine_ext.instances.frame import ARCUS, CORPUS, Frame
 from nnunet_spine_ext.instances.seeds import Bodies
+from nnunet_spine_ext.instances.voxels import CHUNK, Voxels, coordinates
 
 Box = tuple[slice, slice, slice]
 Index = tuple[int, int, int]
@@ -74,7 +75,13 @@ class ModelGrid:
 
     def from_frame(self, array: Array) -> Array:
         """Bring an array (x, y, z) of the frame onto the grid (P, I, R), nearest neighbour."""
-        return np.ascontiguousarray(array.transpose(1, 2, 0)[np.ix_(*self.source)])
+        turned = array.transpose(1, 2, 0)
+        result = np.empty([len(source) for source in self.source], dtype=array.dtype)
+        # Plane by plane: the whole at once would need another copy.
+        rest = np.ix_(*self.source[1:])
+        for k, plane in enumerate(self.source[0]):
+            result[k] = turned[plane][rest]
+        return result
 
     def to_frame(self, array: Array) -> Array:
         """Bring an array (P, I, R) of the grid onto the frame (x, y, z), nearest neighbour."""
@@ -144,12 +151,11 @@ def make_grid(frame: Frame, spec: CutoutSpec) -> ModelGrid:
     return ModelGrid(grid.from_frame(frame.labels), grid.spacing, grid.source, grid.place)
 
 
-def body_seeds(grid: ModelGrid, bodies: Bodies) -> list[Index]:
+def body_seeds(grid: ModelGrid, voxels: Voxels, bodies: Bodies) -> list[Index]:
     """Return the voxel of the grid at the centre of every body (head to tail); places without a body have none."""
-    box = np.flatnonzero(bodies.labels)
-    number = bodies.labels.reshape(-1)[box].astype(np.intp)
-    voxels = np.stack(np.unravel_index(box, bodies.labels.shape), axis=1)
-    return seeds_of(grid, voxels, number)
+    used = np.flatnonzero(bodies.labels)
+    place = np.stack(coordinates(voxels.flat[used], voxels.frame.labels.shape), axis=1)
+    return seeds_of(grid, place, bodies.labels[used])
 
 
 def seeds_of(grid: ModelGrid, voxels: Array, number: Array) -> list[Index]:
@@ -164,8 +170,12 @@ def seeds_of(grid: ModelGrid, voxels: Array, number: Array) -> list[Index]:
     One index (P, I, R) per part that has voxels, in ascending order of the parts' numbers.
     """
     size = np.bincount(number)
-    place = grid.index(voxels)
-    sums = np.stack([np.bincount(number, place[:, k], minlength=len(size)) for k in range(3)], axis=1)
+    sums = np.zeros((len(size), 3))
+    for begin in range(0, len(number), CHUNK):
+        piece = slice(begin, begin + CHUNK)
+        place = grid.index(voxels[piece])
+        for k in range(3):
+            sums[:, k] += np.bincount(number[piece], place[:, k], minlength=len(size))
     centres = np.floor(sums[size > 0] / size[size > 0][:, None] + 1e-9).astype(np.intp)
     return [(int(p), int(i), int(r)) for p, i, r in centres]
 

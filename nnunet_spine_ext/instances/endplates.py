@@ -25,8 +25,6 @@ def endplate_owners(voxels: Voxels, body: Array, levels: Array, sacrum: int) -> 
     (numbers, owner): numbers (m,) of the voxels of endplates; owner (m,) the vertebra, 0 where none is near: it is the
     vertebra above (inferior endplate) or the one below (superior endplate), whichever the voxel is in touch with.
     """
-    from scipy.spatial import cKDTree
-
     plate = voxels.of(ENDPLATE)
     above = levels[plate].astype(np.intp)
     bone = voxels.dense(np.where(voxels.label == SACRUM, sacrum, body), np.int16).reshape(-1)
@@ -37,8 +35,13 @@ def endplate_owners(voxels: Voxels, body: Array, levels: Array, sacrum: int) -> 
         touch[1] += number == above + 1
     del bone
     owner = np.where(touch[0] > touch[1], above, np.where(touch[1] > 0, above + 1, 0))
+    lost = owner == 0
+    if not lost.any():
+        return plate, owner.astype(np.int16)
+    from scipy.spatial import cKDTree
+
     points = voxels.frame.positions(voxels.flat[plate])
-    for level in np.unique(above[owner == 0]):
+    for level in np.unique(above[lost]):
         known = np.flatnonzero((above == level) & (owner > 0))
         asked = np.flatnonzero((above == level) & (owner == 0))
         if len(known):

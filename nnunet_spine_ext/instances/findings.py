@@ -31,7 +31,7 @@ def make_qc(voxels: Voxels, vertebra: Array, bodies: Bodies, real: Array, instan
     size = voxels.frame.voxel_volume
     counts = np.bincount(instances)
     ids = [int(k) for k in np.flatnonzero(counts) if k]
-    body = np.bincount(bodies.labels.reshape(-1)[voxels.flat], minlength=len(bodies) + 1)
+    body = np.bincount(bodies.labels, minlength=len(bodies) + 1)
     loose = (class_lookup()[voxels.label] >= 0) & (vertebra == 0)
     dens = bodies.notes.get("dens", [])
     return {

@@ -26,6 +26,8 @@ _MISFIT, _FIT = 1.5, 1.3
 SINGLE = 1.1
 # Ids of the posterior elements and of bodies are smaller than this.
 _CLASSES = 11
+# Directions of so many cells at once.
+_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -74,23 +76,38 @@ def make_fronts(voxels: Voxels, free: Array, body: Array, bodies: Bodies, line: 
     bony = np.flatnonzero(body)
     body_of = np.zeros(cells.shape, dtype=np.int16)
     body_of.reshape(-1)[voxels.cell[bony]] = body[bony]
-    graph = make_graph(present | (grown(present) & (body_of > 0)), cells.spacing)
-    number = np.full(present.size, -1, dtype=np.int32)
-    number[graph.flat] = np.arange(len(graph), dtype=np.int32)
-    node = number[cell]
-    del number
-    count = len(graph)
-    votes = np.bincount(node.astype(np.intp) * _CLASSES + voxels.label[free], minlength=count * _CLASSES)
-    votes = votes.reshape(count, _CLASSES)
-    size, label = votes.sum(axis=1), votes.argmax(axis=1).astype(np.uint8)
-    kind_of = np.where(size > 0, class_lookup()[label], BODY)
+    del bony
+    around = grown(present)
+    around &= body_of > 0
+    around |= present
+    del present
+    graph = make_graph(around, cells.spacing)
+    del around
     owner = body_of.reshape(-1)[graph.flat].astype(np.int32) - 1
+    del body_of
+    node = graph.nodes_at(cell, cells.shape)
+    count = len(graph)
+    size, label = _majority(node, voxels.label[free], count)
+    kind_of = np.where(size > 0, class_lookup()[label], BODY)
     start = np.where((owner >= 0) & (size > 0), strength * entry_toll()[kind_of], 0.0)
     arc = np.bincount(node, voxels.arc[free], minlength=count) / np.maximum(size, 1)
     # Fronts start in the cells of a body and do not enter them, so the body's level will do there.
     arc = np.where(size > 0, arc, bodies.arc[owner])
-    cost = PriorCost(kind_of, arc, line.tangent(arc), bodies.arc, bodies.pitch, strength)
+    tangent = np.concatenate([line.tangent(arc[k : k + _AT_ONCE]) for k in range(0, count, _AT_ONCE)])
+    cost = PriorCost(kind_of, arc, tangent, bodies.arc, bodies.pitch, strength)
     return Fronts(graph, cost, owner, start, size, label, node)
+
+
+def _majority(node: Array, labels: Array, count: int) -> tuple[Array, Array]:
+    """Number of voxels of each cell, and the class (uint8) that most of them have; the smaller of equal ones."""
+    size, most, label = np.zeros(count, dtype=np.intp), np.zeros(count, dtype=np.intp), np.zeros(count, dtype=np.uint8)
+    # Class by class: a table of all would be larger than everything else here.
+    for k in range(_CLASSES):
+        here = np.bincount(node[labels == k], minlength=count)
+        size += here
+        label[here > most] = k
+        np.maximum(most, here, out=most)
+    return size, label
 
 
 def second_start(

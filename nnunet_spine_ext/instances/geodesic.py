@@ -63,13 +63,21 @@ class Graph:
         """Return the k-th neighbour (0..25) of each node, -1 where it is outside the mask."""
         return self.node_of[self.padded[nodes] + self.shifts[k]]
 
+    def nodes_at(self, flat: Array, shape: tuple[int, int, int]) -> Array:
+        """Return the node (int32) of flat indices into the array of `shape`, -1 where there is none."""
+        row = flat // shape[2]
+        x = row // shape[1]
+        # The padded array has one voxel more on each side.
+        return self.node_of[
+            ((x + 1) * (shape[1] + 2) + row - x * shape[1] + 1) * (shape[2] + 2) + flat - row * shape[2] + 1
+        ]
+
 
 def make_graph(mask: Array, spacing: tuple[float, float, float]) -> Graph:
     """Build the 26-connected graph of a mask (x, y, z); spacing in mm."""
     shape = tuple(n + 2 for n in mask.shape)
     flat = np.flatnonzero(mask)
-    x, y, z = np.unravel_index(flat, mask.shape)
-    padded = np.ravel_multi_index((x + 1, y + 1, z + 1), shape)
+    padded = np.ravel_multi_index(tuple(axis + 1 for axis in np.unravel_index(flat, mask.shape)), shape)
     node_of = np.full(int(np.prod(shape)), UNREACHED, dtype=np.int32)
     node_of[padded] = np.arange(len(flat), dtype=np.int32)
     steps = np.array([(a, b, c) for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-1, 0, 1) if (a, b, c) != (0, 0, 0)])

@@ -199,7 +199,7 @@ def _prune(voxels: Voxels, found: Assignment, settings: InstanceSettings) -> _Pl
         min_disc_mm3=settings.min_above_mm3,
         min_sliver_mm3=settings.min_sliver_mm3,
     )
-    return _Places(bodies, real, vertebra, levels, bodies.labels.reshape(-1)[voxels.flat])
+    return _Places(bodies, real, vertebra, levels, bodies.labels)
 
 
 def _endplates(
@@ -232,7 +232,7 @@ def _assign(
 ) -> Assignment:
     """Voxels to vertebrae, by the network if there is one."""
     bodies, real = with_slots(voxels, bodies, settings.min_speck_mm3)
-    body = bodies.labels.reshape(-1)[voxels.flat]
+    body = bodies.labels
     vertebra, counts = assign_vertebrae(voxels, body, bodies, line, settings.assign)
     found = Assignment(vertebra, body, bodies, real, "geodesic", dict(counts))
     if predictor is not None:
@@ -247,12 +247,12 @@ def _assign_by_network(
     voxels: Voxels, paths: Assignment, line: Centreline, settings: InstanceSettings, predictor: CutoutPredictor
 ) -> Assignment:
     """Voxels to vertebrae by a network; the assignment without one has a vote."""
-    frame, dense = voxels.frame, voxels.dense(paths.vertebra)
-    found = assign_by_network(frame, dense, paths.bodies, paths.real, line, predictor, settings.network)
+    found = assign_by_network(voxels, paths.vertebra, paths.bodies, paths.real, line, predictor, settings.network)
     places: dict[str, dict[int, Any]] = {"agreement": found.agreement, "cutouts_per_vertebra": found.answers}
-    vertebra, body = (array.reshape(-1)[voxels.flat] for array in (found.vertebrae, found.bodies.labels))
     steps = dict(found.steps)
-    return Assignment(vertebra, body, found.bodies, found.real, "network", steps, found.warnings, places)
+    return Assignment(
+        found.vertebra, found.bodies.labels, found.bodies, found.real, "network", steps, found.warnings, places
+    )
 
 
 def _number(voxels: Voxels, vertebra: Array, levels: Array, count: int) -> tuple[Array, list[Problem]]:

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from nnunet_spine_ext.core.config import check_ranges
 from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.volume import Array
+from nnunet_spine_ext.instances.assembly import Fused, NetworkAssignment, assemble, findings_of
 from nnunet_spine_ext.instances.cutout_network import CutoutPredictor
-from nnunet_spine_ext.instances.cutouts import Index, ModelGrid, body_seeds, make_cutouts, make_grid
-from nnunet_spine_ext.instances.frame import ARCUS, CORPUS, Frame, grown
+from nnunet_spine_ext.instances.cutouts import Index, body_seeds, make_cutouts, make_grid
+from nnunet_spine_ext.instances.frame import ARCUS, CORPUS
 from nnunet_spine_ext.instances.fusion import (
     Candidates,
     FusionSettings,
-    Vertebra,
     Voter,
     choose,
     find_candidates,
     gather,
     vote,
 )
-from nnunet_spine_ext.instances.geodesic import make_graph, propagate
-from nnunet_spine_ext.instances.priors import class_lookup
 from nnunet_spine_ext.instances.seeds import Bodies
 from nnunet_spine_ext.instances.sites import Sites, find_sites
+from nnunet_spine_ext.instances.voxels import Voxels
 from nnunet_spine_ext.measure.centreline import Centreline
 
 # The posterior elements lie about this many pitches below the middle of their body.
@@ -73,43 +71,8 @@ class NetworkSettings:
         check_ranges(self, limits, where="instances.network")
 
 
-@dataclass(frozen=True)
-class NetworkAssignment:
-    """Vertebrae found with the help of a network.
-
-    Parameters
-    ----------
-    vertebrae: int16 array of the frame, numbers into `bodies` from 1, from head to tail; 0 elsewhere.
-    bodies: places from head to tail, some of them without a body.
-    real: (n,) bool, which places have a body.
-    agreement: place number to mean Dice of the answers used for it with the result; 0 if no cutout saw it.
-    answers: place number to how many cutouts' answers were used.
-    steps: counts for the QC.
-    warnings: findings that a user should look at.
-    """
-
-    vertebrae: Array
-    bodies: Bodies
-    real: Array
-    agreement: dict[int, float]
-    answers: dict[int, int]
-    steps: dict[str, Any]
-    warnings: list[Problem]
-
-
-@dataclass(frozen=True)
-class _Fused:
-    """The state after a round of fusion."""
-
-    voters: list[Voter]
-    candidates: Candidates
-    place: Array
-    vertebrae: list[Vertebra]
-    unused: list[int]
-
-
 def assign_by_network(
-    frame: Frame,
+    voxels: Voxels,
     free: Array,
     bodies: Bodies,
     real: Array,
@@ -121,21 +84,21 @@ def assign_by_network(
 
     Parameters
     ----------
-    free: int16 array of the frame, the assignment without a network (numbers into `bodies`); it has a vote.
+    free: (n,) int16 per voxel, the assignment without a network (numbers into `bodies` from 1); it has a vote.
     bodies, real: places from head to tail and which of them have a body: the seeds.
 
     Raises
     ------
     CaseError: a voxel size with which this is no spine.
     """
-    grid = make_grid(frame, predictor.spec)
-    sites = find_sites(grid, frame)
+    grid = make_grid(voxels.frame, predictor.spec)
+    sites = find_sites(grid, voxels.frame)
     volume = float(np.prod(predictor.spec.spacing))
-    at_sites = sites.take(grid.from_frame(free))
+    at_sites = sites.take(voxels.dense(free), grid.source)
     voters = [Voter(0, at_sites, len(bodies), network=False)]
     pedicles = sites.pedicles()
     asked: list[Index] = []
-    seeds = body_seeds(grid, bodies)
+    seeds = body_seeds(grid, voxels, bodies)
     rounds = 0
     while True:
         cutouts = make_cutouts(grid, seeds, predictor.spec, first=len(asked))
@@ -155,7 +118,14 @@ def assign_by_network(
             break
         rounds += 1
     names = vote(fused.candidates, voters, fused.vertebrae, len(sites), settings.fusion)
-    return _assemble(frame, grid, sites, fused, names, bodies, real, asked, settings, sum(map(len, left)) * volume)
+    limits = {"fill_mm": settings.fill_mm, "min_body_mm3": settings.min_uncovered_mm3}
+    found = assemble(voxels, grid, sites, fused, names, bodies, real, **limits)
+    steps = {
+        "cutouts": len(asked),
+        "cutouts_without_answer": sum(len(v.labels) == 0 for v in voters),
+        **found.steps,
+    }
+    return replace(found, steps=steps, warnings=findings_of(steps, sum(map(len, left)) * volume))
 
 
 def _fuse(
@@ -166,14 +136,14 @@ def _fuse(
     line: Centreline,
     settings: NetworkSettings,
     volume: float,
-) -> _Fused:
+) -> Fused:
     candidates = find_candidates(voters, int(settings.min_part_mm3 / volume), pedicles)
     place, misplaced = _places(sites, candidates, voters, bodies, line)
     fit = np.clip((_TORN_PITCHES[1] - misplaced) / (_TORN_PITCHES[1] - _TORN_PITCHES[0]), 0.0, 1.0)
     candidates = replace(candidates, whole=np.minimum(candidates.whole, fit))
     chosen = choose(candidates, voters, place, settings.fusion)
     vertebrae, unused = gather(candidates, voters, chosen, settings.fusion)
-    return _Fused(voters, candidates, place, vertebrae, unused)
+    return Fused(voters, candidates, place, vertebrae, unused)
 
 
 def _places(
@@ -240,107 +210,6 @@ def _new_seeds(sites: Sites, parts: Sequence[Array], asked: Sequence[Index]) -> 
     return seeds
 
 
-def _assemble(
-    frame: Frame,
-    grid: ModelGrid,
-    sites: Sites,
-    fused: _Fused,
-    names: Array,
-    bodies: Bodies,
-    real: Array,
-    asked: list[Index],
-    settings: NetworkSettings,
-    uncovered_mm3: float,
-) -> NetworkAssignment:
-    """Number the vertebrae from head to tail together with the places that stay empty, and bring them to the frame."""
-    free_of = [_free_member(fused, vertebra) for vertebra in fused.vertebrae]
-    empty = [k for k in range(1, len(bodies) + 1) if not real[k - 1] and k not in free_of]
-    arcs = [
-        float(bodies.arc[free - 1]) if free else float(fused.place[vertebra.candidate])
-        for free, vertebra in zip(free_of, fused.vertebrae, strict=True)
-    ]
-    arcs += [float(bodies.arc[k - 1]) for k in empty]
-    order = np.argsort(np.array(arcs), kind="stable")
-    number = np.zeros(len(arcs) + 1, dtype=np.int16)
-    number[order + 1] = np.arange(1, len(arcs) + 1)
-    at_sites = fused.voters[0].labels
-    place_of = np.zeros(len(bodies) + 1, dtype=np.int16)
-    for position, k in enumerate(empty, start=len(fused.vertebrae) + 1):
-        place_of[k] = number[position]
-    # What only an empty place claims stays with it: whether it is a vertebra is decided later.
-    numbered = np.where(names > 0, number[names], place_of[at_sites])
-    foreground = class_lookup()[frame.labels] >= 0
-    vertebrae = np.where(foreground, grid.to_frame(sites.put(numbered)), 0).astype(np.int16)
-    filled = _fill(frame, vertebrae, foreground, settings.fill_mm)
-    agreement, answers = _agreement(fused, names)
-    arc = np.array(arcs)[order]
-    pitch = np.interp(arc, bodies.arc, bodies.pitch)
-    free_number = {free: int(number[k]) for k, free in enumerate(free_of, start=1) if free}
-    notes = {key: sorted(free_number[k] for k in found if k in free_number) for key, found in bodies.notes.items()}
-    found = Bodies(np.where(frame.labels == CORPUS, vertebrae, 0).astype(np.int16), arc, pitch, notes)
-    found, is_real = _real_bodies(frame, found, settings)
-    steps = {
-        "cutouts": len(asked),
-        "cutouts_without_answer": sum(len(v.labels) == 0 for v in fused.voters),
-        "answers_unused": len(fused.unused),
-        "voxels_filled": filled,
-    }
-    of_places = {int(number[k]): value for k, value in agreement.items()}
-    warnings = _warnings(steps, uncovered_mm3)
-    return NetworkAssignment(
-        vertebrae, found, is_real, of_places, {int(number[k]): n for k, n in answers.items()}, steps, warnings
-    )
-
-
-def _free_member(fused: _Fused, vertebra: Vertebra) -> int:
-    """Number that a vertebra has in the assignment without a network, 0 if it is not in it."""
-    for k in vertebra.members:
-        if fused.candidates.voter[k] == 0:
-            return int(fused.candidates.label[k])
-    return 0
-
-
-def _fill(frame: Frame, vertebrae: Array, foreground: Array, limit: float) -> int:
-    """Give voxels that nobody claimed to the vertebra nearest through the mask, in place; returns how many."""
-    open_ = foreground & (vertebrae == 0)
-    if not open_.any():
-        return 0
-    graph = make_graph(open_ | (grown(open_) & (vertebrae > 0)), frame.spacing)
-    owner = vertebrae.reshape(-1)[graph.flat].astype(np.int32) - 1
-    reach = propagate(graph, owner, limit=limit)
-    before = int((owner >= 0).sum())
-    vertebrae.reshape(-1)[graph.flat] = reach.owner + 1
-    return int((reach.owner >= 0).sum()) - before
-
-
-def _agreement(fused: _Fused, names: Array) -> tuple[dict[int, float], dict[int, int]]:
-    """Mean Dice of the answers used for each vertebra with the result, and their number."""
-    agreement: dict[int, float] = {}
-    answers: dict[int, int] = {}
-    sizes = np.bincount(names, minlength=len(fused.vertebrae) + 1)
-    for number, vertebra in enumerate(fused.vertebrae, start=1):
-        values = []
-        for k in vertebra.members:
-            voter = fused.voters[fused.candidates.voter[k]]
-            if voter.network:
-                own = voter.labels == fused.candidates.label[k]
-                shared = int((names[voter.low : voter.high][own] == number).sum())
-                values.append(2.0 * shared / max(float(fused.candidates.size[k]) + float(sizes[number]), 1.0))
-        agreement[number] = round(float(np.mean(values)), 4) if values else 0.0
-        answers[number] = len(values)
-    return agreement, answers
-
-
-def _real_bodies(frame: Frame, bodies: Bodies, settings: NetworkSettings) -> tuple[Bodies, Array]:
-    """Take bodies that are no more than a fragment for absent."""
-    # Of bodies only: counting all voxels would make 64-bit numbers of the whole frame.
-    owner = bodies.labels[bodies.labels > 0]
-    size = np.bincount(owner, minlength=len(bodies) + 1) * frame.voxel_volume
-    real = size[1:] >= settings.min_uncovered_mm3
-    keep = np.concatenate([[0], np.where(real, np.arange(1, len(bodies) + 1), 0)]).astype(np.int16)
-    return replace(bodies, labels=keep[bodies.labels]), real
-
-
 def low_agreement(agreement: Mapping[str, float], settings: NetworkSettings) -> list[Problem]:
     """Return a warning about vertebrae (by position) on which the cutouts did not agree, if there are any."""
     low = [position for position, value in agreement.items() if value < settings.low_agreement]
@@ -356,42 +225,3 @@ def low_agreement(agreement: Mapping[str, float], settings: NetworkSettings) -> 
             "look at these vertebrae",
         )
     ]
-
-
-def _warnings(steps: dict[str, Any], uncovered_mm3: float) -> list[Problem]:
-    """What the answers of the network as a whole give reason to look at."""
-    found = []
-    if steps["answers_unused"]:
-        found.append(
-            Problem(
-                "warning",
-                "W-INST-COUPLE",
-                "",
-                f"{steps['answers_unused']} answers of cutouts agree with no vertebra and were not used",
-                "answers that agree with those of neighbouring cutouts",
-                "look at the borders between vertebrae",
-            )
-        )
-    if steps["cutouts_without_answer"]:
-        found.append(
-            Problem(
-                "warning",
-                "W-INST-CUTOUT",
-                "",
-                f"{steps['cutouts_without_answer']} of {steps['cutouts']} cutouts without an answer",
-                "an answer for every cutout",
-                "check whether the model was trained for masks like this one",
-            )
-        )
-    if uncovered_mm3 > 0:
-        found.append(
-            Problem(
-                "warning",
-                "W-INST-UNCOVERED",
-                "",
-                f"{uncovered_mm3:.0f} mm³ of vertebral bodies in no answer of the network",
-                "every body in one",
-                "those voxels were assigned without the network; look at them",
-            )
-        )
-    return found

@@ -33,7 +33,7 @@ class Bodies:
 
     Parameters
     ----------
-    labels: int16 array of the frame, k for the k-th body (from 1), 0 elsewhere (fragments too).
+    labels: (n,) int16 per voxel of the foreground, k for the k-th body (from 1), 0 elsewhere (fragments too).
     arc: (n,) arc length of the body centres; `pitch` (n,) distance to a neighbouring centre, both mm. The centre of a
         body that is cut off at an end of the picture, or that carries the dens, is where that of a whole body would be.
     notes: numbers of the bodies that were cut apart (``fused``) or put together (``rejoined``); ``dens``: the one with
@@ -73,7 +73,7 @@ def find_bodies(voxels: Voxels, settings: SeedSettings, *, min_speck_mm3: float 
     pieces = _components(voxels, settings)
     if not pieces:
         empty = np.zeros(0)
-        return Bodies(np.zeros(voxels.frame.labels.shape, dtype=np.int16), empty, empty)
+        return Bodies(np.zeros(len(voxels), dtype=np.int16), empty, empty)
     profile = profile_of(voxels, voxels.solid(min_speck_mm3))
     pieces = _rejoin(voxels, pieces, profile)
     scale = _pitch_scale(pieces, profile)
@@ -95,9 +95,9 @@ def _collect(voxels: Voxels, parts: list[Array], profile: Profile, scale: float,
     pieces = [_Piece(nodes, voxels.arc[nodes]) for nodes in parts]
     centre = np.array([piece.centre for piece in pieces])
     order = np.argsort(centre, kind="stable")
-    labels = np.zeros(voxels.frame.labels.shape, dtype=np.int16)
+    labels = np.zeros(len(voxels), dtype=np.int16)
     for rank, index in enumerate(order, start=1):
-        labels.reshape(-1)[voxels.flat[parts[index]]] = rank
+        labels[parts[index]] = rank
     low = np.array([pieces[i].low for i in order])
     high = np.array([pieces[i].high for i in order])
     expected = np.array([profile.expected_pitch(a, b) * scale for a, b in zip(low, high, strict=True)])

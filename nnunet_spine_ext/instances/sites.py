@@ -11,6 +11,7 @@ from nnunet_spine_ext.instances.cutout_network import ANSWERS, CutoutAnswer
 from nnunet_spine_ext.instances.cutouts import ModelGrid, vertebra_voxels
 from nnunet_spine_ext.instances.frame import ARCUS, CORPUS, Frame
 from nnunet_spine_ext.instances.fusion import Voter
+from nnunet_spine_ext.instances.voxels import CHUNK, coordinates
 
 _BESIDE_MM = 4.0
 
@@ -21,7 +22,7 @@ class Sites:
 
     Parameters
     ----------
-    flat: (n,) ascending flat indices into the grid with its axes in the order I, P, R.
+    flat: (n,) int32 ascending flat indices into the grid with its axes in the order I, P, R.
     rows: number of the first site of every level I, and one more.
     kinds: (n,) uint8 ids of ``nnunet14``.
     shape: of the grid along P, I, R.
@@ -66,9 +67,14 @@ class Sites:
         first, second = np.concatenate(pairs, axis=1)
         return first, second
 
-    def take(self, array: Array) -> Array:
-        """Return the values (n,) of an array (P, I, R) at the sites."""
-        return np.ascontiguousarray(array.transpose(1, 0, 2)).reshape(-1)[self.flat]
+    def take(self, array: Array, source: tuple[Array, Array, Array]) -> Array:
+        """Return the values (n,) of an array of the frame (x, y, z) at the sites; `source` is that of the grid."""
+        found = np.empty(len(self.flat), dtype=array.dtype)
+        for begin in range(0, len(found), CHUNK):
+            piece = slice(begin, begin + CHUNK)
+            level, depth, side = coordinates(self.flat[piece], (self.shape[1], self.shape[0], self.shape[2]))
+            found[piece] = array[source[2][side], source[0][depth], source[1][level]]
+        return found
 
     def put(self, values: Array) -> Array:
         """Return an array (P, I, R) with these values (n,) at the sites and 0 elsewhere."""
@@ -114,9 +120,15 @@ class Sites:
 def find_sites(grid: ModelGrid, frame: Frame) -> Sites:
     """Return the voxels of vertebrae of a grid that was made from this frame."""
     p, i, r = grid.labels.shape
-    labels = np.ascontiguousarray(grid.labels.transpose(1, 0, 2)).reshape(-1)
-    flat = np.flatnonzero(vertebra_voxels(labels))
-    rows = np.searchsorted(flat, np.arange(i + 1) * p * r)
+    # 32 bits are enough for any scan; level by level, as the whole grid in another order would be a second copy.
+    dtype = np.int32 if grid.labels.size < 2**31 else np.int64
+    flats, kinds = [], []
+    for level in range(i):
+        labels = grid.labels[:, level].reshape(-1)
+        here = np.flatnonzero(vertebra_voxels(labels))
+        flats.append((here + level * p * r).astype(dtype))
+        kinds.append(labels[here])
+    rows = np.concatenate([[0], np.cumsum([len(here) for here in flats])])
     steps = (frame.spacing[1], frame.spacing[2], frame.spacing[0])
     scales = [source * step for source, step in zip(grid.source, steps, strict=True)]
-    return Sites(flat, rows, labels[flat], (p, i, r), (scales[0], scales[1], scales[2]))
+    return Sites(np.concatenate(flats), rows, np.concatenate(kinds), (p, i, r), (scales[0], scales[1], scales[2]))

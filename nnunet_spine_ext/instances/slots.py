@@ -20,7 +20,7 @@ def with_slots(voxels: Voxels, bodies: Bodies, min_speck_mm3: float = 0.0) -> tu
 
     Returns
     -------
-    (bodies with the labels renumbered in place, (n,) bool: which places have a body). No place is added below when
+    (bodies, (n,) bool: which places have a body). No place is added below when
     there is a sacrum: it is what lies below.
     """
     arcs, pitches, real = [float(bodies.arc[0] - bodies.pitch[0])], [float(bodies.pitch[0])], [False]
@@ -40,19 +40,13 @@ def with_slots(voxels: Voxels, bodies: Bodies, min_speck_mm3: float = 0.0) -> tu
         arcs.append(float(bodies.arc[-1] + bodies.pitch[-1]))
         pitches.append(float(bodies.pitch[-1]))
         real.append(False)
-    return _renumbered(voxels, bodies, np.array(arcs), np.array(pitches), np.array(real))
+    return _renumbered(bodies, np.array(arcs), np.array(pitches), np.array(real))
 
 
-def _renumbered(voxels: Voxels, bodies: Bodies, arcs: Array, pitches: Array, real: Array) -> tuple[Bodies, Array]:
+def _renumbered(bodies: Bodies, arcs: Array, pitches: Array, real: Array) -> tuple[Bodies, Array]:
     number = np.concatenate([[0], np.flatnonzero(real) + 1]).astype(np.int16)
     notes = {key: [int(number[k]) for k in found] for key, found in bodies.notes.items()}
-    _rename(voxels, bodies.labels, number)
-    return Bodies(bodies.labels, arcs, pitches, notes), real
-
-
-def _rename(voxels: Voxels, labels: Array, number: Array) -> None:
-    """Replace each id k by number[k], in place: a second array of this size would be most of the memory in use."""
-    labels.reshape(-1)[voxels.flat] = number[labels.reshape(-1)[voxels.flat]]
+    return Bodies(number[bodies.labels], arcs, pitches, notes), real
 
 
 def prune_slots(
@@ -79,7 +73,7 @@ def prune_slots(
 
     Returns
     -------
-    (bodies, real, vertebra, level) with the remaining places; the labels of the bodies are renumbered in place.
+    (bodies, real, vertebra, level) with the remaining places.
     """
     count = len(bodies)
     size = voxels.frame.voxel_volume
@@ -99,6 +93,5 @@ def prune_slots(
     of_level = np.concatenate([[0], new]).astype(np.int16)
     number = np.concatenate([[0], new])
     notes = {key: [int(number[k]) for k in found] for key, found in bodies.notes.items()}
-    _rename(voxels, bodies.labels, of_vertebra)
-    kept = Bodies(bodies.labels, bodies.arc[keep], bodies.pitch[keep], notes)
+    kept = Bodies(of_vertebra[bodies.labels], bodies.arc[keep], bodies.pitch[keep], notes)
     return kept, real[keep], of_vertebra[vertebra], of_level[level]

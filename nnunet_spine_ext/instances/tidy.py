@@ -10,6 +10,7 @@ import numpy as np
 from nnunet_spine_ext.core.config import check_ranges
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.instances.frame import CANAL, CORD, ORIENTATION
+from nnunet_spine_ext.instances.holes import Holes, find_holes
 from nnunet_spine_ext.instances.priors import class_lookup
 from nnunet_spine_ext.instances.voxels import Voxels, coordinates, neighbours, read_voxels
 
@@ -151,81 +152,13 @@ def _far_from_canal(voxels: Voxels, reach_mm: float) -> Array:
     return far
 
 
-@dataclass(frozen=True)
-class Holes:
-    """Voxels that an instance encloses: flat indices, the instance's id, and a voxel whose class they take."""
-
-    flat: Array
-    ids: Array
-    like: Array
-    count: int
-
-
-def find_holes(voxels: Voxels, ids: Array, settings: TidySettings, min_speck_mm3: float) -> Holes:
-    """Find holes that are enclosed by one instance.
-
-    Parameters
-    ----------
-    ids: (n,) instance id of each voxel.
-    """
-    import cc3d
-
-    solid = voxels.solid(min_speck_mm3)
-    open_ = np.ones(voxels.frame.labels.shape, dtype=bool)
-    open_.reshape(-1)[voxels.flat[solid]] = False
-    parts, count = cc3d.connected_components(open_, connectivity=6, return_N=True)
-    del open_
-    inside = np.ones(count + 1, dtype=bool)
-    inside[0] = False
-    for axis in range(3):
-        for end in (0, -1):
-            inside[np.unique(np.take(parts, end, axis=axis))] = False
-    hole = np.flatnonzero(inside[parts]).astype(voxels.flat.dtype)
-    name = parts.reshape(-1)[hole].astype(np.intp)
-    del parts
-    size = np.bincount(name, minlength=count + 1) * voxels.frame.voxel_volume
-    fits = (size <= settings.max_hole_mm3)[name]
-    hole, name = hole[fits], name[fits]
-    around = [_solid_neighbours(voxels, solid, hole, name, place) for place in _faces(voxels, hole)]
-    owner, number = (np.concatenate(k) for k in zip(*around, strict=True))
-    low, high = np.full(count + 1, 1 << 20), np.full(count + 1, -1)
-    np.minimum.at(low, owner, ids[number])
-    np.maximum.at(high, owner, ids[number])
-    filled = (low == high) & (high > 0)
-    like = _most_frequent(voxels, owner, number, count)
-    hole, name = hole[filled[name]], name[filled[name]]
-    return Holes(hole, high[name].astype(np.uint16), like[name], len(np.unique(name)))
-
-
-def _faces(voxels: Voxels, flat: Array) -> list[Array]:
-    return list(neighbours(flat, voxels.frame.labels.shape, faces=True))
-
-
-def _solid_neighbours(voxels: Voxels, solid: Array, hole: Array, name: Array, place: Array) -> tuple[Array, Array]:
-    """(component, number of the voxel) for hole voxels whose neighbour in one direction is solid."""
-    number = np.minimum(np.searchsorted(voxels.flat, place), len(voxels) - 1)
-    hit = (voxels.flat[number] == place) & solid[number] & (place != hole)
-    return name[hit], number[hit]
-
-
-def _most_frequent(voxels: Voxels, owner: Array, number: Array, count: int) -> Array:
-    """Per component one neighbouring voxel of the class that most of its neighbours have."""
-    key = owner * 256 + voxels.label[number]
-    keys, first, votes = np.unique(key, return_index=True, return_counts=True)
-    like = np.zeros(count + 1, dtype=np.intp)
-    # Ascending in votes, then descending in class: the last one written wins.
-    order = np.lexsort((-(keys % 256), votes))
-    like[keys[order] // 256] = number[first[order]]
-    return like
-
-
 def fill_holes(
     voxels: Voxels, ids: Array, semantic: Volume, settings: TidySettings, min_speck_mm3: float, edits: Edits
 ) -> tuple[Holes | None, dict[str, Any]]:
     """Fill holes in the ids, in place where a voxel is listed; returns (what was filled, facts for the QC)."""
     if not settings.fill_holes:
         return None, {}
-    holes = find_holes(voxels, ids, settings, min_speck_mm3)
+    holes = find_holes(voxels, ids, max_hole_mm3=settings.max_hole_mm3, min_speck_mm3=min_speck_mm3)
     facts: dict[str, Any] = {
         "holes_filled": holes.count,
         "holes_filled_mm3": round(len(holes.flat) * voxels.frame.voxel_volume, 1),

@@ -6,7 +6,7 @@ without a pass over the volume.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -20,7 +20,10 @@ from nnunet_spine_ext.measure.centreline import Centreline
 _CELL_MM = 1.65
 # Arc length is worked out at points this far apart and interpolated: off by less than 0.1 mm in any posture.
 _LATTICE_MM = 4.0
-_CHUNK = 1 << 18
+# Indices and positions of so many voxels at once.
+CHUNK = 1 << 17
+# What is interpolated at once stays in the cache.
+_INTERPOLATED = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,8 @@ class Voxels:
     def write(self, volume: Volume, flat: Array, values: Array) -> None:
         """Write values (m,) at flat indices (m,) of the frame into a volume on the grid of the original, in place."""
         view = volume.turned(ORIENTATION).array[self.frame.box]
-        for begin in range(0, len(flat), _CHUNK):
-            piece = slice(begin, begin + _CHUNK)
+        for begin in range(0, len(flat), CHUNK):
+            piece = slice(begin, begin + CHUNK)
             view[coordinates(flat[piece], self.frame.labels.shape)] = values[piece]
 
     def dense(self, values: Array, dtype: type = np.int16) -> Array:
@@ -141,12 +144,12 @@ def read_voxels(frame: Frame) -> Voxels:
     """List the foreground of a frame with its components."""
     import cc3d
 
-    parts, count = cc3d.connected_components(frame.labels, connectivity=6, return_N=True)
-    # 32 bits are enough for any scan, and quicker.
-    flat = np.flatnonzero(frame.labels).astype(np.int32 if frame.labels.size < 2**31 else np.int64)
-    part = (parts.reshape(-1)[flat] - 1).astype(np.int32)
-    del parts
+    flat = _foreground(frame.labels)
     label = frame.labels.reshape(-1)[flat]
+    parts, count = cc3d.connected_components(frame.labels, connectivity=6, return_N=True)
+    part = parts.reshape(-1)[flat].astype(np.int32)
+    del parts
+    part -= 1
     part_label = np.zeros(count, dtype=np.uint8)
     part_label[part] = label
     sizes = np.bincount(part, minlength=count) * frame.voxel_volume
@@ -172,20 +175,55 @@ def without_specks(frame: Frame, voxels: Voxels, min_mm3: float) -> Frame:
     return replace(frame, labels=labels)
 
 
-def _arc_lengths(flat: Array, frame: Frame, line: Centreline) -> Array:
-    from scipy.ndimage import map_coordinates
+def _foreground(labels: Array) -> Array:
+    """Flat indices of the voxels that are not 0, plane by plane; 32 bits are enough for any scan, and quicker."""
+    dtype = np.int32 if labels.size < 2**31 else np.int64
+    plane = labels[0].size
+    return np.concatenate([(np.flatnonzero(x) + k * plane).astype(dtype) for k, x in enumerate(labels)])
 
+
+def _arc_lengths(flat: Array, frame: Frame, line: Centreline) -> Array:
     step = [max(1, round(_LATTICE_MM / size)) for size in frame.spacing]
     counts = [-(-(n - 1) // k) + 1 if n > 1 else 1 for n, k in zip(frame.labels.shape, step, strict=True)]
     axes = [np.arange(n) * k * size for n, k, size in zip(counts, step, frame.spacing, strict=True)]
     lattice = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     grid = np.concatenate([line.locate(lattice[k : k + 16384]) for k in range(0, len(lattice), 16384)])
     grid = grid.reshape(counts).astype(np.float32)
+    return _interpolated(flat, frame.labels.shape, grid, step)
+
+
+def _interpolated(flat: Array, shape: tuple[int, ...], grid: Array, step: Sequence[int]) -> Array:
+    """Values (n,) float32 at flat indices into `shape`, between those of every `step`-th voxel along each axis.
+
+    Bit by bit what `scipy.ndimage.map_coordinates` gives with order 1; loading that takes more memory than a scan.
+    """
+    lows, weights = [], []
+    for axis in range(3):
+        where = np.arange(shape[axis]) / float(step[axis])
+        low = np.floor(where)
+        near = 1.0 - (where - low)
+        stride = int(np.prod(grid.shape[axis + 1 :], dtype=np.intp))
+        # Where a voxel lies on the last point, what is beyond has no weight.
+        ends = [np.minimum(low + end, grid.shape[axis] - 1).astype(np.int32) * stride for end in (0, 1)]
+        lows.append(ends)
+        weights.append((near, 1.0 - near))
+    values = grid.reshape(-1).astype(np.float64)
     result = np.empty(len(flat), dtype=np.float32)
-    for begin in range(0, len(flat), _CHUNK):
-        piece = slice(begin, begin + _CHUNK)
-        where = np.stack(coordinates(flat[piece], frame.labels.shape)) / np.array(step, dtype=np.float64)[:, None]
-        map_coordinates(grid, where, output=result[piece], order=1, mode="nearest", prefilter=False)
+    for begin in range(0, len(flat), _INTERPOLATED):
+        piece = slice(begin, begin + _INTERPOLATED)
+        place = coordinates(flat[piece], shape)
+        at = [[table[place[axis]] for table in lows[axis]] for axis in range(3)]
+        weight = [[table[place[axis]] for table in weights[axis]] for axis in range(3)]
+        total = np.zeros(len(place[0]))
+        for a, b in product((0, 1), repeat=2):
+            row = at[0][a] + at[1][b]
+            for c in (0, 1):
+                value = values[row + at[2][c]]
+                value *= weight[0][a]
+                value *= weight[1][b]
+                value *= weight[2][c]
+                total += value
+        result[piece] = total
     return result
 
 
