@@ -36,6 +36,7 @@ class Classifier:
     device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     batch: vertebrae per pass; halved when memory does not suffice.
     mirror: also ask about the mirrored patch: left and right say nothing about the level.
+    temperature: of the answers, see `VertebraScores`; None: they are believed as they are.
 
     Raises
     ------
@@ -51,11 +52,13 @@ class Classifier:
         device: str = "auto",
         batch: int = _BATCH,
         mirror: bool = True,
+        temperature: float | None = None,
     ) -> None:
         if batch < 1:
             raise UsageError("E-USE-BATCH", file="batch", found=f"{batch}", expected="1 or more", fix="use 1")
         self.model = model
         self.mirror = mirror
+        self.temperature = temperature
         self._networks = [network.eval() for network in networks]
         self._batch = batch
         self._move(choose_device(device))
@@ -110,7 +113,7 @@ class Classifier:
                 tables[name].append(table)
             done += len(found["level"])
         parts = {name: np.concatenate(rows) if rows else np.zeros((0, HEADS[name])) for name, rows in tables.items()}
-        return VertebraScores(**{**parts, "visible": parts["visible"][:, 1]})
+        return VertebraScores(**{**parts, "visible": parts["visible"][:, 1]}, temperature=self.temperature)
 
     def _attempt(self, patches: Array) -> dict[str, Array] | None:
         """Ask about a batch; None when memory did not suffice and the next attempt will be smaller."""
@@ -192,4 +195,5 @@ def load_classifier(
     if not wanted:
         raise unusable(folder, "no fold chosen", f"choose among {', '.join(map(str, model.folds))}")
     networks = [load_fold(folder, model, fold) for fold in wanted]
-    return Classifier(model, networks, device=device, batch=batch, mirror=mirror)
+    temperature = model.temperature(wanted)
+    return Classifier(model, networks, device=device, batch=batch, mirror=mirror, temperature=temperature)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "numbering_model.json"
 FORMAT_VERSION = 1
+# For networks without a calibration. On phantoms 1.5 left 1.4 % of parts of spines with a wrong level, 1 left 4.2 %.
+UNCALIBRATED = 1.5
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class NumberingModel:
     network: its size.
     folds: numbers of the folds whose weights are in the folder.
     contrasts: what `cases.json` says about the images of the training; empty: nothing.
+    temperatures: by fold, how much too sure its network was on validation spines (`training.calibrate`); folds without
+        a calibration have none.
     provenance: where the weights are from; free JSON.
     """
 
@@ -75,7 +80,24 @@ class NumberingModel:
     network: NetworkShape = field(default_factory=NetworkShape)
     folds: tuple[int, ...] = ()
     contrasts: tuple[str, ...] = ()
+    temperatures: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        wrong = {fold: value for fold, value in self.temperatures.items() if not 0.1 <= value <= 100}
+        if wrong:
+            raise UsageError(
+                "E-CONFIG-RANGE",
+                file="temperatures",
+                found=", ".join(f"fold {fold}: {value}" for fold, value in wrong.items()),
+                expected="0.1 to 100",
+                fix="train that fold again",
+            )
+
+    def temperature(self, folds: Sequence[int]) -> float:
+        """Return the temperature for the mean of some folds' answers: the geometric mean of theirs."""
+        known = [self.temperatures.get(str(fold), UNCALIBRATED) for fold in folds]
+        return math.exp(sum(map(math.log, known)) / len(known)) if known else UNCALIBRATED
 
 
 def write_numbering_model(
@@ -105,7 +127,7 @@ def write_numbering_model(
         )
     write_weights(folder, fold, state)
     folds = tuple(sorted({*(known.folds if known else ()), fold}))
-    written = NumberingModel(FORMAT_VERSION, model.crop, model.network, folds, model.contrasts, model.provenance)
+    written = replace(model, format_version=FORMAT_VERSION, folds=folds)
     # Written last: a folder without it is no model, so a stopped run leaves nothing that looks complete.
     write_json(folder / MODEL_FILE, to_dict(written))
     return written

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from nnunet_spine_ext.numbering.levels import GROUPS, LEVELS, REGIONS, RELATIVE
 
 SUM_TOLERANCE = 1e-2
 _WIDTHS = {"level": len(LEVELS), "region": len(REGIONS), "group": len(GROUPS), "relative": len(RELATIVE), "t13": 2}
+_TABLES = (*_WIDTHS, "visible")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +27,13 @@ class VertebraScores:
     relative: (n, 6) over `levels.RELATIVE`: none, last C, first T, last T, first L, last L.
     t13: (n, 2) over not a T13, a T13.
     visible: (n,) probability that the whole vertebra is in the picture.
+    temperature: what the nats of these probabilities are to be divided by: above 1 for a network that is too sure;
+        None: they are believed as they are.
 
     Raises
     ------
-    CaseError: a table of another shape or count, values that are no numbers or outside 0 to 1, rows that do not sum
-        to 1.
+    CaseError: a temperature of 0 or less, a table of another shape or count, values that are no numbers or outside 0
+        to 1, rows that do not sum to 1.
     """
 
     level: Array
@@ -39,20 +42,23 @@ class VertebraScores:
     relative: Array | None = None
     t13: Array | None = None
     visible: Array | None = None
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         count = len(self.level) if np.ndim(self.level) else 0
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in _TABLES:
+            value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, field.name, _checked(field.name, value, count))
+                object.__setattr__(self, name, _checked(name, value, count))
+        if self.temperature is not None and not 0 < self.temperature < np.inf:
+            raise _wrong("temperature", f"{self.temperature}", "a number above 0")
 
     def __len__(self) -> int:
         return len(self.level)
 
     def rows(self, positions: Array) -> VertebraScores:
         """Return the scores of some vertebrae; `positions` are 0-based, head to tail."""
-        tables = {f.name: getattr(self, f.name) for f in fields(self)}
+        tables = {name: getattr(self, name) for name in _TABLES}
         return replace(self, **{name: table[positions] for name, table in tables.items() if table is not None})
 
 

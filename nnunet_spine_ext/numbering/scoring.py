@@ -28,7 +28,8 @@ class ScoreWeights:
     smoothing: standard deviation, in levels, of a Gaussian over the levels of a region: neighbours look alike.
     error: probability that an answer of a head has nothing to do with the vertebra; keeps one wrong answer from
         outvoting all others.
-    temperature: nats are divided by it; above 1 for a network that is too sure.
+    temperature: nats are divided by it; above 1 for a network that is too sure. None: by that of the scores, which a
+        network has from its training.
 
     Raises
     ------
@@ -44,11 +45,12 @@ class ScoreWeights:
     visible: float = 0.5
     smoothing: float = 0.0
     error: float = 0.05
-    temperature: float = 1.0
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         limits = dict.fromkeys(("group", "region", "relative", "t13", "smoothing"), (0.0, 1e3))
-        limits |= {"level": (1e-3, 1e3), "visible": (0.0, 1.0), "error": (1e-6, 1.0), "temperature": (1e-2, 1e2)}
+        limits |= {"level": (1e-3, 1e3), "visible": (0.0, 1.0), "error": (1e-6, 1.0)}
+        limits |= {} if self.temperature is None else {"temperature": (1e-2, 1e2)}
         check_ranges(self, limits, where="numbering.weights")
 
 
@@ -77,7 +79,7 @@ def combine(scores: VertebraScores, weights: ScoreWeights | None = None) -> tupl
         table = _nats(scores.relative, weights.error)
         relative = weights.relative * (table - table[:, :1])
     factor = np.ones(len(level)) if scores.visible is None else 1 - weights.visible * (1 - scores.visible)
-    factor = factor / weights.temperature
+    factor = factor / (weights.temperature or scores.temperature or 1.0)
     return level * factor[:, None], None if relative is None else relative * factor[:, None]
 
 

@@ -34,6 +34,7 @@ from nnunet_spine_ext.instances.training.result import TrainingResult
 from nnunet_spine_ext.numbering.crops import CropSpec
 from nnunet_spine_ext.numbering.model import (
     MODEL_FILE,
+    UNCALIBRATED,
     NumberingModel,
     check_same_model,
     read_numbering_model,
@@ -133,9 +134,10 @@ def train_numbering(
     for fold, split in folds_of(data.data, list(cases), wanted).items():
         _warn_of_contrasts(result, data, folder, split)
         outcome = _train(settings, crop, fold, split, cases, folder, where, resume=resume)
-        _publish(settings, crop, fold, split, data, folder, outcome)
+        calibration = _calibration(outcome, crop, fold, [cases[case] for case in split["val"]], where)
+        _publish(settings, crop, fold, split, data, folder, outcome, calibration.get("temperature"))
         facts = {"epochs": outcome.epochs, "cpu_seconds": round(outcome.cpu_seconds, 1), "metrics": outcome.metrics}
-        facts |= sides_of(split)
+        facts |= {"calibration": calibration, **sides_of(split)}
         result.folds[fold] = facts
         write_json(fold_folder(folder, fold) / RESULT_FILE, facts)
     return result
@@ -160,6 +162,28 @@ def _train(
     return train_fold(job, resume=resume)
 
 
+def _calibration(
+    outcome: FoldResult, crop: CropSpec, fold: str, cases: Sequence[CachedCase], device: torch.device
+) -> dict[str, Any]:
+    """Return what `calibrate` finds on spines that the network has not seen; nothing where there are too few."""
+    from nnunet_spine_ext.numbering.classifier import Classifier
+    from nnunet_spine_ext.numbering.training.calibrate import LEAST_SUBJECTS, calibrate
+
+    classifier = Classifier(NumberingModel(crop=crop), [outcome.network], device=str(device))
+    found = {} if fold == ALL else calibrate(classifier, cases)
+    if found:
+        _log.info("fold %s: temperature %g, from %d windows", fold, found["temperature"], found["windows"])
+    else:
+        _log.warning(
+            "fold %s: no calibration, it takes %d validation subjects with 4 vertebrae or more; its scores are divided "
+            "by %g (numbering.weights.temperature)",
+            fold,
+            LEAST_SUBJECTS,
+            UNCALIBRATED,
+        )
+    return found
+
+
 def _publish(
     settings: NumberingTrainSettings,
     crop: CropSpec,
@@ -168,6 +192,7 @@ def _publish(
     data: NumberedData,
     folder: Path,
     outcome: FoldResult,
+    temperature: float | None,
 ) -> None:
     """Write the fold into the model folder."""
     # Folds that are trained side by side share the description of the model.
@@ -186,8 +211,15 @@ def _publish(
             "trained_on": {**trained, str(number): list(split["train"])},
         }
         contrasts = {*known.contrasts, *(data.contrasts[case] for case in split["train"] if case in data.contrasts)}
+        # A fold that is trained anew leaves its old calibration.
+        temperatures = {key: value for key, value in known.temperatures.items() if key != str(number)}
+        temperatures |= {} if temperature is None else {str(number): temperature}
         model = NumberingModel(
-            crop=crop, network=settings.network, contrasts=tuple(sorted(contrasts)), provenance=facts
+            crop=crop,
+            network=settings.network,
+            contrasts=tuple(sorted(contrasts)),
+            temperatures=dict(sorted(temperatures.items())),
+            provenance=facts,
         )
         write_numbering_model(folder, model, number, outcome.network.state_dict())
 

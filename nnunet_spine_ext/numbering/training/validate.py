@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.networks.level_classifier import LevelClassifier
 from nnunet_spine_ext.numbering.classifier import Classifier
 from nnunet_spine_ext.numbering.crops import CropSpec, normalized
 from nnunet_spine_ext.numbering.model import NumberingModel
+from nnunet_spine_ext.numbering.training.calibrate import central
 from nnunet_spine_ext.numbering.training.data import CachedCase
 from nnunet_spine_ext.numbering.training.scores import level_metrics, most_likely, solved
 
@@ -23,15 +23,8 @@ def validate(
     classifier = Classifier(NumberingModel(crop=crop), [network], device=str(device))
     single, whole = {}, {}
     for case in cases:
-        scores = classifier.predict(normalized(_centre(case.patches(), crop), crop.inputs))
+        scores = classifier.predict(normalized(central(case.patches(), crop.size), crop.inputs))
         single[case.case] = most_likely(scores)
         whole[case.case] = solved(scores, sacrum=case.sacrum)
     truth = {case.case: case.names for case in cases}
     return {"single": level_metrics(truth, single), "solved": level_metrics(truth, whole)}
-
-
-def _centre(data: Array, crop: CropSpec) -> Array:
-    """Cut widened patches to their size."""
-    starts = [(n - size) // 2 for n, size in zip(data.shape[2:], crop.size, strict=True)]
-    p, i, r = (slice(start, start + size) for start, size in zip(starts, crop.size, strict=True))
-    return data[:, :, p, i, r]
