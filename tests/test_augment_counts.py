@@ -57,16 +57,18 @@ def _everything() -> AugmentConfig:
 def test_everything_on_at_once() -> None:
     counts = _counted(_everything(), plans=6)
     assert counts["host_reads"] == 0
-    assert counts["volume_operations"] < 48
-    assert counts["memory_passes"] < 116
+    assert counts["operations"] < 800
+    assert counts["volume_operations"] < 44.5
+    assert counts["memory_passes"] < 108
 
 
 @pytest.mark.usefixtures("accelerator")
 def test_a_batch_as_the_preset_draws_it() -> None:
     counts = _counted("shift", plans=16)
     assert counts["host_reads"] == 0
-    assert counts["volume_operations"] <= 25
-    assert counts["memory_passes"] <= 45
+    assert counts["operations"] < 235
+    assert counts["volume_operations"] < 12
+    assert counts["memory_passes"] < 26
 
 
 def _one_stage(*names: str) -> dict[str, Any]:
@@ -77,14 +79,17 @@ def _one_stage(*names: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("names", "operations", "passes"),
     [
-        (("rotate", "scale"), 8.5, 22.5),
+        (("rotate", "scale"), 8.4, 21.8),
         (("brightness", "contrast", "gamma", "inverse", "sqrt", "exp", "equalise", "bezier"), 4.4, 11.0),
         (("resolution", "blur", "gibbs"), 5.2, 11.6),
         (("ghosting",), 7.4, 18.0),
         (("bias_spline", "surface_coils"), 6.0, 14.0),
-        (("rician_noise",), 4.5, 10.6),
-        (("renormalise",), 1.6, 3.2),
-        (("unsharp_mask",), 4.5, 10.5),
+        (("rician_noise",), 4.3, 10.4),
+        (("renormalise",), 1.4, 2.6),
+        (("unsharp_mask",), 4.2, 9.4),
+        # Where the images belong to the batch, what is added is added in the product that makes it.
+        (("rotate", "unsharp_mask"), 11.4, 28.8),
+        (("resolution", "rician_noise"), 10.4, 23.5),
         (("rand_conv",), 10.2, 22.5),
     ],
 )
@@ -169,3 +174,21 @@ def test_noise_of_an_image_without_span_is_finite(
     result, _ = Pipeline(_one_stage(name), context(shape))(image, None, keys(1))
     assert result.isfinite().all()
     assert result.max() == pytest.approx(1e16, rel=1e-4)
+
+
+@pytest.mark.usefixtures("accelerator")
+@pytest.mark.parametrize("seed", range(8))
+def test_neighbours_change_nothing_on_accelerators(seed: int) -> None:
+    """Whether a sample is changed in its own place depends on its neighbours; its numbers must not."""
+    shape = (12, 20, 16)
+    names = ("rotate", "unsharp_mask", "resolution", "chemical_shift", "signal_void", "rician_noise", "chi_noise")
+    line = Pipeline({"order": "random", "transforms": [{"name": name, "p": 0.6} for name in names]}, context(shape))
+    image, labels, three = images(3, shape), label_map(3, shape), keys(3, seed)
+    together = line(image, labels, three)[0]
+    for index in range(3):
+        part = slice(index, index + 1)
+        alone = line(image[part].clone(), labels[part], three[part])[0]
+        assert torch.equal(alone, together[part])
+        pair = [index, (index + 1) % 3]
+        beside = line(image[pair], labels[pair], [three[i] for i in pair])[0]
+        assert torch.equal(beside[:1], together[part])

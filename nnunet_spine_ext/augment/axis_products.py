@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -33,6 +34,10 @@ class Band:
     def narrow(self) -> bool:
         """Return whether it pays to multiply the band alone; other devices than processors are too fast for it."""
         return in_pieces(self.values) and _ROWS + 2 * self.reach <= _SPARED * len(self.values)
+
+    def scaled(self, factor: Tensor) -> Band:
+        """Return the matrix times a number."""
+        return Band(self.values * factor, self.reach)
 
     def parts(self) -> Iterator[tuple[Tensor, int, int]]:
         """Yield blocks of rows without their zeros, with the first and the number of their columns."""
@@ -86,6 +91,28 @@ def multiply_axes(image: Tensor, matrices: Sequence[Band | None], out: Tensor | 
             free = target is not None and left % 2 == 0 and target.data_ptr() != volume.data_ptr()
             volume = _product(volume, axis, matrix.values, target if free else None)
     return volume.view(image.shape)
+
+
+def add_product(
+    image: Tensor, volume: Tensor, matrices: Sequence[Band | None], beta: float = 1.0, alpha: float = 1.0
+) -> None:
+    """Add alpha times what `multiply_axes` makes of a volume to beta times an image, in place and in the last product.
+
+    At least one axis has a matrix. Both (Z, Y, X) or (Y, X) and contiguous; not while gradients are recorded.
+    """
+    missing = 3 - image.dim()
+    last = max(axis for axis, matrix in enumerate(matrices) if matrix is not None)
+    before = [None if axis == last else matrix for axis, matrix in enumerate(matrices)]
+    matrix = cast("Band", matrices[last]).values
+    shape = (1,) * missing + tuple(image.shape)
+    source, target = multiply_axes(volume, before).reshape(shape), image.view(shape)
+    axis, (count, _, size) = last + missing, shape
+    if axis == 0:
+        target.view(count, -1).addmm_(matrix, source.view(count, -1), beta=beta, alpha=alpha)
+    elif axis == 1:
+        target.baddbmm_(matrix.expand(count, -1, -1), source, beta=beta, alpha=alpha)
+    else:
+        target.view(-1, size).addmm_(source.view(-1, size), matrix.t(), beta=beta, alpha=alpha)
 
 
 def _product(volume: Tensor, axis: int, matrix: Tensor, out: Tensor | None = None) -> Tensor:

@@ -236,8 +236,12 @@ def widened(values: Tensor) -> Tensor:
 
 def moments(sample: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of (B, C, M), each (B, C)."""
-    variance, mean = torch.var_mean(sample, dim=-1, correction=0)
-    return mean, variance.sqrt()
+    if not in_pieces(sample):
+        variance, mean = torch.var_mean(sample, dim=-1, correction=0)
+        return mean, variance.sqrt()
+    # On a processor that takes ten times as long.
+    mean = sample.mean(dim=-1)
+    return mean, (sample - mean[..., None]).square().mean(dim=-1).sqrt()
 
 
 def spatial(values: Tensor, dim: int) -> Tensor:

@@ -32,7 +32,7 @@ class Step:
     `shares`: packed (2, K): share of the filtered image, and 1 where statistics are restored. `plain`: whether the
     filtered image simply takes the place of the original. `retain`: whether any plane's statistics are restored.
     `weights`: packed (K, ids) 1 for chosen labels, the last for ids beyond; None: everywhere. `boxes`: what `blank`
-    fills; of `swap`, both of each pair in turn.
+    fills; of `swap`, both of each pair in turn. `amounts`: of `sharpen`, known on the host.
     """
 
     kind: str
@@ -44,6 +44,7 @@ class Step:
     retain: bool
     weights: Slot | None
     boxes: tuple[Blank, ...] = ()
+    amounts: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,7 @@ class Builder:
             retain=bool(retain.any()),
             weights=None if everywhere else packer.floats([self._weights(call.params["labels"]) for call in calls]),
             boxes=tuple(call.boxes for call in calls if call.boxes is not None),
+            amounts=tuple(float(call.arrays["amount"]) for call in calls if call.kind == "sharpen"),
         )
 
     def _weights(self, chosen: Sequence[int]) -> Array:

@@ -139,7 +139,7 @@ def fat_share(shift: FatShift, labels: Tensor | None, buffers: Buffers) -> Tenso
 
 def _fat(image: Tensor, share: Tensor, air: Tensor, rise: Tensor, out: Tensor | None = None) -> Tensor:
     signal = image - air
-    ramp = (signal * rise - _FAT_FROM / (_FAT_TO - _FAT_FROM)).clamp_(0, 1)
+    ramp = (signal * rise).sub_(_FAT_FROM / (_FAT_TO - _FAT_FROM)).clamp_(0, 1)
     return torch.mul(signal * ramp, share, out=out)
 
 

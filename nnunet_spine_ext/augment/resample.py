@@ -82,9 +82,10 @@ def by_grid(
         else:
             torch.add(moved[row], spatial(air[row], dim), out=place)
     if labels is not None and out_labels is not None:
-        # Shifted by one, so that the zeros of the padding become -1.
-        ids = functional.grid_sample(
-            (labels - float(OUTSIDE)).to(torch.float32), grid, mode="nearest", align_corners=False
-        )
+        # Shifted by one where something may lie outside, so that the zeros of the padding become -1.
+        shifted = labels.to(torch.float32) if air is None else (labels - float(OUTSIDE)).to(torch.float32)
+        ids = functional.grid_sample(shifted, grid, mode="nearest", align_corners=False)
         for row, place in enumerate(out_labels):
-            place.copy_(ids[row]).add_(OUTSIDE)
+            place.copy_(ids[row])
+            if air is not None:
+                place.add_(OUTSIDE)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from nnunet_spine_ext.augment.axis_matrices import AxisWork, axis_matrix
-from nnunet_spine_ext.augment.axis_products import PackedBand, multiply_axes, pack_band, read_all
-from nnunet_spine_ext.augment.batch import Batch, voxelwise
+from nnunet_spine_ext.augment.axis_products import PackedBand, add_product, multiply_axes, pack_band, read_all
+from nnunet_spine_ext.augment.batch import Batch, in_pieces, voxelwise
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.object_effects import FatShift, Void, apply_void, fat_component, fat_share, pack_fat
 from nnunet_spine_ext.augment.packing import Buffers, Packer
@@ -146,6 +146,7 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
 
 def _object(batch: Batch, line: Line, image: Tensor, levels: tuple[Tensor, Tensor], buffers: Buffers) -> Tensor:
     """Return the image with what happens to the object before anything is sampled."""
+    voided = bool(line.voids)
     for void in line.voids:
         image = apply_void(image, levels[0], void)
     for shift in line.shifts:
@@ -153,8 +154,14 @@ def _object(batch: Batch, line: Line, image: Tensor, levels: tuple[Tensor, Tenso
         share = fat_share(shift, labels, buffers)
         if share.dim():
             share = multiply_axes(share, read_all(shift.smooth, buffers))
-        fat = fat_component(image, share, *levels)
-        image = image + multiply_axes(fat, read_all(shift.matrices, buffers))
+        fat, matrices = fat_component(image, share, *levels), read_all(shift.matrices, buffers)
+        if batch.recorded or in_pieces(image):
+            image = image + multiply_axes(fat, matrices)
+        else:
+            # What belongs to the batch, or is new, may be changed; else a copy is, so that the sums are the same.
+            image = image if voided or batch.into(image) is not None else image.clone()
+            add_product(image, fat, matrices)
+            voided = True
     return image
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from nnunet_spine_ext.augment import local_filters
-from nnunet_spine_ext.augment.batch import SAMPLE_VOXELS, Batch, pick, thin, voxelwise
+from nnunet_spine_ext.augment.axis_products import Band, add_product
+from nnunet_spine_ext.augment.batch import SAMPLE_VOXELS, Batch, in_pieces, pick, thin, voxelwise
 from nnunet_spine_ext.augment.local_build import Builder, Program, Step
 from nnunet_spine_ext.augment.noise_pool import white_noise
 from nnunet_spine_ext.augment.packing import Buffers
@@ -32,7 +33,11 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
     """Filter the active planes, step by step."""
     for step in program.steps:
         planes = batch.planes(step.planes)
-        filtered = FILTERS[step.kind](planes, step, program, buffers)
+        if step.kind == "sharpen" and not (batch.recorded or in_pieces(planes)):
+            own = step.plain and batch.into(planes) is not None
+            filtered = _sharpened(planes, step, buffers, planes if own else planes.clone())
+        else:
+            filtered = FILTERS[step.kind](planes, step, program, buffers)
         batch.write_planes(step.planes, _blend(batch, planes, filtered, step, buffers))
 
 
@@ -137,6 +142,17 @@ def _sharpen(planes: Tensor, step: Step, program: Program, buffers: Buffers) -> 
     smooth = local_filters.smooth(planes, [None if slot is None else buffers.floats(slot) for slot in slots])
     amount = buffers.floats(step.arrays["amount"])
     return voxelwise(_mixed, (planes, smooth), (-amount,))
+
+
+def _sharpened(planes: Tensor, step: Step, buffers: Buffers, out: Tensor) -> Tensor:
+    """Do the same where `out` holds the planes, or is them: the last product subtracts the smooth part at once."""
+    matrices = [buffers.floats(slot) if (slot := step.arrays.get(f"axis{a}")) else None for a in range(out.dim() - 1)]
+    last = max(axis for axis, matrix in enumerate(matrices) if matrix is not None)
+    smooth = local_filters.smooth(planes, [None if axis == last else m for axis, m in enumerate(matrices)])
+    for k, amount in enumerate(step.amounts):
+        bands = [Band(m[k], len(m[k])) if axis == last and m is not None else None for axis, m in enumerate(matrices)]
+        add_product(out[k], smooth[k], bands, 1 + amount, -amount)
+    return out
 
 
 def _median(planes: Tensor, step: Step, program: Program, buffers: Buffers) -> Tensor:

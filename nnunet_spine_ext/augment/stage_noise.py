@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnunet_spine_ext.augment.axis_matrices import AxisWork
-from nnunet_spine_ext.augment.axis_products import PackedBand, multiply_axes, read_all
-from nnunet_spine_ext.augment.batch import Batch, Volume, pick, voxelwise
+from nnunet_spine_ext.augment.axis_products import PackedBand, add_product, multiply_axes, read_all
+from nnunet_spine_ext.augment.batch import Batch, Volume, in_pieces, pick, voxelwise
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.noise_colour import Colour, join, pack_colour
 from nnunet_spine_ext.augment.noise_pool import white_noise
@@ -26,6 +26,7 @@ from nnunet_spine_ext.augment.spline import intervals, pack_weights, spread_over
 
 # Channels of one sample take noise from places this far apart in the pool.
 _CHANNEL_STEP = 611953
+_RICIAN = 2
 _SMALLEST = 1e-6
 # In intensities: 1e20, which no image reaches, over this is still a number.
 _LEAST_SIGMA = 1e-18
@@ -45,6 +46,11 @@ class Group:
     offsets: tuple[tuple[int, ...], ...]
     amplification: Slot | None
     colours: tuple[tuple[PackedBand | None, ...], ...] | None = None
+
+    @property
+    def fused(self) -> bool:
+        """Whether it is coloured Rician noise of one level, which can be added in the product that colours it."""
+        return self.colours is not None and self.amplification is None and len(self.offsets[0]) == _RICIAN
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,9 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
         # An image without contrast has next to no span; nothing may become infinite when it is divided by.
         sigma = (sigma * span).clamp_min(_LEAST_SIGMA)
         images = batch.planes(group.planes)
+        if group.fused and not (batch.recorded or in_pieces(images)):
+            batch.write_planes(group.planes, _coloured(batch, group, images, (air, sigma), buffers))
+            continue
         volumes: list[Volume] = [images, *_noise_of(group, images.shape[1:], batch.device, buffers)]
         if group.amplification is not None:
             knots = buffers.floats(group.amplification)
@@ -172,6 +181,21 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
         function = _function(len(group.offsets[0]), group.amplification is not None)
         # The levels are those before any noise: groups hold different planes, and none is read twice.
         batch.write_planes(group.planes, voxelwise(function, volumes, (air, sigma, freedom), batch.into(images)))
+
+
+def _coloured(batch: Batch, group: Group, images: Tensor, levels: tuple[Tensor, Tensor], buffers: Buffers) -> Tensor:
+    """Return images (K, …) with coloured Rician noise, in their own place where they belong to the batch."""
+    result = images if batch.into(images) is not None else images.clone()
+    for k, (offsets, colour) in enumerate(zip(group.offsets, group.colours or (), strict=True)):
+        image, air, sigma = result[k], levels[0][k], levels[1][k]
+        bands = read_all(colour, buffers)
+        last = max(axis for axis, band in enumerate(bands) if band is not None)
+        # The noise gets its level in the last of the matrices.
+        scaled = [band if axis != last or band is None else band.scaled(sigma) for axis, band in enumerate(bands)]
+        real, imaginary = white_noise(offsets, image.shape, batch.device)
+        add_product(image.sub_(air), real, scaled)
+        torch.hypot(image, multiply_axes(imaginary, scaled), out=image).add_(air)
+    return result
 
 
 def _noise_of(group: Group, shape: Sequence[int], device: torch.device, buffers: Buffers) -> Iterator[list[Tensor]]:

@@ -29,17 +29,14 @@ def centres(distribution: Distribution, count: Tensor, most: int) -> Tensor:
     first = first + number * 1e-3
     real = number < count[:, None]
     centre = torch.where(real, first, NOWHERE + number)
-    # Twice the number of voxels and of their sum, up to each bin.
-    middle = torch.arange(BINS, device=count.device) * 2 + 1
-    voxels = distribution.bins.to(torch.int64)
-    sums = torch.nn.functional.pad(torch.stack((voxels * 2, voxels * middle)).cumsum(2), (1, 0))
+    sums = distribution.moments[:2]
     edge = torch.zeros((len(centre), most + 1), dtype=torch.int64, device=count.device)
     edge[:, -1] = BINS
     for _ in range(_ROUNDS):
         # Classes out of reach lie between edges at the end: nothing is in them.
         edge[:, 1:-1] = (centre[:, 1:] + centre[:, :-1]).mul_(0.5).round_().clamp_(0, BINS)
         inside, moment = sums.gather(2, edge.expand(2, -1, -1)).diff(dim=2)
-        centre = torch.where(inside > 0, moment / inside.clamp_min(2), centre)
+        centre = torch.where(inside > 0, moment / (2 * inside).clamp_min(2), centre)
     return centre
 
 
@@ -104,12 +101,9 @@ def _reach(distribution: Distribution, centre: Tensor, bin_width: Tensor) -> Ten
 
     The wider the classes on both sides of a border, the less steep: what is wide is noise, texture, or cut in two.
     """
-    middle = torch.arange(BINS, device=centre.device) * 2 + 1
-    sums = (distribution.bins.to(torch.int64) * middle**power for power in range(3))
-    total, moment, square = (torch.nn.functional.pad(values.cumsum(1), (1, 0)) for values in sums)
     edge = ((centre[:, 1:] + centre[:, :-1]) / 2).round().clamp(0, BINS).to(torch.int64)
     edge = torch.nn.functional.pad(torch.nn.functional.pad(edge, (1, 0)), (0, 1), value=BINS)
-    number, first, second = (values.gather(1, edge).diff(dim=1) for values in (total, moment, square))
+    number, first, second = distribution.moments.gather(2, edge.expand(3, -1, -1)).diff(dim=2)
     number = number.clamp_min(1)
     spread = (second / number - (first / number).square()).clamp_min(0).sqrt() / 2 * bin_width
     wider = torch.maximum(spread[:, 1:], spread[:, :-1]).clamp_min(_TEXTURE / _SLOPES[1])

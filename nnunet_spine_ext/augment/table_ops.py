@@ -8,11 +8,13 @@ float32, half as large as int64: below 2^24 these are whole as well.
 
 from __future__ import annotations
 
+from functools import cached_property, lru_cache
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from nnunet_spine_ext.augment import table_slopes
-from nnunet_spine_ext.augment.batch import widened
 from nnunet_spine_ext.augment.table_axis import LOW, NODES, axis_on, per_unit
 
 BINS = 256
@@ -48,7 +50,8 @@ def _sum(values: Tensor) -> Tensor:
 
     A table has as many rows as the one with most of them in the batch, the others empty: the sum is to be the same.
     """
-    return widened(values.sum(-1)).sum(-1).to(values.dtype)
+    rows = values.sum(-1)
+    return (rows.sum(-1) if rows.device.type == "mps" else rows.sum(-1, dtype=torch.float64)).to(values.dtype)
 
 
 def row_statistics(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,6 +132,15 @@ class Distribution:
         self.cumulated = self.bins.cumsum(1)
         self.total = self.cumulated[:, -1:].clamp_min(1)
 
+    @cached_property
+    def moments(self) -> Tensor:
+        """Sums of the powers 0, 1, 2 of twice the middles of the bins over the voxels below each edge, int64.
+
+        (3, K, BINS + 1)
+        """
+        powers = self.bins.to(torch.int64) * _powers(self.bins.device)[:, None]
+        return functional.pad(powers.cumsum(2), (1, 0))
+
     def position(self, values: Tensor) -> Tensor:
         """Return where values lie among the bins, 0 to BINS, unclipped."""
         return (values - self.low) / self.width * BINS
@@ -150,6 +162,13 @@ class Distribution:
         below = self.cumulated.gather(1, index).to(share.dtype) - inside
         part = ((wanted - below) / inside.clamp_min(1)).clamp(0, 1)
         return self.low[:, 0] + (index + part) / BINS * self.width[:, 0]
+
+
+@lru_cache(maxsize=8)
+def _powers(device: torch.device) -> Tensor:
+    """Return the powers 0, 1, 2 of twice the middles of the bins, (3, BINS) int64."""
+    middle = torch.arange(BINS) * 2 + 1
+    return torch.stack((torch.ones_like(middle), middle, middle * middle)).to(device)
 
 
 def clamp(values: Tensor, counts: Tensor, shares: Tensor) -> Tensor:
