@@ -22,6 +22,7 @@ from nnunet_spine_ext.core.config import (
 from nnunet_spine_ext.core.device import check_device_name
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.presets import names_in
+from nnunet_spine_ext.study.faults import check_names, wrong
 from nnunet_spine_ext.study.strategies import STRATEGIES
 
 PRESETS = Path(__file__).parent / "presets"
@@ -185,24 +186,22 @@ class StudyConfig:
         """Refuse what cannot be studied; the checks of data that is on disk come later."""
         if (self.phantoms is None) == (self.given is None):
             found = "neither phantoms nor given" if self.phantoms is None else "both phantoms and given"
-            raise _wrong("data", found, "one of them", "say where the images come from")
+            raise wrong("data", found, "one of them", "say where the images come from")
         check_device_name(self.device)
-        _check_names(self.strategies, STRATEGIES, "strategies")
+        check_names(self.strategies, STRATEGIES, "strategies")
         _check_scanners((*self.scanners, self.samples.scanner, self.components.profile))
         self._check_targets()
-        _check_names(self.network.by_training, _TRAININGS, "network.by_training")
+        check_names(self.network.by_training, _TRAININGS, "network.by_training")
         for name in ("scanners", "strategies", "seeds"):
             _check_once(getattr(self, name), name)
         _check_once(self.components.severities, "components.severities")
         limits = {"step_size": (_SMALLEST_STEP, 1.0), "bootstrap": (0, _LARGEST_BOOTSTRAP)}
         check_ranges(self, limits | ({} if self.budget is None else {"budget": (0, float("inf"))}), where="study")
         if "none" not in self.strategies:
-            raise _wrong(
-                "strategies", ", ".join(self.strategies), "none among them", "add none: all are compared to it"
-            )
+            raise wrong("strategies", ", ".join(self.strategies), "none among them", "add none: all are compared to it")
         severities = self.components.severities
         if not severities or not all(0 < value <= LARGEST_SEVERITY for value in severities):
-            raise _wrong("components.severities", str(list(severities)), f"above 0, to {LARGEST_SEVERITY:g}", "correct")
+            raise wrong("components.severities", str(list(severities)), f"above 0, to {LARGEST_SEVERITY:g}", "correct")
         self._check_counts()
 
     def _check_targets(self) -> None:
@@ -212,11 +211,11 @@ class StudyConfig:
         texts = [parse_scanner(name).text for name in self.scanners]
         if not texts or REFERENCE in texts:
             found = f"the source, {REFERENCE}" if texts else "none"
-            raise _wrong("scanners", found, "scanners other than the source", f"choose among {', '.join(TARGETS)}")
+            raise wrong("scanners", found, "scanners other than the source", f"choose among {', '.join(TARGETS)}")
         _check_once(texts, "scanners")
         curve = parse_scanner(self.samples.scanner).text
         if self.phantoms is not None and "finetuned" in self.strategies and curve not in texts:
-            raise _wrong(
+            raise wrong(
                 "samples.scanner", curve, f"a scanner that is tested on: {', '.join(self.scanners)}",
                 "add it to scanners, or fine-tune to another one",
             )  # fmt: skip
@@ -224,24 +223,22 @@ class StudyConfig:
     def _check_counts(self) -> None:
         counts = (*self.samples.counts, self.samples.column)
         if any(n < 0 for n in counts) or self.samples.column < 1 or not self.seeds or min(self.seeds) < 0:
-            raise _wrong("samples, seeds", f"{list(counts)}, {list(self.seeds)}", "numbers from 0", "correct them")
+            raise wrong("samples, seeds", f"{list(counts)}, {list(self.seeds)}", "numbers from 0", "correct them")
         if self.phantoms is None:
             return
         data = self.phantoms
         if data.training < 2 or data.test < 1 or not 1 <= data.validation < data.training:
             found = f"{data.training} training, {data.validation} validation, {data.test} test"
-            raise _wrong("phantoms", found, "2 or more to train on, fewer to validate, 1 or more to test", "correct")
+            raise wrong("phantoms", found, "2 or more to train on, fewer to validate, 1 or more to test", "correct")
         if "finetuned" in self.strategies and max(counts) > data.pool:
-            raise _wrong(
+            raise wrong(
                 "samples.counts", f"N = {max(counts)}", f"at most phantoms.pool = {data.pool}",
                 "raise phantoms.pool, or leave the largest N out",
             )  # fmt: skip
         if self.components.test is not None and not 1 <= self.components.test <= data.test:
-            raise _wrong(
-                "components.test", str(self.components.test), f"1 to phantoms.test = {data.test}", "correct it"
-            )
+            raise wrong("components.test", str(self.components.test), f"1 to phantoms.test = {data.test}", "correct it")
         if {"adversarial"} & set(self.strategies) and data.unlabelled < 1 and self.models.adversarial is None:
-            raise _wrong("phantoms.unlabelled", "0", "spines of the targets for adversarial", "raise it")
+            raise wrong("phantoms.unlabelled", "0", "spines of the targets for adversarial", "raise it")
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values."""
@@ -262,7 +259,7 @@ def read_config(source: str | Path | None, preset: str | None, assignments: Sequ
     """
     if (source is None) == (preset is None):
         found = "neither a file nor --preset" if source is None else "a file and --preset"
-        raise _wrong("study", found, "one of them", "give a YAML file, or for example --preset cpu")
+        raise wrong("study", found, "one of them", "give a YAML file, or for example --preset cpu")
     if preset is not None and preset not in preset_names():
         raise UsageError(
             "E-PRESET",
@@ -284,19 +281,6 @@ def digest(*facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
-    known = list(known)
-    for name in names:
-        if name not in known:
-            raise UsageError(
-                "E-STUDY-CONFIG",
-                file=where,
-                found=f"unknown {name!r}",
-                expected="a known name",
-                fix=nearest(name, known),
-            )
-
-
 def _check_scanners(names: Iterable[str]) -> None:
     for name in names:
         parse_scanner(name)
@@ -305,8 +289,4 @@ def _check_scanners(names: Iterable[str]) -> None:
 def _check_once(names: Sequence[str | float], where: str) -> None:
     twice = sorted({str(name) for name in names if names.count(name) > 1})
     if twice:
-        raise _wrong(where, f"{', '.join(twice)} twice", "each once", "leave one out")
-
-
-def _wrong(where: str, found: str, expected: str, fix: str) -> UsageError:
-    return UsageError("E-STUDY-CONFIG", file=where, found=found, expected=expected, fix=fix)
+        raise wrong(where, f"{', '.join(twice)} twice", "each once", "leave one out")

@@ -22,6 +22,7 @@ from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.presets import names_in
 from nnunet_spine_ext.harmonize.slice_grid import SliceSettings
 from nnunet_spine_ext.phantom.vendors import TARGET, vendor
+from nnunet_spine_ext.study.faults import check_names, wrong
 from nnunet_spine_ext.study.harmonization.arms import ARMS, FULL, NONE
 from nnunet_spine_ext.training.harmonize_checks import NETWORK, refuse_unused
 
@@ -266,21 +267,9 @@ def _same_fault(content: dict[str, Any], changed: dict[str, Any]) -> bool:
     return bool(found[1]) and found[0] == found[1]
 
 
-def check_names(names: Sequence[str], known: Sequence[str], where: str) -> None:
-    """Raise UsageError for a name that is not known, with the nearest one."""
-    for name in names:
-        if name not in known:
-            raise wrong(where, f"unknown {name!r}", "a known name", nearest(name, known))
-
-
 def folded(vendor: str) -> str:
     """Return the name of a vendor as names are compared: without capitals, and spaces around it."""
     return vendor.strip().lower()
-
-
-def wrong(where: str, found: str, expected: str, fix: str) -> UsageError:
-    """Return the error for a configuration that cannot be evaluated."""
-    return UsageError("E-STUDY-CONFIG", file=where, found=found, expected=expected, fix=fix)
 
 
 def is_trained(arm: str) -> bool:

@@ -14,6 +14,7 @@ from nnunet_spine_ext.core.io import sha256
 from nnunet_spine_ext.harmonize.slices import Part, other_vendors, vendor_counts
 from nnunet_spine_ext.phantom.vendor_cohort import vendor_phantoms
 from nnunet_spine_ext.study.config import digest
+from nnunet_spine_ext.study.faults import wrong
 from nnunet_spine_ext.study.harmonization.arms import NONE
 from nnunet_spine_ext.study.harmonization.config import (
     WHOLE,
@@ -21,7 +22,6 @@ from nnunet_spine_ext.study.harmonization.config import (
     HarmonizationConfig,
     PhantomVendors,
     folded,
-    wrong,
 )
 from nnunet_spine_ext.study.steps import Step
 
