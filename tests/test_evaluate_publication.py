@@ -413,7 +413,7 @@ def test_structures_of_ones_own(cohort: Cohort) -> None:
     tex = (cohort.out / "table3.tex").read_text(encoding="utf-8")
     check_latex(tex)
     assert r"elements\_\%" in tex
-    assert r"m|\_\&" in tex
+    assert r"m\textbar{}\_\&" in tex
 
 
 def test_subjects_are_the_units_of_tests(cohort: Cohort) -> None:

@@ -181,7 +181,7 @@ def tables(result: Comparison, spread: latex.Spread) -> str:
             "$^{*}p<0.05$, $^{**}p<0.01$, $^{***}p<0.001$."
         )
         label = "-".join(part for part in (scope, metric, group) if part)
-        parts.append(latex.table(["", *map(latex.escape, result.names)], body, caption, latex.escape(label)))
+        parts.append(latex.table(["", *map(latex.escape, result.names)], body, caption, label))
     return "\n".join(parts)
 
 

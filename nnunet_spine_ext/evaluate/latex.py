@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -16,7 +17,12 @@ HEAD = "% Needs \\usepackage{booktabs}.\n"
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    # Other glyphs in TeX's own encoding of fonts.
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    # An empty line would end a caption in the middle.
+    "\n": " ", "\r": " ", "\t": " ",
 }  # fmt: skip
+_NO_NAME = re.compile(r"[^A-Za-z0-9:.-]+")
 ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$", "zero": r"$\rightarrow 0$"}
 WORDS = {"mean": "Mean $\\pm$ standard deviation", "median": "Median [quartiles]"}
 
@@ -78,22 +84,28 @@ def best(name: str, values: Mapping[str, float | None]) -> set[str]:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str, label: str) -> str:
-    """Return a table environment; cells and heads are LaTeX already, the first column is text."""
+    """Return a table environment; cells and heads are LaTeX already, the first column is text, `label` a plain name."""
     lines = [
         "\\begin{table}",
         "\\centering",
         f"\\caption{{{caption}}}",
-        f"\\label{{tab:{label}}}",
+        # What is harmless in text is not so in a name.
+        f"\\label{{tab:{_NO_NAME.sub('-', label)}}}",
         f"\\begin{{tabular}}{{l{'c' * (len(columns) - 1)}}}",
         "\\toprule",
         " & ".join(columns) + r" \\",
         "\\midrule",
-        *(" & ".join(row) + r" \\" for row in rows),
+        *(" & ".join([_guarded(row[0]), *row[1:]]) + r" \\" for row in rows),
         "\\bottomrule",
         "\\end{tabular}",
         "\\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _guarded(cell: str) -> str:
+    """Keep the first cell of a row from being read as an argument of the end of the row above."""
+    return "{}" + cell if cell.lstrip()[:1] in ("[", "*") else cell
 
 
 def evaluation(
@@ -140,4 +152,4 @@ def _of_groups(key: str, rows: Sequence[Score], groups: Mapping[str, Sequence[st
         cells = [cell(name, by_value.get(value), spread, bold=value in winners) for value in groups]
         body.append([f"{escape(label)}: {head(name)}", *cells])
     columns = ["", *(f"{escape(value)} ($n={len(cases)}$)" for value, cases in groups.items())]
-    return table(columns, body, f"By {escape(key)}. {WORDS[spread]} over cases; best in bold.", f"by-{escape(key)}")
+    return table(columns, body, f"By {escape(key)}. {WORDS[spread]} over cases; best in bold.", f"by-{key}")

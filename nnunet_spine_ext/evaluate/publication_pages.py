@@ -39,7 +39,7 @@ LEFT_OPEN = (
     "whether the regions of table 5 are scans (each subject has three) or parts of the spine, as they are here",
 )
 _PLAIN = {
-    "≥": r"$\geq$", "±": r"$\pm$", "−": "$-$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", " < ": " $<$ ",
+    "≥": r"$\geq$", "±": r"$\pm$", "−": "$-$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", r" \textless{} ": " $<$ ",
 }  # fmt: skip
 _DAGGER = r"\dagger"
 COLUMNS = (
