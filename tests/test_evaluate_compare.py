@@ -467,3 +467,13 @@ def test_evaluate_and_compare_by_command(tmp_path: Path, capsys: pytest.CaptureF
     assert evaluate(folders.ref, folders.pred, folders.out).exit_code == 3
     assert main(words) == 3
     assert list(json.loads(capsys.readouterr().out)["run"]["failed"]) == ["case0"]
+
+
+def test_areas_of_the_cord_are_referred_to_the_command_that_compares_them(tmp_path: Path) -> None:
+    (tmp_path / "area").mkdir()
+    table = tmp_path / "area" / "csa.csv"
+    table.write_text("case,subject,contrast,range,csa\na,s,T1w,C2:C3,80.0\n")
+    for areas in (table.parent, table):
+        with pytest.raises(UsageError, match="nnUNetv2_spine_csa_drift") as caught:
+            compare(areas, [areas], tmp_path / "out")
+        assert caught.value.code == "E-COMPARE-AREAS"

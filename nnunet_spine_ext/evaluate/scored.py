@@ -82,6 +82,14 @@ def read_scored(folder: str | Path) -> Scored:
             tuple(map(str, content.get("remarks", ()))),
         )
     except (CaseError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        if _has_areas(folder):
+            raise UsageError(
+                "E-COMPARE-AREAS",
+                file=folder,
+                found="areas of the cord, which are not compared here",
+                expected="metrics.csv and summary.json as nnUNetv2_spine_evaluate writes them without --csa",
+                fix="compare the predictions themselves: nnUNetv2_spine_csa_drift -a DIR -b DIR -o REPORT",
+            ) from error
         raise UsageError(
             "E-COMPARE-FOLDER",
             file=folder,
@@ -89,6 +97,11 @@ def read_scored(folder: str | Path) -> Scored:
             expected="metrics.csv and summary.json as nnUNetv2_spine_evaluate writes them",
             fix="name its output folder, or run it again",
         ) from error
+
+
+def _has_areas(path: Path) -> bool:
+    """Whether a folder is one of ``nnUNetv2_spine_evaluate --csa``, or a file a table of areas."""
+    return (path / "csa.csv").is_file() or path.suffix.lower() in (".csv", ".tsv")
 
 
 def _key(line: Mapping[str, str]) -> Key:
