@@ -106,6 +106,75 @@ def test_stock_prediction_gives_the_same_masks_up_to_near_ties(world: World) -> 
             assert np.abs(soft[differing] - 0.5).max(initial=0) < 2e-2
 
 
+def probabilities(file: Path) -> np.ndarray:
+    """Return what nnU-Net stored beside a mask, (K+1, z, y, x) in RAS."""
+    with np.load(file) as stored:
+        return np.asarray(stored["probabilities"])
+
+
+def test_probabilities_that_stock_commands_store_and_average_are_soft_values(world: World) -> None:
+    common = ("-d", "978", "-tr", TRAINER, "-p", PLANS, "-c", "3d_fullres", "-f", "0", "-device", "cpu")
+    common += ("-npp", "1", "-nps", "1", "--save_probabilities")
+    for out, mirror in (("mirrored", ()), ("plain", ("--disable_tta",))):
+        world.call("nnUNetv2_predict", "-i", "in", "-o", out, *common, *mirror)
+    world.call("nnUNetv2_ensemble", "-i", "mirrored", "plain", "-o", "both", "-np", "1", "--save_npz")
+    ours = ("nnUNetv2_spine_predict", "-i", "in", "-m", MODEL, "-device", "cpu", "--crop", "off")
+    world.call(*ours, "-o", "ours", "--tta", "none")
+    for subject in SUBJECTS[:2]:
+        parts = [probabilities(world.folder / out / f"{subject}_0.npz") for out in ("mirrored", "plain")]
+        soft = read_volume(world.folder / "ours" / "soft" / f"{subject}_0.nii.gz").to("RAS").array.transpose(2, 1, 0)
+        # nnU-Net adds windows up in half precision, in which the weights of outer corners are nearly 0.
+        assert np.mean(np.abs(parts[1][1] - soft) > 2e-2) < 1e-3
+        mean = probabilities(world.folder / "both" / f"{subject}_0.npz")
+        np.testing.assert_allclose(mean, (parts[0] + parts[1]) / 2, atol=1e-3)
+        mask = read_volume(world.folder / "both" / f"{subject}_0.nii.gz").to("RAS").array.transpose(2, 1, 0)
+        np.testing.assert_array_equal(mask == 1, mean[1] > mean[0])
+
+
+def test_the_best_configuration_is_found_among_soft_models(world: World) -> None:
+    world.call(
+        "nnUNetv2_train", "978", "3d_fullres", "0", "-tr", TRAINER, "-p", PLANS, "-device", "cpu", "--val", "--npz",
+        nnUNet_n_proc_DA="0",
+    )  # fmt: skip
+    validation = world.folder / MODEL / "fold_0" / "validation"
+    for file in validation.glob("*.npz"):
+        stored = probabilities(file)
+        # A softmax of linear outputs would be near 0.27 where nothing is, and near 0.73 inside.
+        assert stored[1].min() == 0
+        assert stored[0].max() > 0.95
+        mask = read_volume(file.with_suffix(".nii.gz")).to("RAS").array.transpose(2, 1, 0)
+        np.testing.assert_array_equal(mask == 1, stored[1] > stored[0])
+    # A second model, so that there is something to average.
+    other = "nnUNetTrainerSpineShiftSoft"
+    shutil.copytree(world.folder / MODEL, world.folder / MODEL.replace(TRAINER, other))
+    printed = world.call(
+        "nnUNetv2_find_best_configuration", "978", "-p", PLANS, "-c", "3d_fullres", "-f", "0", "-tr", TRAINER, other,
+        "-np", "1",
+    )  # fmt: skip
+    assert "ensemble" in printed
+    ensembles = world.folder / "nnUNet_results" / DATASET / "ensembles"
+    for case in (f.name for f in validation.glob("*.nii.gz")):
+        (together,) = ensembles.rglob(case)
+        # Of twice the same model.
+        np.testing.assert_array_equal(read_volume(together).array, read_volume(validation / case).array)
+
+
+def test_a_soft_model_is_packed_installed_and_predicts_as_before(world: World) -> None:
+    world.call(
+        "nnUNetv2_export_model_to_zip", "-d", "978", "-o", "soft.zip", "-c", "3d_fullres", "-tr", TRAINER, "-p", PLANS,
+        "-f", "0",
+    )  # fmt: skip
+    (world.folder / "elsewhere").mkdir()
+    world.call("nnUNetv2_install_pretrained_model_from_zip", "soft.zip", nnUNet_results=str(world.folder / "elsewhere"))
+    installed = MODEL.replace("nnUNet_results", "elsewhere")
+    assert read_json(world.folder / installed / "plans.json")["spine_ext"]["soft"]["output"] == "linear"
+    for out, model in (("before", MODEL), ("after", installed)):
+        world.call("nnUNetv2_spine_predict", "-i", "in", "-o", out, "-m", model, "-device", "cpu")
+    for subject in SUBJECTS[:2]:
+        maps = [world.folder / out / "soft" / f"{subject}_0.nii.gz" for out in ("before", "after")]
+        assert maps[0].read_bytes() == maps[1].read_bytes()
+
+
 def test_areas_of_soft_maps_are_measured(world: World) -> None:
     soft = read_volume(world.folder / "nnUNet_raw" / DATASET / "softLabelsTr" / "anna_0.nii.gz")
     known = Volume(np.clip(soft.array, 0, 1), soft.affine)

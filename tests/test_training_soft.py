@@ -146,6 +146,27 @@ def test_outputs_sum_to_one_before_every_evaluation(make: Maker, soft_labels: Pa
         torch.testing.assert_close(output.sum(dim=1), torch.ones_like(output[:, 0]), atol=1e-5, rtol=0)
 
 
+def test_validation_stores_soft_values_not_a_softmax_of_them(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`nnUNetv2_train --npz` gives what `nnUNetv2_find_best_configuration` averages."""
+    trainer = make(nnUNetTrainerSpineSoft)
+    trainer.initialize()
+    found: list[np.ndarray] = []
+
+    def exported(self: Any, _save: bool) -> None:
+        # nnU-Net sends the manager to another process, which makes the label manager from it.
+        manager = pickle.loads(pickle.dumps(self.plans_manager)).get_label_manager(self.dataset_json)
+        outputs = torch.tensor([1.0, 0.3, -0.2, 0.7, 1.2]).reshape(1, -1, 1, 1)
+        found.append(np.asarray(manager.apply_inference_nonlin(torch.cat((1 - outputs, outputs)))))
+
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", exported)
+    monkeypatch.setattr(type(trainer), "_choose_activation", lambda _: None)
+    before = type(trainer.plans_manager)
+    trainer.perform_actual_validation(True)
+    assert found[0][1].ravel().tolist() == pytest.approx([1, 0.3, 0, 0.7, 1])
+    assert found[0][0].ravel().tolist() == pytest.approx([0, 0.7, 1, 0.3, 0])
+    assert type(trainer.plans_manager) is before
+
+
 def test_a_checkpoint_in_the_middle_of_an_epoch_has_its_background_too(make: Maker, tmp_path: Path) -> None:
     trainer = started(make())
     trainer.train_step(next(trainer.dataloader_train))

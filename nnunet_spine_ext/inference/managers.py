@@ -269,8 +269,8 @@ def _as_array(logits: Any) -> Array:
     return np.asarray(logits if isinstance(logits, np.ndarray) else logits.float().cpu().numpy())
 
 
-class SpinePlansManager(PlansManager):
-    """PlansManager whose writer runs the phases that the plans ask for, and that knows soft models."""
+class SoftPlansManager(PlansManager):
+    """PlansManager that knows soft models; nothing else differs from nnU-Net's."""
 
     def get_label_manager(self, dataset_json: dict[str, Any], **kwargs: Any) -> LabelManager:
         """Return nnU-Net's label manager; of a soft model one that knows its activation.
@@ -293,6 +293,10 @@ class SpinePlansManager(PlansManager):
         manager.__class__ = SoftLabelManager
         manager.activation = activation
         return manager
+
+
+class SpinePlansManager(SoftPlansManager):
+    """PlansManager whose writer also runs the phases that the plans ask for."""
 
     @property
     def image_reader_writer_class(self) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from nnunet_spine_ext.augment.config import AugmentConfig
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.pipeline import Pipeline
 from nnunet_spine_ext.core.errors import Problem, SetupError
+from nnunet_spine_ext.inference.managers import SoftPlansManager
 from nnunet_spine_ext.losses.registry import LossName, LossSettings, build_deep_supervision
 from nnunet_spine_ext.soft.store import soft_file
 from nnunet_spine_ext.training.background import set_background
@@ -119,7 +122,8 @@ class SoftLabelsMixin(_Trainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Set the background, validate as nnU-Net does, then choose the activation by the areas of soft maps."""
         self._set_background()
-        super().perform_actual_validation(save_probabilities)
+        with _soft_labels_known(self.plans_manager):
+            super().perform_actual_validation(save_probabilities)
         if self.local_rank == 0 and self.soft.output == "linear":
             self._choose_activation()
 
@@ -191,6 +195,17 @@ class SoftLabelsMixin(_Trainer):
             soft_targets=SoftTargets(self._get_deep_supervision_scales()),
             pairs=[(place[left], place[right]) for left, right in sided_labels(self.dataset_json)],
         )
+
+
+@contextmanager
+def _soft_labels_known(plans_manager: Any) -> Iterator[None]:
+    """Let nnU-Net's validation store soft values as its probabilities (``--npz``), not a softmax of linear outputs."""
+    kind = plans_manager.__class__
+    plans_manager.__class__ = SoftPlansManager
+    try:
+        yield
+    finally:
+        plans_manager.__class__ = kind
 
 
 def _line(name: str, problem: Problem) -> str:
