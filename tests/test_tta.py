@@ -19,7 +19,8 @@ from nnunet_spine_ext.inference.activation import Activation, check_aggregate
 from nnunet_spine_ext.inference.meaning import Exclusive, Meaning, Overlapping, Soft, meaning_of
 from nnunet_spine_ext.inference.predictor import SpinePredictor
 from nnunet_spine_ext.inference.preparation import quickly
-from nnunet_spine_ext.inference.tta import Averaged, average_views, lowest_dice
+from nnunet_spine_ext.inference.stopping import EarlyStop, dice_of
+from nnunet_spine_ext.inference.tta import Averaged, average_views
 from nnunet_spine_ext.inference.view_settings import ViewSettings
 from nnunet_spine_ext.inference.views import Composed, Gamma, make_views
 
@@ -197,8 +198,38 @@ def test_dice_of_overlapping_structures() -> None:
     one[:, :4] = True
     other = one.clone()
     other[1, :2] = False
-    assert lowest_dice(one, one, 2) == 1
-    assert lowest_dice(one, other, 2) == pytest.approx(2 * 2 / (4 + 2))
+    assert dice_of(one, one, 2).tolist() == [1, 1]
+    assert dice_of(one, other, 2).tolist() == pytest.approx([1, 2 * 2 / (4 + 2)])
+    assert dice_of(one[:, :0], one[:, :0], 2).size == 0, "neither has any"
+
+
+def stripes(*edges: int) -> list[torch.Tensor]:
+    """Return the masks of a running mean, of one structure that ends at these rows of 100."""
+    rows = torch.arange(100)[:, None, None].expand(100, 2, 2)
+    return [(rows < edge).to(torch.uint8) for edge in edges]
+
+
+def stops_after(
+    masks: list[torch.Tensor], kinds: Any = ("intensity",), planned: Any = ("intensity",), **options: Any
+) -> int:
+    early = EarlyStop(ViewSettings(**options), planned, 1)
+    return next((n for n, mask in enumerate(masks, start=1) if early.add(mask, kinds)), 0)
+
+
+def test_an_unsure_network_is_done_when_its_mean_moves_half_as_far_as_at_first() -> None:
+    # It never comes to rest: every view moves the mask by more than a hundredth.
+    unsure = stripes(60, 70, 62, 66, 63, 66, 64, 66, 64)
+    assert stops_after(unsure) == 5
+    assert stops_after(unsure, stop_share=0.0) == 0
+    assert stops_after(unsure, stop=False) == 0
+    assert stops_after(stripes(60, 70, 62, 70, 62, 70, 62, 70)) == 0, "views that contradict each other go on"
+    assert stops_after(stripes(60, 63, 61, 68, 60, 68, 61)) == 0, "later views that move it more go on"
+
+
+def test_views_of_every_kind_are_seen_before_small_moves_end_it() -> None:
+    unsure = stripes(60, 70, 62, 66, 63, 66, 64, 66, 64)
+    assert stops_after(unsure, planned=("intensity", "resolution")) == 0
+    assert stops_after(unsure, kinds=("intensity", "resolution"), planned=("intensity", "resolution")) == 5
 
 
 def test_the_meaning_of_a_model() -> None:

@@ -110,7 +110,7 @@ def _add_crossing_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--all-views",
         action="store_true",
-        help="look at all views of --tta full, also when further ones change nothing any more",
+        help="look at all views of --tta full, also when further ones change little any more",
     )
     group.add_argument(
         "--adapt",

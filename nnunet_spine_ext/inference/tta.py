@@ -1,4 +1,4 @@
-"""Test-time augmentation: many views of one image, averaged as they come, until they change nothing any more."""
+"""Test-time augmentation: many views of one image, averaged as they come, until they have been enough."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from nnunet_spine_ext.inference.meaning import Marks, Meaning, Soft, sizes_and_overlap
 from nnunet_spine_ext.inference.model import REORIENTING_READER
 from nnunet_spine_ext.inference.sides import sided_view
+from nnunet_spine_ext.inference.stopping import EarlyStop
 from nnunet_spine_ext.inference.view_settings import ViewSettings
 from nnunet_spine_ext.inference.views import Composed, Surroundings
 
@@ -84,26 +85,21 @@ def average_views(
     running = RunningMean(meaning, settings, uncertainty=uncertainty)
     packed: list[_Packed] = []
     names: list[str] = []
-    agreement: list[float] = []
-    before: Marks | None = None
-    calm = 0
+    early = EarlyStop(settings, {part.kind for view in views for part in view.parts}, len(structures))
+    last: Marks | None = None
     for view in tqdm(views, desc="views", leave=False, disable=None if progress else True):
-        own, mean = running.add(answer(view))
+        own, last = running.add(answer(view))
         packed.append(_Packed.of(own))
         names.append(view.name)
-        if before is not None:
-            agreement.append(lowest_dice(before, mean, len(structures)))
-            calm = calm + 1 if agreement[-1] > settings.stop_dice else 0
-        before = mean
-        if settings.stop and calm >= settings.stop_after:
+        if early.add(last, (part.kind for part in view.parts)):
             logger.debug("%d of %d views were enough", len(names), len(views))
             break
-    if before is None:
+    if last is None:
         msg = "no view to look at"
         raise ValueError(msg)
-    stability = stability_of(packed, before, structures)
+    stability = stability_of(packed, last, structures)
     outputs, entropy, information = running.finish()
-    return Averaged(outputs, tuple(names), len(views), entropy, information, stability, tuple(agreement))
+    return Averaged(outputs, tuple(names), len(views), entropy, information, stability, tuple(early.agreement))
 
 
 class RunningMean:
@@ -203,12 +199,6 @@ class _Packed:
     def unpacked(self) -> Marks:
         flat = np.frombuffer(bytearray(zlib.decompress(self.content)), dtype=self.dtype)
         return torch.from_numpy(flat.reshape(self.shape))
-
-
-def lowest_dice(one: Marks, other: Marks, structures: int) -> float:
-    """Return the lowest Dice of a structure that either has; 1 when neither has any."""
-    sizes = zip(*sizes_and_overlap(one, other, structures), strict=True)
-    return min((2 * both / (a + b) for a, b, both in sizes if a + b), default=1.0)
 
 
 def stability_of(views: Sequence[_Packed], mean: Marks, structures: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -34,7 +34,8 @@ class ViewSettings:
         ``geometric`` mean (models with a softmax or a sigmoid).
     temperature: of the weights, in shares of the largest possible entropy.
     stop: end early, as soon as `stop_after` views in a row have left the Dice of every structure of the running mean
-        with that before above `stop_dice`.
+        with that before above `stop_dice`, or have moved its mask by at most `stop_share` of what the first views did
+        (see `stopping.EarlyStop`).
 
     Raises
     ------
@@ -54,9 +55,14 @@ class ViewSettings:
     stop: bool = True
     stop_dice: float = 0.99
     stop_after: int = 2
+    stop_share: float = 0.5
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"temperature": (0.01, 100), "stop_dice": (0, 1), "stop_after": (1, 1000)}, where=WHERE)
+        check_ranges(
+            self,
+            {"temperature": (0.01, 100), "stop_dice": (0, 1), "stop_after": (1, 1000), "stop_share": (0, 1)},
+            where=WHERE,
+        )
         for name, low, high in (
             ("gamma", 0.2, 5.0),
             ("bias", 0.0, 1.9),
