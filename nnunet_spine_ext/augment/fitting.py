@@ -10,7 +10,7 @@ from torch import Tensor
 from nnunet_spine_ext.augment.config import AugmentConfig
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.keys import SampleKey, generator
-from nnunet_spine_ext.augment.selective import Selective
+from nnunet_spine_ext.augment.selective import Placed
 from nnunet_spine_ext.augment.transform import Transform
 from nnunet_spine_ext.core.errors import UsageError
 
@@ -79,7 +79,7 @@ def _check_channels(transform: Transform, context: Context) -> None:
 
 
 def _check_labels(transform: Transform, context: Context) -> None:
-    if not isinstance(transform, Selective) or isinstance(transform.where, str | dict):
+    if not isinstance(transform, Placed) or isinstance(transform.where, str | dict):
         return
     unknown = sorted(set(transform.where) - set(context.labels))
     if unknown:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.label_masks import label_weights
 from nnunet_spine_ext.augment.local_kernels import extents, gaussian_matrix
 from nnunet_spine_ext.augment.packing import Packer, Slot
 from nnunet_spine_ext.augment.region_tables import cell_lines
@@ -177,16 +178,12 @@ class Builder:
             shares=packer.floats([mix, retain]),
             plain=bool(everywhere and (mix == 1).all() and not retain.any()),
             retain=bool(retain.any()),
-            weights=None if everywhere else packer.floats([self._weights(call.params["labels"]) for call in calls]),
+            weights=None
+            if everywhere
+            else packer.floats([label_weights(self._context, call.params["labels"]) for call in calls]),
             boxes=tuple(call.boxes for call in calls if call.boxes is not None),
             amounts=tuple(float(call.arrays["amount"]) for call in calls if call.kind == "sharpen"),
         )
-
-    def _weights(self, chosen: Sequence[int]) -> Array:
-        """Return 1 for each id that is chosen, from 0 to one beyond the largest; ids that are not known are as 0."""
-        known = set(self._context.labels)
-        ids = range(max(known) + 2)
-        return np.array([float((label if label in known else 0) in chosen) for label in ids])
 
     def _add(self, index: int, params: Params, kind: str, **details: Any) -> None:
         if params["mix"] == 0 or (params["labels"] is not None and not self._context.rows(params["labels"])):

@@ -14,6 +14,7 @@ from nnunet_spine_ext.augment.migrate_select import (
     channels,
     on_image,
     on_values,
+    on_volume,
 )
 
 GPU = Rules()
@@ -151,7 +152,7 @@ NOISE = f"1 standard deviation of the image is taken for {SD_IN_SPAN:g} of the s
 def _noise(block: Block) -> list[Made]:
     mean, std = block.number("mean"), block.number("std", 0.0)
     block.remark(NOISE)
-    made = on_image(block, "gaussian_noise", sigma=[0.0, std * SD_IN_SPAN])[0]
+    made = on_volume(block, "gaussian_noise", sigma=[0.0, std * SD_IN_SPAN])[0]
     if mean == 0:
         return [made]
     shift = Part("brightness_shift", {**channels(block), "shift": mean * SD_IN_SPAN})
@@ -247,7 +248,7 @@ def _bias(block: Block) -> list[Made]:
     block.flag("invert")
     block.remark("multiplies the signal, not air")
     bound = max(abs(value) for value in values)
-    return on_image(block, "bias_polynomial", coefficient=bound, order=int(block.number("order", 0, 8)))
+    return on_volume(block, "bias_polynomial", coefficient=bound, order=int(block.number("order", 0, 8)))
 
 
 ZSCORE: Settings = {key: value for key, value in {**CHANNEL, **REGION}.items() if key not in _NOT_ZSCORE}

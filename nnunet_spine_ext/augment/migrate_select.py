@@ -50,14 +50,23 @@ def on_values(block: Block, name: str, **settings: Any) -> list[Made]:
     return [Made(block.p(), split(part, (1 - mixed, {"mix": 1.0}), (mixed, {"mix": [0.0, 1.0]})))]
 
 
+def on_volume(block: Block, name: str, **settings: Any) -> list[Made]:
+    """Convert an entry to a transform that knows labels, but neither mixing nor statistics."""
+    return _unmixed(block, name, {**channels(block), **where(block), **settings})
+
+
 def on_image(block: Block, name: str, **settings: Any) -> list[Made]:
     """Convert an entry to a transform that acts on the whole image."""
     if max(block.chance("in_seg"), block.chance("out_seg")) > 0:
         block.remark(_EVERYWHERE)
     if "mix_in_out" in block.defaults:
         block.flag("mix_in_out")
+    return _unmixed(block, name, {**channels(block), **settings})
+
+
+def _unmixed(block: Block, name: str, settings: Settings) -> list[Made]:
     if "retain_stats" in block.defaults and block.flag("retain_stats"):
         block.remark("mean and spread are not restored afterwards")
     if "mix_prob" in block.defaults and block.chance("mix_prob") > 0:
         block.remark("is not blended with the original")
-    return once(block.p(), name, {**channels(block), **settings})
+    return once(block.p(), name, settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -17,18 +17,14 @@ Where = Literal["everywhere", "in_labels", "out_labels", "random_labels"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selective(Transform):
-    """Base of the stages `table` and `local`.
+class Placed(Transform):
+    """Base of what can be restricted to labels; alone that of the stages `field` and `noise`.
 
     `where`: everywhere, inside all labels, outside them (label 0), inside a random half of the labels, a list of
     label ids, or shares such as ``{in_labels: 0.25, out_labels: 0.25}`` (the rest is everywhere).
-    `mix`: 1 replaces the original, 0.5 is the mean of both. `retain_stats`: mean and standard deviation of the voxels
-    acted on stay what they were.
     """
 
     where: Where | tuple[int, ...] | dict[str, float] = "everywhere"
-    mix: Range = spread(1.0, limits=(0.0, 1.0))
-    retain_stats: bool = False
 
     def __post_init__(self) -> None:
         """Check the shares of `where`."""
@@ -41,13 +37,17 @@ class Selective(Transform):
         elif not self.where:
             raise _refuse(f"{self.name}: where", "no label", "labels, or one of " + ", ".join(get_args(Where)))
 
-    def select(self, rng: np.random.Generator, context: Context) -> Params:
-        """Draw `labels` (ids acted on, None: everywhere), `mix` and `retain_stats`."""
-        return {
-            "labels": self._labels(rng, context),
-            "mix": self.draw(rng, "mix", context),
-            "retain_stats": self.retain_stats,
-        }
+    def place(self, rng: np.random.Generator, context: Context) -> Params:
+        """Draw `labels`, the ids acted on; nothing where it is everywhere, as records have it that know no `where`."""
+        labels = self._labels(rng, context)
+        return {} if labels is None else {"labels": labels}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return name and settings; `where` is left out while it says nothing, so that hashes stay what they were."""
+        result = super().to_dict()
+        if self.where == "everywhere" and not isinstance(self, Selective):
+            del result["where"]
+        return result
 
     def _labels(self, rng: np.random.Generator, context: Context) -> list[int] | None:
         where = self._mode(rng)
@@ -75,6 +75,26 @@ class Selective(Transform):
             if value < total:
                 return name
         return "everywhere"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selective(Placed):
+    """Base of the stages `table` and `local`.
+
+    `mix`: 1 replaces the original, 0.5 is the mean of both. `retain_stats`: mean and standard deviation of the voxels
+    acted on stay what they were.
+    """
+
+    mix: Range = spread(1.0, limits=(0.0, 1.0))
+    retain_stats: bool = False
+
+    def select(self, rng: np.random.Generator, context: Context) -> Params:
+        """Draw `labels` (ids acted on, None: everywhere), `mix` and `retain_stats`."""
+        return {
+            "labels": self._labels(rng, context),
+            "mix": self.draw(rng, "mix", context),
+            "retain_stats": self.retain_stats,
+        }
 
 
 def _refuse(where: str, found: str, expected: str) -> UsageError:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nnunet_spine_ext.augment.batch import Batch, pick, voxelwise
 from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.label_masks import label_weights, only_inside
 from nnunet_spine_ext.augment.noise_floor import noise_floor
 from nnunet_spine_ext.augment.packing import Buffers, Packer, Slot
 from nnunet_spine_ext.augment.spline import intervals, pack_weights, spread_over
@@ -27,54 +28,91 @@ _SMALLEST_FLOOR = 1e-4
 
 
 @dataclass(frozen=True)
-class Program:
-    """(sample, channel) of each of K fields; packed (K, knots…) field minus one, and the weights of the knots."""
+class Part:
+    """Fields of K planes (sample, channel): packed (K, knots…) field minus one.
+
+    `labels`: packed (K, ids) 1 for the labels that get it, the last for ids beyond; None: everywhere.
+    """
 
     planes: tuple[tuple[int, int], ...]
     coefficients: Slot
+    labels: Slot | None = None
+
+
+@dataclass(frozen=True)
+class Program:
+    """All fields, and the weights of their knots; a plane is in a part once."""
+
+    parts: tuple[Part, ...]
     weights: tuple[Slot, ...]
 
 
 class Builder:
-    """Sums the logarithms of all fields of a sample."""
+    """Sums the logarithms of all fields of a sample that lie over the same labels."""
 
     def __init__(self, context: Context, count: int) -> None:
         self._context = context
         self._shape = tuple(n + 3 for n in intervals(context))
-        self._fields: dict[tuple[int, int], NDArray[np.float64]] = {}
+        self._fields: dict[tuple[int, int, tuple[int, ...] | None], NDArray[np.float64]] = {}
 
-    def multiply(self, index: int, channels: Sequence[int], logarithm: NDArray[np.float64]) -> None:
-        """Add a field, given as its logarithm at the knots (`spline.knot_grid`); its mean logarithm is taken off."""
+    def multiply(
+        self,
+        index: int,
+        channels: Sequence[int],
+        logarithm: NDArray[np.float64],
+        labels: Sequence[int] | None = None,
+    ) -> None:
+        """Add a field, given as its logarithm at the knots (`spline.knot_grid`); its mean logarithm is taken off.
+
+        `labels`: ids that get it, None: everywhere.
+        """
+        if labels is not None and not self._context.rows(labels):
+            return
         inner = logarithm[(slice(1, -1),) * logarithm.ndim]
         centred = logarithm - inner.mean()
+        place = None if labels is None else tuple(sorted(labels))
         for channel in channels:
-            field = self._fields.setdefault((index, int(channel)), np.zeros(self._shape))
+            field = self._fields.setdefault((index, int(channel), place), np.zeros(self._shape))
             field += centred
 
     def pack(self, packer: Packer) -> Program | None:
         """Pack the fields that are not one everywhere."""
-        planes = tuple(sorted(plane for plane, field in self._fields.items() if field.any()))
-        if not planes:
+        parts: dict[tuple[int, bool], list[tuple[int, int, tuple[int, ...] | None]]] = {}
+        turns: dict[tuple[int, int], int] = {}
+        for place in sorted(self._fields, key=lambda place: (*place[:2], place[2] or ())):
+            if self._fields[place].any():
+                turn = turns[place[:2]] = turns.get(place[:2], -1) + 1
+                parts.setdefault((turn, place[2] is not None), []).append(place)
+        if not parts:
             return None
-        fields = np.stack([np.expm1(np.clip(self._fields[plane], -_LARGEST_LOG, _LARGEST_LOG)) for plane in planes])
-        return Program(planes, packer.floats(fields), pack_weights(packer, self._context))
+        made = tuple(self._part(packer, parts[kind]) for kind in sorted(parts))
+        return Program(made, pack_weights(packer, self._context))
+
+    def _part(self, packer: Packer, places: Sequence[tuple[int, int, tuple[int, ...] | None]]) -> Part:
+        fields = np.stack([np.expm1(np.clip(self._fields[place], -_LARGEST_LOG, _LARGEST_LOG)) for place in places])
+        chosen = [label_weights(self._context, place[2]) for place in places if place[2] is not None]
+        planes = tuple(place[:2] for place in places)
+        return Part(planes, packer.floats(fields), packer.floats(np.stack(chosen)) if chosen else None)
 
 
 def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
-    """Multiply the signal of the active planes by their fields."""
+    """Multiply the signal of the active planes by their fields; levels are those before any field."""
     levels = batch.levels()
-    numbers = batch.numbers(program.planes)
-    air, span, floor = (
-        pick(v.flatten(), numbers) for v in (levels.air, levels.span, noise_floor(batch.images, levels))
-    )
-    floor = torch.maximum(floor, span * _SMALLEST_FLOOR)
-    coefficients = buffers.floats(program.coefficients)
-    # In units of the floor, because the threshold has to be known on the host.
-    excess = coefficients * floor.view(-1, *[1] * (coefficients.dim() - 1))
-    field = spread_over(excess, [buffers.floats(slot) for slot in program.weights])
-    images = batch.planes(program.planes)
-    result = voxelwise(_multiply, (images, field), (1 / floor, -air / floor), batch.into(images))
-    batch.write_planes(program.planes, result)
+    floors = noise_floor(batch.images, levels)
+    weights = [buffers.floats(slot) for slot in program.weights]
+    for part in program.parts:
+        numbers = batch.numbers(part.planes)
+        air, span, floor = (pick(v.flatten(), numbers) for v in (levels.air, levels.span, floors))
+        floor = torch.maximum(floor, span * _SMALLEST_FLOOR)
+        coefficients = buffers.floats(part.coefficients)
+        # In units of the floor, because the threshold has to be known on the host.
+        excess = coefficients * floor.view(-1, *[1] * (coefficients.dim() - 1))
+        images = batch.planes(part.planes)
+        into = batch.into(images) if part.labels is None else None
+        result = voxelwise(_multiply, (images, spread_over(excess, weights)), (1 / floor, -air / floor), into)
+        if part.labels is not None:
+            result = only_inside(batch, part.planes, buffers.floats(part.labels), images, result)
+        batch.write_planes(part.planes, result)
 
 
 def _multiply(image: Tensor, excess: Tensor, scale: Tensor, offset: Tensor, *, out: Tensor | None) -> Tensor:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from nnunet_spine_ext.augment import local_filters
 from nnunet_spine_ext.augment.axis_products import Band, add_product
-from nnunet_spine_ext.augment.batch import SAMPLE_VOXELS, Batch, in_pieces, pick, thin, voxelwise
+from nnunet_spine_ext.augment.batch import SAMPLE_VOXELS, Batch, in_pieces, thin, voxelwise
+from nnunet_spine_ext.augment.label_masks import inside as chosen_labels
 from nnunet_spine_ext.augment.local_build import Builder, Program, Step
 from nnunet_spine_ext.augment.noise_pool import white_noise
 from nnunet_spine_ext.augment.packing import Buffers
@@ -48,7 +49,7 @@ def _blend(batch: Batch, planes: Tensor, filtered: Tensor, step: Step, buffers: 
     mix, retain = buffers.floats(step.shares).unbind(0)
     inside = None
     if step.weights is not None:
-        inside = _inside(batch, step, buffers.floats(step.weights))
+        inside = chosen_labels(batch, step.planes, buffers.floats(step.weights))
     numbers: tuple[Tensor, ...] = (mix,)
     if step.retain:
         restoring = _restoring(planes, filtered, inside, mix)
@@ -58,22 +59,6 @@ def _blend(batch: Batch, planes: Tensor, filtered: Tensor, step: Step, buffers: 
     if inside is None:
         return voxelwise(blend, (planes, filtered), numbers, batch.into(planes))
     return voxelwise(partial(_only_inside, blend), (planes, filtered, inside), numbers, batch.into(planes))
-
-
-def _inside(batch: Batch, step: Step, weights: Tensor) -> Tensor:
-    """Return whether a voxel's label is chosen, (K, …); `weights` (K, ids), the last for unknown ids."""
-    shape = (len(step.planes), *batch.images.shape[2:])
-    chosen = weights > 0
-    if batch.labels is None:
-        return chosen[:, 0].reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
-    count = weights.shape[1]
-    labels = pick(batch.labels[:, 0], [index for index, _ in step.planes])
-    ids = labels.clamp(0, count - 1).to(torch.int32).flatten(1)
-    result = torch.empty(ids.shape, dtype=torch.bool, device=ids.device)
-    # One selection per plane is faster than one gather for all, and needs no index of 8 bytes.
-    for row, own, out in zip(chosen, ids, result, strict=True):
-        torch.index_select(row, 0, own, out=out)
-    return result.view(shape)
 
 
 def _restoring(planes: Tensor, filtered: Tensor, inside: Tensor | None, mix: Tensor) -> tuple[Tensor, Tensor, Tensor]:

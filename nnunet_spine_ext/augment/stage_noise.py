@@ -19,6 +19,7 @@ from nnunet_spine_ext.augment.axis_matrices import AxisWork
 from nnunet_spine_ext.augment.axis_products import PackedBand, add_product, multiply_axes, read_all
 from nnunet_spine_ext.augment.batch import Batch, Volume, in_pieces, pick, voxelwise
 from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.label_masks import label_weights, only_inside
 from nnunet_spine_ext.augment.noise_colour import Colour, join, pack_colour
 from nnunet_spine_ext.augment.noise_pool import white_noise
 from nnunet_spine_ext.augment.packing import Buffers, Packer, Slot
@@ -32,13 +33,18 @@ _SMALLEST = 1e-6
 _LEAST_SIGMA = 1e-18
 
 
+_Place = tuple[int, int, tuple[int, ...] | None]
+"""Sample, channel and the labels that get the noise, None for everywhere."""
+
+
 @dataclass(frozen=True)
 class Group:
     """Planes with the same kind of noise.
 
     `planes`: (sample, channel). `numbers`: packed (2, K): sd in units of the span, degrees of freedom beyond two.
     `offsets`: places in the noise pool, two or three per plane, one for real noise. `amplification`: packed
-    (K, knots…), or None. `colours`: matrices of each plane, None for white noise.
+    (K, knots…), or None. `colours`: matrices of each plane, None for white noise. `labels`: packed (K, ids) 1 for the
+    labels that get it, the last for ids beyond; None: everywhere.
     """
 
     planes: tuple[tuple[int, int], ...]
@@ -46,6 +52,7 @@ class Group:
     offsets: tuple[tuple[int, ...], ...]
     amplification: Slot | None
     colours: tuple[tuple[PackedBand | None, ...], ...] | None = None
+    labels: Slot | None = None
 
     @property
     def fused(self) -> bool:
@@ -82,7 +89,7 @@ class Builder:
 
     def __init__(self, context: Context, count: int) -> None:
         self._context = context
-        self._noise: dict[tuple[int, int], _Noise] = {}
+        self._noise: dict[_Place, _Noise] = {}
 
     def add(
         self,
@@ -96,6 +103,7 @@ class Builder:
         magnitude: bool = True,
         follow: bool = False,
         colour: Sequence[AxisWork] | None = None,
+        labels: Sequence[int] | None = None,
     ) -> None:
         """Add noise.
 
@@ -108,9 +116,13 @@ class Builder:
         magnitude: False for real Gaussian noise, also in air.
         follow: whether the noise has the colour of what the sample's acquisition does along the axes.
         colour: acquisition of each axis that the noise alone has gone through.
+        labels: ids that get it, None: everywhere. Noise of one set of labels comes after that of another.
         """
+        if labels is not None and not self._context.rows(labels):
+            return
+        place = None if labels is None else tuple(sorted(labels))
         for channel in channels:
-            key = (index, int(channel))
+            key = (index, int(channel), place)
             places = tuple(int(o) + int(channel) * _CHANNEL_STEP for o in offsets)
             old = self._noise.get(key)
             if old is None:
@@ -126,38 +138,49 @@ class Builder:
 
     def follow(self, acquisition: Callable[[tuple[int, int]], Sequence[AxisWork] | None]) -> None:
         """Take in what happens along the axes of each plane, for the noise that follows it."""
-        for plane, noise in self._noise.items():
+        for (index, channel, _), noise in self._noise.items():
             if noise.follow:
-                noise.colour = join(acquisition(plane), noise.colour)
+                noise.colour = join(acquisition((index, channel)), noise.colour)
 
     def pack(self, packer: Packer) -> Program | None:
         """Pack the planes with noise, those of the same kind together."""
-        kinds: dict[tuple[int, bool, bool], list[tuple[int, int]]] = {}
-        colours: dict[tuple[int, int], tuple[PackedBand | None, ...]] = {}
-        for plane, noise in sorted(self._noise.items()):
+        kinds: dict[tuple[int, ...], list[_Place]] = {}
+        colours: dict[_Place, tuple[PackedBand | None, ...]] = {}
+        turns: dict[tuple[int, int], int] = {}
+        for place, noise in sorted(self._noise.items(), key=lambda item: (*item[0][:2], item[0][2] or ())):
             if noise.sigma > _SMALLEST:
                 bands = () if noise.colour is None else pack_colour(packer, self._context, noise.colour)
-                colours[plane] = bands
-                kind = (noise.volumes, noise.amplification is not None, any(bands))
-                kinds.setdefault(kind, []).append(plane)
+                colours[place] = bands
+                # A plane is in a group once: noise of other labels has a turn of its own.
+                turn = turns[place[:2]] = turns.get(place[:2], -1) + 1
+                kind = (turn, noise.volumes, noise.amplification is not None, any(bands), place[2] is not None)
+                kinds.setdefault(kind, []).append(place)
         if not kinds:
             return None
         groups = tuple(
-            self._group(planes, tuple(colours[p] for p in planes) if coloured else None, packer)
-            for (_, _, coloured), planes in kinds.items()
+            self._group(kinds[kind], tuple(colours[p] for p in kinds[kind]) if kind[3] else None, packer)
+            for kind in sorted(kinds, key=lambda kind: kind[0])
         )
         mapped = any(group.amplification is not None for group in groups)
         return Program(groups, pack_weights(packer, self._context) if mapped else ())
 
     def _group(
-        self, planes: list[tuple[int, int]], colours: tuple[tuple[PackedBand | None, ...], ...] | None, packer: Packer
+        self, places: list[_Place], colours: tuple[tuple[PackedBand | None, ...], ...] | None, packer: Packer
     ) -> Group:
-        noise = [self._noise[plane] for plane in planes]
+        noise = [self._noise[place] for place in places]
         numbers = packer.floats([[n.sigma for n in noise], [2.0 * n.coils - 2 for n in noise]])
         offsets = tuple(n.offsets[: n.volumes] for n in noise)
         shape = tuple(n + 3 for n in intervals(self._context))
         maps = [np.broadcast_to(n.amplification, shape) for n in noise if n.amplification is not None]
-        return Group(tuple(planes), numbers, offsets, packer.floats(np.stack(maps)) if maps else None, colours)
+        chosen = [label_weights(self._context, place[2]) for place in places if place[2] is not None]
+        return Group(
+            planes=tuple(place[:2] for place in places),
+            numbers=numbers,
+            offsets=offsets,
+            amplification=packer.floats(np.stack(maps)) if maps else None,
+            colours=colours,
+            labels=packer.floats(np.stack(chosen)) if chosen else None,
+        )
 
 
 def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
@@ -165,34 +188,52 @@ def apply(batch: Batch, program: Program, buffers: Buffers) -> None:
     levels = batch.levels()
     for group in program.groups:
         numbers = batch.numbers(group.planes)
+        # The levels are those before any noise.
         air, span = (pick(level.flatten(), numbers) for level in (levels.air, levels.span))
-        sigma, freedom = buffers.floats(group.numbers).unbind(0)
         # An image without contrast has next to no span; nothing may become infinite when it is divided by.
-        sigma = (sigma * span).clamp_min(_LEAST_SIGMA)
+        sigma = (buffers.floats(group.numbers)[0] * span).clamp_min(_LEAST_SIGMA)
         images = batch.planes(group.planes)
+        into = batch.into(images) if group.labels is None else None
         if group.fused and not (batch.recorded or in_pieces(images)):
-            batch.write_planes(group.planes, _coloured(batch, group, images, (air, sigma), buffers))
-            continue
-        volumes: list[Volume] = [images, *_noise_of(group, images.shape[1:], batch.device, buffers)]
-        if group.amplification is not None:
-            knots = buffers.floats(group.amplification)
-            knots = knots * sigma.view(-1, *[1] * (knots.dim() - 1))
-            volumes.append(spread_over(knots, [buffers.floats(slot) for slot in program.weights]))
-        function = _function(len(group.offsets[0]), group.amplification is not None)
-        # The levels are those before any noise: groups hold different planes, and none is read twice.
-        batch.write_planes(group.planes, voxelwise(function, volumes, (air, sigma, freedom), batch.into(images)))
+            result = _coloured(group, images, (air, sigma), buffers, into)
+        else:
+            result = _noisy(group, images, (air, sigma), buffers, program.weights, into)
+        if group.labels is not None:
+            result = only_inside(batch, group.planes, buffers.floats(group.labels), images, result)
+        batch.write_planes(group.planes, result)
 
 
-def _coloured(batch: Batch, group: Group, images: Tensor, levels: tuple[Tensor, Tensor], buffers: Buffers) -> Tensor:
-    """Return images (K, …) with coloured Rician noise, in their own place where they belong to the batch."""
-    result = images if batch.into(images) is not None else images.clone()
+def _noisy(
+    group: Group,
+    images: Tensor,
+    levels: tuple[Tensor, Tensor],
+    buffers: Buffers,
+    weights: Sequence[Slot],
+    into: Tensor | None,
+) -> Tensor:
+    """Return images (K, …) with noise of any kind. `levels`: of air and of the noise, (K,). `into`: where it is put."""
+    air, sigma = levels
+    volumes: list[Volume] = [images, *_noise_of(group, images.shape[1:], images.device, buffers)]
+    if group.amplification is not None:
+        knots = buffers.floats(group.amplification)
+        knots = knots * sigma.view(-1, *[1] * (knots.dim() - 1))
+        volumes.append(spread_over(knots, [buffers.floats(slot) for slot in weights]))
+    function = _function(len(group.offsets[0]), group.amplification is not None)
+    return voxelwise(function, volumes, (air, sigma, buffers.floats(group.numbers)[1]), into)
+
+
+def _coloured(
+    group: Group, images: Tensor, levels: tuple[Tensor, Tensor], buffers: Buffers, into: Tensor | None
+) -> Tensor:
+    """Return images (K, …) with coloured Rician noise; the arguments are those of `_noisy`."""
+    result = images.clone() if into is None else into
     for k, (offsets, colour) in enumerate(zip(group.offsets, group.colours or (), strict=True)):
         image, air, sigma = result[k], levels[0][k], levels[1][k]
         bands = read_all(colour, buffers)
         last = max(axis for axis, band in enumerate(bands) if band is not None)
         # The noise gets its level in the last of the matrices.
         scaled = [band if axis != last or band is None else band.scaled(sigma) for axis, band in enumerate(bands)]
-        real, imaginary = white_noise(offsets, image.shape, batch.device)
+        real, imaginary = white_noise(offsets, image.shape, image.device)
         add_product(image.sub_(air), real, scaled)
         torch.hypot(image, multiply_axes(imaginary, scaled), out=image).add_(air)
     return result

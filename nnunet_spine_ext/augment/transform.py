@@ -171,6 +171,14 @@ def build(name: str, settings: Mapping[str, Any] | None = None, *, where: str = 
     cls = find(name, where=where)
     place = f"{where}: {name}"
     items = {item.name: item for item in dataclasses.fields(cls)}
+    if "where" in (settings or {}) and "where" not in items:
+        raise UsageError(
+            "E-CONFIG-KEY",
+            file=f"{place}: where",
+            found=f"labels for a transform of the stage {cls.stage}",
+            expected="where for transforms of the stages table, local, field and noise alone",
+            fix="leave it out: what moves, samples, scans or scales an image does so to all of it",
+        )
     values = {
         key: parse_field(items[key], value, place) if key in items and is_range(items[key]) else value
         for key, value in (settings or {}).items()

@@ -9,15 +9,16 @@ import numpy as np
 
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.ranges import Range, spread
+from nnunet_spine_ext.augment.selective import Placed
 from nnunet_spine_ext.augment.spline import knots
-from nnunet_spine_ext.augment.transform import Params, Transform
+from nnunet_spine_ext.augment.transform import Params
 from nnunet_spine_ext.core.errors import UsageError
 
 _HIGHEST = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class BiasPolynomial(Transform, stage="field"):
+class BiasPolynomial(Placed, stage="field"):
     """exp of a polynomial of degree `order` in coordinates from -1 to 1 over the patch.
 
     `coefficient`: bound of the random coefficients; 0.5 changes the signal by up to about 60 % from end to end.
@@ -46,7 +47,7 @@ class BiasPolynomial(Transform, stage="field"):
         values = rng.uniform(-bound, bound, shape)
         degree = np.indices(shape).sum(axis=0)
         values[(degree > self.order) | (degree == 0)] = 0.0
-        return {"coefficients": values.tolist()}
+        return {"coefficients": values.tolist(), **self.place(rng, context)}
 
     def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
         """Add the polynomial at the knots."""
@@ -55,4 +56,4 @@ class BiasPolynomial(Transform, stage="field"):
             # Contract the first axis, powers, with the positions; the new axis goes to the end.
             powers = np.vander(places / (extent / 2), field.shape[0], increasing=True)
             field = np.tensordot(field, powers, axes=(0, 1))
-        builder.multiply(index, params["channels"], field)
+        builder.multiply(index, params["channels"], field, params.get("labels"))

@@ -10,14 +10,15 @@ import numpy as np
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.keys import seeded
 from nnunet_spine_ext.augment.ranges import Range, spread
+from nnunet_spine_ext.augment.selective import Placed
 from nnunet_spine_ext.augment.spline import knots
-from nnunet_spine_ext.augment.transform import Params, Transform
+from nnunet_spine_ext.augment.transform import Params
 
 _WAVES = 48
 
 
 @dataclass(frozen=True, kw_only=True)
-class BiasSpline(Transform, stage="field"):
+class BiasSpline(Placed, stage="field"):
     """Receive and dielectric shading: a Gaussian random field.
 
     `sd`: of the logarithm of the field. `scale`: correlation length in mm; shading at 3 T has about 100-200 mm.
@@ -30,7 +31,7 @@ class BiasSpline(Transform, stage="field"):
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
         """Draw strength, scale and the seed of the waves that make up the field."""
         sd, scale = self.draw(rng, "sd", context), self.draw(rng, "scale", context)
-        return {"sd": sd, "scale": scale, "seed": int(rng.integers(2**53))}
+        return {"sd": sd, "scale": scale, "seed": int(rng.integers(2**53)), **self.place(rng, context)}
 
     def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
         """Add the field at the knots: a sum of plane waves, the same at any grid of the same patch."""
@@ -44,4 +45,4 @@ class BiasSpline(Transform, stage="field"):
             field = field[..., None, :] * factor
         last = np.exp(1j * knots(context)[-1][:, None] * waves[:, -1])
         field = (field @ last.T).real * np.sqrt(2 / _WAVES)
-        builder.multiply(index, params["channels"], params["sd"] * field)
+        builder.multiply(index, params["channels"], params["sd"] * field, params.get("labels"))

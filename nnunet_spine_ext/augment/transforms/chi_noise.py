@@ -11,11 +11,12 @@ from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.gfactor import draw_map, map_at_knots
 from nnunet_spine_ext.augment.noise_pool import draw_offset
 from nnunet_spine_ext.augment.ranges import Range, spread
-from nnunet_spine_ext.augment.transform import Params, Transform
+from nnunet_spine_ext.augment.selective import Placed
+from nnunet_spine_ext.augment.transform import Params
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChiNoise(Transform, stage="noise"):
+class ChiNoise(Placed, stage="noise"):
     """Non-central chi noise: air is brighter and more even than with one coil.
 
     `sigma`: per coil, in units of the signal's span. `coils`: effective number, 2 to 64. `g_factor`, `colour`: as for
@@ -36,6 +37,7 @@ class ChiNoise(Transform, stage="noise"):
             "map": draw_map(rng, self.draw(rng, "g_factor", context), context),
             "offsets": [draw_offset(rng) for _ in range(3)],
             "colour": self.colour,
+            **self.place(rng, context),
         }
 
     def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
@@ -48,4 +50,5 @@ class ChiNoise(Transform, stage="noise"):
             coils=params["coils"],
             amplification=map_at_knots(params["map"], context),
             follow=params["colour"] == "acquisition",
+            labels=params.get("labels"),
         )

@@ -12,11 +12,12 @@ from nnunet_spine_ext.augment.axis_matrices import AxisWork
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.noise_pool import draw_offset
 from nnunet_spine_ext.augment.ranges import Range, spread
+from nnunet_spine_ext.augment.selective import Placed
 from nnunet_spine_ext.augment.transform import Params
 
 
 @dataclass(frozen=True, kw_only=True)
-class ColouredNoise(Measured, stage="noise"):
+class ColouredNoise(Measured, Placed, stage="noise"):
     """Rician noise of coarser voxels than those of the patch, filled up with zeros: grains instead of single voxels.
 
     The image itself stays as sharp as it is. `sigma`: standard deviation of what is delivered, in units of the
@@ -47,9 +48,11 @@ class ColouredNoise(Measured, stage="noise"):
                 scale = spacing / coarsest if self.unit == "voxel" else 1.0
                 acquired.append(readout * scale * (ratio if axis == phase_axis else 1.0))
         sigma = self.draw(rng, "sigma", context)
-        return {"sigma": sigma, "acquired": acquired, "offsets": [draw_offset(rng) for _ in range(3)]}
+        params = {"sigma": sigma, "acquired": acquired, "offsets": [draw_offset(rng) for _ in range(3)]}
+        return {**params, **self.place(rng, context)}
 
     def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
         """Add the noise."""
         colour = [AxisWork(acquired=acquired) for acquired in params["acquired"]]
-        builder.add(index, params["channels"], params["sigma"], params["offsets"], colour=colour)
+        where = {"colour": colour, "labels": params.get("labels")}
+        builder.add(index, params["channels"], params["sigma"], params["offsets"], **where)

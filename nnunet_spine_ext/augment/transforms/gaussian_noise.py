@@ -10,11 +10,12 @@ import numpy as np
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.noise_pool import draw_offset
 from nnunet_spine_ext.augment.ranges import Range, spread
-from nnunet_spine_ext.augment.transform import Params, Transform
+from nnunet_spine_ext.augment.selective import Placed
+from nnunet_spine_ext.augment.transform import Params
 
 
 @dataclass(frozen=True, kw_only=True)
-class GaussianNoise(Transform, stage="noise"):
+class GaussianNoise(Placed, stage="noise"):
     """Gaussian noise everywhere, in air too: of CT, and of what other software calls noise; MRI has Rician noise.
 
     `sigma`: standard deviation in units of the signal's span. `colour`: as for Rician noise.
@@ -27,7 +28,8 @@ class GaussianNoise(Transform, stage="noise"):
     def sample(self, rng: np.random.Generator, context: Context) -> Params:
         """Draw the level and where in the pool the noise is taken from."""
         sigma = self.draw(rng, "sigma", context)
-        return {"sigma": sigma, "offsets": [draw_offset(rng)], "colour": self.colour}
+        params = {"sigma": sigma, "offsets": [draw_offset(rng)], "colour": self.colour}
+        return {**params, **self.place(rng, context)}
 
     def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
         """Add the noise."""
@@ -38,4 +40,5 @@ class GaussianNoise(Transform, stage="noise"):
             params["offsets"],
             magnitude=False,
             follow=params["colour"] == "acquisition",
+            labels=params.get("labels"),
         )

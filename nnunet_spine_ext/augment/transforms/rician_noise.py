@@ -11,11 +11,12 @@ from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.gfactor import draw_map, map_at_knots
 from nnunet_spine_ext.augment.noise_pool import draw_offset
 from nnunet_spine_ext.augment.ranges import Range, spread
-from nnunet_spine_ext.augment.transform import Params, Transform
+from nnunet_spine_ext.augment.selective import Placed
+from nnunet_spine_ext.augment.transform import Params
 
 
 @dataclass(frozen=True, kw_only=True)
-class RicianNoise(Transform, stage="noise"):
+class RicianNoise(Placed, stage="noise"):
     """Rician noise: Gaussian in bright tissue, Rayleigh in air.
 
     `sigma`: standard deviation in units of the signal's span (the brightest tissue): 0.02 is a good clinical image,
@@ -36,6 +37,7 @@ class RicianNoise(Transform, stage="noise"):
             "map": draw_map(rng, self.draw(rng, "g_factor", context), context),
             "offsets": [draw_offset(rng) for _ in range(3)],
             "colour": self.colour,
+            **self.place(rng, context),
         }
 
     def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
@@ -48,4 +50,5 @@ class RicianNoise(Transform, stage="noise"):
             params["offsets"],
             amplification=amplification,
             follow=params["colour"] == "acquisition",
+            labels=params.get("labels"),
         )

@@ -9,15 +9,16 @@ import numpy as np
 
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.ranges import Range, spread
+from nnunet_spine_ext.augment.selective import Placed
 from nnunet_spine_ext.augment.spline import knot_grid
-from nnunet_spine_ext.augment.transform import Params, Transform
+from nnunet_spine_ext.augment.transform import Params
 from nnunet_spine_ext.core.errors import UsageError
 
 _SCATTER = 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
-class SurfaceCoils(Transform, stage="field"):
+class SurfaceCoils(Placed, stage="field"):
     """Root of the summed squares of loops side by side in one plane.
 
     `axis`, `side`: array axis that points from the array into the body, and at which end the array lies (-1 or 1);
@@ -60,6 +61,7 @@ class SurfaceCoils(Transform, stage="field"):
             "gains": gains.tolist(),
             "radius": radius,
             "residual": self.draw(rng, "residual", context),
+            **self.place(rng, context),
         }
 
     def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
@@ -67,7 +69,8 @@ class SurfaceCoils(Transform, stage="field"):
         offset = knot_grid(context)[..., None, :] - np.array(params["places"])
         squared = params["radius"] ** 2
         loops = np.array(params["gains"]) * (squared / (squared + (offset**2).sum(axis=-1))) ** 1.5
-        builder.multiply(index, params["channels"], params["residual"] * 0.5 * np.log((loops**2).sum(axis=-1)))
+        field = params["residual"] * 0.5 * np.log((loops**2).sum(axis=-1))
+        builder.multiply(index, params["channels"], field, params.get("labels"))
 
     def _refuse(self, code: str, found: str, expected: str) -> UsageError:
         return UsageError(code, file=self.name, found=found, expected=expected, fix="correct it")
