@@ -40,8 +40,8 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     add_settings_option(
         parser,
-        "limits of the gate: edge_correlation, weakest, kept, volume_change, agreement, least_mm2; min_passed, the share "
-        "of slices below which a whole volume stays as it was (default: 0.5)",
+        "limits of the gate: edge_correlation, weakest, kept, volume_change, agreement, least_mm2; min_passed, the "
+        "share of slices below which a whole volume stays as it was (default: 0.5)",
     )
     add_device_option(parser)
     parser.add_argument(
