@@ -270,6 +270,11 @@ def test_a_failing_instance_step_costs_stock_nnunet_no_other_case(
     assert json.loads((out / "qc" / "b.json").read_text())["error"]["code"] == "E-INST-FAILED"
     assert "error" not in json.loads((out / "qc" / "c.json").read_text())
     assert "a bug" in caplog.text
+    # The exit code of stock prediction cannot tell; a file can, until the case succeeds.
+    assert (out / "without_instances.txt").read_text() == "b\n"
+    stock_predict(model, files, out)
+    assert not (out / "without_instances.txt").exists()
+    assert (out / "instances" / "b.nii.gz").is_file()
     caplog.clear()
     with caplog.at_level(logging.ERROR):
         registered[0]()

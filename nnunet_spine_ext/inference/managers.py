@@ -40,6 +40,7 @@ from nnunet_spine_ext.inference.phases import CaseInput, Phases, image_for, phas
 from nnunet_spine_ext.inference.preflight import check_scheme
 from nnunet_spine_ext.inference.reading import read_case
 from nnunet_spine_ext.inference.settings import Match, PredictSettings
+from nnunet_spine_ext.inference.stock_failures import FAILURES, list_failures
 
 logger = logging.getLogger(__name__)
 # Where the reader leaves the name of the image for the writer, which is not told it.
@@ -134,8 +135,8 @@ class SpineReaderWriter(NibabelIOWithReorient):
     def write_seg(self, seg: Array, output_fname: str, properties: dict[str, Any]) -> None:
         """Write a segmentation (z, y, x) in RAS on the grid of its image, after the phases that the plans ask for.
 
-        An error of a phase is logged and recorded in ``qc/<case>.json``: raised, it would end the run of nnU-Net, whose
-        other cases have nothing to do with it.
+        An error of a phase is logged, recorded in ``qc/<case>.json`` and listed in ``without_instances.txt``: raised,
+        it would end the run of nnU-Net, whose other cases have nothing to do with it.
         """
         volume, mask = segmentation_volume(seg, properties), Path(output_fname)
         if self.options.instances:
@@ -147,6 +148,9 @@ class SpineReaderWriter(NibabelIOWithReorient):
                 )
                 for problem in warnings:
                     logger.warning("%s", problem)
+                if (mask.parent / FAILURES).is_file():
+                    # Of an earlier run: this case may be one of its failures.
+                    list_failures(mask.parent)
             except Exception as error:
                 _record_failure(mask, error)
         write_volume(volume, mask)
@@ -228,7 +232,7 @@ def _record_failure(mask: Path, error: Exception) -> None:
         str(mask),
         f"no instances of this case ({type(error).__name__}: {error})",
         "vertebrae, discs and endplates told apart",
-        "the mask is complete; report this with the log",
+        f"the mask is complete, and {FAILURES} lists all such cases; report this with the log",
     )
     logger.error("%s", problem, exc_info=error)
     for file in phase_files(mask.parent, case):
@@ -236,13 +240,14 @@ def _record_failure(mask: Path, error: Exception) -> None:
     # The disk may be what failed.
     with contextlib.suppress(OSError):
         write_json(qc_file(mask.parent, case), {"error": problem.to_dict()})
+    list_failures(mask.parent)
     if not _without_instances:
         atexit.register(_name_failures)
     _without_instances.append(case)
 
 
 def _name_failures() -> None:
-    # Worker processes end without this; what failed there stands in the log and in qc/.
+    # Worker processes end without this; what failed there stands in the log, in qc/ and in the list.
     names = ", ".join(_without_instances)
     logger.error("cases with a mask but without instances: %s (nnU-Net's exit code does not tell)", names)
 
