@@ -39,7 +39,7 @@ from nnunet_spine_ext.inference.support import support_mm
 from nnunet_spine_ext.inference.tta import Averaged, average_views, structure_names, surroundings_of
 from nnunet_spine_ext.inference.view_settings import ViewSettings
 from nnunet_spine_ext.inference.views import Composed, make_views
-from nnunet_spine_ext.inference.windows import Window, add_up
+from nnunet_spine_ext.inference.windows import Answers, Window, add_up
 
 Accumulate = Literal["single", "half"]
 Precision = Literal["fp32", "bf16"]
@@ -102,6 +102,7 @@ class SpinePredictor(FoldPredictor):
         self.folds: tuple[str, ...] = ()
         self.model_name = ""
         self._chosen: list[bool] | None = None
+        self._answers: Answers | None = None
         self._counter: PassCounter | None = None
 
     @property
@@ -325,6 +326,7 @@ class SpinePredictor(FoldPredictor):
             self.configuration_manager.patch_size,
             batch=self.window_batch,
             progress=self.allow_tqdm,
+            answers=self._answers,
         )
 
     @torch.inference_mode()

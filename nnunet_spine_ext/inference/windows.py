@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
@@ -14,6 +15,21 @@ Window = tuple[slice | int, ...]
 HOT = 0.2
 # … and around it, by this share of a window per axis: coarse windows are at their worst at their borders.
 _SURROUNDINGS = 1 / 8
+# Of networks that see one slice at a time: a structure that was missed in a slice is found in the next one.
+_SLICES = 1
+
+
+@dataclass
+class Answers:
+    """Outputs (heads, *patch) by where their window starts; `learn`: whether others are added."""
+
+    learn: bool
+    by_start: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict)
+
+
+def start_of(window: Window) -> tuple[int, ...]:
+    """Return the first voxel of a window, which tells windows of one image and patch apart."""
+    return tuple(part if isinstance(part, int) else int(part.start or 0) for part in window[1:])
 
 
 def add_up(
@@ -25,6 +41,7 @@ def add_up(
     *,
     batch: int = 1,
     progress: bool = False,
+    answers: Answers | None = None,
 ) -> torch.Tensor:
     """Return the average of what windows answer, weighted by nnU-Net's Gaussian, in single precision.
 
@@ -34,6 +51,7 @@ def add_up(
     data: (C, *spatial); the result is on its device.
     windows: where the patches are; voxels that none of them covers become 0.
     batch: patches that go through the network at once.
+    answers: of an earlier look at the same image; windows that are there are not asked again.
 
     Returns
     -------
@@ -44,21 +62,33 @@ def add_up(
     weights = torch.zeros(data.shape[1:], dtype=torch.float32, device=where)
     # nnU-Net keeps the last ones; one that was made in inference mode lets no gradient pass, its clone does.
     gaussian = compute_gaussian(tuple(patch), sigma_scale=1 / 8, dtype=torch.float32, device=where).clone()
-    groups = [windows[start : start + batch] for start in range(0, len(windows), batch)]
+    answers = answers or Answers(learn=False)
+    known = [window for window in windows if start_of(window) in answers.by_start]
+    fresh = [window for window in windows if start_of(window) not in answers.by_start]
+    groups = [fresh[start : start + batch] for start in range(0, len(fresh), batch)]
+
+    def add(window: Window, output: torch.Tensor) -> None:
+        outputs[window] += output.to(where, dtype=torch.float32) * gaussian
+        weights[window[1:]] += gaussian
+
+    for window in known:
+        add(window, answers.by_start[start_of(window)])
     for group in tqdm(groups, desc="windows", leave=False, disable=None if progress else True):
         patches = torch.stack([data[window] for window in group])
         for window, output in zip(group, answer(patches), strict=True):
-            outputs[window] += output.to(where, dtype=torch.float32) * gaussian
-            weights[window[1:]] += gaussian
+            add(window, output)
+            if answers.learn:
+                # A view would keep the whole group.
+                answers.by_start[start_of(window)] = output.cpu().clone()
     return outputs.div_(weights.clamp_(min=torch.finfo(torch.float32).tiny))
 
 
 def near(hot: torch.Tensor, windows: Sequence[Window], patch: Sequence[int]) -> list[bool]:
-    """Return which windows cover a voxel in the surroundings of a hot one.
+    """Return which windows cover a voxel in the surroundings of a hot one; of 2-D networks also in the next slices.
 
     hot: (*spatial) bool.
     """
-    margins = [0] * (hot.ndim - len(patch)) + [round(size * _SURROUNDINGS) for size in patch]
+    margins = [_SLICES] * (hot.ndim - len(patch)) + [round(size * _SURROUNDINGS) for size in patch]
     return [bool(hot[_grown(window[1:], margins)].any()) for window in windows]
 
 

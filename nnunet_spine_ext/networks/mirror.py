@@ -63,6 +63,11 @@ class SidedMirrorNetwork(nn.Module):
         return (output + mirrored[:, order]) / 2
 
 
+def mirrors_itself(network: nn.Module) -> bool:
+    """Whether a network, or what is wrapped in it, answers for an image and its mirror image at once."""
+    return any(isinstance(part, SidedMirrorNetwork) and part.mirrors for part in network.modules())
+
+
 @contextmanager
 def one_sided(network: nn.Module) -> Iterator[None]:
     """Let a network, or what is wrapped in it, not mirror inside the block: half the work where it would have."""
