@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import numpy as np
 from nnunet_spine_ext.core.device import choose_device
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.inference.folder import load_model
+from nnunet_spine_ext.study.commands import use_threads
 from nnunet_spine_ext.study.index import StudyCase
 
 if TYPE_CHECKING:
@@ -33,11 +33,9 @@ class Features:
     """
 
     def __init__(self, folder: Path, device: str, folds: Sequence[str] | None, checkpoint: str) -> None:
-        import torch
-
         from nnunet_spine_ext.inference.predictor import SpinePredictor
 
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        use_threads()
         model = load_model(folder, tuple(folds) if folds else None, checkpoint)
         self.plans: dict[str, Any] = model.plans
         self.folds = model.folds

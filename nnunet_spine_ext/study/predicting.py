@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from nnunet_spine_ext.core.errors import SetupError, SpineExtError
 from nnunet_spine_ext.inference.journal import Journal
 from nnunet_spine_ext.inference.predict import predict
+from nnunet_spine_ext.study.commands import use_threads
 from nnunet_spine_ext.study.index import StudyCase, read_index
 
 
@@ -43,7 +43,7 @@ def predict_strategy(
     study = Path(study)
     cases = cases_of(study, folders, chosen)
     files = [study / image for case in cases for image in case.images]
-    _threads()
+    use_threads()
     result = predict(
         files,
         study / folder,
@@ -92,9 +92,3 @@ def _known(options: Mapping[str, Any]) -> dict[str, Any]:
             fix="leave the strategy out",
         )
     return {name: value for name, value in options.items() if name in known}
-
-
-def _threads() -> None:
-    import torch
-
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

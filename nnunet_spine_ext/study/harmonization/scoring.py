@@ -12,13 +12,13 @@ import numpy as np
 from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.harmonize.slice_set import DISC, SliceSet
+from nnunet_spine_ext.study.commands import use_threads
 from nnunet_spine_ext.study.harmonization.arms import NONE
 from nnunet_spine_ext.study.harmonization.given import refuse_other_slices, slices_of
 from nnunet_spine_ext.study.harmonization.measured import TARGET
 from nnunet_spine_ext.study.harmonization.overlap import overlap
 from nnunet_spine_ext.study.harmonization.pictures import SHOWN, Shown
 from nnunet_spine_ext.study.harmonization.testing import TEST_SLICES, pairs_of, read_saved, to_show
-from nnunet_spine_ext.study.harmonization.trained import threads
 from nnunet_spine_ext.study.records import without_nan
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def score_arm(
     """
     from nnunet_spine_ext.core.device import choose_device
 
-    threads()
+    use_threads()
     study, where = Path(study), choose_device(device)
     slices, roles, cut = read_saved(study / TEST_SLICES)
     rows = [k for k, fact in enumerate(slices.facts) if arm == NONE or roles[fact.vendor] != TARGET]

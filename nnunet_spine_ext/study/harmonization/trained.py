@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 from nnunet_spine_ext.core.config import to_dict
 from nnunet_spine_ext.harmonize.harmonizer import Method
+from nnunet_spine_ext.study.commands import use_threads
 from nnunet_spine_ext.study.config import digest
 from nnunet_spine_ext.study.harmonization.arms import Arm
 from nnunet_spine_ext.study.harmonization.config import WHOLE, HarmonizationConfig, Trained
@@ -125,7 +126,7 @@ def train_segmenter(
     """Train a segmenter; what an earlier run began is gone on with."""
     from nnunet_spine_ext.training.slice_segmenter import segmenter
 
-    threads()
+    use_threads()
     study = Path(study)
     result = segmenter(
         [study / name for name in datasets], target=list(target), o=study / folder, key=key, preset=preset,
@@ -141,7 +142,7 @@ def train_harmonizer(
     """Train or fit a harmonizer; what an earlier run began is gone on with."""
     from nnunet_spine_ext.training.harmonize import train
 
-    threads()
+    use_threads()
     study = Path(study)
     result = train(
         [study / name for name in datasets], target=list(target), source=list(source), key=key, method=method,
@@ -149,13 +150,6 @@ def train_harmonizer(
         assignments=list(settings), device=device, resume=(study / folder).exists(),
     )  # fmt: skip
     return dict(result.to_dict())
-
-
-def threads() -> None:
-    """Let torch use as many threads as the evaluation gives one step."""
-    import torch
-
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 def parameters_of(folder: Path) -> dict[str, int]:
@@ -167,12 +161,5 @@ def parameters_of(folder: Path) -> dict[str, int]:
         if "training" in path.relative_to(folder).parts:
             continue
         with safe_open(str(path), framework="numpy") as content:
-            found[path.stem] = sum(_size(content.get_slice(name).get_shape()) for name in content.keys())  # noqa: SIM118
+            found[path.stem] = sum(math.prod(content.get_slice(name).get_shape()) for name in content.keys())  # noqa: SIM118
     return found
-
-
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
