@@ -21,9 +21,10 @@ from nnunet_spine_ext.cli.augment import main
 from nnunet_spine_ext.core.errors import SpineExtError
 from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.core.volume import Volume
-from nnunet_spine_ext.training.augment import apply, augment
+from nnunet_spine_ext.training.augment import augment
 from nnunet_spine_ext.training.augment_choice import choose
 from nnunet_spine_ext.training.augment_lists import Converted, Listing
+from nnunet_spine_ext.training.augment_making import apply
 from nnunet_spine_ext.training.augment_sheet import best_plane, best_position, describe
 from nnunet_spine_ext.training.network_input import network_input
 

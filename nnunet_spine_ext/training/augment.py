@@ -1,95 +1,30 @@
 """`nnUNetv2_spine_augment`: contact sheets of what the network will see, their replay, lists, imports.
 
-It is in this room because it shows what training does: input as nnU-Net hands it over, augmentation as the trainers
-apply it (`on_device`), voxels beyond the image as they end up in a batch.
+What is wrong with the options is said before PyTorch is loaded; the sheets are made in `augment_making`.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from nnunet_spine_ext.augment.context import Context
-from nnunet_spine_ext.augment.keys import SampleKey
-from nnunet_spine_ext.augment.pipeline import Pipeline, Plan
 from nnunet_spine_ext.core.config import nearest
-from nnunet_spine_ext.core.errors import EXIT_OK, UsageError
-from nnunet_spine_ext.core.io import write_bytes, write_json, write_volume
+from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.labels import scheme as scheme_named
 from nnunet_spine_ext.core.partial import unwritable
-from nnunet_spine_ext.core.volume import Array
-from nnunet_spine_ext.render.png import encode_png
 from nnunet_spine_ext.render.slices import PLANES
-from nnunet_spine_ext.render.window import window
-from nnunet_spine_ext.training.augment_choice import choose
-from nnunet_spine_ext.training.augment_lists import Converted, Listing, converted, listing_of_all
-from nnunet_spine_ext.training.augment_record import Record, is_record, make_record, read_record, refuse_other_input
-from nnunet_spine_ext.training.augment_sheet import Look, best_plane, best_position, cell, describe, page
-from nnunet_spine_ext.training.network_input import NetworkInput, network_input
-from nnunet_spine_ext.training.on_device import DeviceAugmentation
-from nnunet_spine_ext.training.targets import Targets
+from nnunet_spine_ext.training.augment_options import check_choice, check_files
+
+if TYPE_CHECKING:
+    from nnunet_spine_ext.training.augment_lists import Converted, Listing
+    from nnunet_spine_ext.training.augment_making import Sheet
 
 MOST = 400
 SAMPLES = 16
 _SIZE = 320
 _PIXELS = (64, 2048)
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """What was made: `png` and `json` (None in a dry run), `captions` per sample, `record` as in the file."""
-
-    record: dict[str, Any]
-    captions: tuple[str, ...]
-    png: Path | None = None
-    json: Path | None = None
-    volumes: Path | None = None
-
-    exit_code = EXIT_OK
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain JSON."""
-        files = {name: None if value is None else str(value) for name, value in self._files()}
-        return {**files, "captions": list(self.captions), "record": self.record}
-
-    def render(self) -> str:
-        """Return what fired how often, and where it is to be seen."""
-        facts, source = self.record["augmentation"], self.record["input"]
-        lines = [
-            f"{source['case']}: {len(self.captions)} samples of {facts['source']} ({facts['hash']}), "
-            f"seed {self.record['seed']}, epoch {self.record['epoch']}"
-        ]
-        fired = Counter(item["name"] for s in self.record["record"]["samples"] for item in s["transforms"])
-        lines.append("fired: " + (", ".join(f"{name} {n}" for name, n in sorted(fired.items())) or "nothing"))
-        if source["labels"]:
-            lines += _tissues(source["scheme"], source.get("tissues", "own"))
-        if self.png is None:
-            lines += [f"  {number:3} {caption}" for number, caption in enumerate(self.captions, start=1)]
-        lines += [f"{name:8}{value}" for name, value in self._files() if value is not None]
-        return "\n".join(lines)
-
-    def _files(self) -> tuple[tuple[str, Path | None], ...]:
-        return ("png", self.png), ("json", self.json), ("volumes", self.volumes)
-
-
-def _tissues(scheme: str, known: str) -> list[str]:
-    """Return the line that says why labels have no tissues, or where these come from; none where all is as usual."""
-    if known == "translated":
-        return [
-            f"labels: tissues of {scheme} by its translation into nnunet14; a training takes them from the names in "
-            "its dataset.json, or from classes in its configuration"
-        ]
-    if known == "own":
-        return []
-    of = "no known scheme" if scheme in ("", "custom") else f"the scheme {scheme}"
-    return [f"labels: of {of}, so nothing is known of tissues (--scheme NAME)"]
 
 
 def augment(
@@ -142,10 +77,18 @@ def augment(
     NoInputError: an image or a mask that cannot be used. SetupError: a place that cannot be written.
     """
     if listing:
+        from nnunet_spine_ext.training.augment_lists import listing_of_all
+
         return listing_of_all()
     if import_file is not None:
+        if not Path(import_file).exists():
+            expected, fix = "a JSON file of SmaugLab or AugLab", "correct the path or the file"
+            raise UsageError("E-AUG-IMPORT-READ", file=import_file, found="no such file", expected=expected, fix=fix)
+        from nnunet_spine_ext.training.augment_lists import converted
+
         return converted(import_file, o, spacing, dry_run=dry_run)
     out = _output(o, dry_run)
+    check_files([*i, *([] if seg is None else [seg])], "an image file")
     if replay is not None:
         said = {
             **{"--config": config, "--profile": profile, "--transform": transform, "--set": assignments},
@@ -154,8 +97,22 @@ def augment(
             **{"--columns": columns, "--no-contours": not contours, "--own-window": own_window},
         }
         _refuse_beside_replay(said)
-        return _replayed(read_record(replay), i, seg, out, volumes, other_image=other_image, dry_run=dry_run)
+        if not Path(replay).exists():
+            expected, fix = "a record, as written beside the pictures", "check the path and its spelling"
+            raise UsageError("E-AUG-RECORD", file=replay, found="no such file", expected=expected, fix=fix)
+        from nnunet_spine_ext.training.augment_making import replayed
+        from nnunet_spine_ext.training.augment_record import read_record
+
+        return replayed(read_record(replay), i, seg, out, volumes, other_image=other_image, dry_run=dry_run)
     _check(n, size, columns, plane)
+    check_choice(config, profile, transform, assignments, strength, epoch)
+    if scheme is not None:
+        scheme_named(scheme)
+    # From here on PyTorch is needed, which takes seconds to load.
+    from nnunet_spine_ext.training.augment_choice import choose
+    from nnunet_spine_ext.training.augment_making import drawn, look_at
+    from nnunet_spine_ext.training.network_input import network_input
+
     case = network_input(i, seg, spacing=spacing, scheme=scheme)
     choice = choose(
         case.context,
@@ -167,103 +124,8 @@ def augment(
         epoch=epoch,
         tissues=case.tissues,
     )
-    look = _look(case, plane, size, contours, columns, own_window)
-    with _one_thread():
-        plans = [choice.plan(SampleKey(seed, case.name, choice.epoch, draw)) for draw in range(n)]
-    record = make_record(case, choice, look, plans, seed)
-    return _sheet(case, plans, look, record, out, volumes, dry_run=dry_run)
-
-
-def _look(case: NetworkInput, plane: str | None, size: int, contours: bool, columns: int, own_window: bool) -> Look:
-    shown = plane or best_plane(case.grid)
-    labels = None if case.labels is None else case.volume(case.labels)
-    position = best_position(case.grid, labels, shown, case.facts["scheme"])
-    return Look(shown, position, size, contours, columns, own_window)
-
-
-def _replayed(
-    record: Record,
-    i: Sequence[str | Path],
-    seg: str | Path | None,
-    out: Path | None,
-    volumes: str | Path | None,
-    *,
-    other_image: bool,
-    dry_run: bool,
-) -> Sheet:
-    case = network_input(i, seg, spacing=record.spacing)
-    content = dict(record.content)
-    if other_image:
-        case_context: Context | None = case.context
-        plane = record.look.plane
-        count = case.grid.to("RAS").shape[("sagittal", "coronal", "axial").index(plane)]
-        look = record.look if record.look.position < count else _moved(record.look, count // 2)
-        content["input"] = {"case": case.name, **case.facts}
-    else:
-        refuse_other_input(record, case)
-        case_context, look = None, record.look
-    return _sheet(case, record.plans(case_context), look, content, out, volumes, dry_run=dry_run)
-
-
-def _moved(look: Look, position: int) -> Look:
-    return Look(look.plane, position, look.size, look.contours, look.columns, look.own_window)
-
-
-def _sheet(
-    case: NetworkInput,
-    plans: Sequence[Plan],
-    look: Look,
-    record: dict[str, Any],
-    out: Path | None,
-    volumes: str | Path | None,
-    *,
-    dry_run: bool,
-) -> Sheet:
-    """Make the pictures, sample by sample, and write everything."""
-    said = [describe(plan.samples[0]) for plan in plans]
-    scanners = record.get("scanners")
-    captions = tuple(map("{}: {}".format, scanners, said) if scanners else said)
-    if dry_run or out is None:
-        return Sheet(record, captions)
-    limits = [window(channel) for channel in case.images]
-    original = None if case.labels is None else case.volume(case.labels)
-    cells = [cell([case.volume(c) for c in case.images], original, "original", look, limits)]
-    folder = None if volumes is None else Path(volumes)
-    try:
-        with _one_thread():
-            for number, plan in enumerate(plans, start=1):
-                images, labels = apply(case, plan)
-                mask = None if labels is None else case.volume(labels)
-                caption = f"{number}: {captions[number - 1]}"
-                cells.append(cell([case.volume(c) for c in images], mask, caption, look, limits))
-                if folder is not None:
-                    _write(case, images, labels, folder, number, len(plans))
-        write_bytes(out, encode_png(page(cells, look)))
-        write_json(out.with_suffix(".json"), record)
-    except OSError as error:
-        raise unwritable(out if folder is None else folder, error, "name a place that can be written") from error
-    return Sheet(record, captions, out, out.with_suffix(".json"), folder)
-
-
-def apply(case: NetworkInput, plan: Plan) -> tuple[Array, Array | None]:
-    """Return what a plan makes of a case: images (C, …) float32 and labels (…) int16, as the network gets them."""
-    labels = np.zeros(case.images.shape[1:], np.int16) if case.labels is None else case.labels
-    pipeline = Pipeline({"transforms": []}, plan.context)
-    device = DeviceAugmentation(pipeline, Targets(), highest=max(plan.context.labels))
-    images, target = device.apply(torch.from_numpy(case.images)[None], torch.from_numpy(labels)[None, None], plan)
-    moved = target[0] if isinstance(target, list) else target
-    return images[0].numpy(), None if case.labels is None else moved[0, 0].numpy().astype(np.int16)
-
-
-def _write(case: NetworkInput, images: Array, labels: Array | None, folder: Path, number: int, count: int) -> None:
-    name = f"{case.name}_aug{number:0{len(str(count))}d}"
-    for channel, image in enumerate(images):
-        write_volume(case.stored(image), folder / "images" / f"{name}_{channel:04d}.nii.gz")
-    if labels is not None:
-        write_volume(
-            case.stored(labels.astype(np.uint8 if labels.max() < 256 else np.int16)),
-            folder / "labels" / f"{name}.nii.gz",
-        )
+    look = look_at(case, plane, size, contours, columns, own_window)
+    return drawn(case, choice, look, out, volumes, n=n, seed=seed, dry_run=dry_run)
 
 
 def _output(o: str | Path | None, dry_run: bool) -> Path | None:
@@ -283,6 +145,8 @@ def _output(o: str | Path | None, dry_run: bool) -> Path | None:
         raise _refuse("-o", str(out), "a name ending in .png")
     beside = out.with_suffix(".json")
     found = None
+    if beside.exists():
+        from nnunet_spine_ext.training.augment_record import is_record
     if out.is_dir():
         found = "a folder"
     elif beside.exists() and not is_record(beside):
@@ -320,17 +184,6 @@ def _check(n: int, size: int, columns: int, plane: str | None) -> None:
         raise _refuse("--columns", str(columns), "0 or more")
     if plane is not None and plane not in PLANES:
         raise _refuse("--plane", repr(plane), nearest(plane, PLANES))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in another order differ in the last bit: one thread keeps pictures equal on every machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _refuse(where: str, found: str, expected: str) -> UsageError:

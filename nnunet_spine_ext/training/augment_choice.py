@@ -16,9 +16,9 @@ from nnunet_spine_ext.augment.scanners import Mixture, ScannerPipeline
 from nnunet_spine_ext.augment.transform import Transform, build
 from nnunet_spine_ext.core.config import nearest, set_by_path
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.training.augment_options import check_choice
 
 DEFAULT_PRESET = "shift"
-STRONGEST = 5
 _SCANNER_KEYS = ("blend", "jitter", "weighting")
 
 
@@ -63,14 +63,7 @@ def choose(
     ------
     UsageError: more than one of the three; unknown names (with the nearest); values that are impossible.
     """
-    asked = {"--config": config, "--profile": profiles, "--transform": transform}
-    given = [name for name, value in asked.items() if value]
-    if len(given) > 1:
-        raise _refuse(" and ".join(given), "more than one augmentation", "one of --config, --profile, --transform")
-    if not 0 <= strength <= STRONGEST:
-        raise _refuse("--strength", f"{strength:g}", f"0 to {STRONGEST}")
-    if epoch is not None and epoch < 0:
-        raise _refuse("--epoch", str(epoch), "0 or more")
+    check_choice(config, profiles, transform, assignments, strength, epoch)
     settings: dict[str, Any] = {}
     for assignment in assignments:
         set_by_path(settings, assignment)

@@ -1,0 +1,205 @@
+"""The contact sheets of `nnUNetv2_spine_augment`: drawn, painted, written.
+
+It is in this room because it shows what training does: input as nnU-Net hands it over, augmentation as the trainers
+apply it (`on_device`), voxels beyond the image as they end up in a batch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnunet_spine_ext.augment.context import Context
+from nnunet_spine_ext.augment.keys import SampleKey
+from nnunet_spine_ext.augment.pipeline import Pipeline, Plan
+from nnunet_spine_ext.core.errors import EXIT_OK
+from nnunet_spine_ext.core.io import write_bytes, write_json, write_volume
+from nnunet_spine_ext.core.partial import unwritable
+from nnunet_spine_ext.core.volume import Array
+from nnunet_spine_ext.render.png import encode_png
+from nnunet_spine_ext.render.window import window
+from nnunet_spine_ext.training.augment_choice import Choice
+from nnunet_spine_ext.training.augment_record import Record, make_record, refuse_other_input
+from nnunet_spine_ext.training.augment_sheet import Look, best_plane, best_position, cell, describe, page
+from nnunet_spine_ext.training.network_input import NetworkInput, network_input
+from nnunet_spine_ext.training.on_device import DeviceAugmentation
+from nnunet_spine_ext.training.targets import Targets
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What was made: `png` and `json` (None in a dry run), `captions` per sample, `record` as in the file."""
+
+    record: dict[str, Any]
+    captions: tuple[str, ...]
+    png: Path | None = None
+    json: Path | None = None
+    volumes: Path | None = None
+
+    exit_code = EXIT_OK
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain JSON."""
+        files = {name: None if value is None else str(value) for name, value in self._files()}
+        return {**files, "captions": list(self.captions), "record": self.record}
+
+    def render(self) -> str:
+        """Return what fired how often, and where it is to be seen."""
+        facts, source = self.record["augmentation"], self.record["input"]
+        lines = [
+            f"{source['case']}: {len(self.captions)} samples of {facts['source']} ({facts['hash']}), "
+            f"seed {self.record['seed']}, epoch {self.record['epoch']}"
+        ]
+        fired = Counter(item["name"] for s in self.record["record"]["samples"] for item in s["transforms"])
+        lines.append("fired: " + (", ".join(f"{name} {n}" for name, n in sorted(fired.items())) or "nothing"))
+        if source["labels"]:
+            lines += _tissues(source["scheme"], source.get("tissues", "own"))
+        if self.png is None:
+            lines += [f"  {number:3} {caption}" for number, caption in enumerate(self.captions, start=1)]
+        lines += [f"{name:8}{value}" for name, value in self._files() if value is not None]
+        return "\n".join(lines)
+
+    def _files(self) -> tuple[tuple[str, Path | None], ...]:
+        return ("png", self.png), ("json", self.json), ("volumes", self.volumes)
+
+
+def _tissues(scheme: str, known: str) -> list[str]:
+    """Return the line that says why labels have no tissues, or where these come from; none where all is as usual."""
+    if known == "translated":
+        return [
+            f"labels: tissues of {scheme} by its translation into nnunet14; a training takes them from the names in "
+            "its dataset.json, or from classes in its configuration"
+        ]
+    if known == "own":
+        return []
+    of = "no known scheme" if scheme in ("", "custom") else f"the scheme {scheme}"
+    return [f"labels: of {of}, so nothing is known of tissues (--scheme NAME)"]
+
+
+def drawn(
+    case: NetworkInput,
+    choice: Choice,
+    look: Look,
+    out: Path | None,
+    volumes: str | Path | None,
+    *,
+    n: int,
+    seed: int,
+    dry_run: bool,
+) -> Sheet:
+    """Draw `n` samples of a case and make the sheet of them; raises SetupError where it cannot be written."""
+    with _one_thread():
+        plans = [choice.plan(SampleKey(seed, case.name, choice.epoch, draw)) for draw in range(n)]
+    return sheet_of(case, plans, look, make_record(case, choice, look, plans, seed), out, volumes, dry_run=dry_run)
+
+
+def look_at(case: NetworkInput, plane: str | None, size: int, contours: bool, columns: int, own_window: bool) -> Look:
+    """Return how a case is shown; `plane` None: the one that shows most of it."""
+    shown = plane or best_plane(case.grid)
+    labels = None if case.labels is None else case.volume(case.labels)
+    position = best_position(case.grid, labels, shown, case.facts["scheme"])
+    return Look(shown, position, size, contours, columns, own_window)
+
+
+def replayed(
+    record: Record,
+    i: Sequence[str | Path],
+    seg: str | Path | None,
+    out: Path | None,
+    volumes: str | Path | None,
+    *,
+    other_image: bool,
+    dry_run: bool,
+) -> Sheet:
+    """Make the sheet of a record again; raises as `augment` does."""
+    case = network_input(i, seg, spacing=record.spacing)
+    content = dict(record.content)
+    if other_image:
+        case_context: Context | None = case.context
+        plane = record.look.plane
+        count = case.grid.to("RAS").shape[("sagittal", "coronal", "axial").index(plane)]
+        look = record.look if record.look.position < count else _moved(record.look, count // 2)
+        content["input"] = {"case": case.name, **case.facts}
+    else:
+        refuse_other_input(record, case)
+        case_context, look = None, record.look
+    return sheet_of(case, record.plans(case_context), look, content, out, volumes, dry_run=dry_run)
+
+
+def _moved(look: Look, position: int) -> Look:
+    return Look(look.plane, position, look.size, look.contours, look.columns, look.own_window)
+
+
+def sheet_of(
+    case: NetworkInput,
+    plans: Sequence[Plan],
+    look: Look,
+    record: dict[str, Any],
+    out: Path | None,
+    volumes: str | Path | None,
+    *,
+    dry_run: bool,
+) -> Sheet:
+    """Make the pictures, sample by sample, and write everything."""
+    said = [describe(plan.samples[0]) for plan in plans]
+    scanners = record.get("scanners")
+    captions = tuple(map("{}: {}".format, scanners, said) if scanners else said)
+    if dry_run or out is None:
+        return Sheet(record, captions)
+    limits = [window(channel) for channel in case.images]
+    original = None if case.labels is None else case.volume(case.labels)
+    cells = [cell([case.volume(c) for c in case.images], original, "original", look, limits)]
+    folder = None if volumes is None else Path(volumes)
+    try:
+        with _one_thread():
+            for number, plan in enumerate(plans, start=1):
+                images, labels = apply(case, plan)
+                mask = None if labels is None else case.volume(labels)
+                caption = f"{number}: {captions[number - 1]}"
+                cells.append(cell([case.volume(c) for c in images], mask, caption, look, limits))
+                if folder is not None:
+                    _write(case, images, labels, folder, number, len(plans))
+        write_bytes(out, encode_png(page(cells, look)))
+        write_json(out.with_suffix(".json"), record)
+    except OSError as error:
+        raise unwritable(out if folder is None else folder, error, "name a place that can be written") from error
+    return Sheet(record, captions, out, out.with_suffix(".json"), folder)
+
+
+def apply(case: NetworkInput, plan: Plan) -> tuple[Array, Array | None]:
+    """Return what a plan makes of a case: images (C, …) float32 and labels (…) int16, as the network gets them."""
+    labels = np.zeros(case.images.shape[1:], np.int16) if case.labels is None else case.labels
+    pipeline = Pipeline({"transforms": []}, plan.context)
+    device = DeviceAugmentation(pipeline, Targets(), highest=max(plan.context.labels))
+    images, target = device.apply(torch.from_numpy(case.images)[None], torch.from_numpy(labels)[None, None], plan)
+    moved = target[0] if isinstance(target, list) else target
+    return images[0].numpy(), None if case.labels is None else moved[0, 0].numpy().astype(np.int16)
+
+
+def _write(case: NetworkInput, images: Array, labels: Array | None, folder: Path, number: int, count: int) -> None:
+    name = f"{case.name}_aug{number:0{len(str(count))}d}"
+    for channel, image in enumerate(images):
+        write_volume(case.stored(image), folder / "images" / f"{name}_{channel:04d}.nii.gz")
+    if labels is not None:
+        write_volume(
+            case.stored(labels.astype(np.uint8 if labels.max() < 256 else np.int16)),
+            folder / "labels" / f"{name}.nii.gz",
+        )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums in another order differ in the last bit: one thread keeps pictures equal on every machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
