@@ -9,6 +9,7 @@ import numpy as np
 
 from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.volume import Array
+from nnunet_spine_ext.instances.borders import settle_borders
 from nnunet_spine_ext.instances.cutouts import ModelGrid
 from nnunet_spine_ext.instances.frame import CORPUS, grown
 from nnunet_spine_ext.instances.fusion import Candidates, Vertebra, Voter
@@ -60,26 +61,30 @@ def assemble(
     sites: Sites,
     fused: Fused,
     names: Array,
+    free: Array,
     bodies: Bodies,
     real: Array,
     *,
     fill_mm: float,
     min_body_mm3: float,
+    border_share: float,
+    border_mm: float,
 ) -> NetworkAssignment:
     """Number the vertebrae from head to tail together with the places that stay empty, and bring them to the voxels.
 
     Parameters
     ----------
     names: (sites,) vertebra of each site, a number from 1 into `fused.vertebrae`; 0 for none.
-    bodies, real: the places of the assignment without a network, which is the first voter.
+    free: (n,) the assignment without a network, which is the first voter; `bodies`, `real`: its places.
     fill_mm: voxels that nobody claimed join the vertebra that is nearest through the mask, up to this distance.
     min_body_mm3: less of a body than this is none.
+    border_share, border_mm: see `borders.settle_borders`.
     """
     free_of = [_free_member(fused, vertebra) for vertebra in fused.vertebrae]
     empty = [k for k in range(1, len(bodies) + 1) if not real[k - 1] and k not in free_of]
     arcs = [
-        float(bodies.arc[free - 1]) if free else float(fused.place[vertebra.candidate])
-        for free, vertebra in zip(free_of, fused.vertebrae, strict=True)
+        float(bodies.arc[place - 1]) if place else float(fused.place[vertebra.candidate])
+        for place, vertebra in zip(free_of, fused.vertebrae, strict=True)
     ]
     arcs += [float(bodies.arc[k - 1]) for k in empty]
     order = np.argsort(np.array(arcs), kind="stable")
@@ -92,14 +97,17 @@ def assemble(
     numbered = np.where(names > 0, number[names], place_of[fused.voters[0].labels])
     vertebra = _at_voxels(voxels, grid, sites, numbered)
     filled = _fill(voxels, vertebra, fill_mm)
+    free_number = {place: int(number[k]) for k, place in enumerate(free_of, start=1) if place}
+    for place, known in free_number.items():
+        place_of[place] = known
+    moved = settle_borders(voxels, vertebra, place_of[free], share=border_share, reach_mm=border_mm)
     arc = np.array(arcs)[order]
-    free_number = {free: int(number[k]) for k, free in enumerate(free_of, start=1) if free}
     notes = {key: sorted(free_number[k] for k in found if k in free_number) for key, found in bodies.notes.items()}
     body = np.where(voxels.label == CORPUS, vertebra, np.int16(0))
     found = Bodies(body, arc, np.interp(arc, bodies.arc, bodies.pitch), notes)
     found, is_real = _real_bodies(voxels, found, min_body_mm3)
     agreement, answers = _agreement(fused, names)
-    steps = {"answers_unused": len(fused.unused), "voxels_filled": filled}
+    steps = {"answers_unused": len(fused.unused), "voxels_filled": filled, "voxels_moved_at_borders": moved}
     return NetworkAssignment(
         vertebra,
         found,

@@ -50,6 +50,9 @@ class NetworkSettings:
     min_uncovered_mm3: where more than this of a body was claimed by no answer, another cutout is placed.
     reseed: at most this often.
     fill_mm: voxels that nobody claimed join the vertebra that is nearest through the mask, up to this distance.
+    border_share, border_mm: a part of one class goes to one vertebra as a whole where the assignment without a network
+        says so, the answers do for this share of it, and the rest is a slice no thicker than this (two of the longest
+        voxel edges of SPINEPS' network); 0 mm switches it off. What is thicker may be another process.
     low_agreement: vertebrae below this are named in a warning.
     """
 
@@ -58,6 +61,8 @@ class NetworkSettings:
     min_uncovered_mm3: float = 300.0
     reseed: int = 3
     fill_mm: float = 20.0
+    border_share: float = 2 / 3
+    border_mm: float = 3.3
     low_agreement: float = 0.7
 
     def __post_init__(self) -> None:
@@ -66,6 +71,8 @@ class NetworkSettings:
             "min_uncovered_mm3": (0.0, 1e6),
             "reseed": (0, 100),
             "fill_mm": (0.0, 1e6),
+            "border_share": (0.0, 1.0),
+            "border_mm": (0.0, 1e6),
             "low_agreement": (0.0, 1.0),
         }
         check_ranges(self, limits, where="instances.network")
@@ -118,8 +125,13 @@ def assign_by_network(
             break
         rounds += 1
     names = vote(fused.candidates, voters, fused.vertebrae, len(sites), settings.fusion)
-    limits = {"fill_mm": settings.fill_mm, "min_body_mm3": settings.min_uncovered_mm3}
-    found = assemble(voxels, grid, sites, fused, names, bodies, real, **limits)
+    limits = {
+        "fill_mm": settings.fill_mm,
+        "min_body_mm3": settings.min_uncovered_mm3,
+        "border_share": settings.border_share,
+        "border_mm": settings.border_mm,
+    }
+    found = assemble(voxels, grid, sites, fused, names, free, bodies, real, **limits)
     steps = {
         "cutouts": len(asked),
         "cutouts_without_answer": sum(len(v.labels) == 0 for v in voters),
