@@ -211,6 +211,26 @@ def test_tables_come_from_the_raw_dataset(nnunet_folders: Folders) -> None:
         (folder / name).write_text("{}")
 
 
+def test_a_target_that_is_converted_only_is_enough(nnunet_folders: Folders) -> None:
+    source_model(nnunet_folders)
+    folder = target_dataset(nnunet_folders)
+    raw = nnunet_folders["nnUNet_raw"] / TARGET
+    folder.rename(raw)
+    (raw / "gt_segmentations").rename(raw / "labelsTr")
+    make(nnunet_folders, dry_run=True)
+    assert not folder.exists()
+    assert "next: nnUNetv2_extract_fingerprint -d 902" in make(nnunet_folders).render()
+    assert {path.name for path in folder.glob("*.json")} >= {f"{NAME}.json", "dataset.json", "cases.json"}
+    with pytest.raises(SetupError, match=rf"0 folders Dataset777_\*.*there: {TARGET}"):
+        finetune_plan(next(nnunet_folders["nnUNet_results"].glob("*/*")), "777", name=NAME, n=2)
+
+
+def test_models_of_any_contrast_have_that_of_the_target(nnunet_folders: Folders) -> None:
+    source_model(nnunet_folders)
+    target_dataset(nnunet_folders, change=lambda d: d.update(channel_names={"0": "MR"}))
+    assert "trained on" not in make(nnunet_folders, dry_run=True).render()
+
+
 def test_cases_without_a_mask_and_masks_without_labels_are_left_out(nnunet_folders: Folders) -> None:
     source_model(nnunet_folders)
     labels = LABELS14 | {"ignore": 15}

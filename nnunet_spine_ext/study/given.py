@@ -89,7 +89,7 @@ def _cases(data: GivenData) -> list[StudyCase]:
         raise NoInputError(
             "E-STUDY-DATA",
             file=folder / CASES_FILE,
-            found=str(error) if isinstance(error, CaseError) else "no table of cases",
+            found=_why(error, folder / CASES_FILE),
             expected="a raw dataset with cases.json, as nnUNetv2_spine_convert writes it",
             fix="convert the data, or correct given.dataset",
         ) from error
@@ -102,6 +102,12 @@ def _cases(data: GivenData) -> list[StudyCase]:
     _complete(folder, data, names, table)
     ignore = _labels(folder).get("ignore")
     return _alike([replace(_case(folder, data, name, table[name]), ignore=ignore) for name in names])
+
+
+def _why(error: Exception, table: Path) -> str:
+    if not table.is_file():
+        return "no such file" if table.parent.is_dir() else "no such folder"
+    return error.found if isinstance(error, CaseError) else "no table of cases"
 
 
 def _alike(cases: list[StudyCase]) -> list[StudyCase]:
@@ -128,6 +134,7 @@ def _complete(folder: Path, data: GivenData, names: Sequence[str], table: Mappin
     ]
     if not data.simulate:
         silent = [n for n in known if _domain(data, table[n]) is None]
+        _refuse_unknown_key(folder, data, [table[n] for n in known], silent)
         rules.append((f"no {data.domain}", folder / CASES_FILE, silent))
     for what, where, missing in rules:
         if missing:
@@ -139,6 +146,22 @@ def _complete(folder: Path, data: GivenData, names: Sequence[str], table: Mappin
                 expected="a reference mask and a scanner for every image",
                 fix="add them, or put only the other images into the dataset",
             )
+
+
+def _refuse_unknown_key(
+    folder: Path, data: GivenData, rows: Sequence[Mapping[str, Any]], silent: Sequence[str]
+) -> None:
+    """Raise UsageError where a key that tells scanners apart stands in no case: it is misspelt, not missing."""
+    there = sorted({key for row in rows for key in row})
+    strange = [key for key in map(str.strip, data.domain.split("+")) if key not in there]
+    if rows and len(silent) == len(rows) and strange:
+        raise UsageError(
+            "E-STUDY-DOMAINS",
+            file=folder / CASES_FILE,
+            found=f"no case with {' or '.join(map(repr, strange))}",
+            expected="keys of cases.json that tell scanners apart",
+            fix=f"correct given.domain; {nearest(strange[0], there)}",
+        )
 
 
 def _case(folder: Path, data: GivenData, name: str, row: Mapping[str, Any]) -> StudyCase:

@@ -33,6 +33,7 @@ from nnunet_spine_ext.training.settings import SpineSettings, data_facts, settin
 
 # What may be set here; the rest is the source's.
 _SETTABLE = ("train", "augment", "predict")
+_ANY, _CT = "MR", "CT"
 # What preprocessed data depend on, beside the configuration's own keys.
 _PREPROCESSING = ("image_reader_writer", "transpose_forward", "foreground_intensity_properties_per_channel")
 _OWN_PREPROCESSING = (
@@ -269,7 +270,9 @@ def _facts(finetune: FinetuneSettings, selection: Selection, settings: SpineSett
 
 def _warnings(model: TrainedModel, target: Target) -> list[str]:
     found = []
-    if model.channels != target.channels:
+    pairs = zip(model.channels, target.channels, strict=True)
+    # Models of every contrast call their channel MR, which any of them is.
+    if any(a != b and not (_ANY in (a, b) and _CT not in (a, b)) for a, b in pairs):
         found.append(
             f"the source was trained on {', '.join(model.channels)}, the target has {', '.join(target.channels)}"
         )
@@ -297,6 +300,7 @@ def _next_steps(target: Target, plans: Mapping[str, Any], configuration: str) ->
 
 
 def _write(target: Target, model: TrainedModel, plans: dict[str, Any], *, trust: bool) -> None:
+    target.folder.mkdir(parents=True, exist_ok=True)
     restore_tables(target.folder)
     if not (target.folder / "dataset.json").is_file():
         write_json(target.folder / "dataset.json", target.dataset_json)

@@ -52,12 +52,34 @@ def open_target(dataset: str) -> Target:
 
     Raises SetupError when it is not there, or has neither dataset.json nor cases.json.
     """
-    folder = dataset_folder(dataset)
+    folder = _folder(dataset)
     raw = Path(os.environ.get("nnUNet_raw", "")) / folder.name
     # Tables of the raw dataset replace those of an older conversion: see `plan.restore_tables`.
     table = _table((raw, folder), CASES_FILE, "E-SPLIT-CASES", "a table that says which subject each case belongs to")
     description = _table((folder, raw), "dataset.json", "E-PLAN-DATASET", "the description of the dataset")
     return Target(folder, raw, description, table["cases"])
+
+
+def _folder(dataset: str) -> Path:
+    """Return the preprocessed folder of a dataset, which need not be there yet if the raw dataset is."""
+    try:
+        return dataset_folder(dataset)
+    except SetupError as error:
+        raw, preprocessed = (os.environ.get(name) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
+        if error.code != "E-PLAN-DATASET" or not raw or not preprocessed:
+            raise
+        pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
+        found = [place for place in sorted(Path(raw).glob(pattern)) if place.is_dir()]
+        if len(found) == 1 and not list(Path(preprocessed).glob(pattern)):
+            return Path(preprocessed) / found[0].name
+        known = ", ".join(place.name for place in sorted(Path(raw).glob("Dataset*"))) or "none"
+        raise SetupError(
+            "E-FINETUNE-DATASET",
+            file=raw,
+            found=f"{len(found)} folders {pattern}",
+            expected=f"one raw dataset to fine-tune on (there: {known})",
+            fix="correct -d, or convert the scans first",
+        ) from error
 
 
 def with_labels(target: Target) -> dict[str, Row]:
