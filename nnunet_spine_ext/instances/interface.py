@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +163,7 @@ def separate(
     places = _prune(voxels, found, settings)
     ids, warnings = _number(voxels, places.vertebra, places.levels, len(places.bodies))
     qc = make_qc(voxels, places.vertebra, places.bodies, places.real, ids)
-    qc |= {"method": found.method, **dropped, **found.steps, **_of_positions(found, places.bodies)}
+    qc |= {"method": found.method, **dropped, **found.steps, **_of_positions(found.of_places, places.kept)}
     if settings.tidy.own_endplates or (settings.tidy.split_endplates and scheme == "spineps"):
         qc |= _endplates(voxels, places, ids, settings.tidy, edits, split=scheme == "spineps")
     del places
@@ -177,10 +178,12 @@ def separate(
 
 @dataclass(frozen=True)
 class _Places:
-    """What `slots.prune_slots` leaves: places, which of them have a body, and per voxel its vertebra, level, body."""
+    """What `slots.prune_slots` leaves: places, which of them have a body, which of the earlier ones (m,) they are, and
+    per voxel its vertebra, level, body."""
 
     bodies: Bodies
     real: Array
+    kept: Array
     vertebra: Array
     levels: Array
     body: Array
@@ -189,7 +192,7 @@ class _Places:
 def _prune(voxels: Voxels, found: Assignment, settings: InstanceSettings) -> _Places:
     """Assign discs and endplates, then remove empty places."""
     levels = assign_levels(voxels, found.body, found.bodies, settings.min_speck_mm3)
-    bodies, real, vertebra, levels = prune_slots(
+    bodies, kept, vertebra, levels = prune_slots(
         voxels,
         found.vertebra,
         levels,
@@ -199,7 +202,7 @@ def _prune(voxels: Voxels, found: Assignment, settings: InstanceSettings) -> _Pl
         min_disc_mm3=settings.min_above_mm3,
         min_sliver_mm3=settings.min_sliver_mm3,
     )
-    return _Places(bodies, real, vertebra, levels, bodies.labels)
+    return _Places(bodies, found.real[kept], kept, vertebra, levels, bodies.labels)
 
 
 def _endplates(
@@ -271,10 +274,10 @@ def _number(voxels: Voxels, vertebra: Array, levels: Array, count: int) -> tuple
     return instances, warnings
 
 
-def _of_positions(found: Assignment, kept: Bodies) -> dict[str, dict[str, Any]]:
-    """Values of places by the positions that these have after the empty ones were removed."""
-    position = {int(k) + 1: n for n, k in enumerate(np.flatnonzero(np.isin(found.bodies.arc, kept.arc)), start=1)}
+def _of_positions(of_places: Mapping[str, Mapping[int, Any]], kept: Array) -> dict[str, dict[str, Any]]:
+    """Values of places by the positions that these have after the empty ones were removed; `kept` (places,) bool."""
+    position = {int(k) + 1: n for n, k in enumerate(np.flatnonzero(kept), start=1)}
     return {
         name: {str(position[place]): value for place, value in sorted(values.items()) if place in position}
-        for name, values in found.of_places.items()
+        for name, values in of_places.items()
     }

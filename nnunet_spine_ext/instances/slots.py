@@ -73,7 +73,7 @@ def prune_slots(
 
     Returns
     -------
-    (bodies, real, vertebra, level) with the remaining places.
+    (bodies, (places,) bool: which of the places remain, vertebra, level) with the remaining places.
     """
     count = len(bodies)
     size = voxels.frame.voxel_volume
@@ -94,4 +94,4 @@ def prune_slots(
     number = np.concatenate([[0], new])
     notes = {key: [int(number[k]) for k in found] for key, found in bodies.notes.items()}
     kept = Bodies(of_vertebra[bodies.labels], bodies.arc[keep], bodies.pitch[keep], notes)
-    return kept, real[keep], of_vertebra[vertebra], of_level[level]
+    return kept, keep, of_vertebra[vertebra], of_level[level]

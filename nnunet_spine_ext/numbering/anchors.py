@@ -16,6 +16,7 @@ from nnunet_spine_ext.core.labels import VERTEBRA_ORDER
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.measure.centroids import centroids
 from nnunet_spine_ext.numbering.column import Column, vertebra_ids
+from nnunet_spine_ext.numbering.contact import contact_mm2
 from nnunet_spine_ext.numbering.dens import dens_by_label, dens_by_shape
 from nnunet_spine_ext.numbering.levels import IDS, INDEX, LEVELS, REGION_OF, level_index
 from nnunet_spine_ext.numbering.sizes import SCATTER, size_scores
@@ -207,7 +208,7 @@ def _ribs(column: Column, instances: Volume, ribs: Array | None, settings: Ancho
     """Vertebrae that ribs touch are thoracic; what lies above or below all of them probably is not."""
     if ribs is None or settings.ribs <= 0 or not ribs.any():
         return None
-    contact = _contact_mm2(column, instances, ribs)
+    contact = contact_mm2(instances, ribs)[list(column.ids)]
     rows = np.flatnonzero(contact >= settings.min_rib_mm2)
     if not len(rows):
         return None
@@ -216,21 +217,6 @@ def _ribs(column: Column, instances: Volume, ribs: Array | None, settings: Ancho
     beyond = np.r_[: rows[0], rows[-1] + 1 : len(column)]
     result[np.ix_(beyond, _THORACIC)] = -settings.ribs / 2
     return Anchor("ribs", result, f"ribs at vertebrae {rows[0] + 1} to {rows[-1] + 1} from the top")
-
-
-def _contact_mm2(column: Column, instances: Volume, ribs: Array) -> Array:
-    """Area of the faces between each vertebra and ribs."""
-    spacing = instances.spacing
-    size = int(max(column.ids)) + 1
-    total = np.zeros(size)
-    for axis in range(3):
-        area = spacing[(axis + 1) % 3] * spacing[(axis + 2) % 3]
-        low = tuple(slice(None, -1) if k == axis else slice(None) for k in range(3))
-        high = tuple(slice(1, None) if k == axis else slice(None) for k in range(3))
-        for mine, theirs in ((low, high), (high, low)):
-            met = instances.array[mine][ribs[theirs]]
-            total += np.bincount(met[met < size], minlength=size) * area
-    return total[list(column.ids)]
 
 
 def _sizes(column: Column, settings: AnchorSettings) -> Anchor | None:

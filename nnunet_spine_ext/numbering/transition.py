@@ -9,6 +9,7 @@ import numpy as np
 from nnunet_spine_ext.core.labels import DISC_OFFSET
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.numbering.column import SACRUM_ID, Column
+from nnunet_spine_ext.numbering.contact import contact_mm2
 from nnunet_spine_ext.numbering.path import Alternative
 
 # A transitional disc is little more than half as high as its neighbours (60 %); less than this is as good as none.
@@ -31,7 +32,7 @@ def lumbosacral_facts(instances: Volume, column: Column, best: Alternative, sacr
         notes.append("four lumbar vertebrae above the sacrum: L5 may be sacralised")
     if best.lumbar == 6:
         notes.append("six lumbar vertebrae above the sacrum: S1 may be lumbarised")
-    contact = _contact_mm2(instances, last)
+    contact = float(contact_mm2(instances, instances.array == SACRUM_ID)[last])
     if share is not None and share < _SMALL_DISC and contact > 0:
         notes.append(f"{best.levels[-1]} touches the sacrum and its disc is small: it may be sacralised")
     return {
@@ -43,16 +44,3 @@ def lumbosacral_facts(instances: Volume, column: Column, best: Alternative, sacr
 
 def _voxels(column: Column, instance: int) -> float:
     return float(column.voxels[instance]) if instance < len(column.voxels) else 0.0
-
-
-def _contact_mm2(instances: Volume, vertebra: int) -> float:
-    """Area of the faces between a vertebra and the sacrum."""
-    mine, sacrum = instances.array == vertebra, instances.array == SACRUM_ID
-    total = 0.0
-    for axis in range(3):
-        spacing = instances.spacing
-        area = spacing[(axis + 1) % 3] * spacing[(axis + 2) % 3]
-        low = tuple(slice(None, -1) if k == axis else slice(None) for k in range(3))
-        high = tuple(slice(1, None) if k == axis else slice(None) for k in range(3))
-        total += area * float((mine[low] & sacrum[high]).sum() + (mine[high] & sacrum[low]).sum())
-    return total
