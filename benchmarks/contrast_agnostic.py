@@ -6,9 +6,9 @@ Digital spines in the six contrasts of the Spine-Generic protocol, each on its o
 between scans. Every image has a mask as a rater would draw it, at the border that this image shows
 (`softness/rater.py`); `nnunet_spine_ext.soft` makes soft ground truth of the six. Arms: `hard_all` (nnU-Net's loss on
 that ground truth binarised at 0.5), `soft_all` (adaptive wing), `soft_all_dice_loss` (soft Dice and BCE),
-`soft_per_contrast` (a model per contrast), `soft_all_weighted` and `soft_all_wing_dice` (adaptive wing with its weight
-map, or with soft Dice), and `hard_own` (nnU-Net's loss on the mask of each image). They share plan, augmentation,
-optimizer, number of steps and seeds.
+`soft_per_contrast` (a model per contrast), `soft_all_weighted`, `soft_all_wing_dice` and `soft_all_wing_sigmoid`
+(adaptive wing with its weight map, with soft Dice, or of a sigmoid), `soft_all_cross_entropy`, and `hard_own`
+(nnU-Net's loss on the mask of each image). They share plan, augmentation, optimizer, number of steps and seeds.
 
 Tested on unseen subjects, contrasts that were never trained on, compressed and lesioned cords, a volume below the cord
 and one of noise alone. True areas are those of the tubes that the phantoms are painted from. Goals: half the standard

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import Any
 
 import pytest
@@ -175,3 +176,40 @@ def test_each_loss_has_the_dice_it_works_with(name: Any, form: str) -> None:
     assert torch.equal(build_loss(LossSettings(name=name))(*arguments), expected)
     other = "squared" if form == "l1" else "l1"
     assert build_loss(LossSettings(name=name, dice_form=other))(*arguments) != expected  # type: ignore[arg-type]
+
+
+def _uncertain_discs(spread: float, count: int = 21) -> Tensor:
+    """Return discs of about 5 mm radius (count, 1, 36, 36), voxels of 0.5 mm, whose edge varies by `spread` mm."""
+    places = [NormalDist().inv_cdf((i + 0.5) / count) for i in range(count)]
+    axis = (torch.arange(36) - 17.5) / 2
+    edges = 5 + spread * torch.tensor(places)[:, None, None, None]
+    return (2 * (edges - torch.hypot(axis[:, None], axis)) + 0.5).clamp(0, 1)
+
+
+def _area_of_best(settings: LossSettings, labels: Tensor) -> float:
+    """Return the area (mm²) of the one map that is best for all labels, minus the mean of their areas."""
+    loss, valid = build_loss(settings), torch.ones_like(labels)
+    logits = torch.logit(labels.mean(dim=0, keepdim=True).clamp(0.01, 0.99)).requires_grad_()
+    optimizer = torch.optim.Adam([logits], lr=0.05)
+    for step in range(400):
+        optimizer.param_groups[0]["lr"] = 0.05 if step < 250 else 0.01
+        optimizer.zero_grad()
+        output = torch.sigmoid(logits) if settings.output == "linear" else logits
+        loss(output.expand_as(labels), labels, valid).backward()
+        optimizer.step()
+    return float(torch.sigmoid(logits.detach()).sum() - labels.sum() / len(labels)) / 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "sure", "unsure"),
+    [
+        (LossSettings(name="soft_dice_bce", dice_weight=0), 0.03, 0.03),
+        (LossSettings(name="soft_dice_bce", batch_dice=True), 0.2, 0.7),
+        (LossSettings(name="adaptive_wing"), 2.4, 3.9),
+        (LossSettings(name="wing_dice", batch_dice=True), 2.0, 3.6),
+    ],
+)
+def test_how_much_area_an_unsure_border_adds(settings: LossSettings, sure: float, unsure: float) -> None:
+    """Documented: only cross-entropy is smallest at the mean, so that areas do not depend on how sure a border is."""
+    found = [_area_of_best(settings, _uncertain_discs(spread)) for spread in (0.3, 0.6)]
+    assert found == pytest.approx([sure, unsure], abs=0.15)

@@ -56,6 +56,9 @@ _WING = ("soft={loss: {name: adaptive_wing}}",)
 _WEIGHTED = ("soft={loss: {name: adaptive_wing, weighting: dilation}}",)
 # Dice over the batch, as `hard_all` takes it.
 _DICE = ("soft={loss: {name: soft_dice_bce, batch_dice: true}}",)
+# Smallest at the mean of labels that disagree, so that areas do not depend on how sure a border is; no Dice term.
+_ENTROPY = ("soft={loss: {name: soft_dice_bce, dice_weight: 0}}",)
+_SATURATING = ("soft={loss: {name: adaptive_wing, activation: sigmoid}}",)
 _BOTH = ("soft={loss: {name: wing_dice, batch_dice: true}}",)
 ARMS = {
     arm.name: arm
@@ -66,10 +69,13 @@ ARMS = {
         Arm("soft_per_contrast", "nnUNetTrainerSpineSoft", _WING, folds=_PER_CONTRAST),
         Arm("soft_all_weighted", "nnUNetTrainerSpineSoft", _WEIGHTED),
         Arm("soft_all_wing_dice", "nnUNetTrainerSpineSoft", _BOTH),
+        Arm("soft_all_cross_entropy", "nnUNetTrainerSpineSoftDiceBCE", _ENTROPY),
+        Arm("soft_all_wing_sigmoid", "nnUNetTrainerSpineSoft", _SATURATING),
         Arm("hard_own", "nnUNetTrainerSpineShift", dataset=OWN, soft=False),
     )
 }
-"""The paper's four; adaptive wing with its weight map, and with soft Dice; what is usual: each image's own mask."""
+"""The paper's four; adaptive wing with its weight map, with soft Dice, and of a sigmoid; cross entropy alone; what is
+usual: each image's own mask."""
 
 
 @dataclass(frozen=True)
