@@ -81,12 +81,7 @@ def augment(
 
         return listing_of_all()
     if import_file is not None:
-        if not Path(import_file).exists():
-            expected, fix = "a JSON file of SmaugLab or AugLab", "correct the path or the file"
-            raise UsageError("E-AUG-IMPORT-READ", file=import_file, found="no such file", expected=expected, fix=fix)
-        from nnunet_spine_ext.training.augment_lists import converted
-
-        return converted(import_file, o, spacing, dry_run=dry_run)
+        return _imported(import_file, o, spacing, dry_run=dry_run)
     out = _output(o, dry_run)
     check_files([*i, *([] if seg is None else [seg])], "an image file")
     if replay is not None:
@@ -97,35 +92,48 @@ def augment(
             **{"--columns": columns, "--no-contours": not contours, "--own-window": own_window},
         }
         _refuse_beside_replay(said)
-        if not Path(replay).exists():
-            expected, fix = "a record, as written beside the pictures", "check the path and its spelling"
-            raise UsageError("E-AUG-RECORD", file=replay, found="no such file", expected=expected, fix=fix)
-        from nnunet_spine_ext.training.augment_making import replayed
-        from nnunet_spine_ext.training.augment_record import read_record
-
-        return replayed(read_record(replay), i, seg, out, volumes, other_image=other_image, dry_run=dry_run)
-    _check(n, size, columns, plane)
-    check_choice(config, profile, transform, assignments, strength, epoch)
-    if scheme is not None:
-        scheme_named(scheme)
+        return _again(replay, i, seg, out, volumes, other_image=other_image, dry_run=dry_run)
+    _check(n, size, columns, plane, scheme)
+    asked: dict[str, Any] = {"config": config, "profiles": profile, "transform": transform, "assignments": assignments}
+    asked |= {"strength": strength, "epoch": epoch}
+    check_choice(**asked)
     # From here on PyTorch is needed, which takes seconds to load.
-    from nnunet_spine_ext.training.augment_choice import choose
-    from nnunet_spine_ext.training.augment_making import drawn, look_at
-    from nnunet_spine_ext.training.network_input import network_input
+    from nnunet_spine_ext.training.augment_making import choose, drawn, look_at, network_input
 
     case = network_input(i, seg, spacing=spacing, scheme=scheme)
-    choice = choose(
-        case.context,
-        config=config,
-        profiles=profile,
-        transform=transform,
-        assignments=assignments,
-        strength=strength,
-        epoch=epoch,
-        tissues=case.tissues,
-    )
+    choice = choose(case.context, **asked, tissues=case.tissues)
     look = look_at(case, plane, size, contours, columns, own_window)
     return drawn(case, choice, look, out, volumes, n=n, seed=seed, dry_run=dry_run)
+
+
+def _imported(
+    import_file: str | Path, o: str | Path | None, spacing: Sequence[float] | None, *, dry_run: bool
+) -> Converted:
+    if not Path(import_file).exists():
+        expected, fix = "a JSON file of SmaugLab or AugLab", "correct the path or the file"
+        raise UsageError("E-AUG-IMPORT-READ", file=import_file, found="no such file", expected=expected, fix=fix)
+    from nnunet_spine_ext.training.augment_lists import converted
+
+    return converted(import_file, o, spacing, dry_run=dry_run)
+
+
+def _again(
+    replay: str | Path,
+    i: Sequence[str | Path],
+    seg: str | Path | None,
+    out: Path | None,
+    volumes: str | Path | None,
+    *,
+    other_image: bool,
+    dry_run: bool,
+) -> Sheet:
+    if not Path(replay).exists():
+        expected, fix = "a record, as written beside the pictures", "check the path and its spelling"
+        raise UsageError("E-AUG-RECORD", file=replay, found="no such file", expected=expected, fix=fix)
+    from nnunet_spine_ext.training.augment_making import replayed
+    from nnunet_spine_ext.training.augment_record import read_record
+
+    return replayed(read_record(replay), i, seg, out, volumes, other_image=other_image, dry_run=dry_run)
 
 
 def _output(o: str | Path | None, dry_run: bool) -> Path | None:
@@ -175,7 +183,7 @@ def _refuse_beside_replay(said: Mapping[str, Any]) -> None:
         raise _refuse(" ".join(given), "--replay beside it", "either of the two: a record says all of it")
 
 
-def _check(n: int, size: int, columns: int, plane: str | None) -> None:
+def _check(n: int, size: int, columns: int, plane: str | None, scheme: str | None) -> None:
     if not 1 <= n <= MOST:
         raise _refuse("--n", str(n), f"1 to {MOST}")
     if not _PIXELS[0] <= size <= _PIXELS[1]:
@@ -184,6 +192,8 @@ def _check(n: int, size: int, columns: int, plane: str | None) -> None:
         raise _refuse("--columns", str(columns), "0 or more")
     if plane is not None and plane not in PLANES:
         raise _refuse("--plane", repr(plane), nearest(plane, PLANES))
+    if scheme is not None:
+        scheme_named(scheme)
 
 
 def _refuse(where: str, found: str, expected: str) -> UsageError:

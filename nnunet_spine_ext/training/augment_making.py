@@ -25,12 +25,14 @@ from nnunet_spine_ext.core.partial import unwritable
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.render.png import encode_png
 from nnunet_spine_ext.render.window import window
-from nnunet_spine_ext.training.augment_choice import Choice
+from nnunet_spine_ext.training.augment_choice import Choice, choose
 from nnunet_spine_ext.training.augment_record import Record, make_record, refuse_other_input
 from nnunet_spine_ext.training.augment_sheet import Look, best_plane, best_position, cell, describe, page
 from nnunet_spine_ext.training.network_input import NetworkInput, network_input
 from nnunet_spine_ext.training.on_device import DeviceAugmentation
 from nnunet_spine_ext.training.targets import Targets
+
+__all__ = ["Sheet", "apply", "choose", "drawn", "look_at", "network_input", "replayed", "sheet_of"]
 
 
 @dataclass(frozen=True)
