@@ -221,6 +221,17 @@ def test_resume_after_other_cases_is_refused(nnunet_folders: Folders) -> None:
     assert caught.value.code == "E-MODEL-SETTINGS"
 
 
+def test_cases_that_were_not_preprocessed_name_the_command(nnunet_folders: Folders) -> None:
+    folder = planned(nnunet_folders)
+    trainer = trainer_of(folder)
+    shutil.rmtree(trainer.preprocessed_dataset_folder)
+    with pytest.raises(
+        SetupError, match=f"nnUNetv2_preprocess -d {TARGET} -plans_name {NAME} -c {CONFIGURATION}"
+    ) as found:
+        trainer.initialize()
+    assert found.value.code == "E-TRAINER-DATA"
+
+
 def test_pretrained_weights_are_refused(nnunet_folders: Folders) -> None:
     folder = planned(nnunet_folders)
     path = next(nnunet_folders["nnUNet_results"].glob("Dataset901*/*/fold_0/checkpoint_final.pth"))

@@ -25,6 +25,7 @@ from nnunet_spine_ext.training.domain_settings import refuse_domain_settings
 from nnunet_spine_ext.training.finetune_settings import refuse_finetune_settings
 from nnunet_spine_ext.training.mirroring import only_mirroring, replace_mirroring, sided_labels
 from nnunet_spine_ext.training.plan import store_curves
+from nnunet_spine_ext.training.planned import refuse_unprepared
 from nnunet_spine_ext.training.schedule import CosineSchedule
 from nnunet_spine_ext.training.seeding import seed_epoch
 from nnunet_spine_ext.training.settings import (
@@ -79,6 +80,10 @@ class SettingsMixin(_Trainer):
     def initialize(self) -> None:
         """Check the results folder, seed what comes before the first epoch, then initialize as nnU-Net does."""
         refuse_other_settings(self.output_folder_base, self.plans_manager.plans)
+        planned = self.plans_manager
+        refuse_unprepared(
+            self.preprocessed_dataset_folder, planned.dataset_name, planned.plans_name, self.configuration_name
+        )
         if self.settings.seed is not None:
             # With one seed for all, the processes of a multi-GPU training would draw the same batches.
             seed = self.settings.seed + self.local_rank

@@ -42,6 +42,19 @@ def dataset_folder(dataset: str) -> Path:
     return found[0]
 
 
+def refuse_unprepared(data: str | Path, dataset: str, plans: str, configuration: str) -> None:
+    """Raise SetupError when the folder of preprocessed cases of these plans is not there."""
+    if Path(data).is_dir():
+        return
+    raise SetupError(
+        "E-TRAINER-DATA",
+        file=data,
+        found="no such folder",
+        expected="the cases, preprocessed with these plans",
+        fix=f"run nnUNetv2_preprocess -d {dataset} -plans_name {plans} -c {configuration} first",
+    )
+
+
 def read_plans(folder: Path, name: str) -> dict[str, Any]:
     """Return the plans of that name of a dataset; raises SetupError naming the nearest when there are none."""
     path = folder / f"{name}.json"
