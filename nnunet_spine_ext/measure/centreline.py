@@ -18,6 +18,8 @@ BIN_MM = 4.0
 REACH_MM = 150.0
 MAX_POINTS = 60_000
 _LOCATED_MM = 0.05
+# A column lower than this has a straight line, along a canal of at least so much.
+LOW_MM, SHORT_MM = 40.0, 12.0
 # A body is wider than high, so the line through few bodies would turn sideways; the canal is a thin tube and leads.
 MIN_CANAL_MM = 40.0
 CANAL_COVERAGE = 0.75
@@ -98,6 +100,9 @@ def fit_centreline(column: Array, canal: Array, *, smoothing_mm: float = 20.0) -
         return None
     if len(column) == 0:
         return _principal_curve(canal, smoothing_mm)
+    height = float(np.ptp(column[:, 2]))
+    if height < LOW_MM:
+        return _curve_through(column.mean(axis=0) + np.outer([-0.5, 0.5], _direction(canal) * (height + 1e-3)))
     guide = _guide(column, canal, smoothing_mm)
     if guide is not None:
         return _curve_along(column, guide, smoothing_mm)
@@ -107,6 +112,23 @@ def fit_centreline(column: Array, canal: Array, *, smoothing_mm: float = 20.0) -
         axis[:, :2] = middle[:2]
         return _curve_through(axis)
     return _principal_curve(column, smoothing_mm)
+
+
+def _direction(canal: Array) -> Array:
+    """Unit vector (3,) towards the tail of a short canal, from its middle at each height; else straight down.
+
+    In a picture that is lower than the spine is deep, slabs across a tilted line end at the edges of the picture, which
+    tilts the next line further. Axial slabs do not.
+    """
+    down = np.array([0.0, 0.0, -1.0])
+    if len(canal) < 20 or np.ptp(canal[:, 2]) < SHORT_MM:
+        return down
+    heights, rows = np.unique(np.round(canal[:, 2] / BIN_MM), return_inverse=True)
+    weight = np.bincount(rows).astype(np.float64)
+    middle = np.stack([np.bincount(rows, canal[:, k]) for k in range(3)], axis=1) / weight[:, None]
+    offset = middle - np.average(middle, axis=0, weights=weight)
+    slope = (weight[:, None] * offset * offset[:, 2:]).sum(axis=0) / (weight * offset[:, 2] ** 2).sum()
+    return -slope / np.linalg.norm(slope) if len(heights) > 1 else down
 
 
 def _guide(column: Array, canal: Array, smoothing_mm: float) -> Centreline | None:
