@@ -6,6 +6,8 @@ import csv
 import json
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,8 @@ from nnunet_spine_ext.instances.training.fold import FoldTraining
 from nnunet_spine_ext.instances.training.fusion import panoptic_quality
 from nnunet_spine_ext.instances.training.grids import GridStore, grid_case
 from nnunet_spine_ext.instances.training.loss import instance_loss, region_mask
-from nnunet_spine_ext.instances.training.run import TrainInstancesResult, train_instances
+from nnunet_spine_ext.instances.training.places import publishing
+from nnunet_spine_ext.instances.training.run import TrainInstancesResult, _write_fold, train_instances
 from nnunet_spine_ext.instances.training.sampler import (
     epoch_order,
     narrowed,
@@ -399,6 +402,26 @@ def test_a_fold_that_ends_waits_for_another_that_writes_the_model(
         _train(dataset, "epochs=1", o=tmp_path)
     assert len(waited) == 1
     assert read_instance_model(tmp_path).folds == (0,)
+
+
+def test_folds_that_end_at_once_are_all_in_the_model(dataset: Path, tmp_path: Path) -> None:
+    settings = read_settings("cpu", TINY)
+    data = open_dataset(dataset, "onehot")
+    network = settings.network.build(settings.cutout)
+
+    def finish(number: int) -> None:
+        training: Any = SimpleNamespace(name=str(number), settings=settings, network=network)
+        with publishing(tmp_path):
+            _write_fold(training, data, {"train": [f"case{number}"], "val": []}, tmp_path)
+
+    threads = [Thread(target=finish, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    model = read_instance_model(tmp_path)
+    assert model.folds == tuple(range(6))
+    assert model.provenance["trained_on"] == {str(k): [f"case{k}"] for k in range(6)}
 
 
 def test_an_imported_model_gets_no_folds_of_ours(dataset: Path, tmp_path: Path) -> None:
