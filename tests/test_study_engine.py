@@ -637,6 +637,15 @@ def test_given_images_need_a_model(tmp_path: Path) -> None:
         assemble(read_config(file, None), tmp_path / "study")
 
 
+def test_a_dry_run_says_which_strategies_are_not_available(tmp_path: Path) -> None:
+    folder = _dataset(tmp_path / "d", ["GE", "Siemens"])
+    file = tmp_path / "given.yaml"
+    file.write_text(json.dumps({"given": {"dataset": str(folder), "source": "GE"}, "strategies": ["none"]}))
+    text = study(file, o=tmp_path / "study", dry_run=True).render()
+    assert "not available: none: " in text
+    assert text.endswith("nothing was done (dry run)")
+
+
 def test_a_model_of_other_labels_is_refused(tmp_path: Path) -> None:
     folder = _dataset(tmp_path / "d", ["GE", "Siemens"])
     write_json(folder / "dataset.json", {"labels": {"background": 0, "cord": 1, "canal": 2}})

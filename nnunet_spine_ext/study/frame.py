@@ -163,7 +163,8 @@ class FrameResult(Generic[Summary]):
     def render(self) -> str:
         """Return a text for the console."""
         if self.planned is not None:
-            return "\n".join([*self.planned, f"{len(self.planned)} steps; nothing was done (dry run)"])
+            told = f"{len(self.planned)} steps; nothing was done (dry run)"
+            return "\n".join([*self.planned, *self.remarks(), told])
         lines = [] if self.summary is None else [self.summary.render()]
         lines += self.remarks()
         lost = self.lost()
