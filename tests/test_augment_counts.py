@@ -181,7 +181,16 @@ def test_noise_of_an_image_without_span_is_finite(
 def test_neighbours_change_nothing_on_accelerators(seed: int) -> None:
     """Whether a sample is changed in its own place depends on its neighbours; its numbers must not."""
     shape = (12, 20, 16)
-    names = ("rotate", "unsharp_mask", "resolution", "chemical_shift", "signal_void", "rician_noise", "chi_noise")
+    names = (
+        "rotate",
+        "unsharp_mask",
+        "scharr",
+        "resolution",
+        "chemical_shift",
+        "signal_void",
+        "rician_noise",
+        "chi_noise",
+    )
     line = Pipeline({"order": "random", "transforms": [{"name": name, "p": 0.6} for name in names]}, context(shape))
     image, labels, three = images(3, shape), label_map(3, shape), keys(3, seed)
     together = line(image, labels, three)[0]

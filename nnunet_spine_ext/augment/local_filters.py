@@ -163,13 +163,15 @@ class _Blocks:
         channels, number = self.values.shape[1], kernels.shape[1]
         if channels > len(kernels):
             first, *rest = (self.correlated(kernel).values for kernel in kernels.unbind(1))
-            square = first.square()
-            for part in rest:
-                square.addcmul_(part, part)
-            return _Blocks(square.clamp_(max=_LARGEST_LENGTH**2).sqrt_(), self.shape)
-        parts = functional.conv3d(self.values, kernels.reshape(-1, 1, *kernels.shape[2:]), groups=channels)
-        length = torch.linalg.vector_norm(parts.view(channels, number, *parts.shape[2:]), dim=1)
-        return _Blocks(length.clamp_(max=_LARGEST_LENGTH)[None], self.shape)
+        else:
+            parts = functional.conv3d(self.values, kernels.reshape(-1, 1, *kernels.shape[2:]), groups=channels)
+            first, *rest = parts.view(channels, number, *parts.shape[2:]).unbind(1)
+        # The same sum in both cases: which it is depends on how many samples are filtered together.
+        square = first.square()
+        for part in rest:
+            square.addcmul_(part, part)
+        square = square.clamp_(max=_LARGEST_LENGTH**2).sqrt_()
+        return _Blocks(square if channels > len(kernels) else square[None], self.shape)
 
     def join(self) -> Tensor:
         """Put blocks without overlap together."""
