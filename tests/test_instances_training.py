@@ -343,6 +343,10 @@ def test_what_is_there_is_kept_unless_told_otherwise(dataset: Path, tmp_path: Pa
     with pytest.raises(UsageError, match="--overwrite") as error:
         _train(dataset, "seed=1", o=tmp_path, resume=True)
     assert error.value.code == "E-TRAIN-OTHER"
+    with pytest.raises(UsageError, match="one of them") as error:
+        _train(dataset, o=tmp_path, resume=True, overwrite=True)
+    assert error.value.code == "E-TRAIN-BOTH"
+    assert _weights(tmp_path) == before
     assert _train(dataset, o=tmp_path, resume=True).folds["0"]["epochs"] == 3
     assert _weights(tmp_path) == before
     _train(dataset, "seed=1", o=tmp_path, overwrite=True)

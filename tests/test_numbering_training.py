@@ -136,6 +136,7 @@ def test_an_earlier_training_is_neither_overwritten_nor_mixed_unasked(dataset: P
     for options, code, more in (
         ({}, "E-TRAIN-EXISTS", ()),
         ({"resume": True}, "E-TRAIN-OTHER", ("learning_rate=1e-3",)),
+        ({"resume": True, "overwrite": True}, "E-TRAIN-BOTH", ()),
         ({"f": ["1"]}, "E-MODEL-NUMBERING", ("network.width=3",)),
     ):
         with pytest.raises(SpineExtError) as caught:

@@ -15,6 +15,7 @@ from nnunet_spine_ext.core.epochs import STATE_FILE
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem, SetupError, UsageError
 from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.partial import check_folder
+from nnunet_spine_ext.core.restart import refuse_both
 from nnunet_spine_ext.core.splits import Split
 from nnunet_spine_ext.core.summary import RunSummary
 from nnunet_spine_ext.instances.training.dataset import (
@@ -89,13 +90,14 @@ def train_instances(
 
     Raises
     ------
-    UsageError: unknown settings or folds, a fold that is there (without `resume` and `overwrite`), a state of other
-        settings, cases or masks.
+    UsageError: unknown settings or folds, a fold that is there (without `resume` or `overwrite`, of which one can be
+        given), a state of other settings, cases or masks.
     NoInputError: no instance masks, no usable case.
     SetupError: no such dataset or device, a damaged state, another model in the folder (without `overwrite`).
     """
     from nnunet_spine_ext.core.device import choose_device
 
+    refuse_both(resume=resume, overwrite=overwrite)
     settings = read_settings(preset, assignments)
     where = choose_device(device)
     data = open_dataset(dataset_folder(str(d)), settings.cutout.encoding)

@@ -15,6 +15,7 @@ from nnunet_spine_ext.core.config import to_dict
 from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.partial import check_folder
+from nnunet_spine_ext.core.restart import refuse_both
 from nnunet_spine_ext.core.splits import Split
 from nnunet_spine_ext.instances.training.dataset import (
     ALL,
@@ -103,14 +104,15 @@ def train_numbering(
 
     Raises
     ------
-    UsageError: unknown settings or folds, a fold that is there (without `resume` and `overwrite`), a state of other
-        settings, cases or files.
+    UsageError: unknown settings or folds, a fold that is there (without `resume` or `overwrite`, of which one can be
+        given), a state of other settings, cases or files.
     NoInputError: no instance masks, no images, no usable case.
     CaseError: instances that only count from the top.
     SetupError: no such dataset or device, a damaged state, another model in the folder.
     """
     from nnunet_spine_ext.core.device import choose_device
 
+    refuse_both(resume=resume, overwrite=overwrite)
     settings = read_settings(preset, assignments)
     where = choose_device(device)
     data = open_numbered(dataset_folder(str(d)), settings.crop.inputs)
