@@ -36,6 +36,24 @@ def test_no_body_of_a_low_picture_is_cut_into_several(height_mm: float) -> None:
     assert looked > 8
 
 
+def test_one_vertebra_with_the_canal_of_the_whole_spine_stays_one() -> None:
+    semantic, instances = build(Spine(levels=LEVELS, spacing=(2.0, 1.5, 1.5), lordosis=25))
+    canal = np.where(np.isin(semantic.array, (11, 12)), semantic.array, 0)
+    line = centreline(semantic)
+    assert line is not None
+    for vertebra in range(1, 7):
+        # Its canal runs in another direction farther up and down.
+        alone = semantic.with_array(np.where(instances.array == vertebra, semantic.array, canal))
+        found = separate(alone)
+        assert (found.qc["vertebrae"], found.qc["cut_apart"]) == (1, []), vertebra
+        own = centreline(alone)
+        assert own is not None
+        middle = semantic.world(np.argwhere((instances.array == vertebra) & (semantic.array == 10)).mean(axis=0))
+        along = [c.tangent(c.locate(middle[None]))[0] for c in (line, own)]
+        # At its upper end the line of the whole spine is no reference.
+        assert np.rad2deg(np.arccos(along[0] @ along[1])) < (3 if vertebra > 1 else 12)
+
+
 def test_the_line_of_a_low_picture_has_the_direction_of_the_canal() -> None:
     # A tilted spine: 5 mm to the front for 10 mm down.
     affine = np.eye(4)

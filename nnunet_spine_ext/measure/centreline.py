@@ -23,6 +23,7 @@ LOW_MM, SHORT_MM = 40.0, 12.0
 # A body is wider than high, so the line through few bodies would turn sideways; the canal is a thin tube and leads.
 MIN_CANAL_MM = 40.0
 CANAL_COVERAGE = 0.75
+_BESIDE_MM = 15.0
 
 _COLUMN_LABELS = (10, 13, 14)
 _CANAL_LABELS = (11, 12)
@@ -101,9 +102,10 @@ def fit_centreline(column: Array, canal: Array, *, smoothing_mm: float = 20.0) -
     if len(column) == 0:
         return _principal_curve(canal, smoothing_mm)
     height = float(np.ptp(column[:, 2]))
+    beside = _beside(canal, column)
     if height < LOW_MM:
-        return _curve_through(column.mean(axis=0) + np.outer([-0.5, 0.5], _direction(canal) * (height + 1e-3)))
-    guide = _guide(column, canal, smoothing_mm)
+        return _curve_through(column.mean(axis=0) + np.outer([-0.5, 0.5], _direction(beside) * (height + 1e-3)))
+    guide = _guide(column, beside, smoothing_mm)
     if guide is not None:
         return _curve_along(column, guide, smoothing_mm)
     if np.ptp(column[:, 2]) < 2 * MIN_CANAL_MM:
@@ -115,7 +117,7 @@ def fit_centreline(column: Array, canal: Array, *, smoothing_mm: float = 20.0) -
 
 
 def _direction(canal: Array) -> Array:
-    """Unit vector (3,) towards the tail of a short canal, from its middle at each height; else straight down.
+    """Unit vector (3,) towards the tail of a short piece of canal, from its middle at each height; else straight down.
 
     In a picture that is lower than the spine is deep, slabs across a tilted line end at the edges of the picture, which
     tilts the next line further. Axial slabs do not.
@@ -123,24 +125,28 @@ def _direction(canal: Array) -> Array:
     down = np.array([0.0, 0.0, -1.0])
     if len(canal) < 20 or np.ptp(canal[:, 2]) < SHORT_MM:
         return down
-    heights, rows = np.unique(np.round(canal[:, 2] / BIN_MM), return_inverse=True)
+    rows = np.unique(np.round(canal[:, 2] / BIN_MM), return_inverse=True)[1]
     weight = np.bincount(rows).astype(np.float64)
     middle = np.stack([np.bincount(rows, canal[:, k]) for k in range(3)], axis=1) / weight[:, None]
     offset = middle - np.average(middle, axis=0, weights=weight)
     slope = (weight[:, None] * offset * offset[:, 2:]).sum(axis=0) / (weight * offset[:, 2] ** 2).sum()
-    return -slope / np.linalg.norm(slope) if len(heights) > 1 else down
+    return -slope / np.linalg.norm(slope)
 
 
-def _guide(column: Array, canal: Array, smoothing_mm: float) -> Centreline | None:
-    """The canal's own line over the height of the column, if the canal accompanies enough of it."""
-    top, bottom = column[:, 2].max() + 15.0, column[:, 2].min() - 15.0
-    near = canal[(canal[:, 2] <= top) & (canal[:, 2] >= bottom)]
-    if len(near) < 20:
+def _beside(canal: Array, column: Array) -> Array:
+    """The canal at the heights of the column and `_BESIDE_MM` beyond: farther off it may run in another direction."""
+    top, bottom = column[:, 2].max() + _BESIDE_MM, column[:, 2].min() - _BESIDE_MM
+    return canal[(canal[:, 2] <= top) & (canal[:, 2] >= bottom)]
+
+
+def _guide(column: Array, beside: Array, smoothing_mm: float) -> Centreline | None:
+    """The own line of the canal beside the column, if the canal accompanies enough of it."""
+    if len(beside) < 20:
         return None
-    extent = np.ptp(near[:, 2])
-    if extent < min(MIN_CANAL_MM, np.ptp(column[:, 2])) or extent < CANAL_COVERAGE * (top - bottom - 30.0):
+    extent, height = np.ptp(beside[:, 2]), np.ptp(column[:, 2])
+    if extent < min(MIN_CANAL_MM, height) or extent < CANAL_COVERAGE * height:
         return None
-    return _principal_curve(near, smoothing_mm)
+    return _principal_curve(beside, smoothing_mm)
 
 
 def _principal_curve(points: Array, smoothing_mm: float) -> Centreline:
