@@ -65,6 +65,23 @@ def test_a_scheme_with_a_cord_and_no_canal_will_do() -> None:
     assert 26 in result.instances.array
 
 
+def test_vertebrae_below_the_end_of_the_cord_are_told_to_be_a_guess() -> None:
+    mask, _, truth = merged(SPINES["lumbar"], "totalsegmentator_mr")
+    # A cord ends at L1.
+    end = np.argwhere(truth == 1)[:, 2].min()
+    high = np.arange(mask.shape[2]) >= end
+    short = mask.with_array(np.where((mask.array == 21) & ~high, 0, mask.array))
+    assert 21 in short.array
+    for given, said in ((mask, False), (short, True)):
+        result = separate(given, "totalsegmentator_mr")
+        warnings = {w.code: w for w in result.warnings}
+        assert ("W-INST-CANAL" in warnings) == said
+    beyond = result.qc["beyond_canal_mm3"]
+    low = np.arange(mask.shape[2]) < end - 20 / mask.spacing[2]
+    assert beyond == pytest.approx((mask.array[:, :, low] == 19).sum() * mask.voxel_volume, rel=0.05)
+    assert f"{beyond:.0f} mm³" in warnings["W-INST-CANAL"].found
+
+
 def test_bodies_lie_before_the_canal_and_spinous_processes_behind() -> None:
     mask, semantic, _ = merged(SPINES["scoliosis"])
     classes = classes_of_whole(mask, SCHEME)

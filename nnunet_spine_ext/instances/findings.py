@@ -18,6 +18,8 @@ from nnunet_spine_ext.instances.voxels import Voxels
 POSITIONS = tuple(range(1, 26))
 # From small children to tall adults.
 _PITCHES_MM = (7, 55)
+# Less of vertebrae beyond the canal is a process that hangs down.
+_BEYOND_MM3 = 1000.0
 
 
 def make_qc(voxels: Voxels, vertebra: Array, bodies: Bodies, real: Array, instances: Array) -> dict[str, Any]:
@@ -79,6 +81,17 @@ def findings(qc: dict[str, Any]) -> list[Problem]:
                 f"vertebrae {pitch:.0f} mm apart",
                 f"{_PITCHES_MM[0]} to {_PITCHES_MM[1]} mm",
                 "check the voxel size in the header: all limits of this step are in mm",
+            )
+        )
+    if qc.get("beyond_canal_mm3", 0.0) >= _BEYOND_MM3:
+        warnings.append(
+            Problem(
+                "warning",
+                "W-INST-CANAL",
+                "",
+                f"{qc['beyond_canal_mm3']:.0f} mm³ of vertebrae beyond the end of canal and cord",
+                "a canal along all of them",
+                "their bodies are a guess; segment the canal",
             )
         )
     if qc["cut_apart"]:

@@ -32,12 +32,14 @@ class Frame:
     spacing: voxel size in mm along x, y, z.
     box: where `labels` was cut out of the whole volume in RAS order.
     shape: shape of the whole volume in RAS order.
+    beyond_canal_mm3: of whole vertebrae that lie so far beyond canal and cord that their bodies are a guess (`whole`).
     """
 
     labels: Array
     spacing: tuple[float, float, float]
     box: tuple[slice, slice, slice]
     shape: tuple[int, int, int]
+    beyond_canal_mm3: float = 0.0
 
     @property
     def voxel_volume(self) -> float:
@@ -72,6 +74,7 @@ def make_frame(semantic: Volume, scheme: str) -> Frame | None:
             expected="whole numbers, the ids of classes",
             fix="store the mask as integers",
         )
+    # That module makes frames.
     from nnunet_spine_ext.instances.whole import TABLES, with_arches
 
     array = _integers(semantic.array)

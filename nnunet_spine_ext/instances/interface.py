@@ -164,6 +164,8 @@ def separate(
     ids, warnings = _number(voxels, places.vertebra, places.levels, len(places.bodies))
     qc = make_qc(voxels, places.vertebra, places.bodies, places.real, ids)
     qc |= {"method": found.method, **dropped, **found.steps, **_of_positions(found.of_places, places.kept)}
+    if frame.beyond_canal_mm3:
+        qc["beyond_canal_mm3"] = round(frame.beyond_canal_mm3, 1)
     if settings.tidy.own_endplates or (settings.tidy.split_endplates and scheme == "spineps"):
         qc |= _endplates(voxels, places, ids, settings.tidy, edits, split=scheme == "spineps")
     del places

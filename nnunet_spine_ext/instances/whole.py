@@ -40,6 +40,8 @@ _SMOOTHING_MM = 9.0
 _SLEEVE_MM = 3.0
 # Half the width of a spinous process; farther out than the second one lie the joints.
 _SPINOUS_MM, _LATERAL_MM = 5.0, 8.0
+# So far beyond its ends the canal may be taken to go straight on; a cord ends at L1, five vertebrae too early.
+_BEYOND_MM = 20.0
 
 
 def with_arches(frame: Frame) -> Frame:
@@ -73,7 +75,7 @@ def with_arches(frame: Frame) -> Frame:
         (COSTAL[1], aside > _LATERAL_MM),
     ):
         labels[dorsal & where[:, None]] = label
-    return replace(frame, labels=labels)
+    return replace(frame, labels=labels, beyond_canal_mm3=_beyond(bone, tube, frame))
 
 
 def classes_of_whole(semantic: Volume, scheme: str) -> Volume:
@@ -87,6 +89,14 @@ def classes_of_whole(semantic: Volume, scheme: str) -> Volume:
     x, y, z = upright.spacing
     parted = with_arches(Frame(np.asarray(upright.array, dtype=np.uint8), (x, y, z), box, upright.shape))
     return upright.with_array(parted.labels).to_grid_of(semantic)
+
+
+def _beyond(bone: Array, tube: Array, frame: Frame) -> float:
+    """Volume in mm³ of bone that lies more than `_BEYOND_MM` above or below the canal."""
+    planes = np.flatnonzero(tube.any(axis=(0, 1)))
+    reach = round(_BEYOND_MM / frame.spacing[2])
+    below, above = bone[:, :, : max(0, planes[0] - reach)], bone[:, :, planes[-1] + reach + 1 :]
+    return float(np.count_nonzero(below) + np.count_nonzero(above)) * frame.voxel_volume
 
 
 def _edges(tube: Array, frame: Frame) -> tuple[Array, Array, Array]:
