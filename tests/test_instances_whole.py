@@ -179,6 +179,32 @@ def test_the_scheme_is_known_by_the_names_of_the_classes(tmp_path: Path) -> None
     assert caught.value.code == "E-POST-SCHEME"
 
 
+def test_ignored_voxels_are_no_cord(tmp_path: Path) -> None:
+    mask, _, _ = merged(Spine(levels=("L3", "L4", "L5"), spacing=(4.0, 2.0, 2.0)))
+    array = np.where(mask.array > 3, 0, mask.array)
+    # Partly visible vertebrae of SPIDER: the uppermost one.
+    top = np.argwhere(array == 1)[:, 2].max() - 12
+    array[:, :, top:] = np.where(array[:, :, top:] == 1, 4, array[:, :, top:])
+    masks, out = tmp_path / "masks", tmp_path / "out"
+    write_volume(mask.with_array(array), masks / "a.nii.gz")
+    write_volume(mask.with_array(np.where(array == 4, 0, array)), masks / "b.nii.gz")
+    named = {"background": 0, "vertebra": 1, "disc": 2, "canal": 3, "ignore": 4}
+    write_json(masks / "dataset.json", {"labels": named})
+    result = postprocess(masks, out)
+    assert (result.exit_code, result.done) == (0, ["a", "b"])
+    warnings = [w for w in result.warnings["a"] if w.code == "W-POST-IGNORED"]
+    assert f"{(array == 4).sum()} ignored voxels (id 4" in warnings[0].found
+    assert "b" not in result.warnings
+    for folder in (out, out / "instances"):
+        found = [read_volume(folder / f"{name}.nii.gz").array for name in "ab"]
+        np.testing.assert_array_equal(*found)
+        assert not (found[0][array == 4]).any()
+    # Without an ignore label 4 is the cord.
+    del named["ignore"]
+    write_json(masks / "dataset.json", {"labels": named | {"cord": 4}, "spine_ext": {"scheme": SCHEME}})
+    assert "W-POST-IGNORED" not in [w.code for w in postprocess(masks, out, dry_run=True).warnings.get("a", [])]
+
+
 def test_a_model_of_arches_and_processes_is_refused(tmp_path: Path) -> None:
     from test_instances_model import SMALL as SPEC
     from test_instances_model import TINY, tiny_weights

@@ -305,7 +305,25 @@ def test_masks_in_sub_folders_are_named_where_they_are_not_done(masks: Path, tmp
     ]
 
 
+def test_results_of_a_post_processing_below_the_masks_are_no_masks(masks: Path) -> None:
+    postprocess(masks, masks / "out")
+    assert not postprocess(masks, masks / "out").notes
+    assert not postprocess(masks, masks / "again", dry_run=True).notes
+    # Masks of a prediction are: they can be post-processed. What else it keeps is not.
+    for name in ("good.nii.gz", "instances/good.nii.gz"):
+        file = masks / "predicted" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes((masks / "good.nii.gz").read_bytes())
+    write_json(masks / "predicted" / "run.json", {"input": "scans"})
+    note = postprocess(masks, masks / "again", dry_run=True).notes[0]
+    assert (note.code, "1 in sub-folders" in note.found) == ("W-POST-SUBFOLDER", True)
+    assert note.fix.startswith(f"give them as files: -i {masks / 'predicted' / '*.nii.gz'}")
+
+
 def test_images_of_which_none_belongs_to_a_mask_are_refused(masks: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no image; none belongs"):
+        postprocess(masks, tmp_path / "out", images=tmp_path / "empty", snapshots=True)
     for name, held in (("others/b_0000.nii.gz", "1 images, such as b_0000"), ("deep/a/good.nii.gz", "no image, 1 in")):
         file = tmp_path / name
         file.parent.mkdir(parents=True)

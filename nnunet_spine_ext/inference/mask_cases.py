@@ -12,11 +12,10 @@ from nnunet_spine_ext.check.facts import Role
 from nnunet_spine_ext.check.opening import open_image
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem, UsageError
 from nnunet_spine_ext.core.io import IMAGE_SUFFIXES, is_image, read_json, strip_suffix
-from nnunet_spine_ext.core.labels import SCHEMES, scheme
 from nnunet_spine_ext.core.volume import GRID_TOLERANCE_MM, Volume
 from nnunet_spine_ext.inference.cases import InputCase, find_cases
-from nnunet_spine_ext.inference.journal import hash_of
-from nnunet_spine_ext.inference.phase_options import bodies_of, schemes_with_bodies
+from nnunet_spine_ext.inference.journal import JOURNAL, RUN, hash_of
+from nnunet_spine_ext.inference.mask_schemes import without_ignored
 from nnunet_spine_ext.inference.phases import CaseInput
 from nnunet_spine_ext.measure.numbered import is_numbered
 
@@ -89,7 +88,9 @@ def find_masks(
 
 
 def masks_in_subfolders(i: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Return the masks below a folder that a run does not see; what runs of ours keep in sub-folders is none of them.
+    """Return the masks below a folder that a run does not see.
+
+    Neither the results of a post-processing nor what other runs of ours keep in sub-folders are among them.
 
     At most some thousand files are looked at.
     """
@@ -99,13 +100,26 @@ def masks_in_subfolders(i: str | Path | Sequence[str | Path]) -> list[Path]:
     looked = 0
     for place, names, files in os.walk(folder):
         top = Path(place) == folder
-        names[:] = sorted(n for n in names if not n.startswith(".") and not (top and n in _OF_RUNS))
+        ours = JOURNAL in files or RUN in files
+        if ours and not top and _holds_postprocessed(Path(place)):
+            names.clear()
+            continue
+        names[:] = sorted(n for n in names if not n.startswith(".") and not ((top or ours) and n in _OF_RUNS))
         looked += len(files)
         if not top:
             found += [Path(place) / f for f in sorted(files) if is_image(Path(f)) and not f.startswith(".")]
         if looked > _MOST_FILES:
             break
     return found
+
+
+def _holds_postprocessed(folder: Path) -> bool:
+    """Whether a folder has what a post-processing gave: it is done. Masks of a prediction can be post-processed."""
+    try:
+        run = read_json(folder / RUN)
+    except CaseError:
+        return False
+    return isinstance(run, dict) and "masks" in run
 
 
 def subfolder_warning(i: str | Path | Sequence[str | Path]) -> Problem | None:
@@ -140,7 +154,8 @@ def _pattern(files: Sequence[Path]) -> str:
 def _no_image(place: Path, cases: Sequence[InputCase]) -> UsageError:
     there = [file.name for file in sorted(place.iterdir()) if is_image(file)] if place.is_dir() else []
     below = 0 if there else len(masks_in_subfolders(place))
-    held = f"{len(there)} images, such as {there[0]}" if there else f"no image, {below} in sub-folders"
+    held = f"{len(there)} images, such as {there[0]}" if there else "no image"
+    held += f", {below} in sub-folders" if below else ""
     return UsageError(
         "E-POST-FILES",
         file=place,
@@ -196,13 +211,19 @@ def _missing(folder: Path, case: str, name: str) -> Problem:
 
 
 def open_mask(
-    case: MaskCase, *, strict: bool, prefer: Literal["sform", "qform"] | None, levels_scheme: str = "instances"
+    case: MaskCase,
+    *,
+    strict: bool,
+    prefer: Literal["sform", "qform"] | None,
+    levels_scheme: str = "instances",
+    ignored: int | None = None,
 ) -> tuple[Volume, CaseInput, list[Problem]]:
     """Read a mask and its companions through the gatekeeper; return them with the warnings about them.
 
     Parameters
     ----------
     levels_scheme: label scheme of masks of levels; in ``instances`` the ids may be mere places from the top.
+    ignored: id of the ignore label of the masks, whose voxels become background; None: they have none.
 
     Raises
     ------
@@ -224,7 +245,8 @@ def open_mask(
             )
         return opened.volume
 
-    mask = read(case.mask, "label")
+    mask, about_ignored = without_ignored(read(case.mask, "label"), ignored, case.mask)
+    warnings += about_ignored
     given = CaseInput(file=str(case.mask))
     for name, file in case.companions.items():
         if name == "localizer" or (name == "levels" and levels_scheme == "instances"):
@@ -281,104 +303,3 @@ def _refuse_unnumbered(option: str, file: Path) -> None:
             expected="anatomical numbers",
             fix="number it first (--numbering), or correct it",
         )
-
-
-def scheme_of_masks(i: str | Path | Sequence[str | Path], asked: str | None) -> str:
-    """Return the label scheme of the masks: the one asked for, else that of the dataset.json beside them.
-
-    A dataset.json that says none, or ``custom``, is asked for the names of its classes: they may be those of a scheme.
-
-    Raises
-    ------
-    UsageError: an unknown scheme, one without vertebral bodies, or none known; says which ones fit the first mask.
-    """
-    if asked is not None:
-        scheme(asked)
-    first = Path(i if isinstance(i, (str, Path)) else i[0])
-    folder = first if first.is_dir() else first.parent
-    beside = dataset_beside(i)
-    name = asked or recorded_scheme(beside)
-    usable = schemes_with_bodies()
-    if asked is None and name not in SCHEMES and (named := _scheme_of_names(beside, usable)) is not None:
-        return named
-    if name in usable:
-        return name
-    found = f"the label scheme {name!r}" if name else "masks without a dataset.json that says their label scheme"
-    fits = [] if name else _fitting(first, usable)
-    raise UsageError(
-        "E-POST-SCHEME",
-        file=folder,
-        found=found + (f" (the ids of the first one are known to {' and '.join(fits)})" if fits else ""),
-        expected=f"--scheme {' or '.join(usable)}: classes with vertebral bodies, or whole vertebrae and a canal",
-        fix=f"give --scheme {fits[0] if fits else 'SCHEME'}" if not name else "translate them: nnUNetv2_spine_labels",
-    )
-
-
-def check_level_sources(sources: Mapping[str, str | Path | None], levels_scheme: str) -> None:
-    """Refuse a localizer or masks of levels whose dataset.json says another scheme, and a scheme without such masks.
-
-    Classes would pass for levels: 10 is a body in one scheme, and T3 in another.
-
-    Raises
-    ------
-    UsageError: one of them.
-    """
-    if sources.get("levels") is None and levels_scheme != "instances":
-        raise UsageError(
-            "E-CONFIG-IDLE",
-            file="--levels-scheme",
-            found=f"{levels_scheme}, and no masks of levels",
-            expected="a scheme of what is given with --levels",
-            fix="add --levels, or leave it out",
-        )
-    for option, expected in (("localizer", "instances"), ("levels", levels_scheme)):
-        place = sources.get(option)
-        recorded = None if place is None else recorded_scheme(dataset_beside(place))
-        if place is not None and recorded in SCHEMES and recorded != expected:
-            inside = Path(place) / "instances"
-            raise UsageError(
-                "E-POST-LEVELS",
-                file=place,
-                found=f"masks of the scheme {recorded}, as the dataset.json beside them says (--{option})",
-                expected=f"masks of the scheme {expected}, which name levels",
-                fix=f"give {inside}"
-                if inside.is_dir()
-                else "give numbered instances, or their scheme (--levels-scheme)",
-            )
-
-
-def dataset_beside(i: str | Path | Sequence[str | Path]) -> dict[str, Any]:
-    """Return the dataset.json in the folder of the (first) mask; empty if there is none, or none that can be read."""
-    first = Path(i if isinstance(i, (str, Path)) else i[0])
-    path = (first if first.is_dir() else first.parent) / "dataset.json"
-    try:
-        content = read_json(path) if path.is_file() else None
-    except CaseError:
-        return {}
-    return content if isinstance(content, dict) and isinstance(content.get("labels"), dict) else {}
-
-
-def recorded_scheme(dataset_json: Mapping[str, Any]) -> str | None:
-    """Return the label scheme that a dataset.json says; None if it says none."""
-    own = dataset_json.get("spine_ext")
-    name = own.get("scheme") if isinstance(own, dict) else None
-    return None if name is None else str(name)
-
-
-def _scheme_of_names(dataset_json: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """Return the scheme whose classes, vertebrae or bodies among them, have these names and ids; None: no scheme."""
-    classes = dataset_json.get("labels", {}).items()
-    labels = {key: str(name) for name, key in classes if isinstance(key, int) and key and name != "ignore"}
-    return next((n for n in names if bodies_of(n) & set(labels) and labels.items() <= SCHEMES[n].labels.items()), None)
-
-
-def _fitting(first: Path, names: Sequence[str]) -> list[str]:
-    """Return the schemes that know every id of the first mask, a vertebra's or body's among them."""
-    from nnunet_spine_ext.check.images import inspect
-
-    file = next((f for f in sorted(first.iterdir()) if is_image(f)), None) if first.is_dir() else first
-    if file is None or not file.is_file():
-        return []
-    voxels = inspect(file, role="label").voxels
-    ids = set() if voxels is None or voxels.ids is None else set(voxels.ids) - {0}
-    return [name for name in names if ids & bodies_of(name) and ids <= set(SCHEMES[name].labels)]

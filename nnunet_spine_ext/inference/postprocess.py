@@ -32,15 +32,13 @@ from nnunet_spine_ext.inference.batch import (
     unexpected,
 )
 from nnunet_spine_ext.inference.journal import Journal, folder_lock, is_finished
-from nnunet_spine_ext.inference.mask_cases import (
-    MaskCase,
+from nnunet_spine_ext.inference.mask_cases import MaskCase, find_masks, open_mask, subfolder_warning
+from nnunet_spine_ext.inference.mask_schemes import (
     check_level_sources,
     dataset_beside,
-    find_masks,
-    open_mask,
+    ignored_id,
     recorded_scheme,
     scheme_of_masks,
-    subfolder_warning,
 )
 from nnunet_spine_ext.inference.phase_options import PhaseOptions, check_phases
 from nnunet_spine_ext.inference.phases import CaseInput, Phases
@@ -134,12 +132,16 @@ def postprocess(
 
 @dataclass(frozen=True)
 class _Job:
-    """What a process needs to do cases; `earlier` is the journal of the run that is resumed."""
+    """What a process needs to do cases; `earlier` is the journal of the run that is resumed.
+
+    `ignored`: id of the ignore label of the masks.
+    """
 
     output: Path
     cases: Mapping[str, MaskCase]
     phases: PhaseOptions
     scheme: str
+    ignored: int | None
     fingerprint: str
     earlier: Mapping[str, Any]
     device: str
@@ -186,11 +188,13 @@ def _prepare(
     cases = find_masks(i, sources, image_needed=phases.needs_image)
     name = scheme_of_masks(i, scheme)
     check_phases(phases, name, images=sources["images"] is not None)
-    facts = [name, phases.identity(), strict, prefer, sorted(k for k, v in sources.items() if v), __version__]
+    ignored = ignored_id(dataset_beside(i))
+    facts = [name, ignored, phases.identity(), strict, prefer, sorted(k for k, v in sources.items() if v), __version__]
     fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     journal = Journal(output).read()
     earlier = journal if resume else {}
-    job = _Job(output, {c.name: c for c in cases}, phases, name, fingerprint, earlier, device, jobs, strict, prefer)
+    by_name = {c.name: c for c in cases}
+    job = _Job(output, by_name, phases, name, ignored, fingerprint, earlier, device, jobs, strict, prefer)
     title = f"{len(cases)} masks, scheme {name}, " + ("a network" if phases.instance_model else "without a network")
     result = PostprocessResult(title=title, folder=output)
     foreign = foreign_cases(output, set(job.cases), journal, fingerprint)
@@ -297,7 +301,8 @@ def _process(case: MaskCase, job: _Job, phases: Phases) -> Done:
 
 
 def _opened(case: MaskCase, job: _Job) -> tuple[Volume, CaseInput, list[Problem]]:
-    return open_mask(case, strict=job.strict, prefer=job.prefer, levels_scheme=job.phases.levels_scheme)
+    levels = job.phases.levels_scheme
+    return open_mask(case, strict=job.strict, prefer=job.prefer, levels_scheme=levels, ignored=job.ignored)
 
 
 def _phases_of(job: _Job) -> Phases:
