@@ -14,14 +14,17 @@ from nnunet_spine_ext.instances.geodesic import make_graph, propagate
 from nnunet_spine_ext.instances.priors import class_lookup
 from nnunet_spine_ext.instances.voxels import Voxels, coordinates
 
+_ROUNDING_MM = 1e-3
+
 
 def settle_borders(voxels: Voxels, vertebra: Array, free: Array, *, share: float, reach_mm: float) -> int:
     """Give thin slices of parts back to the vertebra that has the rest, in place; returns how many voxels changed.
 
-    A part is one component of one class: a process, an arch, a body. It goes to one vertebra where the assignment
-    without a network holds all of it for that one's, the answers say so for at least `share` of it, and what they gave
-    to a neighbour lies within `reach_mm` of the rest. Parts of several vertebrae that have grown together are divided
-    in wider pieces, as no process is that thin: there, what the answers say stays.
+    A part is one component of one class: a process, an arch, a body. It goes to one vertebra where three things hold:
+    the assignment without a network gives all of it to this vertebra, the answers give at least `share` of it to the
+    same one, and what they gave to a neighbour lies within `reach_mm` of the rest. Where parts of several vertebrae
+    have grown together, the piece of one is mostly thicker than that, and what the answers say stays; a thinner one is
+    lost. Along an axis whose voxels are longer than `reach_mm` nothing is moved.
 
     Parameters
     ----------
@@ -64,7 +67,9 @@ def _near(voxels: Voxels, nodes: Array, kept: Array, reach_mm: float) -> Array:
     mask = np.zeros(place.max(axis=1) - low + 1, dtype=bool)
     mask[tuple(place - low[:, None])] = True
     graph = make_graph(mask, voxels.frame.spacing)
+    # A sum of edges is a little more or less than what they are together: 1.1 + 1.1 + 1.1 > 3.3.
+    reach = reach_mm + _ROUNDING_MM
     # Voxels are listed in the order of the graph's nodes.
-    cost = propagate(graph, np.where(kept, 0, -1), limit=reach_mm).cost
-    near: Array = cost <= reach_mm
+    cost = propagate(graph, np.where(kept, 0, -1), limit=reach).cost
+    near: Array = cost <= reach
     return near
