@@ -77,6 +77,25 @@ def test_rows_beyond_the_state_are_left_out(tmp_path: Path) -> None:
     assert [row["epoch"] for row in again.rows] == ["0"]
 
 
+def test_a_training_killed_while_it_saves_has_every_row_of_its_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(tmp_path)
+    training.run(1)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("save_state", "write_log"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"nnunet_spine_ext.core.epochs.{name}", killed)
+            with pytest.raises(KeyboardInterrupt):
+                training.run(training.epoch + 1)
+        again = Training(tmp_path)
+        assert again.resume()
+        assert [int(row["epoch"]) for row in again.rows] == list(range(again.epoch))
+
+
 def test_without_a_state_there_is_nothing_to_go_on_with(tmp_path: Path) -> None:
     training = Training(tmp_path)
     assert (training.resume(), training.differences) == (False, ())

@@ -98,6 +98,23 @@ def test_the_command_trains_resumes_and_refuses_a_second_one(raw: Path, discs: P
     assert read_harmonizer(tmp_path / "m").settings["weights"]["cycle"] == 3
 
 
+def test_a_model_that_was_not_written_any_more_is_written_on_resuming(
+    raw: Path, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nnunet_spine_ext.harmonize.cyclegan.training.write_harmonizer", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(raw, tmp_path / "parts", "epochs=1", "save_every=1", segmenter=discs)
+    assert not (tmp_path / "parts" / "model.json").exists()
+    result = trained(raw, tmp_path / "parts", "epochs=1", "save_every=1", segmenter=discs, resume=True)
+    assert result.epochs == (1, 1)
+    assert read_harmonizer(tmp_path / "parts").complete
+    assert load_harmonizer(tmp_path / "parts") is not None
+
+
 def test_a_stopped_training_goes_on(raw: Path, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained(raw, tmp_path / "whole", "epochs=2", segmenter=discs)
     real = CycleGanTraining._one_epoch

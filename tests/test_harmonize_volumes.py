@@ -15,7 +15,7 @@ from nnunet_spine_ext.core.errors import CaseError, SetupError, UsageError
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.harmonize import slices as reading
 from nnunet_spine_ext.harmonize import volumes
-from nnunet_spine_ext.harmonize.geometry_gate import GateSettings, edge_correlation, judge
+from nnunet_spine_ext.harmonize.geometry_gate import EDGES_LOST, GateSettings, edge_correlation, judge
 from nnunet_spine_ext.harmonize.harmonizer import Method
 from nnunet_spine_ext.harmonize.slice_grid import SliceSettings, prepare_slice
 from nnunet_spine_ext.harmonize.volumes import CONSTANT, WHOLE, HarmonizedVolume, harmonize_volume
@@ -208,6 +208,17 @@ def test_slices_that_show_nothing_do_not_speak_against_a_volume() -> None:
     result = harmonize_volume(Volume(array, scan.affine), failing(1), GateSettings(min_passed=0.6))
     assert result.refused is None
     assert [row.passed for row in result.rows] == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize("tone", [0.0, 255.0])
+def test_slices_of_which_nothing_is_left_speak_against_a_volume(tone: float) -> None:
+    scan, _ = spine()
+    calls = iter(range(100))
+    emptied = Fake(lambda image: np.full_like(image, tone) if next(calls) != 2 else darker(image))
+    result = harmonize_volume(scan, emptied, GateSettings(min_passed=0.5))
+    assert result.refused == (1, 5)
+    assert [row.why for row in result.rows].count(EDGES_LOST) == 4
+    assert np.array_equal(result.volume.array, scan.array)
 
 
 def test_slices_without_content_are_no_failures() -> None:

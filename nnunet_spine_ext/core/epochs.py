@@ -74,10 +74,11 @@ class EpochTraining:
         return True
 
     def save(self) -> None:
-        """Write the state and the table of epochs."""
+        """Write the table of epochs and the state."""
         facts = {**self.identity, "epoch": self.epoch, "cpu_seconds": self.cpu_seconds, **self.own_facts()}
-        save_state(self._state, self._trained, self.optimizer, facts)
+        # The table first: rows beyond a state are left out when it is taken up again, missing ones would stay missing.
         write_log(self._log, self.rows)
+        save_state(self._state, self._trained, self.optimizer, facts)
 
 
 def save_state(
@@ -156,5 +157,5 @@ def _damaged(path: Path, error: Exception) -> SetupError:
         file=path,
         found=f"cannot be read ({type(error).__name__}: {str(error)[:160]})",
         expected="the state of a training that was stopped",
-        fix="start the fold anew with --overwrite",
+        fix="train anew with --overwrite",
     )

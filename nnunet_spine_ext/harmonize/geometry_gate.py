@@ -34,6 +34,8 @@ _SAME_SPACING = 0.02
 _MULTIPLE = 32
 NO_EDGES = "no edges"
 """Why a slice in which there is nothing to compare was not harmonized."""
+EDGES_LOST = "no edges left"
+"""Why a slice of which nothing was left was not harmonized."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,9 @@ def judge(
         return SliceRow(index, False, "values that are no numbers")
     whole, weakest = edge_correlation(before, after, spacing)
     if whole is None or weakest is None:
-        return SliceRow(index, False, NO_EDGES)
+        own = _edges(before, spacing)
+        # A slice that showed something and shows nothing now has failed; one that showed nothing cannot be judged.
+        return SliceRow(index, False, NO_EDGES if correlation(own, own) is None else EDGES_LOST)
     reasons = []
     if whole < settings.edge_correlation:
         reasons.append(f"edge correlation {_down(whole)} below {settings.edge_correlation:g}")

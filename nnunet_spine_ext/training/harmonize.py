@@ -229,7 +229,7 @@ def train_network(order: Order, device: torch.device, processes: Processes | Non
         order.method,
         (training.epoch, settings.epochs),
         counts,
-        training.rows[-1],
+        training.rows[-1] if training.rows else {},
         (*target.problems, *source.problems, *problems, *training.warnings),
     )
 

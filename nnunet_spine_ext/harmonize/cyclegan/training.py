@@ -33,7 +33,7 @@ from nnunet_spine_ext.harmonize.cyclegan.step import (
 )
 from nnunet_spine_ext.harmonize.cyclegan.targets import Targets
 from nnunet_spine_ext.harmonize.cyclegan.validation import VALIDATED, first_samples, validate
-from nnunet_spine_ext.harmonize.harmonizer import HarmonizerModel, write_harmonizer
+from nnunet_spine_ext.harmonize.harmonizer import HarmonizerModel, read_harmonizer, write_harmonizer
 from nnunet_spine_ext.harmonize.progress import duration, paced
 from nnunet_spine_ext.harmonize.segmenter import SliceSegmenter
 from nnunet_spine_ext.losses.radiomics import RadiomicLoss
@@ -120,6 +120,7 @@ class CycleGanTraining(epochs.EpochTraining):
         """
         started, first = time.monotonic(), self.epoch
         self.processes.on_first(self._save_targets)
+        self.processes.on_first(self._publish_what_was_saved)
         while self.epoch < self.settings.epochs:
             self._one_epoch()
             spent = time.monotonic() - started
@@ -162,6 +163,18 @@ class CycleGanTraining(epochs.EpochTraining):
         if not saved:
             return
         self.save()
+        self._publish()
+
+    def _publish_what_was_saved(self) -> None:
+        # A run that was killed while it wrote left a state without its model.
+        try:
+            published = read_harmonizer(self.folder).epochs[0]
+        except SetupError:
+            published = 0
+        if self.epoch and published != self.epoch:
+            self._publish()
+
+    def _publish(self) -> None:
         model = replace(self.goal.model, epochs=(self.epoch, self.settings.epochs))
         write_harmonizer(self.folder, model, {generator_file(self.epoch): self.networks.to_target.state_dict()})
 
