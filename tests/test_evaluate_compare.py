@@ -477,3 +477,12 @@ def test_areas_of_the_cord_are_referred_to_the_command_that_compares_them(tmp_pa
         with pytest.raises(UsageError, match="nnUNetv2_spine_csa_drift") as caught:
             compare(areas, [areas], tmp_path / "out")
         assert caught.value.code == "E-COMPARE-AREAS"
+
+
+def test_a_file_in_place_of_its_folder_is_no_table_of_areas(tmp_path: Path) -> None:
+    scores = tmp_path / "metrics.csv"
+    for _ in range(2):
+        with pytest.raises(UsageError, match="name its output folder") as caught:
+            compare(scores, [scores], tmp_path / "out")
+        assert caught.value.code == "E-COMPARE-FOLDER"
+        scores.write_text("case,scope,metric,value\na,class,dice,0.9\n")

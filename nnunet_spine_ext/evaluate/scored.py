@@ -14,6 +14,8 @@ from nnunet_spine_ext.evaluate.registry import METRICS
 from nnunet_spine_ext.evaluate.statistic import finite_mean
 
 OVERALL = "overall"
+# Of an evaluation of areas, and of `nnUNetv2_spine_csa`.
+_AREA_COLUMNS = frozenset(("csa", "area"))
 
 
 class Key(NamedTuple):
@@ -101,7 +103,13 @@ def read_scored(folder: str | Path) -> Scored:
 
 def _has_areas(path: Path) -> bool:
     """Whether a folder is one of ``nnUNetv2_spine_evaluate --csa``, or a file a table of areas."""
-    return (path / "csa.csv").is_file() or path.suffix.lower() in (".csv", ".tsv")
+    if not path.is_file():
+        return (path / "csa.csv").is_file()
+    if path.suffix.lower() != ".csv":
+        return False
+    with path.open(encoding="utf-8", errors="replace", newline="") as stream:
+        head = next(csv.reader(stream), [])
+    return not _AREA_COLUMNS.isdisjoint(head)
 
 
 def _key(line: Mapping[str, str]) -> Key:
