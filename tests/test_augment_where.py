@@ -19,7 +19,7 @@ SHAPE = (12, 20, 16)
 RESTRICTED = tuple(name for name, cls in registry().items() if cls.stage in ("field", "noise"))
 WHOLE = tuple(name for name, cls in registry().items() if cls.stage in ("warp", "axis", "kspace", "final"))
 STRONG: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("rician_noise", "chi_noise", "gaussian_noise", "coloured_noise"), {"sigma": 0.3}),
+    **{name: {"sigma": 0.3} for name in ("rician_noise", "chi_noise", "gaussian_noise", "coloured_noise")},
     "bias_spline": {"sd": 0.3},
     "bias_polynomial": {"coefficient": 0.5},
     "surface_coils": {"residual": 1.0},

@@ -437,6 +437,9 @@ def test_a_folder_that_is_no_model_and_a_dataset_that_is_none(nnunet_folders: Fo
     assert caught.value.code == "E-MODEL-FOLDER"
     with pytest.raises(SetupError) as caught:
         finetune_plan(model, "903", name=NAME)
+    assert caught.value.code == "E-FINETUNE-DATASET"
+    with pytest.raises(SetupError, match="leave the folder out") as caught:
+        finetune_plan(model, str(nnunet_folders["nnUNet_preprocessed"] / "Dataset902_Target"), name=NAME)
     assert caught.value.code == "E-PLAN-DATASET"
 
 

@@ -226,7 +226,7 @@ def test_cases_that_were_not_preprocessed_name_the_command(nnunet_folders: Folde
     trainer = trainer_of(folder)
     shutil.rmtree(trainer.preprocessed_dataset_folder)
     with pytest.raises(
-        SetupError, match=f"nnUNetv2_preprocess -d {TARGET} -plans_name {NAME} -c {CONFIGURATION}"
+        SetupError, match=rf"nnUNetv2_preprocess -d {int(TARGET[7:10])} -plans_name {NAME} -c {CONFIGURATION}"
     ) as found:
         trainer.initialize()
     assert found.value.code == "E-TRAINER-DATA"

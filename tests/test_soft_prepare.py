@@ -427,7 +427,7 @@ def test_missing_folders_plans_and_configurations_are_named(
     assert caught.value.code == "E-SOFT-NONE"
     for file in cohort.data.iterdir():
         file.unlink()
-    with pytest.raises(SetupError, match="nnUNetv2_preprocess") as caught:
+    with pytest.raises(SetupError, match="nnUNetv2_preprocess -d 901 ") as caught:
         preprocess_soft("901")
     assert caught.value.code == "E-SOFT-UNPREPROCESSED"
 

@@ -175,6 +175,7 @@ def test_without_any_plans_the_remedy_ends_with_the_command(folder: Path) -> Non
         ({"p": "nnUNetPlan"}, "E-PLAN-BASE", "did you mean 'nnUNetPlans'?"),
         ({"p": "dataset"}, "E-PLAN-BASE", "nnU-Net's plans"),
         ({"d": "902"}, "E-PLAN-DATASET", DATASET),
+        ({"d": f"/data/{DATASET}"}, "E-PLAN-DATASET", "leave the folder out"),
         ({"assignments": ["batchsize=3"]}, "E-CONFIG-KEY", "did you mean 'batch_size'?"),
         ({"assignments": ["train.num_epoch=3"]}, "E-CONFIG-KEY", "did you mean 'num_epochs'?"),
         ({"assignments": ["network.features=3"]}, "E-CONFIG-KEY", "base_features"),

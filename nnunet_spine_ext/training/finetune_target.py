@@ -66,12 +66,14 @@ def _folder(dataset: str) -> Path:
         return dataset_folder(dataset)
     except SetupError as error:
         raw, preprocessed = (os.environ.get(name) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
-        if error.code != "E-PLAN-DATASET" or not raw or not preprocessed:
+        if error.code != "E-PLAN-DATASET" or not raw or not preprocessed or Path(dataset).name != dataset:
             raise
         pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
         found = [place for place in sorted(Path(raw).glob(pattern)) if place.is_dir()]
         if len(found) == 1 and not list(Path(preprocessed).glob(pattern)):
             return Path(preprocessed) / found[0].name
+        if len(found) == 1:
+            raise
         known = ", ".join(place.name for place in sorted(Path(raw).glob("Dataset*"))) or "none"
         raise SetupError(
             "E-FINETUNE-DATASET",

@@ -21,7 +21,7 @@ from nnunet_spine_ext.inference.matching import usable_reference
 from nnunet_spine_ext.inference.model import SETTINGS_KEY, label_scheme
 from nnunet_spine_ext.inference.preflight import check_scheme
 from nnunet_spine_ext.training.finetune_settings import FINETUNE_TRAINER
-from nnunet_spine_ext.training.planned import are_plans, dataset_folder, read_plans
+from nnunet_spine_ext.training.planned import are_plans, dataset_folder, number_of, read_plans
 from nnunet_spine_ext.training.presets import Preset, apply_to_configuration, read_preset
 from nnunet_spine_ext.training.settings import SpineSettings, data_facts, settings_from_plans
 
@@ -178,7 +178,7 @@ def _change_configurations(changed: dict[str, Any], plans: dict[str, Any], name:
 
 
 def _next_steps(folder: Path, changed: dict[str, Any], plans: dict[str, Any], configuration: str) -> list[str]:
-    number = int(folder.name[7:10])
+    number = number_of(folder.name)
     name = changed["plans_name"]
     steps = []
     if (

@@ -28,6 +28,14 @@ def dataset_folder(dataset: str) -> Path:
             expected="nnU-Net's folder of preprocessed data",
             fix="export nnUNet_preprocessed=… (nnUNetv2_spine_env prints the lines)",
         )
+    if Path(dataset).name != dataset:
+        raise SetupError(
+            "E-PLAN-DATASET",
+            file=dataset,
+            found="a path",
+            expected="the id or the name of a dataset",
+            fix="leave the folder out",
+        )
     pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
     found = [f for f in sorted(Path(root).glob(pattern)) if f.is_dir()]
     if len(found) != 1:
@@ -42,8 +50,13 @@ def dataset_folder(dataset: str) -> Path:
     return found[0]
 
 
+def number_of(dataset: str) -> int:
+    """Return the number of a dataset of this name, ``DatasetXXX_Name``: some of nnU-Net's commands take only that."""
+    return int(dataset[7:10])
+
+
 def refuse_unprepared(data: str | Path, dataset: str, plans: str, configuration: str) -> None:
-    """Raise SetupError when the folder of preprocessed cases of these plans is not there."""
+    """Raise SetupError when the folder of preprocessed cases of these plans is not there; `dataset`: its name."""
     if Path(data).is_dir():
         return
     raise SetupError(
@@ -51,7 +64,7 @@ def refuse_unprepared(data: str | Path, dataset: str, plans: str, configuration:
         file=data,
         found="no such folder",
         expected="the cases, preprocessed with these plans",
-        fix=f"run nnUNetv2_preprocess -d {dataset} -plans_name {plans} -c {configuration} first",
+        fix=f"run nnUNetv2_preprocess -d {number_of(dataset)} -plans_name {plans} -c {configuration} first",
     )
 
 

@@ -18,7 +18,7 @@ from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.core.summary import RunSummary
 from nnunet_spine_ext.soft.prepare import FOLDER
 from nnunet_spine_ext.soft.store import read_facts
-from nnunet_spine_ext.training.planned import dataset_folder, read_plans
+from nnunet_spine_ext.training.planned import dataset_folder, number_of, read_plans
 from nnunet_spine_ext.training.soft_case import HARD, Classes, Job, fits, is_current, needed, prepare_case
 
 _WAIT_S = 5.0
@@ -284,7 +284,8 @@ def _data_folder(folder: Path, plans: Mapping[str, Any], configuration: str) -> 
             file=data,
             found="no preprocessed cases (.b2nd)",
             expected="images that nnU-Net has preprocessed",
-            fix=f"run nnUNetv2_preprocess -d {folder.name} -plans_name {plans.get('plans_name')} -c {configuration}",
+            fix=f"run nnUNetv2_preprocess -d {number_of(folder.name)} -plans_name {plans.get('plans_name')} "
+            f"-c {configuration}",
         )
     return data
 
