@@ -19,6 +19,7 @@ from nnunet_spine_ext.core.errors import CaseError, UsageError
 from nnunet_spine_ext.core.labels import convert_labels
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.instances import InstanceSettings, separate
+from nnunet_spine_ext.instances.interface import _of_positions
 
 LOW = ("T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5")
 NECK = tuple(LEVELS[:8])
@@ -341,3 +342,10 @@ def test_priors_decide_where_distance_alone_is_wrong() -> None:
     plain = load_config(InstanceSettings, {"assign": {"prior_strength": 0.0, "vote": False}})
     without = panoptic(truth.array, separate(semantic, settings=plain).instances.array, "vertebra")[2]
     assert panoptic(truth.array, separate(semantic).instances.array, "vertebra")[2] > without + 0.05
+
+
+def test_values_of_places_follow_them_where_two_lie_at_one_height() -> None:
+    # Two places of one arc length, of which the first goes.
+    kept = np.array([False, True, False, True])
+    found = _of_positions({"agreement": {2: 0.5, 3: 0.1, 4: 0.9}}, kept)
+    assert found == {"agreement": {"1": 0.5, "2": 0.9}}

@@ -29,9 +29,9 @@ SPINE = LEVELS[1:19] + LEVELS[20:25]  # C2 to T12, L1 to L5.
 class Spine:
     """A case whose patches say nothing: the network below knows the answers."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, count: int = len(SPINE)) -> None:
         self.case = self.subject = name
-        self.names, self.sacrum = tuple(SPINE), True
+        self.names, self.sacrum = tuple(SPINE[:count]), True
 
     def patches(self) -> Array:
         """Return patches with a column of bone through the middle."""
@@ -79,6 +79,10 @@ def test_few_spines_say_nothing() -> None:
     # Two scans of one person are one spine.
     twice = [*spines(3), *spines(3)]
     assert calibrate(Oracle(0.5, 0.9), twice) == {}  # type: ignore[arg-type]
+    # Three vertebrae give no window.
+    short = [*spines(3), Spine("short", 3)]
+    assert calibrate(Oracle(0.5, 0.9), short) == {}  # type: ignore[arg-type]
+    assert calibrate(Oracle(0.5, 0.9), [*short, Spine("four", 4)])["windows"] > 0  # type: ignore[arg-type]
 
 
 def test_windows_are_parts_whose_pictures_end_in_their_outermost_vertebrae() -> None:
@@ -160,5 +164,9 @@ def test_training_stores_it_with_the_model(
     # A value that cannot be is a model that cannot be used.
     content = read_json(out / "numbering_model.json")
     write_json(out / "numbering_model.json", content | {"temperatures": {"0": 0.0}})
-    with pytest.raises((SetupError, UsageError), match="fold 0"):
+    with pytest.raises(SetupError, match=r"numbering_model\.json: temperatures: fold 0"):
         read_numbering_model(out)
+    for name in ("zero", "7"):
+        write_json(out / "numbering_model.json", content | {"temperatures": {name: 2.0}})
+        with pytest.raises(SetupError, match=f"not there: {name}; "):
+            read_numbering_model(out)

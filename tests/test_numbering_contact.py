@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from nnunet_spine_ext.core.volume import Volume
-from nnunet_spine_ext.instances.interface import _of_positions
 from nnunet_spine_ext.numbering.contact import contact_mm2
 
 
@@ -22,10 +21,3 @@ def test_faces_are_counted_on_all_sides_with_their_area() -> None:
     around[2, 2, 2] = False
     assert contact_mm2(volume, around)[3] == pytest.approx(2 * (15 + 10 + 6))
     assert contact_mm2(volume, np.zeros(array.shape, dtype=bool)).tolist() == [0.0] * 4
-
-
-def test_values_of_places_follow_them_where_two_lie_at_one_height() -> None:
-    # Two places of one arc length, of which the first goes.
-    kept = np.array([False, True, False, True])
-    found = _of_positions({"agreement": {2: 0.5, 3: 0.1, 4: 0.9}}, kept)
-    assert found == {"agreement": {"1": 0.5, "2": 0.9}}

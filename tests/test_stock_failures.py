@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_spine_ext.core.io import write_json
+from nnunet_spine_ext.core.io import read_json, write_json
 from nnunet_spine_ext.inference import managers, stock_failures
 from nnunet_spine_ext.inference.stock_failures import FAILURES, failed_cases, list_failures
 
@@ -37,6 +37,27 @@ def test_the_list_goes_with_its_last_case(tmp_path: Path) -> None:
     assert (tmp_path / FAILURES).read_text() == "b\n"
     (tmp_path / "qc" / "b.json").unlink()
     list_failures(tmp_path)
+    assert not (tmp_path / FAILURES).exists()
+
+
+def test_with_a_list_only_the_case_that_changed_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(stock_failures, "read_json", lambda path: read.append(path.stem) or read_json(path))
+    for name in ("a", "b", "c", "d"):
+        write_json(tmp_path / "qc" / f"{name}.json", {"error": {}} if name in "ab" else {})
+    list_failures(tmp_path, "b")
+    assert (tmp_path / FAILURES).read_text() == "a\nb\n"
+    read.clear()
+    write_json(tmp_path / "qc" / "d.json", {"error": {}})
+    list_failures(tmp_path, "d")
+    # What somebody took away is no failure.
+    (tmp_path / "qc" / "a.json").unlink()
+    write_json(tmp_path / "qc" / "b.json", {})
+    list_failures(tmp_path, "b")
+    assert (tmp_path / FAILURES).read_text() == "d\n"
+    assert read == ["d", "b"]
+    write_json(tmp_path / "qc" / "d.json", {})
+    list_failures(tmp_path, "d")
     assert not (tmp_path / FAILURES).exists()
 
 

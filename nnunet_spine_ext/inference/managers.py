@@ -150,7 +150,7 @@ class SpineReaderWriter(NibabelIOWithReorient):
                     logger.warning("%s", problem)
                 if (mask.parent / FAILURES).is_file():
                     # Of an earlier run: this case may be one of its failures.
-                    list_failures(mask.parent)
+                    list_failures(mask.parent, strip_suffix(mask))
             except Exception as error:
                 _record_failure(mask, error)
         write_volume(volume, mask)
@@ -240,7 +240,7 @@ def _record_failure(mask: Path, error: Exception) -> None:
     # The disk may be what failed.
     with contextlib.suppress(OSError):
         write_json(qc_file(mask.parent, case), {"error": problem.to_dict()})
-    list_failures(mask.parent)
+    list_failures(mask.parent, case)
     if not _without_instances:
         atexit.register(_name_failures)
     _without_instances.append(case)

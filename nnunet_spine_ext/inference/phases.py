@@ -39,7 +39,12 @@ def phase_files(folder: Path, case: str) -> list[Path]:
 
 def qc_file(folder: Path, case: str) -> Path:
     """Return where the facts and findings of the phases are written."""
-    return folder / "qc" / f"{case}.json"
+    return qc_folder(folder) / f"{case}.json"
+
+
+def qc_folder(folder: Path) -> Path:
+    """Return where the facts and findings of all cases are."""
+    return folder / "qc"
 
 
 def snapshot_file(folder: Path, case: str) -> Path:

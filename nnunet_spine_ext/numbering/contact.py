@@ -13,12 +13,11 @@ def contact_mm2(instances: Volume, other: Array) -> Array:
     Parameters
     ----------
     instances: ids from 0; background has an area, too.
-    other: (i, j, k) bool on the same grid. Faces within an instance that is part of the mask are none of a contact
-        with another one: ask for the others.
+    other: (i, j, k) bool on the same grid.
 
     Returns
     -------
-    (largest id + 1,) areas.
+    (largest id + 1,) areas; not meaningful for ids that are themselves in `other`.
     """
     spacing = instances.spacing
     total = np.zeros(int(instances.array.max(initial=0)) + 1)

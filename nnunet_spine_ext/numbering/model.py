@@ -167,6 +167,9 @@ def read_numbering_model(folder: str | Path) -> NumberingModel:
         model = load_config(NumberingModel, content, where=str(path))
     if not model.folds:
         raise unusable(path, "a model without folds", "finish the training of one fold")
+    if strange := sorted(set(model.temperatures) - {str(fold) for fold in model.folds}):
+        found = f"temperatures of folds that are not there: {', '.join(strange)}"
+        raise unusable(path, found, f"name them as the folds: {', '.join(map(str, model.folds))}")
     return model
 
 

@@ -57,11 +57,13 @@ def calibrate(classifier: Classifier, cases: Sequence[CachedCase]) -> dict[str, 
     Returns
     -------
     ``temperature``, ``windows``, and ``nats`` that the true level of a vertebra lacks, without and with it; empty for
-    spines of fewer than four subjects.
+    spines of fewer than four subjects that have at least four vertebrae.
     """
-    if len({case.subject for case in cases}) < LEAST_SUBJECTS:
+    # Shorter ones give no window.
+    usable = [case for case in cases if len(case.names) >= min(LENGTHS)]
+    if len({case.subject for case in usable}) < LEAST_SUBJECTS:
         return {}
-    found = [window for case in cases for window in windows_of(case, classifier)]
+    found = [window for case in usable for window in windows_of(case, classifier)]
     kept = [found[k] for k in np.unique(np.linspace(0, len(found) - 1, MOST_WINDOWS).astype(int))] if found else []
     if not kept:
         return {}
