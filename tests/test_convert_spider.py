@@ -62,6 +62,7 @@ def test_semantic_makes_a_dataset_that_nnunet_accepts(tmp_path: Path) -> None:
     assert result.folder.name == "Dataset501_SPIDER"
     description = json.loads((result.folder / "dataset.json").read_text())
     assert description["labels"] == {"background": 0, "vertebra": 1, "disc": 2, "canal": 3}
+    assert description["spine_ext"]["scheme"] == "whole_vertebrae"
     assert description["licence"] == "CC BY 4.0"
     cases = _table(result)
     assert sorted(cases) == CASES
@@ -231,7 +232,10 @@ def test_partly_visible_vertebrae_are_kept_or_ignored(tmp_path: Path) -> None:
     for result in (kept, ignored):
         assert set(_read(result, "1_t1", "instancesTr")[highest]) == {20}
         assert _table(result)["1_t1"]["partly_visible"] == [20]
-    assert json.loads((semantic.folder / "dataset.json").read_text())["labels"]["ignore"] == 4
+    description = json.loads((semantic.folder / "dataset.json").read_text())
+    assert description["labels"]["ignore"] == 4
+    # There 4 is the cord.
+    assert description["spine_ext"]["scheme"] != "whole_vertebrae"
     verify_with_nnunet(semantic.folder)
 
 

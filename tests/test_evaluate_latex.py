@@ -56,6 +56,17 @@ def test_every_pair_of_special_characters_is_made_harmless() -> None:
         assert len(table.rows) == 3
 
 
+def test_heads_are_guarded_and_labels_stay_apart() -> None:
+    written = latex.table(["[x]", "a"], [["y", "1"]], "Caption.", "name")
+    assert "\\toprule\n{}[x] & a" in written
+    parse(written)
+    names = ["a_b", "a b", "a-b", "a\tb"]
+    labels = [latex.table(["", "a"], [["y", "1"]], "C.", name).split("\\label{tab:")[1].split("}")[0] for name in names]
+    assert len(set(labels)) == len(names)
+    assert labels[2] == "a-b"
+    assert all(label.startswith("a-b") for label in labels)
+
+
 @pytest.fixture
 def cohort(tmp_path: Path) -> Cohort:
     """Return cases with two folders of predictions; classes, facts and structures have names that TeX does not like."""

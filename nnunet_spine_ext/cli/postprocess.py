@@ -29,8 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", required=True, metavar="FOLDER", help="where the results go")
     parser.add_argument(
         "--scheme",
-        help="label scheme of the masks: nnunet14, spineps, or whole_vertebrae as in SPIDER (default: as the "
-        "dataset.json beside them says)",
+        help="label scheme of the masks: nnunet14, spineps, or one of whole vertebrae: whole_vertebrae as in SPIDER, "
+        "totalsegmentator_mr (default: as the dataset.json beside them says)",
     )
     phases = parser.add_argument_group("what is done")
     add_phase_options(phases)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
+from zlib import crc32
 
 from nnunet_spine_ext.evaluate.cord.metrics import EVERY_METRIC
 from nnunet_spine_ext.evaluate.markdown import TITLES
@@ -89,11 +90,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str, l
         "\\begin{table}",
         "\\centering",
         f"\\caption{{{caption}}}",
-        # What is harmless in text is not so in a name.
-        f"\\label{{tab:{_NO_NAME.sub('-', label)}}}",
+        f"\\label{{tab:{_name(label)}}}",
         f"\\begin{{tabular}}{{l{'c' * (len(columns) - 1)}}}",
         "\\toprule",
-        " & ".join(columns) + r" \\",
+        " & ".join([_guarded(columns[0]), *columns[1:]]) + r" \\",
         "\\midrule",
         *(" & ".join([_guarded(row[0]), *row[1:]]) + r" \\" for row in rows),
         "\\bottomrule",
@@ -103,8 +103,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str, l
     return "\n".join(lines) + "\n"
 
 
+def _name(label: str) -> str:
+    """Return a label as a name that TeX can build; what is harmless in text is not so there, and names stay apart."""
+    name = _NO_NAME.sub("-", label)
+    return name if name == label else f"{name}-{crc32(label.encode()):08x}"
+
+
 def _guarded(cell: str) -> str:
-    """Keep the first cell of a row from being read as an argument of the end of the row above."""
+    """Keep the first cell of a row from being read as an argument of the end of the row, or the rule, above."""
     return "{}" + cell if cell.lstrip()[:1] in ("[", "*") else cell
 
 

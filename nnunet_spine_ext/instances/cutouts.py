@@ -83,10 +83,6 @@ class ModelGrid:
             result[k] = turned[plane][rest]
         return result
 
-    def to_frame(self, array: Array) -> Array:
-        """Bring an array (P, I, R) of the grid onto the frame (x, y, z), nearest neighbour."""
-        return np.ascontiguousarray(array[np.ix_(*self.place)].transpose(2, 0, 1))
-
     def index(self, voxels: Array) -> Array:
         """Return the grid's voxels (n, 3) along P, I, R in which voxels (n, 3) of the frame lie (x, y, z)."""
         voxels = np.asarray(voxels, dtype=np.intp)
