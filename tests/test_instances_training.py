@@ -19,7 +19,7 @@ from nnunet_spine_ext.cli import train_instances as command
 from nnunet_spine_ext.core.dataset import DatasetSpec, RawCase, write_raw_dataset
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, SetupError, SpineExtError, UsageError
 from nnunet_spine_ext.core.io import read_volume, write_json, write_volume
-from nnunet_spine_ext.core.labels import scheme
+from nnunet_spine_ext.core.labels import convert_labels, scheme
 from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.instances.cutouts import CutoutSpec
@@ -40,6 +40,7 @@ from nnunet_spine_ext.instances.training.sampler import (
     training_cutout,
 )
 from nnunet_spine_ext.instances.training.settings import InstanceTrainSettings, preset_names, read_settings
+from nnunet_spine_ext.instances.whole import classes_of_whole
 
 SPEC = CutoutSpec((24, 32, 16), (5.0, 5.0, 6.0))
 TINY = (
@@ -158,6 +159,18 @@ def test_bodies_of_whole_vertebrae_are_what_lies_before_the_canal() -> None:
     truth = grid_case("a", semantic, instances.array, spec)
     for (_, ours), (_, theirs) in zip(case.seeds, truth.seeds, strict=True):
         assert np.abs(np.subtract(ours, theirs)).max() <= 1
+    # As the separation tells them, also by a cord alone; with neither, all of a vertebra counts.
+    fine = CutoutSpec((24, 32, 16), (1.0, 1.0, 3.0), "body")
+    whole[whole == 12] = 0
+    for kept in (whole, np.where(whole == 11, 0, whole)):
+        case = grid_case("a", semantic.with_array(kept), instances.array, fine, substructures=False)
+        if 11 in kept:
+            ids = convert_labels(semantic.array, "nnunet14", "whole_vertebrae")
+            parted = classes_of_whole(semantic.with_array(np.where(ids == 3, 0, ids)), "whole_vertebrae")
+            bodies = grid_case("a", parted, instances.array, fine)
+        else:
+            bodies = grid_case("a", semantic.with_array(kept), instances.array, fine)
+        assert case.seeds == bodies.seeds
 
 
 def test_cutouts_show_the_neighbours() -> None:

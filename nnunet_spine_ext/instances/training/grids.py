@@ -18,11 +18,12 @@ from nnunet_spine_ext.core.io import read_volume, write_bytes
 from nnunet_spine_ext.core.labels import DISC_OFFSET, ENDPLATE_OFFSET, VERTEBRA_ORDER, VERTEBRAE, apply_table
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.instances.cutouts import CutoutSpec, Index, make_grid, seeds_of
-from nnunet_spine_ext.instances.frame import CANAL, CORD, CORPUS, ORIENTATION, Frame, make_frame
+from nnunet_spine_ext.instances.frame import CANAL, CORD, CORPUS, ORIENTATION, make_frame
 from nnunet_spine_ext.instances.training.dataset import LABELS, TrainingCase
+from nnunet_spine_ext.instances.whole import with_arches
 
 # Goes up when the same masks would give other arrays.
-VERSION = 1
+VERSION = 2
 # A body of which less than this is in the image is no seed when the network is applied, either (`seeds.SeedSettings`).
 _MIN_BODY_MM3 = 300.0
 # As images and their masks (see `core.cases.check_case`), but written by different tools.
@@ -142,7 +143,7 @@ def grid_case(
     ----------
     semantic: ids of ``nnunet14``.
     instances: ids of the scheme ``instances`` on the same grid; those of discs and endplates are not used.
-    substructures: False: the class corpus holds whole vertebrae, and its part in front of the canal is the body.
+    substructures: False: the class corpus holds whole vertebrae, whose bodies `whole.with_arches` tells.
     """
     frame = make_frame(semantic, "nnunet14")
     nothing = np.zeros((0, 0, 0), dtype=np.uint8)
@@ -155,9 +156,9 @@ def grid_case(
         lookup[vertebra] = number
     vertebrae = np.where((frame.labels > 1) & (frame.labels <= CORPUS), lookup[turned], 0).astype(np.uint8)
     grid = make_grid(frame, spec)
-    bodies = np.where(frame.labels == CORPUS, vertebrae, 0)
-    if not substructures:
-        bodies = np.where(_in_front(frame, vertebrae), bodies, 0)
+    # Without canal and cord nobody can tell: all of a vertebra counts for its body.
+    whole = not substructures and np.isin(frame.labels, (CANAL, CORD)).any()
+    bodies = np.where((with_arches(frame) if whole else frame).labels == CORPUS, vertebrae, 0)
     counts = np.bincount(bodies.reshape(-1))
     small = counts * frame.voxel_volume < _MIN_BODY_MM3
     bodies[small[bodies]] = 0
@@ -166,15 +167,6 @@ def grid_case(
     found = [int(k) for k in np.unique(numbers)]
     seeds = seeds_of(grid, voxels, numbers.astype(np.intp)) if found else []
     return GridCase(name, grid.labels, grid.from_frame(vertebrae), tuple(zip(found, seeds, strict=True)))
-
-
-def _in_front(frame: Frame, vertebrae: Array) -> Array:
-    """Where a vertebra lies in front of the canal (or cord) of its height; where there is none, everywhere."""
-    tube = (frame.labels == CANAL) | (frame.labels == CORD)
-    # y grows to the front: the foremost voxel of the tube in each axial plane.
-    depth = np.arange(frame.labels.shape[1])[None, :, None]
-    front = np.where(tube, depth, -1).max(axis=(0, 1))
-    return np.broadcast_to(depth > front[None, None, :], vertebrae.shape)
 
 
 def _key(case: TrainingCase, table: Mapping[int, int], spec: CutoutSpec, *, substructures: bool) -> str:
