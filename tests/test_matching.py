@@ -255,6 +255,13 @@ def test_landmarks_are_saved_loaded_and_used(reference: ChannelReference, tmp_pa
     twice = NyulLandmarks(loaded.probabilities, 2 * loaded.values)
     brighter = match(other, reference, MatchSettings("nyul", slope_limits=(0.1, 9)), landmarks=twice)
     assert np.median(brighter.image.array) > 1.5 * np.median(own.image.array)
+    # They need not bring a scan nearer to the reference to be used.
+    low, span = loaded.values[0], np.ptp(loaded.values)
+    bent = NyulLandmarks(loaded.probabilities, low + span * ((loaded.values - low) / span) ** 0.3)
+    used = match(other, reference, MatchSettings("nyul", slope_limits=(0.01, 99)), landmarks=bent)
+    assert used.after is not None
+    assert used.before is not None
+    assert used.after.body > used.before.body
     for text in ("{}", '{"kind": "nyul_landmarks", "probabilities": [0.1, 0.9], "values": [2, 1]}', "[1]"):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(CaseError, match="E-MATCH-LANDMARKS"):

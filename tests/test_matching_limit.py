@@ -9,7 +9,7 @@ import pytest
 
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.harmonize.curves import CaseFacts, channel_facts
-from nnunet_spine_ext.harmonize.distribution import ood_score
+from nnunet_spine_ext.harmonize.distribution import DistributionScore, ood_score
 from nnunet_spine_ext.harmonize.limit import LEAST, prediction_limit
 from nnunet_spine_ext.harmonize.matching import MatchMethod, MatchSettings, kind_warnings, match
 from nnunet_spine_ext.harmonize.reference import ChannelReference, average_curves, reference_of
@@ -101,6 +101,17 @@ def test_another_kind_of_scan_is_told_by_the_training_scans_not_by_the_limit(peo
     assert reference.limit is not None
     assert score.body > 3 * reference.distance
     assert [problem.code for problem in kind_warnings(score, reference)] == ["W-MATCH-FAR"]
+
+
+def test_a_scan_in_distribution_is_not_far(people: list[Volume]) -> None:
+    # Of two training scans the limit is five times as far as nearly all of them are.
+    reference = channel(content_of(people[:2]))
+    assert reference.distance is not None
+    assert reference.limit is not None
+    assert reference.limit > 4 * reference.distance
+    within, beyond = (DistributionScore(factor * reference.limit, {}, reference.bar) for factor in (0.9, 1.1))
+    assert kind_warnings(within, reference) == []
+    assert [problem.code for problem in kind_warnings(beyond, reference)] == ["W-MATCH-FAR"]
 
 
 @pytest.mark.parametrize("method", ["body", "nyul", "cdf"])

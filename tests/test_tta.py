@@ -222,6 +222,8 @@ def test_an_unsure_network_is_done_when_its_mean_moves_half_as_far_as_at_first()
     assert stops_after(unsure) == 5
     assert stops_after(unsure, stop_share=0.0) == 0
     assert stops_after(unsure, stop=False) == 0
+    assert stops_after(stripes(*[60] * 8), stop_share=0.0, stop_dice=1.0) == 0
+    assert stops_after(stripes(*[60] * 8), stop_dice=1.0) == 5
     assert stops_after(stripes(60, 70, 62, 70, 62, 70, 62, 70)) == 0, "views that contradict each other go on"
     assert stops_after(stripes(60, 63, 61, 68, 60, 68, 61)) == 0, "later views that move it more go on"
 

@@ -103,7 +103,7 @@ class Baseline:
         mapped = np.empty_like(slices)
         for index, image in enumerate(slices[:, 0]):
             curve, shown = self.curve(image), shown_of(image)
-            # What was filled up is no tissue: as air that became grey it would have edges.
+            # What was set to 0 is no tissue: as grey it would have edges.
             mapped[index, 0] = image
             if curve is not None:
                 mapped[index, 0][shown] = np.clip(curve(image[shown]), 0.0, TOP)
@@ -212,20 +212,21 @@ def write_baseline(folder: str | Path, model: HarmonizerModel, baseline: Baselin
 
 def values_of(image: Array, region: Literal["body", "slice"], spacing: tuple[float, float]) -> Array | None:
     """Return the intensities of a slice (Y, X) that count, float64 (n,); None: too few, or without a range."""
-    values = image[body_of(image, spacing)] if region == "body" else image[shown_of(image)].ravel()
+    values = image[body_of(image, spacing)] if region == "body" else image[shown_of(image)]
     # The narrow range keeps zero deviations and divisions by it out.
     if values.size < _FEWEST or float(values.max()) - float(values.min()) < _NARROWEST:
         return None
     return values.astype(np.float64)
 
 
-def shown_of(image: Array) -> tuple[slice, slice]:
-    """Return rows and columns of a slice (Y, X) without those at its edges that are 0 throughout: these are padding."""
-    filled = image != 0
-    rows, columns = (np.flatnonzero(filled.any(axis=axis)) for axis in (1, 0))
-    if not len(rows):
-        return slice(0), slice(0)
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+def shown_of(image: Array) -> Array:
+    """Return what a slice (Y, X) shows, boolean: all but the zeros that reach its edge, padding or air set to 0."""
+    from scipy.ndimage import label
+
+    zeros, _ = label(image == 0)
+    edge = np.concatenate((zeros[0], zeros[-1], zeros[:, 0], zeros[:, -1]))
+    shown: Array = ~np.isin(zeros, edge[edge > 0])
+    return shown
 
 
 def body_of(image: Array, spacing: tuple[float, float]) -> Array:

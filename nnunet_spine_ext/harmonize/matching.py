@@ -166,8 +166,9 @@ def match(
 
         found_map, confidence, more = anchored_map(facts, reference, found_map, settings.slope_limits, file, without)
         warnings += more
-    elif score_of(_mapped(facts, found_map), reference).body >= before.body:
-        # Moving and scaling, which a z-score does anyway, changes no distance.
+    elif landmarks is None and score_of(_mapped(facts, found_map), reference).body >= before.body:
+        # Moving and scaling, which a z-score does anyway, changes no distance. Landmarks of the caller's are not meant
+        # to bring a scan nearer to the reference.
         found_map = straight
     if settings.strength < 1:
         found_map = found_map.blended(straight, settings.strength)
@@ -267,7 +268,7 @@ def kind_warnings(
             fix = "matching keeps the order of tissues, so it cannot make one contrast of another: use --match none"
         return [_warning("W-MATCH-CONTRAST", file, found, f"a {reference.contrast} scan", fix)]
     usual = reference.distance
-    if usual is not None and score.body > _FAR * usual:
+    if usual is not None and not score.in_distribution and score.body > _FAR * usual:
         names = f"contrast {contrast or 'unknown'}; the reference is of {reference.contrast or 'unknown contrast'}"
         found = f"intensities {score.body / usual:.1f} times as far from the training scans as 95 % of those ({names})"
         return [_warning("W-MATCH-FAR", file, found, "a scan of the same kind", "look at the result")]

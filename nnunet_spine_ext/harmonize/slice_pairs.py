@@ -128,7 +128,7 @@ def _on_one_grid(source: SliceSet, ours: Array, target: SliceSet, theirs: Array)
     rows = [np.array([fact.row for fact in part.facts], dtype=np.float64) for part in (source, target)]
     step, half = float(min(r.min() for r in rows)), float(max(r.max() for r in rows)) * source.size[0] / 2
     places = np.arange(-half, half + step, step)
-    # A share is reached at the lower edge of its row.
+    # A share is reached at the lower edge of its row. Above the slice it is 0, or unknown (NaN) where the slice's are.
     edges = np.arange(1, source.size[0] + 1) - source.size[0] / 2
     moved = [
         np.stack(

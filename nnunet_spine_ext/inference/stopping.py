@@ -53,7 +53,7 @@ class EarlyStop:
 
     def _slower(self) -> bool:
         after = self._settings.stop_after
-        if self._missing or len(self.steps) < _FIRST + after:
+        if self._missing or not self._settings.stop_share or len(self.steps) < _FIRST + after:
             return False
         return float(np.mean(self.steps[-after:])) <= self._settings.stop_share * max(self.steps[:_FIRST])
 

@@ -28,8 +28,8 @@ def reverse_gradient(features: Tensor, strength: float | Tensor) -> Tensor:
     Parameters
     ----------
     features: of any shape.
-    strength: lambda, 0 or more: the gradient that arrives at the features is multiplied by minus lambda. In compiled
-        code give a tensor without dimensions.
+    strength: lambda, 0 or more: the gradient that arrives at the features is multiplied by minus lambda. A tensor of
+        one per sample is (B, 1, …). In compiled code give a tensor.
     """
     if not isinstance(strength, Tensor):
         strength = torch.tensor(float(strength), device=features.device)

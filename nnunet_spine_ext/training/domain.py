@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import atomic_path
 from nnunet_spine_ext.core.splits import shorten
+from nnunet_spine_ext.losses.domain import ADVERSARIAL
 from nnunet_spine_ext.networks.bottleneck import BottleneckNetwork
 from nnunet_spine_ext.networks.domain_alignment import DomainAlignment, strength_at
 from nnunet_spine_ext.training.base import building_for_training, nnUNetTrainerSpine
@@ -75,7 +76,8 @@ class DomainAlignmentMixin(_Trainer):
         super().initialize()
         self.print_to_log_file(
             f"{len(self.names)} domains by {self.domain.key}: {', '.join(self.names)}. Loss {self.domain.loss.name}, "
-            f"strength up to {self.domain.loss.largest:g} after {self.domain.loss.warm_up:.0%} of the training."
+            f"strength up to {self.domain.loss.largest:g} after {self.domain.loss.warm_up:.0%} of the training"
+            f"{', bounded' if self.domain.loss.name in ADVERSARIAL and self.domain.loss.bounded else ''}."
         )
         self._register_logs()
 
