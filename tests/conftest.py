@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,11 @@ os.environ.update(
     }
 )
 os.environ.pop("nnUNet_extTrainer", None)
+
+# A shell starts jobs in the background with Ctrl-C ignored, and their children inherit that: tests that interrupt
+# commands would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run: a test that fails here fails everywhere.
 settings.register_profile("project", deadline=None, derandomize=True, database=None)

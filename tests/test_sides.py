@@ -86,7 +86,8 @@ def test_a_region_without_partner_is_not_mirrored_and_that_is_said_once(
         make_image(tmp_path / "in" / f"{name}_0000.nii.gz", shape=(16, 16, 16))
     with caplog.at_level(logging.WARNING):
         for tta in ("mirror", "full"):
-            result = predict(tmp_path / "in", tmp_path / tta, m=model, device="cpu", tta=tta)  # type: ignore[arg-type]
+            options: dict[str, Any] = {"tta": tta, "all_views": tta == "full"}
+            result = predict(tmp_path / "in", tmp_path / tta, m=model, device="cpu", **options)
             assert result.exit_code == 0
     assert caplog.text.count("W-PLANS-SIDES") == 1
     rows = map(json.loads, (tmp_path / "full" / "cases.jsonl").read_text().splitlines())

@@ -70,7 +70,7 @@ def apply_blended(images: Tensor, lines: Sequence[Tensor], tables: Tables, borde
         part = slice(start, start + step)
         image = images[:, start * width : (start + step) * width]
         position = torch.addcmul(tables.offset[:, None], image.detach(), tables.scale[:, None])
-        index = position.clamp_(0, tables.pieces.shape[2] - 1).to(torch.int64)
+        index = position.to(torch.int64).clamp_(0, tables.pieces.shape[2] - 1)
         near = rest[:, 0, part, None] + last[:, 0, None]
         for place in range(1, places):
             near = torch.minimum(near, rest[:, place, part, None] + last[:, place, None])

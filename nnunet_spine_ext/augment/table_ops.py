@@ -29,7 +29,8 @@ def histogram(position: Tensor, rows: Tensor | None, count: int, nodes: int = NO
     ----------
     position: (K, M) from `table_axis.positions`. rows: (K, M) int64 row of each voxel, or None. count: rows R.
     """
-    index = (position - 0.5).clamp_(0, nodes - 1).to(torch.int64)
+    # Clipped as a whole number: one that is none would stay none, and be outside.
+    index = (position - 0.5).to(torch.int64).clamp_(0, nodes - 1)
     if rows is not None:
         index.add_(rows, alpha=nodes)
     flat = torch.zeros((index.shape[0], count * nodes), dtype=torch.float32, device=index.device)
@@ -148,7 +149,7 @@ class Distribution:
     def share_below(self, values: Tensor) -> Tensor:
         """Return the part of the voxels that are darker, 0 to 1, continuous and monotone."""
         position = self.position(values).clamp(0, BINS)
-        index = position.to(torch.int64).clamp_max(BINS - 1)
+        index = position.to(torch.int64).clamp_(0, BINS - 1)
         flat = index.flatten(1)
         inside = self.bins.gather(1, flat).view_as(values).to(values.dtype)
         below = (self.cumulated - self.bins).gather(1, flat).view_as(values).to(values.dtype)
@@ -205,7 +206,7 @@ def match(
     matched = _between(goals, distribution.position(rows)[:, 0].clamp(0, BINS), BINS).view(shape)
     if empty is None or floor is None:
         return matched
-    place = ((floor - LOW) * per_unit(shape[2])).clamp(0, shape[2] - 1).to(torch.int64)
+    place = ((floor - LOW) * per_unit(shape[2])).to(torch.int64).clamp_(0, shape[2] - 1)
     last = values.gather(2, place[:, None, None].expand(-1, shape[1], 1))
     kept = torch.where(empty, values, table_slopes.near(matched, last, last, values))
     return torch.where((air > 0)[..., None], kept, matched) if air is not None else kept
@@ -214,5 +215,5 @@ def match(
 def _between(curves: Tensor, position: Tensor, length: float) -> Tensor:
     """Return the values of curves (K, Q) over 0 to `length` at positions (K, N) within it."""
     position = position * ((curves.shape[1] - 1) / length)
-    index = position.to(torch.int64).clamp_max(curves.shape[1] - 2)
+    index = position.to(torch.int64).clamp_(0, curves.shape[1] - 2)
     return torch.lerp(curves.gather(1, index), curves.gather(1, index + 1), position - index)
