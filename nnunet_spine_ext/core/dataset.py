@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext.core.cases import FILE_ENDING, DatasetSpec, RawCase, check_case
+from nnunet_spine_ext.core.dataset_names import dataset_number
 from nnunet_spine_ext.core.errors import NoInputError, UsageError
 from nnunet_spine_ext.core.io import FileStamp, read_volume, write_bytes, write_json, write_volume, write_volumes
 from nnunet_spine_ext.core.partial import Entry, Partial, case_entry, unusable_folder, unwritable
@@ -352,5 +353,5 @@ def _follow_up(folder: Path, preprocessed: Path | None) -> None:
             "%s: plans and data of the dataset that was replaced are still there; plan again with "
             "nnUNetv2_plan_and_preprocess -d %d --clean",
             preprocessed / folder.name,
-            int(folder.name[7:10]),
+            dataset_number(folder.name),
         )

@@ -12,6 +12,7 @@ from typing import Any
 from nnunet_spine_ext.check.model_folder import FINAL, MODEL_FILES, checkpoints_in, folds_in, wrong_level
 from nnunet_spine_ext.core.checkpoint import load_checkpoint
 from nnunet_spine_ext.core.config import nearest
+from nnunet_spine_ext.core.dataset_names import dataset_pattern
 from nnunet_spine_ext.core.errors import CaseError, SetupError
 from nnunet_spine_ext.core.io import read_json, sha256
 
@@ -74,7 +75,7 @@ def find_model_folder(m: str | None, d: str | None, tr: str, p: str, c: str) -> 
             fix="export nnUNet_results=… or give the model folder with -m",
         )
     dataset = str(d)
-    pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
+    pattern = dataset_pattern(dataset)
     datasets = sorted(f for f in Path(root).glob(pattern) if f.is_dir())
     if len(datasets) != 1:
         found = (

@@ -15,7 +15,7 @@ from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.labels import scheme as scheme_named
 from nnunet_spine_ext.core.partial import unwritable
 from nnunet_spine_ext.render.slices import PLANES
-from nnunet_spine_ext.training.augment_options import check_choice, check_files
+from nnunet_spine_ext.training.augment_options import check_choice, check_files, wrong_option
 
 if TYPE_CHECKING:
     from nnunet_spine_ext.training.augment_lists import Converted, Listing
@@ -150,7 +150,7 @@ def _output(o: str | Path | None, dry_run: bool) -> Path | None:
         )
     out = Path(o)
     if out.suffix.lower() != ".png":
-        raise _refuse("-o", str(out), "a name ending in .png")
+        raise wrong_option("-o", str(out), "a name ending in .png")
     beside = out.with_suffix(".json")
     found = None
     if beside.exists():
@@ -180,21 +180,17 @@ def _output(o: str | Path | None, dry_run: bool) -> Path | None:
 
 def _refuse_beside_replay(said: Mapping[str, Any]) -> None:
     if given := [name for name, value in said.items() if value]:
-        raise _refuse(" ".join(given), "--replay beside it", "either of the two: a record says all of it")
+        raise wrong_option(" ".join(given), "--replay beside it", "either of the two: a record says all of it")
 
 
 def _check(n: int, size: int, columns: int, plane: str | None, scheme: str | None) -> None:
     if not 1 <= n <= MOST:
-        raise _refuse("--n", str(n), f"1 to {MOST}")
+        raise wrong_option("--n", str(n), f"1 to {MOST}")
     if not _PIXELS[0] <= size <= _PIXELS[1]:
-        raise _refuse("--size", str(size), f"{_PIXELS[0]} to {_PIXELS[1]} pixels")
+        raise wrong_option("--size", str(size), f"{_PIXELS[0]} to {_PIXELS[1]} pixels")
     if columns < 0:
-        raise _refuse("--columns", str(columns), "0 or more")
+        raise wrong_option("--columns", str(columns), "0 or more")
     if plane is not None and plane not in PLANES:
-        raise _refuse("--plane", repr(plane), nearest(plane, PLANES))
+        raise wrong_option("--plane", repr(plane), nearest(plane, PLANES))
     if scheme is not None:
         scheme_named(scheme)
-
-
-def _refuse(where: str, found: str, expected: str) -> UsageError:
-    return UsageError("E-CONFIG-VALUE", file=where, found=found, expected=expected, fix="correct the option")

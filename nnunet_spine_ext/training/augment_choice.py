@@ -16,7 +16,7 @@ from nnunet_spine_ext.augment.scanners import Mixture, ScannerPipeline
 from nnunet_spine_ext.augment.transform import Transform, build
 from nnunet_spine_ext.core.config import nearest, set_by_path
 from nnunet_spine_ext.core.errors import UsageError
-from nnunet_spine_ext.training.augment_options import check_choice
+from nnunet_spine_ext.training.augment_options import check_choice, wrong_option
 
 DEFAULT_PRESET = "shift"
 _SCANNER_KEYS = ("blend", "jitter", "weighting")
@@ -93,7 +93,7 @@ def _configured(source: str | Path, settings: dict[str, Any]) -> AugmentConfig:
     merged = config.to_dict()
     for key, value in settings.items():
         if key == "transforms":
-            raise _refuse("--set transforms", "a list", "a configuration file, which --config reads")
+            raise wrong_option("--set transforms", "a list", "a configuration file, which --config reads")
         inner = merged.get(key)
         merged[key] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
     return AugmentConfig.from_dict(merged, where="--set")
@@ -122,7 +122,7 @@ def _scanners(
     tissues: Mapping[int, str] | None,
 ) -> Choice:
     if strength != 1:
-        raise _refuse("--strength", f"{strength:g} with --profile", "severities, such as ge-1.5t:all=0.5")
+        raise wrong_option("--strength", f"{strength:g} with --profile", "severities, such as ge-1.5t:all=0.5")
     for key in settings:
         if key not in _SCANNER_KEYS:
             raise UsageError(
@@ -135,7 +135,7 @@ def _scanners(
     for key, kind in (("blend", (int, float)), ("jitter", (int, float)), ("weighting", bool)):
         value = settings.get(key, True if key == "weighting" else 0)
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            raise _refuse(f"--set {key}", repr(value), "true or false" if kind is bool else "a number")
+            raise wrong_option(f"--set {key}", repr(value), "true or false" if kind is bool else "a number")
     scanners = tuple(parse_scanner(text) for text in profiles)
     mixture = Mixture(scanners, (1.0,) * len(scanners), float(settings.pop("blend", 0.0)))
     pipeline = ScannerPipeline(mixture, context, **settings, classes=tissues or None)
@@ -149,7 +149,3 @@ def _scanners(
     }
     drawn = (lambda key: mixture.draw(key).text) if len(scanners) > 1 else None
     return Choice(", ".join(names), facts, epoch, lambda key: pipeline.plan([key]), drawn)
-
-
-def _refuse(where: str, found: str, expected: str) -> UsageError:
-    return UsageError("E-CONFIG-VALUE", file=where, found=found, expected=expected, fix="correct the option")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,16 +127,12 @@ def replayed(
         case_context: Context | None = case.context
         plane = record.look.plane
         count = case.grid.to("RAS").shape[("sagittal", "coronal", "axial").index(plane)]
-        look = record.look if record.look.position < count else _moved(record.look, count // 2)
+        look = record.look if record.look.position < count else replace(record.look, position=count // 2)
         content["input"] = {"case": case.name, **case.facts}
     else:
         refuse_other_input(record, case)
         case_context, look = None, record.look
     return sheet_of(case, record.plans(case_context), look, content, out, volumes, dry_run=dry_run)
-
-
-def _moved(look: Look, position: int) -> Look:
-    return Look(look.plane, position, look.size, look.contours, look.columns, look.own_window)
 
 
 def sheet_of(

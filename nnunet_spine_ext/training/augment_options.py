@@ -42,11 +42,11 @@ def check_choice(
     asked = {"--config": config, "--profile": profiles, "--transform": transform}
     given = [name for name, value in asked.items() if value]
     if len(given) > 1:
-        raise _refuse(" and ".join(given), "more than one augmentation", "one of --config, --profile, --transform")
+        raise wrong_option(" and ".join(given), "more than one augmentation", "one of --config, --profile, --transform")
     if not 0 <= strength <= STRONGEST:
-        raise _refuse("--strength", f"{strength:g}", f"0 to {STRONGEST}")
+        raise wrong_option("--strength", f"{strength:g}", f"0 to {STRONGEST}")
     if epoch is not None and epoch < 0:
-        raise _refuse("--epoch", str(epoch), "0 or more")
+        raise wrong_option("--epoch", str(epoch), "0 or more")
     settings: dict[str, Any] = {}
     for assignment in assignments:
         set_by_path(settings, assignment)
@@ -77,5 +77,6 @@ def _check_transform(name: str) -> None:
         )
 
 
-def _refuse(where: str, found: str, expected: str) -> UsageError:
+def wrong_option(where: str, found: str, expected: str) -> UsageError:
+    """Return the error for an option whose value cannot be meant."""
     return UsageError("E-CONFIG-VALUE", file=where, found=found, expected=expected, fix="correct the option")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_spine_ext.core.config import load_config, nearest, set_by_path, to_dict
+from nnunet_spine_ext.core.dataset_names import dataset_number
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.io import sha256, write_json
 from nnunet_spine_ext.inference.folder import TrainedModel, load_model
@@ -29,7 +30,6 @@ from nnunet_spine_ext.training.finetune_settings import (
 from nnunet_spine_ext.training.finetune_target import Target, open_target, refuse_other_data, with_labels
 from nnunet_spine_ext.training.finetune_weights import head_names, refuse_another_network
 from nnunet_spine_ext.training.plan import check_name, restore_tables
-from nnunet_spine_ext.training.planned import number_of
 from nnunet_spine_ext.training.settings import SpineSettings, data_facts, settings_from_plans
 
 # What may be set here; the rest is the source's.
@@ -285,7 +285,7 @@ def _warnings(model: TrainedModel, target: Target) -> list[str]:
 
 
 def _next_steps(target: Target, plans: Mapping[str, Any], configuration: str) -> list[str]:
-    number, name = number_of(target.folder.name), plans["plans_name"]
+    number, name = dataset_number(target.folder.name), plans["plans_name"]
     settings = plans[SETTINGS_KEY]
     steps = []
     if not (target.folder / "dataset_fingerprint.json").is_file():

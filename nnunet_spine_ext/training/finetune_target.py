@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext.core.dataset import CASES_FILE
+from nnunet_spine_ext.core.dataset_names import dataset_pattern
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import read_json, read_volume
 from nnunet_spine_ext.inference.folder import ModelFolder
 from nnunet_spine_ext.inference.model import sided_axis
 from nnunet_spine_ext.training.finetune_select import Row
-from nnunet_spine_ext.training.planned import dataset_folder
+from nnunet_spine_ext.training.planned import dataset_folder, folders_of
 from nnunet_spine_ext.training.settings import data_facts
 
 # What nnU-Net's readers open.
@@ -66,11 +67,10 @@ def _folder(dataset: str) -> Path:
         return dataset_folder(dataset)
     except SetupError as error:
         raw, preprocessed = (os.environ.get(name) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
-        if error.code != "E-PLAN-DATASET" or not raw or not preprocessed or Path(dataset).name != dataset:
+        if error.code != "E-PLAN-DATASET" or not raw or not preprocessed:
             raise
-        pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
-        found = [place for place in sorted(Path(raw).glob(pattern)) if place.is_dir()]
-        if len(found) == 1 and not list(Path(preprocessed).glob(pattern)):
+        found = folders_of(raw, dataset)
+        if len(found) == 1 and not folders_of(preprocessed, dataset):
             return Path(preprocessed) / found[0].name
         if len(found) == 1:
             raise
@@ -78,7 +78,7 @@ def _folder(dataset: str) -> Path:
         raise SetupError(
             "E-FINETUNE-DATASET",
             file=raw,
-            found=f"{len(found)} folders {pattern}",
+            found=f"{len(found)} folders {dataset_pattern(dataset)}",
             expected=f"one raw dataset to fine-tune on (there: {known})",
             fix="correct -d, or convert the scans first",
         ) from error

@@ -12,6 +12,7 @@ from typing import Any
 
 from nnunet_spine_ext.core.config import load_config, nearest, set_by_path, to_dict
 from nnunet_spine_ext.core.dataset import CASES_FILE, SPLITS_FILE, copy_tables
+from nnunet_spine_ext.core.dataset_names import dataset_number
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.io import read_json, write_json
 from nnunet_spine_ext.harmonize.reference import CURVES_FILE, curves_of_files, read_curves, write_curves
@@ -21,7 +22,7 @@ from nnunet_spine_ext.inference.matching import usable_reference
 from nnunet_spine_ext.inference.model import SETTINGS_KEY, label_scheme
 from nnunet_spine_ext.inference.preflight import check_scheme
 from nnunet_spine_ext.training.finetune_settings import FINETUNE_TRAINER
-from nnunet_spine_ext.training.planned import are_plans, dataset_folder, number_of, read_plans
+from nnunet_spine_ext.training.planned import are_plans, dataset_folder, read_plans
 from nnunet_spine_ext.training.presets import Preset, apply_to_configuration, read_preset
 from nnunet_spine_ext.training.settings import SpineSettings, data_facts, settings_from_plans
 
@@ -178,7 +179,7 @@ def _change_configurations(changed: dict[str, Any], plans: dict[str, Any], name:
 
 
 def _next_steps(folder: Path, changed: dict[str, Any], plans: dict[str, Any], configuration: str) -> list[str]:
-    number = number_of(folder.name)
+    number = dataset_number(folder.name)
     name = changed["plans_name"]
     steps = []
     if (

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_spine_ext.core.config import nearest
+from nnunet_spine_ext.core.dataset_names import dataset_number, dataset_pattern
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import read_json
 
@@ -28,6 +29,21 @@ def dataset_folder(dataset: str) -> Path:
             expected="nnU-Net's folder of preprocessed data",
             fix="export nnUNet_preprocessed=… (nnUNetv2_spine_env prints the lines)",
         )
+    found = folders_of(root, dataset)
+    if len(found) != 1:
+        known = ", ".join(f.name for f in sorted(Path(root).glob("Dataset*"))) or "none"
+        raise SetupError(
+            "E-PLAN-DATASET",
+            file=root,
+            found=f"{len(found)} folders {dataset_pattern(dataset)}",
+            expected=f"one dataset (there: {known})",
+            fix="run nnUNetv2_plan_and_preprocess first",
+        )
+    return found[0]
+
+
+def folders_of(root: str, dataset: str) -> list[Path]:
+    """Return the folders of a dataset, by id or name, in one of nnU-Net's folders; raises SetupError for a path."""
     if Path(dataset).name != dataset:
         raise SetupError(
             "E-PLAN-DATASET",
@@ -36,23 +52,7 @@ def dataset_folder(dataset: str) -> Path:
             expected="the id or the name of a dataset",
             fix="leave the folder out",
         )
-    pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
-    found = [f for f in sorted(Path(root).glob(pattern)) if f.is_dir()]
-    if len(found) != 1:
-        known = ", ".join(f.name for f in sorted(Path(root).glob("Dataset*"))) or "none"
-        raise SetupError(
-            "E-PLAN-DATASET",
-            file=root,
-            found=f"{len(found)} folders {pattern}",
-            expected=f"one dataset (there: {known})",
-            fix="run nnUNetv2_plan_and_preprocess first",
-        )
-    return found[0]
-
-
-def number_of(dataset: str) -> int:
-    """Return the number of a dataset of this name, ``DatasetXXX_Name``: some of nnU-Net's commands take only that."""
-    return int(dataset[7:10])
+    return [folder for folder in sorted(Path(root).glob(dataset_pattern(dataset))) if folder.is_dir()]
 
 
 def refuse_unprepared(data: str | Path, dataset: str, plans: str, configuration: str) -> None:
@@ -64,7 +64,7 @@ def refuse_unprepared(data: str | Path, dataset: str, plans: str, configuration:
         file=data,
         found="no such folder",
         expected="the cases, preprocessed with these plans",
-        fix=f"run nnUNetv2_preprocess -d {number_of(dataset)} -plans_name {plans} -c {configuration} first",
+        fix=f"run nnUNetv2_preprocess -d {dataset_number(dataset)} -plans_name {plans} -c {configuration} first",
     )
 
 

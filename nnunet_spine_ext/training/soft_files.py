@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_spine_ext.core.config import nearest
+from nnunet_spine_ext.core.dataset_names import dataset_number
 from nnunet_spine_ext.core.errors import Problem, SetupError
 from nnunet_spine_ext.core.io import is_image, read_json
 from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.core.summary import RunSummary
 from nnunet_spine_ext.soft.prepare import FOLDER
 from nnunet_spine_ext.soft.store import read_facts
-from nnunet_spine_ext.training.planned import dataset_folder, number_of, read_plans
+from nnunet_spine_ext.training.planned import dataset_folder, read_plans
 from nnunet_spine_ext.training.soft_case import HARD, Classes, Job, fits, is_current, needed, prepare_case
 
 _WAIT_S = 5.0
@@ -284,7 +285,7 @@ def _data_folder(folder: Path, plans: Mapping[str, Any], configuration: str) -> 
             file=data,
             found="no preprocessed cases (.b2nd)",
             expected="images that nnU-Net has preprocessed",
-            fix=f"run nnUNetv2_preprocess -d {number_of(folder.name)} -plans_name {plans.get('plans_name')} "
+            fix=f"run nnUNetv2_preprocess -d {dataset_number(folder.name)} -plans_name {plans.get('plans_name')} "
             f"-c {configuration}",
         )
     return data

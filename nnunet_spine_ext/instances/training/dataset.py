@@ -11,6 +11,7 @@ from typing import Any
 
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.dataset import CASES_FILE, SPLITS_FILE
+from nnunet_spine_ext.core.dataset_names import dataset_pattern
 from nnunet_spine_ext.core.errors import NoInputError, Problem, SetupError, UsageError
 from nnunet_spine_ext.core.io import read_json
 from nnunet_spine_ext.core.labels import scheme
@@ -81,7 +82,7 @@ def dataset_folder(d: str) -> Path:
             expected="nnU-Net's folder of raw datasets",
             fix="export nnUNet_raw=… or give the folder of the dataset with -d",
         )
-    pattern = f"Dataset{int(d):03d}_*" if d.isdigit() else d
+    pattern = dataset_pattern(d)
     found = sorted(f for f in Path(root).glob(pattern) if (f / "dataset.json").is_file())
     if len(found) != 1:
         there = sorted(f.name for f in Path(root).glob("Dataset*"))
