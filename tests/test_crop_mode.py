@@ -17,7 +17,7 @@ from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.inference.predict import predict
 from nnunet_spine_ext.inference.predictor import SpinePredictor
-from nnunet_spine_ext.inference.windows import HOT, complete, near
+from nnunet_spine_ext.inference.windows import HOT, Answers, add_up, complete, near
 
 SHAPE = (72, 64, 24)
 
@@ -184,6 +184,36 @@ def test_half_precision_sums_and_crop_mode_exclude_each_other(tmp_path: Path, im
     with pytest.raises(UsageError, match="crop mode"):
         predict(image, tmp_path / "out", m=set_in_plans, accumulate="half")
     assert predict(image, tmp_path / "out", m=set_in_plans, accumulate="half", crop="off", dry_run=True).planned
+
+
+def test_answers_come_to_the_cpu_in_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU each copy would wait for the network."""
+    copies = []
+    original = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copies.append(tuple(tensor.shape)) or original(tensor))
+    data = torch.rand(1, 8, 20, generator=torch.Generator().manual_seed(0))
+    windows: list[Any] = [(slice(None), slice(0, 8), slice(s, s + 8)) for s in (0, 4, 8, 12)]
+    asked = []
+
+    def answer(patches: torch.Tensor) -> torch.Tensor:
+        asked.append(len(patches))
+        return torch.cat((patches, -patches), dim=1).double()
+
+    answers = Answers(learn=True)
+    first = add_up(answer, data, windows[::2], 2, [8, 8], batch=2, answers=answers)
+    assert (copies, asked) == ([(2, 2, 8, 8)], [2])
+    assert {start: kept.dtype for start, kept in answers.by_start.items()} == dict.fromkeys(
+        ((0, 0), (0, 8)), torch.float32
+    )
+    add_up(answer, data, windows, 2, [8, 8], batch=1, answers=answers)
+    assert (copies[1:], asked[1:]) == ([(2, 2, 8, 8)], [1, 1])
+    # What is known is what was answered, and nothing is copied where nothing is learned.
+    answers.learn = False
+    assert torch.equal(add_up(answer, data, windows[::2], 2, [8, 8], answers=answers), first)
+    fresh = add_up(answer, data, windows, 2, [8, 8], batch=3)
+    assert torch.allclose(add_up(answer, data, windows, 2, [8, 8], answers=answers), fresh)
+    assert len(copies) == 2
+    assert asked == [2, 1, 1, 3, 1]
 
 
 def test_a_window_is_near_when_it_reaches_the_surroundings() -> None:

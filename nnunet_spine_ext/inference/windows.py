@@ -21,7 +21,7 @@ _SLICES = 1
 
 @dataclass
 class Answers:
-    """Outputs (heads, *patch) by where their window starts; `learn`: whether others are added."""
+    """Outputs (heads, *patch) by where their window starts, on the CPU; `learn`: whether others are added."""
 
     learn: bool
     by_start: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict)
@@ -65,21 +65,25 @@ def add_up(
     answers = answers or Answers(learn=False)
     known = [window for window in windows if start_of(window) in answers.by_start]
     fresh = [window for window in windows if start_of(window) not in answers.by_start]
-    groups = [fresh[start : start + batch] for start in range(0, len(fresh), batch)]
+    # On the device until all are there: every copy to the CPU would wait for the network.
+    learned = torch.empty((len(fresh) if answers.learn else 0, heads, *patch), dtype=torch.float32, device=where)
 
     def add(window: Window, output: torch.Tensor) -> None:
-        outputs[window] += output.to(where, dtype=torch.float32) * gaussian
+        outputs[window] += output * gaussian
         weights[window[1:]] += gaussian
 
     for window in known:
-        add(window, answers.by_start[start_of(window)])
-    for group in tqdm(groups, desc="windows", leave=False, disable=None if progress else True):
-        patches = torch.stack([data[window] for window in group])
-        for window, output in zip(group, answer(patches), strict=True):
+        add(window, answers.by_start[start_of(window)].to(where))
+    starts = range(0, len(fresh), batch)
+    for start in tqdm(starts, desc="windows", leave=False, disable=None if progress else True):
+        group = fresh[start : start + batch]
+        answered = answer(torch.stack([data[window] for window in group])).to(where, dtype=torch.float32)
+        for window, output in zip(group, answered, strict=True):
             add(window, output)
-            if answers.learn:
-                # A view would keep the whole group.
-                answers.by_start[start_of(window)] = output.cpu().clone()
+        if answers.learn:
+            learned[start : start + len(group)] = answered
+    if answers.learn:
+        answers.by_start.update(zip(map(start_of, fresh), learned.cpu(), strict=True))
     return outputs.div_(weights.clamp_(min=torch.finfo(torch.float32).tiny))
 
 
