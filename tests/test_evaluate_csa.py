@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,18 @@ def test_areas_by_vertebral_level(cohort: Cohort) -> None:
     assert (rows["C2:C3"]["slices"], rows["C4"]["slices"], rows["T1"]["slices"]) == ("6", "4", "0")
     assert rows["T1"]["csa"] == ""
     assert {one["name"] for one in content(cohort)["ranges"]} == {"C2:C3", "C4", "T1"}
+
+
+def test_a_span_and_a_list_of_the_same_levels_keep_tables_and_pictures_apart(cohort: Cohort) -> None:
+    for case, *_ in cohort.rows:
+        save(cohort.base / "levels" / f"{case}.nii.gz", levels_map())
+    result = run(cohort, levels=cohort.base / "levels", level_range=["C2:C4", "2,4"], latex="mean")
+    assert [one.name for one in result.ranges] == ["C2:C4", "C2,C4"]
+    labels = re.findall(r"\\label\{(.*)\}", (cohort.out / "csa.tex").read_text(encoding="utf-8"))
+    assert len(set(labels)) == 2
+    assert labels[0] == "tab:csa-C2-C4"
+    assert {"csa_C2-C4.png", "csa_C2_C4.png"} <= {path.name for path in (cohort.out / "plots").iterdir()}
+    assert len(result.pictures) == len(set(result.pictures)) == 2 * 2 * 3
 
 
 def test_levels_that_are_missing_fail_their_case_only(cohort: Cohort) -> None:

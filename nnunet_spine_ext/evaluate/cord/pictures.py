@@ -50,8 +50,8 @@ def save(folder: Path, drawings: dict[str, Drawing]) -> list[str]:
 
 
 def slug(name: str) -> str:
-    """Return a name that every file system takes."""
-    return "".join(letter if letter.isalnum() else "-" for letter in name)
+    """Return the name of a range as every file system takes it; spans and lists of the same levels stay apart."""
+    return name.replace(":", "-").replace(" ", "-").replace(",", "_")
 
 
 def violin_of(rows: Sequence[ImageRow], one: RangeAnalysis) -> Drawing:
