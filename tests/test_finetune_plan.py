@@ -262,10 +262,6 @@ def test_impossible_numbers(nnunet_folders: Folders, n: int) -> None:
     assert refused(nnunet_folders, n=n).code == "E-FINETUNE-N"
 
 
-def soft(plans: dict[str, Any]) -> None:
-    plans["spine_ext"]["soft"] = {"output": "linear"}
-
-
 def cascade(plans: dict[str, Any]) -> None:
     plans["configurations"][CONFIGURATION]["previous_stage"] = "3d_lowres"
 
@@ -303,7 +299,6 @@ def without_scale(plans: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "code", "text"),
     [
-        (soft, "E-FINETUNE-SOFT", "soft labels"),
         (cascade, "E-FINETUNE-CASCADE", "the masks of 3d_lowres"),
         (wider, "E-FINETUNE-NETWORK", "conv.weight is [4, 1, 3, 3, 3] instead of [6, 1, 3, 3, 3]"),
     ],

@@ -252,7 +252,7 @@ class nnUNetTrainerSpine(SettingsMixin, SidedMirroringMixin, GroupedSplitsMixin,
     ) -> None:
         planned = settings_from_plans(plans)
         if not self.fine_tunes:
-            refuse_finetune_settings(planned.finetune, type(self).__name__)
+            refuse_finetune_settings(planned.finetune, type(self).__name__, soft=planned.soft is not None)
         if not self.aligns_domains:
             refuse_domain_settings(planned.domain, type(self).__name__)
         settings = self.completed(replace(planned, data=data_facts(dataset_json)))

@@ -18,7 +18,13 @@ from nnunet_spine_ext.core.checkpoint import load_checkpoint
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import sha256
 from nnunet_spine_ext.training.base import nnUNetTrainerSpine
-from nnunet_spine_ext.training.finetune_settings import FinetuneSettings, SourceCheckpoint
+from nnunet_spine_ext.training.finetune_settings import (
+    FINETUNE_TRAINER,
+    SOFT_FINETUNE_TRAINER,
+    FinetuneSettings,
+    SourceCheckpoint,
+    finetune_trainer,
+)
 from nnunet_spine_ext.training.finetune_weights import (
     freeze,
     head_names,
@@ -85,11 +91,12 @@ class FinetuneMixin(_Trainer):
     """Start from the weights that the plans name, train the parts they name, on the cases they name."""
 
     fine_tunes = True
+    trains_soft = False
     _resuming = False
 
     @classmethod
     def completed(cls, settings: SpineSettings) -> SpineSettings:
-        """Return the settings; raises SetupError without a fine-tuning in them, and for soft labels."""
+        """Return the settings; raises SetupError without a fine-tuning in them, or for the other kind of labels."""
         if settings.finetune is None:
             raise SetupError(
                 "E-FINETUNE-PLANS",
@@ -98,7 +105,7 @@ class FinetuneMixin(_Trainer):
                 expected=f"plans that name a source model: {cls.__name__} starts from its weights",
                 fix="make them: nnUNetv2_spine_finetune_plan -m SOURCE_MODEL -d DATASET --name NAME (train -p NAME)",
             )
-        refuse_soft(settings, "plans spine_ext.soft")
+        refuse_other_labels(settings, trains_soft=cls.trains_soft)
         completed: SpineSettings = super().completed(settings)
         return completed
 
@@ -240,15 +247,21 @@ def refuse_other_kind(source: bool, target: bool) -> None:
         )
 
 
-def refuse_soft(settings: SpineSettings, file: str) -> None:
-    """Raise SetupError for soft labels: their loss and their data are other trainers' business."""
-    if settings.soft is not None:
+def refuse_other_labels(settings: SpineSettings, *, trains_soft: bool) -> None:
+    """Raise SetupError when plans are of soft labels and the trainer is of hard ones, or the other way round.
+
+    Outputs of a soft model are values, those of a hard one scores of a softmax: the one cannot go on as the other.
+    """
+    soft = settings.soft is not None
+    if soft != trains_soft:
+        kinds = {True: "soft labels", False: "hard labels"}
+        wanted = finetune_trainer(soft=soft)
         raise SetupError(
             "E-FINETUNE-SOFT",
-            file=file,
-            found="a model of soft labels",
-            expected="a model of hard labels: nothing else can be fine-tuned yet",
-            fix="train …Soft… on the target, or on both datasets together; or fine-tune a model of hard labels",
+            file="plans spine_ext.soft",
+            found=f"a source model of {kinds[soft]}, for {SOFT_FINETUNE_TRAINER if trains_soft else FINETUNE_TRAINER}",
+            expected=f"a source model of {kinds[trains_soft]}",
+            fix=f"train with -tr {wanted}, or make plans from a model of {kinds[trains_soft]}",
         )
 
 

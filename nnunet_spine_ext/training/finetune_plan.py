@@ -16,17 +16,18 @@ from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.io import sha256, write_json
 from nnunet_spine_ext.inference.folder import TrainedModel, load_model
 from nnunet_spine_ext.inference.model import SETTINGS_KEY
-from nnunet_spine_ext.training.finetune import refuse_other_kind, refuse_soft
+from nnunet_spine_ext.training.finetune import refuse_other_kind
 from nnunet_spine_ext.training.finetune_schedule import schedule
 from nnunet_spine_ext.training.finetune_select import Selection, named, select
 from nnunet_spine_ext.training.finetune_settings import (
-    FINETUNE_TRAINER,
     FinetuneSettings,
     Parts,
     SourceCheckpoint,
     SourceModel,
     common_heads,
+    finetune_trainer,
 )
+from nnunet_spine_ext.training.finetune_soft import soft_facts
 from nnunet_spine_ext.training.finetune_target import Target, open_target, refuse_other_data, with_labels
 from nnunet_spine_ext.training.finetune_weights import head_names, refuse_another_network
 from nnunet_spine_ext.training.plan import check_name, restore_tables
@@ -102,7 +103,8 @@ def finetune_plan(
     Raises
     ------
     UsageError: an impossible N, unknown or unlabelled cases, a subject on both sides, an existing name.
-    SetupError: no such model or dataset, a model of soft labels or of a cascade, other channels or labels.
+    SetupError: no such model or dataset, a model of a cascade, other channels or labels, a soft model without soft
+        labels of the chosen cases.
     """
     model = load_model(m, tuple(map(str, f)) if f else None, chk, trust=trust)
     target = open_target(d)
@@ -121,6 +123,7 @@ def finetune_plan(
         seed=None if cases else seed,
     )
     settings = _settings(model, target, chosen, assignments or [])
+    soft = soft_facts(target, (*chosen.cases, *chosen.validation)) if settings.soft is not None else []
     plans = _plans(model, target, name, configuration, settings)
     for fold, weights in zip(model.folds, model.parameters, strict=True):
         file = str(model.folder / f"fold_{fold}" / model.checkpoint)
@@ -128,7 +131,7 @@ def finetune_plan(
     result = FinetunePlanResult(
         target.folder / f"{name}.json",
         chosen,
-        _facts(chosen, selection, settings, target),
+        _facts(chosen, selection, settings, target) + soft,
         _warnings(model, target),
         _next_steps(target, plans, model.configuration),
         written=not dry_run,
@@ -173,7 +176,6 @@ def _configuration(model: TrainedModel) -> dict[str, Any]:
 
 def _source(model: TrainedModel, target: Target, name: str, *, trust: bool) -> SourceModel:
     settings = settings_from_plans(model.plans)
-    refuse_soft(settings, str(model.folder / "plans.json"))
     heads, regions = head_names(model.dataset_json)
     wanted, wanted_regions = head_names(target.dataset_json)
     refuse_other_kind(regions, wanted_regions)
@@ -221,6 +223,7 @@ def _settings(
             preset=source.preset,
             train=train,
             augment=source.augment,
+            soft=source.soft,
             predict=source.predict,
             finetune=finetune,
             data=data_facts(target.dataset_json),
@@ -295,7 +298,7 @@ def _next_steps(target: Target, plans: Mapping[str, Any], configuration: str) ->
     if not all(any(data.glob(f"{case}.*")) for case in (*finetune["cases"], *finetune["validation"])):
         steps.append(f"next: nnUNetv2_preprocess -d {number} -plans_name {name} -c {configuration}")
     device = " -device cpu" if settings["preset"] in ("cpu", "demo") else ""
-    rest = f"-tr {FINETUNE_TRAINER} -p {name}{device}"
+    rest = f"-tr {finetune_trainer(soft=settings['soft'] is not None)} -p {name}{device}"
     folds = finetune["source"]["checkpoints"]
     return steps + [f"next: nnUNetv2_train {number} {configuration} {fold} {rest}" for fold in folds]
 

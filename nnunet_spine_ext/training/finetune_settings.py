@@ -10,6 +10,7 @@ from typing import Any, Literal
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 
 FINETUNE_TRAINER = "nnUNetTrainerSpineFinetune"
+SOFT_FINETUNE_TRAINER = "nnUNetTrainerSpineFinetuneSoft"
 
 Parts = Literal["norm", "decoder", "all"]
 
@@ -114,15 +115,20 @@ class FinetuneSettings:
         return content
 
 
-def refuse_finetune_settings(finetune: FinetuneSettings | None, trainer: str) -> None:
+def finetune_trainer(*, soft: bool) -> str:
+    """Return the trainer that fine-tunes models of soft, or of hard labels."""
+    return SOFT_FINETUNE_TRAINER if soft else FINETUNE_TRAINER
+
+
+def refuse_finetune_settings(finetune: FinetuneSettings | None, trainer: str, *, soft: bool) -> None:
     """Raise SetupError when plans ask for a fine-tuning and the trainer would start from random weights."""
     if finetune is not None:
         raise SetupError(
             "E-TRAINER-FINETUNE",
             file="plans spine_ext.finetune",
             found=f"settings of a fine-tuning, which {trainer} does not do",
-            expected=FINETUNE_TRAINER,
-            fix=f"train with -tr {FINETUNE_TRAINER}, or with plans without finetune",
+            expected=(wanted := finetune_trainer(soft=soft)),
+            fix=f"train with -tr {wanted}, or with plans without finetune",
         )
 
 

@@ -21,7 +21,7 @@ from nnunet_spine_ext.inference.harmonizing import harmonizer_folder
 from nnunet_spine_ext.inference.matching import usable_reference
 from nnunet_spine_ext.inference.model import SETTINGS_KEY, label_scheme
 from nnunet_spine_ext.inference.preflight import check_scheme
-from nnunet_spine_ext.training.finetune_settings import FINETUNE_TRAINER
+from nnunet_spine_ext.training.finetune_settings import finetune_trainer
 from nnunet_spine_ext.training.planned import are_plans, dataset_folder, read_plans
 from nnunet_spine_ext.training.presets import Preset, apply_to_configuration, read_preset
 from nnunet_spine_ext.training.settings import SpineSettings, data_facts, settings_from_plans
@@ -197,7 +197,7 @@ def _trainer(settings: dict[str, Any]) -> str:
     """Return the trainer that these settings are for."""
     augment, soft = settings["augment"], settings["soft"]
     if settings["finetune"] is not None:
-        return FINETUNE_TRAINER
+        return finetune_trainer(soft=soft is not None)
     if settings["domain"] is not None:
         return _domain_trainer(settings)
     if soft is None:
