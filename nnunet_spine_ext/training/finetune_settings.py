@@ -123,11 +123,12 @@ def finetune_trainer(*, soft: bool) -> str:
 def refuse_finetune_settings(finetune: FinetuneSettings | None, trainer: str, *, soft: bool) -> None:
     """Raise SetupError when plans ask for a fine-tuning and the trainer would start from random weights."""
     if finetune is not None:
+        wanted = finetune_trainer(soft=soft)
         raise SetupError(
             "E-TRAINER-FINETUNE",
             file="plans spine_ext.finetune",
             found=f"settings of a fine-tuning, which {trainer} does not do",
-            expected=(wanted := finetune_trainer(soft=soft)),
+            expected=wanted,
             fix=f"train with -tr {wanted}, or with plans without finetune",
         )
 
