@@ -289,3 +289,52 @@ def test_tables_and_picture_show_every_arm(load):
     assert widths == {12}
     made = drawing.png(summary.picture(rows, ["hard_all", "soft_all"], "sct"), scale=1.0)
     assert made[:4] == b"\x89PNG"
+
+
+def real_entry(choice="clamp"):
+    """One model's answer for a pair of contrasts: `sct` hides in T1w that the map is half as high."""
+    areas = {"T1w": {"sct": 70.0, "pv": 35.0}, "T2w": {"sct": 72.0, "pv": 71.0}}
+    contrasts = {c: {"areas": {"clamp": own, "mask": {"sct": 1.0, "pv": 1.0}}, "slices": 3} for c, own in areas.items()}
+    contrasts["T1w"] |= {"manual": 71.0, "dice": 0.4}
+    group = {"group": "pair", "note": "", "contrasts": contrasts}
+    return {"arm": "soft_all", "seed": 1, "choice": choice, "real": [group]}
+
+
+def test_real_areas_are_reported_by_both_modes(load):
+    (line,) = load("softness.summary").real_table([real_entry()])
+    assert line["areas"] == {"sct": {"T1w": 70.0, "T2w": 72.0}, "pv": {"T1w": 35.0, "T2w": 71.0}}
+    assert line["std"] == {"sct": round(2**0.5, 3), "pv": round(36 / 2**0.5, 3)}
+    assert line["manual"] == {"T1w": 71.0}
+    assert line["manual_std"] is None, "one mask has no spread"
+    assert line["slices"] == {"T1w": 3, "T2w": 3}
+
+
+def test_models_of_a_run_are_found_again_with_their_choice(load, tmp_path, monkeypatch):
+    rescore, io = load("softness.rescore"), load("nnunet_spine_ext.core.io")
+    areas = {"clamp": {"sct": 80.0, "pv": 80.0}, "norm_relu": {"sct": 60.0, "pv": 60.0}}
+    row = {"set": "validation", "areas": areas, "reference": {"sct": 61.0, "pv": 61.0}}
+    for name in ("soft_all-all-2", "soft_per_contrast-T1w-2"):
+        folder = tmp_path / "trained" / name
+        arm = name.split("-")[0]
+        (folder / "nnUNet_results" / "D" / f"nnUNetTrainerSpineSoft__{arm}_2__3d_fullres").mkdir(parents=True)
+        io.write_json(folder / "scores.json", {"rows": [row]})
+    (tmp_path / "trained" / "soft_all-all-3").mkdir()
+    monkeypatch.setattr(rescore, "Model", lambda folder, fold: folder.name)
+    monkeypatch.setattr(rescore, "score_real", lambda model, group: (model, group))
+    (entry,) = rescore.entries(tmp_path, ["group"])
+    name = "nnUNetTrainerSpineSoft__soft_all_2__3d_fullres"
+    assert entry == {"arm": "soft_all", "seed": 2, "choice": "norm_relu", "real": [(name, "group")]}
+
+
+def test_no_real_contrast_is_another_one_in_other_units(load, test_data, monkeypatch):
+    monkeypatch.setenv("NNUNET_SPINE_TEST_DATA", str(test_data))
+    read = load("nnunet_spine_ext.core.io").read_volume
+    groups = load("softness.real").groups()
+    assert len(groups) >= 4
+    for group in groups:
+        volumes = [read(Path(files["image"])) for files in group["images"].values()]
+        for number, one in enumerate(volumes):
+            for other in volumes[number + 1 :]:
+                if one.shape == other.shape:
+                    found = np.corrcoef(one.array.ravel(), other.array.ravel())[0, 1]
+                    assert found < 0.999, group["name"]

@@ -207,16 +207,23 @@ def times(rows: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
 
 
 def real_table(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return, per arm, seed and group of real images, the areas of the map that counts and their spread."""
+    """Return, per arm, seed and group of real images, the areas of the map that counts and their spread, by mode.
+
+    Both modes are needed: `sct` divides every slice by its largest value, so that a map that is nowhere near 1 has an
+    area like one that is; `pv` shows it.
+    """
     lines = []
     for entry in found:
         for group in entry["real"]:
-            areas = {c: row["areas"][entry["choice"]]["sct"] for c, row in group["contrasts"].items()}
-            manual = [row["manual"] for row in group["contrasts"].values() if "manual" in row]
+            contrasts = group["contrasts"]
+            areas = {m: {c: row["areas"][entry["choice"]][m] for c, row in contrasts.items()} for m in MODES}
+            manual = {c: row["manual"] for c, row in contrasts.items() if "manual" in row}
             line = {"arm": entry["arm"], "seed": entry["seed"], "group": group["group"], "note": group["note"]}
-            line |= {"areas": {c: round(v, 2) for c, v in areas.items()}}
-            line |= {"std": round(float(np.std([*areas.values()], ddof=1)), 3), "manual_std": _std(manual)}
-            line |= {"dice": {c: row["dice"] for c, row in group["contrasts"].items() if "dice" in row}}
+            line |= {"slices": {c: row["slices"] for c, row in contrasts.items()}}
+            line |= {"areas": {m: {c: round(v, 2) for c, v in own.items()} for m, own in areas.items()}}
+            line |= {"std": {m: _std([*own.values()]) for m, own in areas.items()}}
+            line |= {"manual": {c: round(v, 2) for c, v in manual.items()}, "manual_std": _std([*manual.values()])}
+            line |= {"dice": {c: row["dice"] for c, row in contrasts.items() if "dice" in row}}
             lines.append(line)
     return lines
 
