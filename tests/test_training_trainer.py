@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from model_builder import LABELS14, SIDED14, make_dataset_json, make_image, make_plans
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
@@ -142,11 +144,23 @@ def test_mirroring_left_and_right_only(
     assert trainer.inference_allowed_mirroring_axes == tested
 
 
-def mirroring_of(trainer: nnUNetTrainerSpine) -> list[MirrorTransform]:
+def chain_of(trainer: nnUNetTrainerSpine) -> list[Any]:
     patch = trainer.configuration_manager.patch_size
     rotation, dummy, _, axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-    chain = trainer.get_training_transforms(patch, rotation, None, axes, dummy)
-    return [t for t in chain.transforms if isinstance(t, MirrorTransform)]
+    return list(trainer.get_training_transforms(patch, rotation, None, axes, dummy).transforms)
+
+
+def mirroring_of(trainer: nnUNetTrainerSpine) -> list[MirrorTransform]:
+    return [t for t in chain_of(trainer) if isinstance(t, MirrorTransform)]
+
+
+def test_with_a_seed_no_transform_chooses_by_the_clock(make: Maker) -> None:
+    def timed(**train: int) -> list[bool]:
+        at_random = [t.transform for t in chain_of(make(train=train)) if isinstance(t, RandomTransform)]
+        return [t.benchmark for t in at_random if isinstance(t, GaussianBlurTransform)]
+
+    assert timed(seed=1) == [False], "how a blur is computed, and so how it is rounded, depends on the seed alone"
+    assert timed() == [True], "without a seed nnU-Net's blur is left as it is"
 
 
 def test_training_mirrors_with_sides_exchanged(make: Maker) -> None:

@@ -26,6 +26,7 @@ from nnunet_spine_ext.training.finetune_settings import refuse_finetune_settings
 from nnunet_spine_ext.training.mirroring import only_mirroring, replace_mirroring, sided_labels
 from nnunet_spine_ext.training.plan import store_curves
 from nnunet_spine_ext.training.planned import refuse_unprepared
+from nnunet_spine_ext.training.repeatable import without_timing
 from nnunet_spine_ext.training.schedule import CosineSchedule
 from nnunet_spine_ext.training.seeding import seed_epoch
 from nnunet_spine_ext.training.settings import (
@@ -160,10 +161,12 @@ class SidedMirroringMixin(_Trainer):
         return rotation, dummy_2d, patch_size, axes
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
-        """Return nnU-Net's training transforms, or only its mirroring; it exchanges sided labels."""
+        """Return nnU-Net's transforms, or only its mirroring; sided labels are exchanged, with a seed nothing is timed."""
         transforms = super().get_training_transforms(*args, **kwargs)
         if self.settings.augmentation == "mirror":
             transforms = only_mirroring(transforms)
+        if self.settings.seed is not None:
+            transforms = without_timing(transforms)
         axis = self._sided_axis()
         if axis is None:
             return transforms
