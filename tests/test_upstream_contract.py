@@ -54,7 +54,11 @@ CALLS = (
         "is_cascaded foreground_labels regions ignore_label",
         "training/base.py, training/mirroring.py",
     ),
-    Call(f"{TRAINER}.configure_rotation_dummyDA_mirroring_and_inital_patch_size", "self", "training/base.py"),
+    Call(
+        f"{TRAINER}.configure_rotation_dummyDA_mirroring_and_inital_patch_size",
+        "self",
+        "training/base.py, training/augment_planned.py",
+    ),
     Call(f"{TRAINER}.do_split", "self", "training/base.py, training/splits.py"),
     Call(f"{TRAINER}.on_train_start", "self", "training/base.py"),
     Call(f"{TRAINER}.on_train_end", "self", "training/base.py"),
@@ -164,7 +168,7 @@ CALLS = (
     Call(
         f"{PREPROCESSOR}.run_case_npy",
         "self data seg properties plans_manager configuration_manager dataset_json",
-        "inference/predictor.py, inference/managers.py",
+        "inference/predictor.py, inference/managers.py, training/augment_planned.py",
     ),
     Call(
         f"{PREPROCESSOR}._normalize",
@@ -257,15 +261,15 @@ CALLS = (
 # Attributes that are read without a call; the managers' are looked up again by nnU-Net's own code.
 PROPERTIES = {
     f"{PLANS}.image_reader_writer_class": "inference/managers.py",
-    f"{PLANS}.transpose_forward": "inference/adaptation",
+    f"{PLANS}.transpose_forward": "inference/adaptation, training/augment_planned.py",
     f"{PLANS}.original_median_spacing_after_transp": "inference/adaptation",
-    f"{CONFIGURATION}.preprocessor_class": "inference/managers.py",
+    f"{CONFIGURATION}.preprocessor_class": "inference/managers.py, training/augment_planned.py",
     f"{CONFIGURATION}.previous_stage_name": "inference/predictor.py",
     f"{CONFIGURATION}.patch_size": "training/base.py, inference/adopt.py, inference/predictor.py",
     f"{CONFIGURATION}.batch_size": "training/shift.py",
     f"{CONFIGURATION}.spacing": "training/shift.py, inference/adaptation, inference/slice_segmenter.py",
-    f"{CONFIGURATION}.use_mask_for_norm": "training/shift.py, inference/slice_segmenter.py",
-    f"{CONFIGURATION}.normalization_schemes": "inference/slice_segmenter.py",
+    f"{CONFIGURATION}.use_mask_for_norm": "training/shift.py, training/augment_planned.py, inference/slice_segmenter.py",
+    f"{CONFIGURATION}.normalization_schemes": "training/augment_planned.py, inference/slice_segmenter.py",
     f"{LABELS}.num_segmentation_heads": "inference/predictor.py",
     f"{LABELS}.all_labels": "training/shift.py",
     f"{LABELS}.foreground_labels": "training/shift.py",

@@ -184,6 +184,11 @@ class AugmentConfig:
                 count = seen[transform.name] = seen.get(transform.name, 0) + 1
                 yield transform.name if count == 1 else f"{transform.name}#{count}", transform
 
+    def with_short_ramp(self, epochs: int) -> AugmentConfig:
+        """Return the same with a ramp of at most a tenth of a training: presets count on a thousand epochs."""
+        schedule = dataclasses.replace(self.schedule, ramp_epochs=min(self.schedule.ramp_epochs, epochs // 10))
+        return dataclasses.replace(self, schedule=schedule)
+
     def scaled_p(self, factor: float) -> AugmentConfig:
         """Return the same with every probability of an entry multiplied, at most 1."""
         entries = tuple(dataclasses.replace(e, p=min(1.0, e.p * factor)) for e in self.transforms)

@@ -16,6 +16,7 @@ _EXAMPLES = """  nnUNetv2_spine_augment -i scan.nii.gz -seg mask.nii.gz -o grid.
   nnUNetv2_spine_augment -i scan.nii.gz --config my.yaml --n 24 --epoch 0 -o start.png
   nnUNetv2_spine_augment -i scan.nii.gz --profile ge-1.5t philips-3t:noise=2 --set jitter=0.3 -o scanners.png
   nnUNetv2_spine_augment -i scan.nii.gz --transform gibbs --set factor=2.5 --n 3 -o gibbs.png
+  nnUNetv2_spine_augment -i scan.nii.gz -seg mask.nii.gz --plans spinePlans.json -c 3d_fullres -o patch.png
   nnUNetv2_spine_augment --replay grid.json -i scan.nii.gz -seg mask.nii.gz -o again.png --volumes samples
   nnUNetv2_spine_augment --import smauglab.json -o converted.yaml
   nnUNetv2_spine_augment --list"""
@@ -55,6 +56,13 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         metavar="MM",
         help="resample first: voxel size along right-left, front-back, up-down (default: as stored)",
     )
+    group.add_argument(
+        "--plans",
+        metavar="PLANS_JSON",
+        help="show patches as a training with these plans gets them: their spacing, patch size and normalization, and "
+        "their augmentation unless another is asked for",
+    )
+    group.add_argument("-c", metavar="CONFIGURATION", help="of the plans (default: the only one)")
     group.add_argument("--replay", metavar="JSON", help="the record of a sheet: the same samples again")
     group.add_argument("--other-image", action="store_true", help="replay on files that the record was not made of")
 

@@ -16,6 +16,7 @@ from nnunet_spine_ext.core.labels import scheme as scheme_named
 from nnunet_spine_ext.core.partial import unwritable
 from nnunet_spine_ext.render.slices import PLANES
 from nnunet_spine_ext.training.augment_options import check_choice, check_files, wrong_option
+from nnunet_spine_ext.training.augment_plans import ChosenPlans, check_plans
 
 if TYPE_CHECKING:
     from nnunet_spine_ext.training.augment_lists import Converted, Listing
@@ -41,6 +42,8 @@ def augment(
     seed: int = 0,
     spacing: Sequence[float] | None = None,
     scheme: str | None = None,
+    plans: str | Path | None = None,
+    c: str | None = None,
     plane: str | None = None,
     size: int = _SIZE,
     columns: int = 0,
@@ -62,6 +65,7 @@ def augment(
     config, profile, transform, assignments, strength, epoch: which augmentation; see `augment_choice.choose`.
     n: number of samples. seed: of the training; what is drawn also depends on the name of the image and on the epoch.
     spacing, scheme: see `network_input`.
+    plans: whose patches are shown, and whose augmentation unless another is asked for. c: their configuration.
     plane: ``sagittal``, ``coronal`` or ``axial``; None: the one that shows most of the spine. size: pixels of a
         picture's longer side. columns: of the page; 0: as fits. contours: draw labels. own_window: grey levels of each
         picture for itself; without, all have those of the original.
@@ -84,6 +88,7 @@ def augment(
         return _imported(import_file, o, spacing, dry_run=dry_run)
     out = _output(o, dry_run)
     check_files([*i, *([] if seg is None else [seg])], "an image file")
+    planned = check_plans(plans, c, spacing=spacing, other=bool(replay or config or profile or transform))
     if replay is not None:
         said = {
             **{"--config": config, "--profile": profile, "--transform": transform, "--set": assignments},
@@ -92,16 +97,15 @@ def augment(
             **{"--columns": columns, "--no-contours": not contours, "--own-window": own_window},
         }
         _refuse_beside_replay(said)
-        return _again(replay, i, seg, out, volumes, other_image=other_image, dry_run=dry_run)
+        return _again(replay, i, seg, out, volumes, planned, other_image=other_image, dry_run=dry_run)
     _check(n, size, columns, plane, scheme)
     asked: dict[str, Any] = {"config": config, "profiles": profile, "transform": transform, "assignments": assignments}
     asked |= {"strength": strength, "epoch": epoch}
     check_choice(**asked)
     # From here on PyTorch is needed, which takes seconds to load.
-    from nnunet_spine_ext.training.augment_making import choose, drawn, look_at, network_input
+    from nnunet_spine_ext.training.augment_making import case_and_choice, drawn, look_at
 
-    case = network_input(i, seg, spacing=spacing, scheme=scheme)
-    choice = choose(case.context, **asked, tissues=case.tissues)
+    case, choice = case_and_choice(i, seg, planned, spacing=spacing, scheme=scheme, **asked)
     look = look_at(case, plane, size, contours, columns, own_window)
     return drawn(case, choice, look, out, volumes, n=n, seed=seed, dry_run=dry_run)
 
@@ -123,6 +127,7 @@ def _again(
     seg: str | Path | None,
     out: Path | None,
     volumes: str | Path | None,
+    planned: ChosenPlans | None,
     *,
     other_image: bool,
     dry_run: bool,
@@ -133,7 +138,8 @@ def _again(
     from nnunet_spine_ext.training.augment_making import replayed
     from nnunet_spine_ext.training.augment_record import read_record
 
-    return replayed(read_record(replay), i, seg, out, volumes, other_image=other_image, dry_run=dry_run)
+    record = read_record(replay)
+    return replayed(record, i, seg, out, volumes, plans=planned, other_image=other_image, dry_run=dry_run)
 
 
 def _output(o: str | Path | None, dry_run: bool) -> Path | None:

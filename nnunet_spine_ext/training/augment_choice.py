@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnunet_spine_ext.augment.config import AugmentConfig, Group
 from nnunet_spine_ext.augment.context import Context
@@ -17,6 +17,9 @@ from nnunet_spine_ext.augment.transform import Transform, build
 from nnunet_spine_ext.core.config import nearest, set_by_path
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.training.augment_options import check_choice, wrong_option
+
+if TYPE_CHECKING:
+    from nnunet_spine_ext.training.augment_planned import StoredAugmentation
 
 DEFAULT_PRESET = "shift"
 _SCANNER_KEYS = ("blend", "jitter", "weighting")
@@ -47,8 +50,9 @@ def choose(
     strength: float = 1.0,
     epoch: int | None = None,
     tissues: Mapping[int, str] | None = None,
+    stored: StoredAugmentation | None = None,
 ) -> Choice:
-    """Return what the options ask for; without any, the preset that the trainers use.
+    """Return what the options ask for; without any, what is `stored` in plans, else the preset that the trainers use.
 
     Parameters
     ----------
@@ -65,29 +69,32 @@ def choose(
     """
     check_choice(config, profiles, transform, assignments, strength, epoch)
     settings: dict[str, Any] = {}
+    fraction = None
     for assignment in assignments:
         set_by_path(settings, assignment)
     if profiles:
         return _scanners(context, profiles, settings, strength, epoch or 0, tissues)
     if transform is not None:
         chosen, title = _single(transform, settings), transform
+    elif config is None and stored is not None:
+        chosen, title = _changed(stored.config, settings), stored.title
+        fraction = None if epoch is None else stored.fraction(epoch)
     else:
         source = config or DEFAULT_PRESET
-        chosen, title = _configured(source, settings), Path(source).name
+        chosen, title = _changed(AugmentConfig.load(source), settings), Path(source).name
     if tissues:
         chosen = _with_tissues(chosen, tissues)
     pipeline = Pipeline(chosen, context.at_strength(strength))
     shown = chosen.schedule.ramp_epochs if epoch is None else epoch
     facts = {"source": title, "hash": chosen.hash, "strength": strength, "config": chosen.to_dict()}
-    return Choice(title, facts, shown, lambda key: pipeline.plan([key]))
+    return Choice(title, facts, shown, lambda key: pipeline.plan([key], fraction))
 
 
 def _single(name: str, settings: Mapping[str, Any]) -> AugmentConfig:
     return AugmentConfig((build(name, {"p": 1.0, **settings}, where="--transform"),))
 
 
-def _configured(source: str | Path, settings: dict[str, Any]) -> AugmentConfig:
-    config = AugmentConfig.load(source)
+def _changed(config: AugmentConfig, settings: Mapping[str, Any]) -> AugmentConfig:
     if not settings:
         return config
     merged = config.to_dict()

@@ -26,13 +26,14 @@ from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.render.png import encode_png
 from nnunet_spine_ext.render.window import window
 from nnunet_spine_ext.training.augment_choice import Choice, choose
+from nnunet_spine_ext.training.augment_plans import ChosenPlans
 from nnunet_spine_ext.training.augment_record import Record, make_record, refuse_other_input
 from nnunet_spine_ext.training.augment_sheet import Look, best_plane, best_position, cell, describe, page
 from nnunet_spine_ext.training.network_input import NetworkInput, network_input
 from nnunet_spine_ext.training.on_device import DeviceAugmentation
 from nnunet_spine_ext.training.targets import Targets
 
-__all__ = ["Sheet", "apply", "choose", "drawn", "look_at", "network_input", "replayed", "sheet_of"]
+__all__ = ["Sheet", "apply", "case_and_choice", "choose", "drawn", "look_at", "network_input", "replayed", "sheet_of"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,12 @@ class Sheet:
             f"{source['case']}: {len(self.captions)} samples of {facts['source']} ({facts['hash']}), "
             f"seed {self.record['seed']}, epoch {self.record['epoch']}"
         ]
+        if "plans" in source:
+            seen = self.record["record"]["context"]
+            size, spacing = (" x ".join(f"{n:g}" for n in seen[name]) for name in ("shape", "spacing"))
+            lines.append(
+                f"patches of {source['plans']['name']}: {size} voxels of {spacing} mm, in the order of training"
+            )
         fired = Counter(item["name"] for s in self.record["record"]["samples"] for item in s["transforms"])
         lines.append("fired: " + (", ".join(f"{name} {n}" for name, n in sorted(fired.items())) or "nothing"))
         if source["labels"]:
@@ -85,6 +92,27 @@ def _tissues(scheme: str, known: str) -> list[str]:
     return [f"labels: of {of}, so nothing is known of tissues (--scheme NAME)"]
 
 
+def case_and_choice(
+    i: Sequence[str | Path],
+    seg: str | Path | None,
+    plans: ChosenPlans | None,
+    *,
+    spacing: Sequence[float] | None,
+    scheme: str | None,
+    **asked: Any,
+) -> tuple[NetworkInput, Choice]:
+    """Return the case, as the plans prepare it if there are some, and what is done to it; `asked`: see `choose`."""
+    if plans is None:
+        case = network_input(i, seg, spacing=spacing, scheme=scheme)
+        return case, choose(case.context, **asked, tissues=case.tissues)
+    from nnunet_spine_ext.training.augment_planned import planned_input, stored_augmentation
+
+    other = asked["config"] or asked["profiles"] or asked["transform"]
+    stored = None if other else stored_augmentation(plans)
+    case = planned_input(i, seg, plans, scheme=scheme)
+    return case, choose(case.context, **asked, tissues=case.tissues, stored=stored)
+
+
 def drawn(
     case: NetworkInput,
     choice: Choice,
@@ -105,8 +133,7 @@ def drawn(
 def look_at(case: NetworkInput, plane: str | None, size: int, contours: bool, columns: int, own_window: bool) -> Look:
     """Return how a case is shown; `plane` None: the one that shows most of it."""
     shown = plane or best_plane(case.grid)
-    labels = None if case.labels is None else case.volume(case.labels)
-    position = best_position(case.grid, labels, shown, case.facts["scheme"])
+    position = best_position(case.grid, case.seen()[1], shown, case.facts["scheme"])
     return Look(shown, position, size, contours, columns, own_window)
 
 
@@ -117,11 +144,17 @@ def replayed(
     out: Path | None,
     volumes: str | Path | None,
     *,
+    plans: ChosenPlans | None,
     other_image: bool,
     dry_run: bool,
 ) -> Sheet:
     """Make the sheet of a record again; raises as `augment` does."""
-    case = network_input(i, seg, spacing=record.spacing)
+    if plans is None:
+        case = network_input(i, seg, spacing=record.spacing)
+    else:
+        from nnunet_spine_ext.training.augment_planned import planned_input
+
+        case = planned_input(i, seg, plans)
     content = dict(record.content)
     if other_image:
         case_context: Context | None = case.context
@@ -151,9 +184,9 @@ def sheet_of(
     captions = tuple(map("{}: {}".format, scanners, said) if scanners else said)
     if dry_run or out is None:
         return Sheet(record, captions)
-    limits = [window(channel) for channel in case.images]
-    original = None if case.labels is None else case.volume(case.labels)
-    cells = [cell([case.volume(c) for c in case.images], original, "original", look, limits)]
+    seen, original = case.seen()
+    limits = [window(channel.array) for channel in seen]
+    cells = [cell(seen, original, "original", look, limits)]
     folder = None if volumes is None else Path(volumes)
     try:
         with _one_thread():
@@ -173,9 +206,11 @@ def sheet_of(
 
 def apply(case: NetworkInput, plan: Plan) -> tuple[Array, Array | None]:
     """Return what a plan makes of a case: images (C, …) float32 and labels (…) int16, as the network gets them."""
-    labels = np.zeros(case.images.shape[1:], np.int16) if case.labels is None else case.labels
+    labels = case.beyond if case.labels is None else case.labels
+    if labels is None:
+        labels = np.zeros(case.images.shape[1:], np.int16)
     pipeline = Pipeline({"transforms": []}, plan.context)
-    device = DeviceAugmentation(pipeline, Targets(), highest=max(plan.context.labels))
+    device = DeviceAugmentation(pipeline, Targets(), highest=max(plan.context.labels), masked=case.masked)
     images, target = device.apply(torch.from_numpy(case.images)[None], torch.from_numpy(labels)[None, None], plan)
     moved = target[0] if isinstance(target, list) else target
     return images[0].numpy(), None if case.labels is None else moved[0, 0].numpy().astype(np.int16)

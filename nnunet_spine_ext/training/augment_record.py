@@ -114,8 +114,13 @@ def read_record(path: str | Path) -> Record:
 
 
 def refuse_other_input(record: Record, case: NetworkInput) -> None:
-    """Raise UsageError if a record was made of other files, by their SHA-256."""
+    """Raise UsageError if a record was made of other files, by their SHA-256, or by another configuration of plans."""
     made_of = record.content["input"]
+    plans, given = made_of.get("plans"), case.facts.get("plans")
+    if plans != given:
+        raise _other(
+            record.path, *("no plans" if one is None else " ".join(map(str, one.values())) for one in (given, plans))
+        )
     pairs = [*zip(made_of["images"], case.facts["images"], strict=False)]
     if made_of["labels"] is not None or case.facts["labels"] is not None:
         pairs.append((made_of["labels"], case.facts["labels"]))

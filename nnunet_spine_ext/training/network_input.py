@@ -45,10 +45,13 @@ class NetworkInput:
 
     Parameters
     ----------
-    name: of the case. grid: the stored grid (resampled if that was asked for), its voxels are those of channel 1.
+    name: of the case. grid: the stored grid, resampled if that was asked for, or the grid of a patch.
     images: (C, Z, Y, X) of the RAS order, or (C, Y, X) for one slice; float32, normalised. labels: (Z, Y, X) int16.
     context: what transforms may know. facts: plain JSON about the files, how they were normalised, the scheme.
     tissues: classes (`augment.tissues`) that the scheme asked for gives to labels where transforms do not know them.
+    order: of the array axes, as places of (Z, Y, X). Arrays may be larger than the grid, as `context.source` is; labels
+        are -1 beyond the image. beyond: the same without a mask, 0 in the image; None: all of it is in the image.
+    masked: per channel, whether it was normalised inside what is not zero.
     """
 
     name: str
@@ -58,11 +61,22 @@ class NetworkInput:
     context: Context
     facts: dict[str, Any]
     tissues: Mapping[int, str] = field(default_factory=dict)
+    order: tuple[int, int, int] = (0, 1, 2)
+    beyond: Array | None = None
+    masked: tuple[bool, ...] = ()
+
+    def seen(self) -> tuple[list[Volume], Volume | None]:
+        """Return channels and labels, in RAS order, as the network gets them where nothing is augmented."""
+        sizes = zip(self.context.source, self.context.shape, strict=True)
+        middle = tuple(slice((loaded - n) // 2, (loaded - n) // 2 + n) for loaded, n in sizes)
+        labels = None if self.labels is None else self.volume(np.maximum(self.labels[middle], 0))
+        return [self.volume(image[middle]) for image in self.images], labels
 
     def volume(self, array: Array) -> Volume:
-        """Return an array (Z, Y, X) or (Y, X) as a volume in RAS order."""
+        """Return an array (Z, Y, X) or (Y, X), its axes in the order of this case, as a volume in RAS order."""
         ras = self.grid.to("RAS")
-        return Volume(np.ascontiguousarray(array.reshape(ras.shape[::-1]).transpose(2, 1, 0)), ras.affine)
+        stacked = array.reshape([ras.shape[::-1][axis] for axis in self.order]).transpose(np.argsort(self.order))
+        return Volume(np.ascontiguousarray(stacked.transpose(2, 1, 0)), ras.affine)
 
     def stored(self, array: Array) -> Volume:
         """Return an array on the grid of the file, with exactly its affine."""
@@ -70,7 +84,7 @@ class NetworkInput:
 
 
 @contextmanager
-def _all_there_is() -> Iterator[None]:
+def all_there_is() -> Iterator[None]:
     """With one case, a case that cannot be used is no usable input at all."""
     try:
         yield
@@ -80,7 +94,7 @@ def _all_there_is() -> Iterator[None]:
         ) from error
 
 
-@_all_there_is()
+@all_there_is()
 def network_input(
     images: Sequence[str | Path],
     labels: str | Path | None = None,
@@ -102,10 +116,6 @@ def network_input(
     NoInputError: a file the gatekeeper refuses, several slices in two axes, grids that differ, an image for a mask.
     UsageError: no image, an unknown scheme, a spacing that is not three positive numbers.
     """
-    if not images:
-        raise UsageError(
-            "E-CONFIG-VALUE", file="-i", found="no image", expected="one image per channel", fix="name the image"
-        )
     if spacing is not None and (len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing)):
         raise UsageError(
             "E-CONFIG-VALUE",
@@ -114,43 +124,55 @@ def network_input(
             expected="three positive lengths in mm",
             fix="correct them",
         )
-    opened = [_opened(path, "image") for path in images]
-    mask = None if labels is None else _opened(labels, "label")
-    for path, channel in zip(images[1:], opened[1:], strict=True):
-        check_same_grid(opened[0], channel, file=str(path), what="this channel")
-    if mask is not None:
-        check_same_grid(opened[0], mask, file=str(labels), what="the mask")
+    opened, mask = opened_case(images, labels)
     arrays, how = _normalised([channel.array for channel in opened], None if mask is None else mask.array)
     channels = [channel.with_array(array) for channel, array in zip(opened, arrays, strict=True)]
     if spacing is not None:
         channels = [_resampled(channel, spacing, 3) for channel in channels]
         mask = None if mask is None else _resampled(mask, spacing, 0)
-    ids, pairs, known, named = _meaning(labels, scheme)
-    if mask is not None and labels is not None:
-        there = _ids_of(mask, labels)
-        ids = ids or tuple(there)
-        if scheme is not None and (strange := set(there) - set(ids)):
-            logger.warning("%s: %s unknown to the scheme %s (--scheme)", labels, _said(strange), scheme)
-    context = replace(_context(channels[0], len(channels), ids, pairs), tissues=named)
-    # A data set may number the structures of a scheme anew, so its name alone says nothing of tissues.
-    tissues = classes_of_scheme(scheme) if scheme is not None and not class_of_label(context) else {}
-    facts = {
-        "images": [{"name": Path(path).name, "sha256": sha256(path)} for path in images],
-        "labels": None if labels is None else {"name": Path(labels).name, "sha256": sha256(labels)},
-        "spacing": None if spacing is None else [float(s) for s in spacing],
-        "scheme": known,
-        "tissues": "own" if class_of_label(context) else "translated" if tissues else "unknown",
-        "normalization": how,
-    }
+    said = meaning_of(labels, mask, scheme)
+    context = replace(_context(channels[0], len(channels), said.ids, said.pairs), tissues=said.tissues)
+    tissues, facts = known_of(images, labels, said, context, how)
     return NetworkInput(
         name=strip_suffix(images[0]).removesuffix("_0000"),
         grid=channels[0],
         images=np.stack([_as_network(channel) for channel in channels]),
         labels=None if mask is None else _as_network(mask).astype(np.int16),
         context=context,
-        facts=facts,
+        facts={**facts, "spacing": None if spacing is None else [float(s) for s in spacing]},
         tissues=tissues,
     )
+
+
+def opened_case(images: Sequence[str | Path], labels: str | Path | None) -> tuple[list[Volume], Volume | None]:
+    """Read channels and mask through the gatekeeper; raises as `network_input` does."""
+    if not images:
+        raise UsageError(
+            "E-CONFIG-VALUE", file="-i", found="no image", expected="one image per channel", fix="name the image"
+        )
+    opened = [_opened(path, "image") for path in images]
+    mask = None if labels is None else _opened(labels, "label")
+    for path, channel in zip(images[1:], opened[1:], strict=True):
+        check_same_grid(opened[0], channel, file=str(path), what="this channel")
+    if mask is not None:
+        check_same_grid(opened[0], mask, file=str(labels), what="the mask")
+    return opened, mask
+
+
+def known_of(
+    images: Sequence[str | Path], labels: str | Path | None, said: Meaning, context: Context, how: Sequence[str]
+) -> tuple[Mapping[int, str], dict[str, Any]]:
+    """Return the tissues that transforms have to be told, and what a record says of a case; `how`: normalised."""
+    # A data set may number the structures of a scheme anew, so its name alone says nothing of tissues.
+    tissues = classes_of_scheme(said.scheme) if said.asked and not class_of_label(context) else {}
+    facts = {
+        "images": [{"name": Path(path).name, "sha256": sha256(path)} for path in images],
+        "labels": None if labels is None else {"name": Path(labels).name, "sha256": sha256(labels)},
+        "scheme": said.scheme,
+        "tissues": "own" if class_of_label(context) else "translated" if tissues else "unknown",
+        "normalization": list(how),
+    }
+    return tissues, facts
 
 
 def _opened(path: str | Path, role: Role) -> Volume:
@@ -296,28 +318,54 @@ def _context(grid: Volume, channels: int, ids: Sequence[int], pairs: Sequence[tu
     )
 
 
-_Meaning = tuple[tuple[int, ...], tuple[tuple[int, int], ...], str, tuple[tuple[int, str], ...] | None]
+@dataclass(frozen=True)
+class Meaning:
+    """What labels mean: `ids`, left-right `pairs`, `scheme` by name ("" where nobody says), `tissues` by their names.
 
-
-def _meaning(labels: str | Path | None, scheme: str | None) -> _Meaning:
-    """Return label ids, left-right pairs, the name of the scheme and the tissues that names of labels say.
-
-    As asked for, else of a dataset.json nearby; a scheme that is asked for leaves the tissues open (None).
+    `asked`: the scheme was asked for; that leaves the tissues open (None).
     """
+
+    ids: tuple[int, ...] = ()
+    pairs: tuple[tuple[int, int], ...] = ()
+    scheme: str = ""
+    tissues: tuple[tuple[int, str], ...] | None = None
+    asked: bool = False
+
+
+def meaning_of(
+    labels: str | Path | None, mask: Volume | None, scheme: str | None, dataset: Mapping[str, Any] | None = None
+) -> Meaning:
+    """Return what labels mean, as asked for, else as `dataset` or a dataset.json near the mask says; ids at least.
+
+    Logs ids of the mask that the scheme asked for does not know. Raises CaseError for more ids than a mask has.
+    """
+    said = _said_of(labels, scheme, dataset)
+    if mask is None or labels is None:
+        return said
+    there = _ids_of(mask, labels)
+    said = replace(said, ids=said.ids or tuple(there))
+    if scheme is not None and (strange := set(there) - set(said.ids)):
+        logger.warning("%s: %s unknown to the scheme %s (--scheme)", labels, _said(strange), scheme)
+    return said
+
+
+def _said_of(labels: str | Path | None, scheme: str | None, dataset: Mapping[str, Any] | None) -> Meaning:
     if scheme is not None:
         known = scheme_named(scheme)
-        return (0, *sorted(known.labels)), known.sided_pairs, known.name, None
+        return Meaning((0, *sorted(known.labels)), known.sided_pairs, known.name, asked=True)
+    if dataset is not None:
+        return _of_dataset(dataset)
     if labels is None:
-        return (), (), "", None
+        return Meaning()
     folder = Path(labels).absolute().parent
     for place in (folder / "dataset.json", folder.parent / "dataset.json"):
         if place.is_file():
-            dataset = read_json(place)
-            return _of_dataset(dataset) if isinstance(dataset, dict) else ((), (), "", None)
-    return (), (), "", None
+            found = read_json(place)
+            return _of_dataset(found) if isinstance(found, dict) else Meaning()
+    return Meaning()
 
 
-def _of_dataset(dataset: dict[str, Any]) -> _Meaning:
+def _of_dataset(dataset: Mapping[str, Any]) -> Meaning:
     listed = {name: value for name, value in (dataset.get("labels") or {}).items() if name != "ignore"}
     ids: set[int] = set()
     for value in listed.values():
@@ -326,4 +374,4 @@ def _of_dataset(dataset: dict[str, Any]) -> _Meaning:
     pairs = tuple((int(a), int(b)) for a, b in facts.get("sided_labels", ()))
     # As a training on this data set does.
     tissues = tuple(tissues_of_names(listed).classes.items())
-    return tuple(sorted(ids)), pairs, str(facts.get("scheme", "custom")), tissues
+    return Meaning(tuple(sorted(ids)), pairs, str(facts.get("scheme", "custom")), tissues)

@@ -77,7 +77,7 @@ class DeviceAugmentationMixin(_Trainer):
         """Return nnU-Net's augmentation geometry; patches are loaded larger only if something moves them."""
         rotation, dummy_2d, loaded, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         augment = settings_from_plans(self.plans_manager.plans).augment or AugmentSettings()
-        config = _with_mirroring(_with_short_ramp(augment.effective(), self.num_epochs), axes)
+        config = _with_mirroring(augment.effective().with_short_ramp(self.num_epochs), axes)
         context = self._context(loaded, config)
         self.augmentation = self._augmentation(config, context)
         self._seed = self._augmentation_seed()
@@ -209,12 +209,6 @@ class nnUNetTrainerSpineShift(DeviceAugmentationMixin, nnUNetTrainerSpine):
         """Write the augmentation out; raises SetupError for settings of soft labels."""
         refuse_soft_settings(settings, cls.__name__)
         return super().completed(settings)
-
-
-def _with_short_ramp(config: AugmentConfig, epochs: int) -> AugmentConfig:
-    """Return the configuration with a ramp of at most a tenth of the training: presets count on a thousand epochs."""
-    schedule = config.schedule
-    return replace(config, schedule=replace(schedule, ramp_epochs=min(schedule.ramp_epochs, epochs // 10)))
 
 
 def _with_mirroring(config: AugmentConfig, axes: Sequence[int] | None) -> AugmentConfig:
