@@ -268,7 +268,7 @@ PROPERTIES = {
     f"{CONFIGURATION}.patch_size": "training/base.py, inference/adopt.py, inference/predictor.py",
     f"{CONFIGURATION}.batch_size": "training/shift.py",
     f"{CONFIGURATION}.spacing": "training/shift.py, inference/adaptation, inference/slice_segmenter.py",
-    f"{CONFIGURATION}.use_mask_for_norm": "training/shift.py, training/augment_planned.py, inference/slice_segmenter.py",
+    f"{CONFIGURATION}.use_mask_for_norm": "training/shift.py, training/augment_planned.py, inference",
     f"{CONFIGURATION}.normalization_schemes": "training/augment_planned.py, inference/slice_segmenter.py",
     f"{LABELS}.num_segmentation_heads": "inference/predictor.py",
     f"{LABELS}.all_labels": "training/shift.py",
