@@ -161,7 +161,7 @@ class SidedMirroringMixin(_Trainer):
         return rotation, dummy_2d, patch_size, axes
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
-        """Return nnU-Net's transforms, or only its mirroring; sided labels are exchanged, with a seed nothing is timed."""
+        """Return nnU-Net's transforms, or its mirroring alone; exchanges sided labels, and times nothing if there is a seed."""
         transforms = super().get_training_transforms(*args, **kwargs)
         if self.settings.augmentation == "mirror":
             transforms = only_mirroring(transforms)
