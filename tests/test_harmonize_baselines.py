@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nnunet_spine_ext.core.errors import CaseError, SetupError, UsageError
+from nnunet_spine_ext.harmonize import baselines
 from nnunet_spine_ext.harmonize.baselines import (
     BASELINES,
     STYLE_FILE,
@@ -20,6 +21,7 @@ from nnunet_spine_ext.harmonize.baselines import (
     BaselineSettings,
     body_of,
     fit_baseline,
+    shown_of,
     write_baseline,
 )
 from nnunet_spine_ext.harmonize.harmonizer import HarmonizerModel, load_harmonizer, write_harmonizer
@@ -149,6 +151,15 @@ def test_padding_stays_black_and_changes_nothing(method: BaselineMethod, region:
         assert np.array_equal(found[12:-20, 8:], alone)
         again = _fit(method, _set([np.pad(one, ((12, 20), (8, 0))) for one in bright.images]), region=region)
         assert (again.mean, again.sd) == (harmonizer.mean, harmonizer.sd)
+
+
+@pytest.mark.parametrize("region", ["body", "slice"])
+def test_what_a_slice_shows_is_looked_for_once(region: str, target: SliceSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    harmonizer = _fit("nyul", target, region=region)
+    looked = []
+    monkeypatch.setattr(baselines, "shown_of", lambda image: looked.append(image.shape) or shown_of(image))
+    _apply(harmonizer, *(_slice(k) for k in range(3)))
+    assert looked == [SIZE] * 3
 
 
 @pytest.mark.parametrize("method", BASELINES)

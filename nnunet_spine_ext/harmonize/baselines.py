@@ -102,16 +102,17 @@ class Baseline:
         slices = images.detach().float().cpu().numpy()
         mapped = np.empty_like(slices)
         for index, image in enumerate(slices[:, 0]):
-            curve, shown = self.curve(image), shown_of(image)
+            shown = shown_of(image)
+            curve = self.curve(image, shown)
             # What was set to 0 is no tissue: as grey it would have edges.
             mapped[index, 0] = image
             if curve is not None:
                 mapped[index, 0][shown] = np.clip(curve(image[shown]), 0.0, TOP)
         return torch.from_numpy(mapped).to(images.device)
 
-    def curve(self, image: Array) -> IntensityMap | None:
-        """Return the curve of one slice (Y, X); None: it has no body or no range, and stays as it is."""
-        values = values_of(image, self.settings.region, self.spacing)
+    def curve(self, image: Array, shown: Array) -> IntensityMap | None:
+        """Return the curve of one slice (Y, X), of which `shown_of` is known; None: no body or no range, it stays."""
+        values = _of_range(image[shown if self.settings.region == "slice" else body_of(image, self.spacing)])
         if values is None:
             return None
         if self.landmarks is None:
@@ -212,7 +213,10 @@ def write_baseline(folder: str | Path, model: HarmonizerModel, baseline: Baselin
 
 def values_of(image: Array, region: Literal["body", "slice"], spacing: tuple[float, float]) -> Array | None:
     """Return the intensities of a slice (Y, X) that count, float64 (n,); None: too few, or without a range."""
-    values = image[body_of(image, spacing)] if region == "body" else image[shown_of(image)]
+    return _of_range(image[body_of(image, spacing) if region == "body" else shown_of(image)])
+
+
+def _of_range(values: Array) -> Array | None:
     # The narrow range keeps zero deviations and divisions by it out.
     if values.size < _FEWEST or float(values.max()) - float(values.min()) < _NARROWEST:
         return None
