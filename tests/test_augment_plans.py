@@ -258,7 +258,7 @@ def _no_augment(plans: dict[str, Any]) -> None:
 
 
 def _unknown_key(plans: dict[str, Any]) -> None:
-    plans["spine_ext"]["augment"]["confg"] = "shift"
+    plans["spine_ext"]["augment"]["confi"] = "shift"
 
 
 def _nothing_in_it(plans: dict[str, Any]) -> None:
