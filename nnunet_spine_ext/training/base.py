@@ -161,7 +161,7 @@ class SidedMirroringMixin(_Trainer):
         return rotation, dummy_2d, patch_size, axes
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
-        """Return nnU-Net's transforms, or its mirroring alone; exchanges sided labels, and times nothing if there is a seed."""
+        """Return nnU-Net's transforms, or its mirroring alone; sided labels are exchanged, a seed decides all."""
         transforms = super().get_training_transforms(*args, **kwargs)
         if self.settings.augmentation == "mirror":
             transforms = only_mirroring(transforms)
