@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 from house import ROOT
 from model_builder import LABELS14, SIDED14, make_model
 
-from nnunet_spine_ext.core.io import read_volume
+from nnunet_spine_ext.core.io import read_json, read_volume, write_json
 from nnunet_spine_ext.phantom.generate import phantom
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -67,3 +69,39 @@ def test_plan_train_and_predict(nnunet_folders: dict[str, Path]) -> None:
     call("nnUNetv2_spine_predict", "-i", image, "-o", out, "-m", model, "-device", "cpu")
     predicted = next(f for f in out.rglob("*.nii.gz") if f.name.startswith(finetune["validation"][0]))
     assert read_volume(predicted).same_grid(read_volume(image))
+
+
+def test_a_soft_model_goes_on_with_soft_labels(nnunet_folders: dict[str, Path]) -> None:
+    raw = nnunet_folders["nnUNet_raw"]
+    phantom(
+        raw, n=4, region="lumbar", spacing=(4.0, 4.0, 4.0), scanner=["ge-1.5t", "philips-3t"], dataset_id=902,
+        name="Target", pathologies=False, width=60.0, supersample=1,
+    )  # fmt: skip
+    soft = raw / "Dataset902_Target" / "softLabelsTr"
+    soft.mkdir()
+    for mask in sorted((soft.parent / "labelsTr").glob("*.nii.gz")):
+        labels = nibabel.load(mask)
+        values = np.asarray(labels.dataobj)[..., None] == np.arange(1, len(LABELS14))
+        nibabel.save(nibabel.Nifti1Image(0.8 * values.astype(np.float32), labels.affine), soft / mask.name)
+    source = nnunet_folders["nnUNet_results"] / "Dataset901_Toy" / "nnUNetTrainerSpineSoft__nnUNetPlans__3d_fullres"
+    make_model(source, labels=LABELS14, sided=SIDED14, spacing=(4.0, 4.0, 4.0), trainer="nnUNetTrainerSpineSoft")
+    plans = read_json(source / "plans.json")
+    plans["spine_ext"] |= {"soft": {"loss": {"name": "adaptive_wing"}}, "augment": {"config": {"transforms": []}}}
+    write_json(source / "plans.json", plans)
+
+    words = ["-m", source, "-d", 902, "--name", NAME, "--n", 2, "--set", *SHORT]
+    steps = [line.removeprefix("next: ").split() for line in call("nnUNetv2_spine_finetune_plan", *words).splitlines()
+             if line.startswith("next: ")]  # fmt: skip
+    for step in steps[:2]:
+        call(*step, "-np", 1)
+    log = call(*steps[2], "-device", "cpu", nnUNet_n_proc_DA="0")
+    assert "Soft labels: 3 cases, 3 of them prepared now" in log
+    assert "By all folds so far, prediction takes" in log
+    folder = nnunet_folders["nnUNet_results"] / "Dataset902_Target"
+    model = folder / f"{TRAINER}Soft__{NAME}__3d_fullres"
+    case = read_json(model / "plans.json")["spine_ext"]["finetune"]["validation"][0]
+    image = raw / folder.name / "imagesTr" / f"{case}_0000.nii.gz"
+    out = nnunet_folders["nnUNet_results"] / "out"
+    call("nnUNetv2_spine_predict", "-i", image, "-o", out, "-m", model, "-device", "cpu")
+    (soft_map,) = (out / "soft").glob("*.nii.gz")
+    assert nibabel.load(soft_map).shape == (*read_volume(image).shape, len(LABELS14) - 1)
