@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from nnunet_spine_ext.core.errors import UsageError
+
+
+def other_training(folder: Path, differs: str, *, elsewhere: str = "-o or --name") -> UsageError:
+    """Return the error for a state in a folder that is of another training than the one asked for.
+
+    `differs`: in what. `elsewhere`: the options that name another folder.
+    """
+    return UsageError(
+        "E-TRAIN-OTHER",
+        file=folder,
+        found=f"a training that differs in {differs}",
+        expected="the settings and files it was started with",
+        fix=f"give the same options, or start anew with --overwrite, or choose another folder with {elsewhere}",
+    )
 
 
 def refuse_both(*, resume: bool, overwrite: bool) -> None:

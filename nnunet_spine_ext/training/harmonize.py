@@ -14,7 +14,7 @@ from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SOME_FAILED, NoInputError
 from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.core.model_folders import refuse_other_model
 from nnunet_spine_ext.core.partial import check_folder
-from nnunet_spine_ext.core.restart import refuse_both
+from nnunet_spine_ext.core.restart import other_training, refuse_both
 from nnunet_spine_ext.harmonize.cyclegan.processes import Processes
 from nnunet_spine_ext.harmonize.cyclegan.settings import CycleGanSettings, read_settings
 from nnunet_spine_ext.harmonize.harmonizer import MODEL_FILE, HarmonizerModel, Method
@@ -242,13 +242,7 @@ def _run(training: CycleGanTraining, order: Order) -> None:
         if training.resume():
             _log.info("goes on after epoch %d", training.epoch)
         elif training.differences:
-            raise UsageError(
-                "E-TRAIN-OTHER",
-                file=order.folder,
-                found=f"a training that differs in {' and '.join(training.differences)}",
-                expected="the settings and files it was started with",
-                fix="give the same options, or start anew with --overwrite, or choose another folder with -o or --name",
-            )
+            raise other_training(order.folder, " and ".join(training.differences))
     else:
         training.processes.on_first(lambda: _clear(order.folder, state, order.folder / SAMPLES_FOLDER))
     if training.epoch < training.settings.epochs:

@@ -15,7 +15,7 @@ from nnunet_spine_ext.core.errors import EXIT_OK, EXIT_SOME_FAILED, Problem, Usa
 from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.model_folders import refuse_other_model
 from nnunet_spine_ext.core.partial import check_folder
-from nnunet_spine_ext.core.restart import refuse_both
+from nnunet_spine_ext.core.restart import other_training, refuse_both
 from nnunet_spine_ext.harmonize.segmenter import MODEL_FILE
 from nnunet_spine_ext.harmonize.segmenting.data import SegmenterData, split_slices
 from nnunet_spine_ext.harmonize.segmenting.settings import SegmenterSettings, read_settings
@@ -178,13 +178,7 @@ def _resume(training: SegmenterTraining) -> None:
     if training.resume():
         _log.info("goes on after epoch %d", training.epoch)
     elif training.differences:
-        raise UsageError(
-            "E-TRAIN-OTHER",
-            file=training.folder,
-            found=f"a training that differs in {' and '.join(training.differences)}",
-            expected="the settings and files it was started with",
-            fix="give the same options, or start anew with --overwrite, or choose another folder with -o",
-        )
+        raise other_training(training.folder, " and ".join(training.differences), elsewhere="-o")
 
 
 def _publish(training: SegmenterTraining, data: SegmenterData, outcome: SegmenterOutcome, folder: Path) -> None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from nnunet_spine_ext import __version__
 from nnunet_spine_ext.core.config import to_dict
 from nnunet_spine_ext.core.epochs import STATE_FILE
-from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem, SetupError, UsageError
+from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem, SetupError
 from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.partial import check_folder
-from nnunet_spine_ext.core.restart import refuse_both
+from nnunet_spine_ext.core.restart import other_training, refuse_both
 from nnunet_spine_ext.core.splits import Split
 from nnunet_spine_ext.core.summary import RunSummary
 from nnunet_spine_ext.instances.training.dataset import (
@@ -197,13 +197,7 @@ def _resume(training: FoldTraining) -> None:
     if training.resume():
         _log.info("fold %s: goes on after epoch %d", training.name, training.epoch)
     elif training.differences:
-        raise UsageError(
-            "E-TRAIN-OTHER",
-            file=training.folder,
-            found="a training with other settings, cases or masks",
-            expected="the settings and files it was started with",
-            fix="give the same options, or start anew with --overwrite, or choose another folder with -o or --name",
-        )
+        raise other_training(training.folder, " and ".join(training.differences))
 
 
 def _publish(training: FoldTraining, data: TrainingData, split: Split, outcome: FoldResult) -> None:

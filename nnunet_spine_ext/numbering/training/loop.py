@@ -21,9 +21,10 @@ from torch.nn import functional
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.core.config import to_dict
 from nnunet_spine_ext.core.epochs import LOG_FILE, STATE_FILE, load_state, read_facts, read_log, save_state, write_log
-from nnunet_spine_ext.core.errors import SetupError, UsageError
+from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.lock import file_lock
+from nnunet_spine_ext.core.restart import other_training
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.networks.level_classifier import LevelClassifier
 from nnunet_spine_ext.numbering.crops import CropSpec
@@ -214,13 +215,7 @@ class _Fold:
     def _restore(self, path: Path) -> None:
         facts = read_facts(path)
         if facts.get("hash") != self.job.hash:
-            raise UsageError(
-                "E-TRAIN-OTHER",
-                file=self.job.folder,
-                found="a training with other settings, cases or files",
-                expected="the settings and files it was started with",
-                fix="give the same options, or start anew with --overwrite, or choose another folder with -o or --name",
-            )
+            raise other_training(self.job.folder, "settings, cases or files")
         load_state(path, self.network, self.optimizer)
         self.epoch, self.cpu = int(facts["epoch"]), float(facts["cpu_seconds"])
         self.rows = read_log(self.job.folder / LOG_FILE, self.epoch)
