@@ -14,6 +14,7 @@ from numbered_builder import lumbar, write_dataset
 
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.cli import train_numbering as command
+from nnunet_spine_ext.core.epochs import read_facts
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, SpineExtError, UsageError
 from nnunet_spine_ext.core.io import read_json, read_volume, write_json, write_volume
 from nnunet_spine_ext.core.lock import file_lock
@@ -109,6 +110,10 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
     with pytest.raises(KeyboardInterrupt):
         _train(dataset, tmp_path / "parts")
     assert not (tmp_path / "parts/numbering_model.json").exists()
+    # States of earlier versions have the same facts.
+    facts = read_facts(tmp_path / "parts/training/fold_0/state.safetensors")
+    assert set(facts) == {"version", "epoch", "cpu_seconds", "hash"}
+    assert facts["epoch"] == 2
     resumed = _train(dataset, tmp_path / "parts", resume=True)
     assert calls == [0, 1, 2, 2]
     first, second = _weights(tmp_path / "whole"), _weights(tmp_path / "parts")

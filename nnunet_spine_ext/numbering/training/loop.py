@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.core.config import to_dict
-from nnunet_spine_ext.core.epochs import LOG_FILE, STATE_FILE, load_state, read_facts, read_log, save_state, write_log
+from nnunet_spine_ext.core.epochs import LOG_FILE, STATE_FILE, EpochTraining
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.lock import file_lock
@@ -95,17 +95,21 @@ def train_fold(job: Job, *, resume: bool) -> FoldResult:
     with file_lock(job.folder / "lock", what="training this fold"):
         if not resume:
             (job.folder / STATE_FILE).unlink(missing_ok=True)
-        fold = _Fold(job, resume=resume)
+        fold = _Fold(job)
+        if resume and fold.resume():
+            logger.info("fold %s: goes on after epoch %d", job.fold, fold.epoch)
+        if fold.differences:
+            raise other_training(job.folder, "settings, cases or files")
         # Only now: what was refused leaves the settings of the state that is there.
         split = {"train": [case.case for case in job.train], "val": [case.case for case in job.validation]}
         write_json(job.folder / SETTINGS_FILE, {**to_dict(job.settings), "hash": job.hash, **split})
         return fold.run()
 
 
-class _Fold:
+class _Fold(EpochTraining):
     """The state of a training that is going on."""
 
-    def __init__(self, job: Job, *, resume: bool) -> None:
+    def __init__(self, job: Job) -> None:
         self.job, self.settings = job, job.settings
         self.samples = [(case, row) for case in job.train for row in range(len(case.names))]
         self.weights = sampling_weights([case.names[row] for case, row in self.samples], job.settings)
@@ -116,13 +120,15 @@ class _Fold:
             network = job.settings.network.build(job.crop)
         layout = torch.channels_last_3d if job.device.type == "cpu" else torch.contiguous_format
         self.network = network.to(job.device, memory_format=layout)
-        self.optimizer = torch.optim.Adam(
+        optimizer = torch.optim.Adam(
             self.network.parameters(), lr=job.settings.learning_rate, weight_decay=job.settings.weight_decay
         )
-        self.epoch, self.rows, self.cpu = 0, [], 0.0  # type: tuple[int, list[dict[str, Any]], float]
-        path = job.folder / STATE_FILE
-        if resume and path.is_file():
-            self._restore(path)
+        super().__init__(self.network, optimizer, job.folder / STATE_FILE, job.folder / LOG_FILE)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What has to be equal for a state to be continued."""
+        return {"hash": self.job.hash}
 
     def run(self) -> FoldResult:
         """Train what is left of the epochs."""
@@ -133,11 +139,11 @@ class _Fold:
             self.epoch += 1
             last = self.epoch == settings.epochs
             metrics = self._validate() if last or self.epoch % settings.validate_every == 0 else {}
-            self.cpu += time.process_time() - cpu
-            self._log(loss, metrics, time.monotonic() - started)
+            self.cpu_seconds += time.process_time() - cpu
+            self._record(loss, metrics, time.monotonic() - started)
             if last or self.epoch % settings.save_every == 0:
-                self._save()
-        return FoldResult(self.network.eval(), self.epoch, self.cpu, metrics or self._validate())
+                self.save()
+        return FoldResult(self.network.eval(), self.epoch, self.cpu_seconds, metrics or self._validate())
 
     def _train_epoch(self) -> dict[str, float]:
         """Train one epoch; return the mean loss and that of every question."""
@@ -193,7 +199,7 @@ class _Fold:
         job = self.job
         return validate(self.network, job.crop, job.validation, job.device) if job.validation else {}
 
-    def _log(self, loss: Mapping[str, float], metrics: Mapping[str, Any], seconds: float) -> None:
+    def _record(self, loss: Mapping[str, float], metrics: Mapping[str, Any], seconds: float) -> None:
         rate = self.settings.learning_rate_at(self.epoch)
         row: dict[str, Any] = {"epoch": self.epoch - 1, "learning_rate": f"{rate:.3e}"}
         row |= {name if name == "loss" else f"loss_{name}": round(value, 5) for name, value in loss.items()}
@@ -202,24 +208,10 @@ class _Fold:
         row["perfect_solved"] = metrics["solved"]["perfect"] if metrics else ""
         row["seconds"] = round(seconds, 1)
         self.rows.append(row)
-        write_log(self.job.folder / LOG_FILE, self.rows)
         found = f", accuracy {row['accuracy']}, perfect {row['perfect_solved']}" if metrics else ""
         logger.info(
             "fold %s: epoch %d of %d, loss %.4f%s", self.job.fold, self.epoch, self.settings.epochs, loss["loss"], found
         )
-
-    def _save(self) -> None:
-        facts = {"epoch": self.epoch, "cpu_seconds": round(self.cpu, 1), "hash": self.job.hash}
-        save_state(self.job.folder / STATE_FILE, self.network, self.optimizer, facts)
-
-    def _restore(self, path: Path) -> None:
-        facts = read_facts(path)
-        if facts.get("hash") != self.job.hash:
-            raise other_training(self.job.folder, "settings, cases or files")
-        load_state(path, self.network, self.optimizer)
-        self.epoch, self.cpu = int(facts["epoch"]), float(facts["cpu_seconds"])
-        self.rows = read_log(self.job.folder / LOG_FILE, self.epoch)
-        logger.info("fold %s: goes on after epoch %d", self.job.fold, self.epoch)
 
 
 def sampling_weights(names: Sequence[str], settings: NumberingTrainSettings) -> Array:
