@@ -42,7 +42,7 @@ from nnunet_spine_ext.core.io import read_json, write_json
 
 DATASET, NAME = 903, "Dataset903_Scanners"
 CONFIGURATION, REFERENCE = "2d", "nako-siemens-3t"
-LOSSES = ("none", "dann", "cdan", "coral", "mmd")
+LOSSES = ("none", "dann", "cdan", "coral", "mmd", "paired")
 STRUCTURES = ("corpus", "disc")
 PROBE_GOAL, DICE_GOAL, LEAST_DICE = 5.0, 0.003, 0.5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,38 @@ def test_a_record_replays_scanners() -> None:
     plan = pipeline.plan(keys(6))
     again = Plan.from_record(plan.record)
     assert torch.equal(pipeline.apply(images, labels, plan)[0], pipeline.apply(images, labels, again)[0])
+
+
+def test_another_scanner_takes_the_same_sample() -> None:
+    config = AugmentConfig.load("scanners")
+    mix = config.scanners
+    assert mix is not None
+    first = keys(60)
+    second = [mix.other(key) for key in first]
+    pairs = [(mix.index(a), mix.index(b)) for a, b in zip(first, second, strict=True)]
+    assert all(a != b for a, b in pairs)
+    assert {b for _, b in pairs} == set(range(6)), "any of the others"
+    pipeline = Pipeline(config, CONTEXT)
+    plans = [pipeline.plan(side) for side in (first, second)]
+    geometry = [
+        [[a.params for a in sample if a.name in ("rotate", "scale", "flip")] for sample in plan.samples]
+        for plan in plans
+    ]
+    assert any(geometry[0])
+    assert geometry[0] == geometry[1], "positions of the two are the same"
+    images, labels = patches(60)
+    again = Plan.from_record(json.loads(json.dumps(plans[1].record)))
+    assert torch.equal(pipeline.apply(images, labels, plans[1])[0], pipeline.apply(images, labels, again)[0])
+
+
+def test_two_scanners_do_not_see_the_same_noise() -> None:
+    config = AugmentConfig.load({"scanners": {"profiles": ["ge-1.5t", "philips-1.5t"], "jitter": 0.2}})
+    assert config.scanners is not None
+    key = SampleKey(0, "a", 0, 0)
+    plan = Pipeline(config, CONTEXT).plan([key, config.scanners.other(key)])
+    seeds = [{a.params["seed"] for a in sample if "seed" in a.params} for sample in plan.samples]
+    assert all(seeds)
+    assert not seeds[0] & seeds[1]
 
 
 def test_severity_zero_changes_nothing() -> None:

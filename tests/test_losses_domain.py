@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
-from nnunet_spine_ext.losses.domain import DISTANCES, balanced_cross_entropy, coral_distance, mmd_distance
+from nnunet_spine_ext.losses.domain import DISTANCES, balanced_cross_entropy, coral_distance, mmd_distance, unshared
 
 DOMAINS = torch.tensor([0, 1])
 each = pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
@@ -89,3 +90,31 @@ def test_every_domain_counts_the_same() -> None:
     assert torch.allclose(balanced_cross_entropy(logits, few, weights=weights), (losses[0] + losses[3]) / 2)
     smooth = balanced_cross_entropy(torch.tensor([[50.0, -50.0]]), torch.tensor([0]), label_smoothing=0.1)
     assert float(smooth) == pytest.approx(0.05 * 100, rel=1e-3), "certainty costs something"
+
+
+def test_the_share_within_pairs_is_that_of_an_analysis_of_variance() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(9, 4)) * np.array([1, 5, 0.1, 2])
+    second = first + rng.normal(size=first.shape) * np.array([0.1, 5, 0.1, 0])
+    shares = []
+    for a, b in zip(first.T, second.T, strict=True):
+        within = sum((x - (x + y) / 2) ** 2 + (y - (x + y) / 2) ** 2 for x, y in zip(a, b, strict=True))
+        grand = (a.sum() + b.sum()) / (2 * len(a))
+        between = sum(2 * ((x + y) / 2 - grand) ** 2 for x, y in zip(a, b, strict=True))
+        shares.append(within / (within + between))
+    tensors = torch.from_numpy(first), torch.from_numpy(second)
+    assert float(unshared(*tensors)) == pytest.approx(np.mean(shares))
+    assert float(unshared(*(1e-3 * t + 7 for t in tensors))) == pytest.approx(np.mean(shares), rel=1e-4)
+    assert float(unshared(tensors[0], tensors[0])) == 0
+    assert float(unshared(tensors[0], 2 * tensors[0].mean(dim=0) - tensors[0])) == pytest.approx(1)
+
+
+def test_the_share_within_pairs_has_the_right_gradient_and_is_finite() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(5, 3, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
+    assert torch.autograd.gradcheck(unshared, (first, second))
+    constant = torch.ones(5, 3, requires_grad=True)
+    value = unshared(constant, torch.ones(5, 3))
+    value.backward()
+    assert float(value.detach()) == 0
+    assert torch.isfinite(constant.grad).all()  # type: ignore[arg-type]

@@ -14,9 +14,9 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from nnunet_spine_ext.core.errors import SetupError, UsageError
-from nnunet_spine_ext.losses.domain import DomainLossSettings, damping
+from nnunet_spine_ext.losses.domain import DomainLossSettings, damping, unshared
 from nnunet_spine_ext.networks.bottleneck import BottleneckNetwork, WithFeatures
-from nnunet_spine_ext.networks.domain_alignment import DomainAlignment, coarse, strength_at
+from nnunet_spine_ext.networks.domain_alignment import DomainAlignment, coarse, paired_distance, strength_at
 from nnunet_spine_ext.networks.domain_head import DomainHead, RunningStandard, pooled
 from nnunet_spine_ext.networks.gradient_reversal import reverse_gradient
 
@@ -87,7 +87,7 @@ def test_the_classifier_learns_and_the_encoder_learns_against_it(name: Any) -> N
         assert torch.allclose(learnt[key], gradient, rtol=1e-4, atol=1e-8), f"{key}: the classifier gets it as it is"
 
 
-@pytest.mark.parametrize("name", ["dann", "cdan", "coral", "mmd"])
+@pytest.mark.parametrize("name", ["dann", "cdan", "coral", "mmd", "paired"])
 def test_in_the_warm_up_the_classifier_learns_from_detached_features(name: Any) -> None:
     gradient, own = gradients(name, 0.0)
     assert gradient is None
@@ -167,6 +167,38 @@ def test_features_come_out_in_training_and_weights_stay_stock(kind: str) -> None
     unet(kind).load_state_dict(network.state_dict(), strict=True)
     network.decoder.deep_supervision = False
     assert torch.equal(network(x), expected[0])
+
+
+def test_the_second_half_of_a_batch_may_go_through_the_encoder_alone() -> None:
+    network = BottleneckNetwork(unet())
+    x = torch.randn(4, 1, 16, 16, 16)
+    network.train()
+    whole = network(x)
+    network.twice = True
+    half = network(x)
+    assert torch.equal(half.features, whole.features)
+    assert all(torch.equal(a, b[:2]) for a, b in zip(half.segmentation, whole.segmentation, strict=True))
+    network.eval()
+    assert all(len(level) == 4 for level in network(x)), "prediction wants everything"
+
+
+def test_paired_features_come_nearer_and_pooled_ones_need_two_pairs() -> None:
+    torch.manual_seed(1)
+    alignment = DomainAlignment(DomainLossSettings(name="paired"), channels=6, domains=2, classes=3).eval()
+    features, domains = batch()
+    features = features.requires_grad_()
+    pairs = torch.tensor([[0, 1], [2, 3]])
+    own = float(alignment._classified(features.detach(), domains, None)[0])
+    before = alignment(features, domains, 1.0, pairs=pairs)
+    assert float(before.loss) - own == pytest.approx(float(paired_distance(features, pairs)), rel=1e-4)
+    before.loss.backward()
+    stepped = (features - 5.0 * features.grad).detach()  # type: ignore[operator]
+    assert float(paired_distance(stepped, pairs)) < float(paired_distance(features, pairs))
+    one = features[:2].detach()
+    maps = [side.flatten(2).movedim(1, 2).flatten(0, 1) for side in (one[:1], one[1:])]
+    assert float(paired_distance(one, pairs[:1])) == float(unshared(*maps))
+    # Of one pair, all that varies lies within it: a constant without a gradient.
+    assert float(unshared(*(pooled(side) for side in (one[:1], one[1:])))) == pytest.approx(1, abs=1e-4)
 
 
 def test_networks_of_another_kind_are_refused() -> None:

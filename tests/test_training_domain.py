@@ -271,8 +271,13 @@ def test_simulated_scanners_are_the_domains(make: Maker, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("loss", ["dann", "cdan", "coral", "mmd"])
+@pytest.mark.parametrize("loss", ["dann", "cdan", "coral", "mmd", "paired"])
 def test_every_loss_trains_and_is_logged(make: Maker, kind: type[nnUNetTrainer], loss: str) -> None:
+    if loss == "paired" and kind is nnUNetTrainerSpineDANN:
+        with pytest.raises(SetupError, match="taken by one scanner each") as caught:
+            make(kind=kind, domain={"loss": {"name": loss}})
+        assert caught.value.code == "E-TRAINER-DOMAIN"
+        return
     trainer = started(make(kind=kind, domain={"loss": {"name": loss}}))
     trainer.current_epoch = 1
     outputs = [trainer.train_step(next(trainer.dataloader_train)) for _ in range(2)]
@@ -287,6 +292,33 @@ def test_every_loss_trains_and_is_logged(make: Maker, kind: type[nnUNetTrainer],
     with torch.no_grad():
         trainer.on_validation_epoch_start()
         assert np.isfinite(trainer.validation_step(next(trainer.dataloader_val))["loss"])
+
+
+def test_paired_shows_every_crop_as_two_scanners_take_it(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"loss": {"name": "paired", "warm_up": 0}}
+    trainer = started(make(**SIMULATED, domain=settings, train={"num_epochs": 4}))
+    trainer.current_epoch = 2
+    batch = next(trainer.dataloader_train)
+    seen: dict[str, Any] = {}
+    stock = nnUNetTrainer.train_step
+
+    def step(self: Any, batch: dict[str, Any]) -> Any:
+        seen.update(batch, told=self.loss._told)
+        return stock(self, batch)
+
+    monkeypatch.setattr(nnUNetTrainer, "train_step", step)
+    result = trainer.train_step(batch)
+    assert np.isfinite(result["loss"])
+    size = trainer.configuration_manager.batch_size
+    assert len(seen["data"]) == 2 * size
+    assert all(len(level) == size for level in seen["target"]), "the decoder learns on the first pictures"
+    domains, strength, pairs = seen["told"]
+    assert pairs.tolist() == [[k, k + size] for k in range(size)]
+    assert all(domains[a] != domains[b] for a, b in pairs.tolist())
+    assert strength > 0
+    alone = trainer.augmentation.plan(list(seen["plan"].keys[:size]), 2.5 / 4)
+    expected, _ = trainer.augmentation.apply(batch["data"], batch["target"], alone)
+    assert torch.equal(seen["data"][:size], expected), "the first pictures are those of any other loss"
 
 
 def run(trainer: Any, monkeypatch: pytest.MonkeyPatch, *, until: int | None = None) -> Any:

@@ -22,7 +22,9 @@ class SampleKey:
 
     `seed`: of the training run. `case`: identifier of the image. `epoch`: of the training. `draw`: running number
     within the epoch, so that a case drawn twice in an epoch is augmented differently. `batch`: number of the batch in
-    the epoch; nothing depends on it but coins that are tossed once for all of a batch (`p_batch`).
+    the epoch; nothing depends on it but coins that are tossed once for all of a batch (`p_batch`). `scanner`: number
+    of the scanner that takes it (`scanners` of a configuration) where that is not left to turns; nothing else depends
+    on it, so keys that differ in it alone are one sample, as several scanners take it.
     """
 
     seed: int
@@ -30,10 +32,11 @@ class SampleKey:
     epoch: int
     draw: int
     batch: int | None = None
+    scanner: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the key as plain JSON."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "scanner" or value is not None}
 
 
 def generator(key: SampleKey, stream: str) -> np.random.Generator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import ModuleType
 from typing import Any, Protocol, cast
@@ -213,7 +213,10 @@ class Pipeline:
 
     def _taken(self, key: SampleKey, scanners: ScannerMix) -> tuple[Applied, ...]:
         """Return what the scanner of a sample does; within a stage it comes after the configuration's transforms."""
-        return self._scanners[scanners.index(key)]._draw(key, None)
+        index = scanners.index(key)
+        # Two scanners do not see the same noise: what a named one does is drawn for itself.
+        own = key if key.scanner is None else replace(key, case=f"{key.case}/{scanners.names[index]}")
+        return self._scanners[index]._draw(own, None)
 
     def _chosen(self, key: SampleKey, steady: float, ramped: float) -> Iterator[tuple[str, Transform]]:
         """Yield the streams and transforms whose coin fell right, in the order of the configuration."""

@@ -9,10 +9,10 @@ scanners:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from nnunet_spine_ext.augment.keys import SampleKey, generator
+from nnunet_spine_ext.augment.keys import SampleKey, coin, generator
 from nnunet_spine_ext.augment.profiles import (
     LARGEST_SEVERITY,
     REFERENCE,
@@ -25,7 +25,7 @@ from nnunet_spine_ext.augment.profiles import (
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import UsageError
 
-_STREAM = "scanner-order"
+_STREAM, _OTHER = "scanner-order", "scanner-other"
 _KEYS = ("jitter", "profiles", "severity", "weighting")
 
 
@@ -68,11 +68,19 @@ class ScannerMix:
         """Return which scanner takes a sample.
 
         Samples that follow each other in an epoch go round all scanners, in an order that changes with every round: a
-        batch of at most as many samples, whose number divides theirs, holds each scanner once at most.
+        batch of at most as many samples, whose number divides theirs, holds each scanner once at most. A key that names
+        its scanner is taken by that one.
         """
         count = len(self.profiles)
+        if key.scanner is not None:
+            return key.scanner
         turn = SampleKey(key.seed, "", key.epoch, key.draw // count)
         return int(generator(turn, _STREAM).permutation(count)[key.draw % count])
+
+    def other(self, key: SampleKey) -> SampleKey:
+        """Return the key of the same sample as another scanner takes it, drawn from all others."""
+        step = 1 + int(coin(key, _OTHER) * (len(self.profiles) - 1))
+        return replace(key, scanner=(self.index(key) + step) % len(self.profiles))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON: it means the same when shipped profiles have changed."""

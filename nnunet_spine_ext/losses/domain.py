@@ -17,9 +17,12 @@ from torch.nn import functional
 
 from nnunet_spine_ext.core.config import check_ranges
 
-DomainLossName = Literal["dann", "cdan", "coral", "mmd"]
+DomainLossName = Literal["dann", "cdan", "coral", "mmd", "paired"]
 ADVERSARIAL: tuple[DomainLossName, ...] = ("dann", "cdan")
 """Losses whose gradient is reversed on its way to the encoder; the others are distances to be made small."""
+
+PAIRED: DomainLossName = "paired"
+"""The loss that needs one patch of two domains."""
 
 # Widths of the kernels relative to the median distance of two features: near and far structure both count.
 _BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -34,8 +37,9 @@ class DomainLossSettings:
     ----------
     name: ``dann``: a classifier of the pooled features, its gradient reversed (Ganin et al. 2016). ``cdan``: the same,
         pooled per predicted class and conditioned on it (Long et al. 2018). ``coral``: difference of covariances (Sun
-        and Saenko 2016). ``mmd``: maximum mean discrepancy (Gretton et al. 2012; Long et al. 2015).
-    strength: largest lambda; None is 0.1 for ``dann`` and ``cdan``, 1 for ``coral`` and ``mmd``.
+        and Saenko 2016). ``mmd``: maximum mean discrepancy (Gretton et al. 2012; Long et al. 2015). ``paired``:
+        difference of the features of one patch as two simulated scanners take it (`unshared`).
+    strength: largest lambda; None is 0.1 for ``dann`` and ``cdan``, 1 for the others.
     warm_up: first part of the training in which the encoder does not feel the loss, 0 to 0.9. A classifier that still
         guesses has nothing to say.
     gamma: how fast lambda rises after that.
@@ -122,6 +126,23 @@ def mmd_distance(features: Tensor, domains: Tensor, *, voxels: int = 256) -> Ten
     pairs and arguments: see `coral_distance`.
     """
     return _over_pairs(_observations(features, domains, voxels), _mmd, features)
+
+
+def unshared(first: Tensor, second: Tensor) -> Tensor:
+    """Return the share of the variance that lies within pairs: 0 if the two of each pair are equal, 1 if alike only by
+    chance or if there is nothing else to vary; the mean over features.
+
+    One minus the intraclass correlation, but for the degrees of freedom. The variance between pairs is what keeps
+    features from becoming constant.
+
+    Parameters
+    ----------
+    first, second: (N, F), the two of each pair.
+    """
+    within = (first - second).square().sum(dim=0) / 2
+    values = torch.cat((first, second))
+    total = (values - values.mean(dim=0)).square().sum(dim=0)
+    return (within / total.clamp_min(_SMALLEST)).mean()
 
 
 DISTANCES: dict[str, Callable[..., Tensor]] = {"coral": coral_distance, "mmd": mmd_distance}

@@ -31,6 +31,11 @@ class BottleneckNetwork(nn.Module):
     ----------
     network: has an `encoder`, which returns features from fine to coarse, and a `decoder` of these.
 
+    Attributes
+    ----------
+    twice: the second half of a batch shows the first half again; in training mode only its features are wanted, and
+        the output is that of the first half.
+
     Raises
     ------
     SetupError: the network is none of that kind.
@@ -48,11 +53,14 @@ class BottleneckNetwork(nn.Module):
                 expected="an encoder and a decoder, as nnU-Net's U-Nets have",
                 fix="train domain-adversarially with PlainConvUNet or ResidualEncoderUNet plans",
             )
+        self.twice = False
         self.encoder: Any = children["encoder"]
         self.decoder: Any = children["decoder"]
 
     def forward(self, x: Tensor) -> WithFeatures | Tensor | list[Tensor]:
         """Return logits of (B, C, *spatial); in training mode with the deepest features."""
         skips = self.encoder(x)
-        output = self.decoder(skips)
-        return WithFeatures(output, skips[-1]) if self.training else output
+        if not self.training:
+            return self.decoder(skips)
+        decoded = len(x) // 2 if self.twice else len(x)
+        return WithFeatures(self.decoder([skip[:decoded] for skip in skips]), skips[-1])

@@ -9,8 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnunet_spine_ext.losses.domain import ADVERSARIAL, DISTANCES, DomainLossSettings, balanced_cross_entropy, damping
-from nnunet_spine_ext.networks.domain_head import DomainHead
+from nnunet_spine_ext.losses.domain import (
+    ADVERSARIAL,
+    DISTANCES,
+    PAIRED,
+    DomainLossSettings,
+    balanced_cross_entropy,
+    damping,
+    unshared,
+)
+from nnunet_spine_ext.networks.domain_head import DomainHead, pooled
 from nnunet_spine_ext.networks.gradient_reversal import reverse_gradient
 
 
@@ -41,7 +49,12 @@ class DomainAlignment(nn.Module):
         self.head = DomainHead(channels, domains, dimensions=dimensions, classes=conditioned)
 
     def forward(
-        self, features: Tensor, domains: Tensor, strength: float | Tensor, probabilities: Tensor | None = None
+        self,
+        features: Tensor,
+        domains: Tensor,
+        strength: float | Tensor,
+        probabilities: Tensor | None = None,
+        pairs: Tensor | None = None,
     ) -> Aligned:
         """Return the loss and the classifier's logits.
 
@@ -50,6 +63,7 @@ class DomainAlignment(nn.Module):
         features: (B, C, *spatial). domains: (B,) from 0. strength: lambda of the schedule; at 0 no gradient reaches the
             features, and the classifier learns alone.
         probabilities: (B, K, *finer) of the predicted classes, for ``cdan``; its gradient is not used.
+        pairs: (P, 2) positions in the batch of one patch as two scanners take it, for ``paired``.
         """
         # Half precision is too coarse for covariances, and for gradients multiplied by a small lambda.
         with torch.autocast(features.device.type, enabled=False):
@@ -62,9 +76,16 @@ class DomainAlignment(nn.Module):
                 seen = reverse_gradient(features, strength * self._damping(seen, domains, probabilities))
             loss, logits = self._classified(seen, domains, probabilities)
             if not adversarial and not free:
-                distance = DISTANCES[self.settings.name](features, domains, voxels=self.settings.voxels)
+                distance = self._distance(features, domains, pairs)
                 loss = loss + strength * distance
         return Aligned(loss, logits)
+
+    def _distance(self, features: Tensor, domains: Tensor, pairs: Tensor | None) -> Tensor:
+        if self.settings.name != PAIRED:
+            return DISTANCES[self.settings.name](features, domains, voxels=self.settings.voxels)
+        if pairs is None or not len(pairs):
+            return features.sum() * 0.0
+        return paired_distance(features, pairs)
 
     @torch.no_grad()
     def _damping(self, features: Tensor, domains: Tensor, probabilities: Tensor | None) -> float | Tensor:
@@ -89,6 +110,23 @@ class DomainAlignment(nn.Module):
             logits.flatten(0, 1), repeated, label_smoothing=smoothing, weights=shares.flatten()
         )
         return loss, (logits * shares[:, :, None]).sum(dim=1)
+
+
+def paired_distance(features: Tensor, pairs: Tensor) -> Tensor:
+    """Return how much two scanners differ in one patch, of all that differs: the mean over positions and pooled values.
+
+    Positions are most of what a U-Net uses, and pooled values what tells scanners apart. With one pair there is nothing
+    for pooled values to be compared with, and positions count alone.
+
+    Parameters
+    ----------
+    features: (B, C, *spatial). pairs: (P, 2), P >= 1; positions in the batch.
+    """
+    first, second = features[pairs[:, 0]], features[pairs[:, 1]]
+    maps = unshared(*(side.flatten(2).movedim(1, 2).flatten(0, 1) for side in (first, second)))
+    if len(pairs) == 1:
+        return maps
+    return (maps + unshared(pooled(first), pooled(second))) / 2
 
 
 def coarse(probabilities: Tensor, shape: torch.Size) -> Tensor:

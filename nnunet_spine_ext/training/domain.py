@@ -134,7 +134,8 @@ class DomainAlignmentMixin(_Trainer):
         done = self.current_epoch + self._domain_step / self.num_iterations_per_epoch
         self._domain_step += 1
         domains = torch.tensor(self._domains_of(batch), device=self.device)
-        with self.loss.telling(domains, strength_at(self.domain.loss, done / self.num_epochs)):
+        strength = strength_at(self.domain.loss, done / self.num_epochs)
+        with self.loss.telling(domains, strength, self._pairs_of(batch)):
             result: dict[str, Any] = super().train_step({**batch, "target": target})
         return result
 
@@ -201,6 +202,10 @@ class DomainAlignmentMixin(_Trainer):
 
     def _domains_of(self, batch: dict[str, Any]) -> list[int]:
         raise NotImplementedError
+
+    def _pairs_of(self, batch: dict[str, Any]) -> Tensor | None:
+        """Return which samples (P, 2) are one patch as two domains show it; None where patches are shown once."""
+        return None
 
     def _probe_samples(self) -> Iterator[tuple[Tensor, list[int], str]]:
         """Yield images (N, C, *patch) on the device, their domains, and the case they are of."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from nnunet_spine_ext.core.errors import SetupError, UsageError
-from nnunet_spine_ext.losses.domain import DomainLossSettings
+from nnunet_spine_ext.losses.domain import PAIRED, DomainLossSettings
 
 SIMULATED = "simulated"
 """The key of domains that are not read from cases.json: the simulated scanner of a sample."""
@@ -70,7 +70,10 @@ class DomainSettings:
 
 
 def completed_domain(settings: DomainSettings | None, trainer: str, *, simulated: bool) -> DomainSettings:
-    """Return the settings with their key written out; raises SetupError when the trainer has other domains."""
+    """Return the settings with their key written out; raises SetupError when the trainer has other domains.
+
+    So it is for `paired` where a patch cannot be shown as two domains.
+    """
     settings = settings or DomainSettings()
     key = settings.key or (SIMULATED if simulated else DEFAULT_KEY)
     if (key == SIMULATED) != simulated:
@@ -82,6 +85,14 @@ def completed_domain(settings: DomainSettings | None, trainer: str, *, simulated
             found=f"{key!r} for {trainer}",
             expected=f"its domains: {what}",
             fix=f"leave domain.key out, or train with -tr {other}",
+        )
+    if settings.loss.name == PAIRED and not simulated:
+        raise SetupError(
+            "E-TRAINER-DOMAIN",
+            file="plans spine_ext.domain.loss.name",
+            found=f"{PAIRED!r} for {trainer}, whose patches are taken by one scanner each",
+            expected="scanners that are simulated, so that two can take the same patch",
+            fix="set domain.loss.name=coral, or train with -tr nnUNetTrainerSpineShiftDANN",
         )
     return replace(settings, key=key)
 

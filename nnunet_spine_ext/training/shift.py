@@ -11,13 +11,13 @@ import numpy as np
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch import distributed
+from torch import Tensor, distributed
 
 from nnunet_spine_ext.augment.config import AugmentConfig
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.geometry import Resampling
 from nnunet_spine_ext.augment.keys import SampleKey
-from nnunet_spine_ext.augment.pipeline import Pipeline
+from nnunet_spine_ext.augment.pipeline import Pipeline, Plan
 from nnunet_spine_ext.augment.tissue_names import tissues_of_names
 from nnunet_spine_ext.augment.transform import build
 from nnunet_spine_ext.core.errors import UsageError
@@ -121,11 +121,15 @@ class DeviceAugmentationMixin(_Trainer):
         if "plan" not in batch:
             batch = self._prepared(batch, self.current_epoch, self._step)
         self._step += 1
-        data, target = self.augmentation.apply(*batch["sent"].arrived(), batch["plan"])
+        data, target = self._augmented(batch["sent"].arrived(), batch["plan"])
         result: dict[str, Any] = super().train_step(
             {"data": data, "target": target, "keys": batch["keys"], "plan": batch["plan"]}
         )
         return result
+
+    def _augmented(self, crops: tuple[Tensor, ...], plan: Plan) -> tuple[Tensor, Tensor | list[Tensor]]:
+        """Return the input of the network and the target or targets of crops on the device."""
+        return self.augmentation.apply(*crops, plan)
 
     def _prepared(self, batch: dict[str, Any], epoch: int, step: int) -> dict[str, Any]:
         """Draw what will happen to a batch and start its way to the device."""
