@@ -63,7 +63,8 @@ class DomainAlignment(nn.Module):
         features: (B, C, *spatial). domains: (B,) from 0. strength: lambda of the schedule; at 0 no gradient reaches the
             features, and the classifier learns alone.
         probabilities: (B, K, *finer) of the predicted classes, for ``cdan``; its gradient is not used.
-        pairs: (P, 2) positions in the batch of one patch as two scanners take it, for ``paired``.
+        pairs: (P, 2) positions in the batch of one patch as two scanners take it, for ``paired``; two pairs at
+            least, or there is nothing that they could differ less than.
         """
         # Half precision is too coarse for covariances, and for gradients multiplied by a small lambda.
         with torch.autocast(features.device.type, enabled=False):
@@ -85,7 +86,8 @@ class DomainAlignment(nn.Module):
             return DISTANCES[self.settings.name](features, domains, voxels=self.settings.voxels)
         if pairs is None or not len(pairs):
             return features.sum() * 0.0
-        return paired_distance(features, pairs)
+        first, second = (pooled(features[side]) for side in pairs.unbind(dim=1))
+        return unshared(first, second)
 
     @torch.no_grad()
     def _damping(self, features: Tensor, domains: Tensor, probabilities: Tensor | None) -> float | Tensor:
@@ -110,23 +112,6 @@ class DomainAlignment(nn.Module):
             logits.flatten(0, 1), repeated, label_smoothing=smoothing, weights=shares.flatten()
         )
         return loss, (logits * shares[:, :, None]).sum(dim=1)
-
-
-def paired_distance(features: Tensor, pairs: Tensor) -> Tensor:
-    """Return how much two scanners differ in one patch, of all that differs: the mean over positions and pooled values.
-
-    Positions are most of what a U-Net uses, and pooled values what tells scanners apart. With one pair there is nothing
-    for pooled values to be compared with, and positions count alone.
-
-    Parameters
-    ----------
-    features: (B, C, *spatial). pairs: (P, 2), P >= 1; positions in the batch.
-    """
-    first, second = features[pairs[:, 0]], features[pairs[:, 1]]
-    maps = unshared(*(side.flatten(2).movedim(1, 2).flatten(0, 1) for side in (first, second)))
-    if len(pairs) == 1:
-        return maps
-    return (maps + unshared(pooled(first), pooled(second))) / 2
 
 
 def coarse(probabilities: Tensor, shape: torch.Size) -> Tensor:
