@@ -82,6 +82,8 @@ def test_a_validation_case_of_a_domain_that_is_not_trained_on(found: Callable[..
         ({"rows": case_rows(q_1=None)}, "E-DOMAIN-UNKNOWN", "q_1"),
         ({"rows": case_rows(a_1={"manufacturer": None})}, "E-DOMAIN-UNKNOWN", "a_1"),
         ({"key": "site"}, "E-DOMAIN-KEY", "no case with site"),
+        ({"key": "subject"}, "E-DOMAIN-KEY", r"no case with subject.*known: field_strength, labelled, manufacturer"),
+        ({"rows": case_rows(a_1={"sources": ["x"]}), "key": "sources"}, "E-DOMAIN-KEY", "no case with sources"),
         ({"key": "manufacturer+fieldstrength"}, "E-DOMAIN-KEY", "did you mean 'field_strength'"),
         ({"target": ("phillips",)}, "E-DOMAIN-TARGET", "did you mean 'philips'"),
         ({"target": ("siemens", "philips")}, "E-DOMAIN-SOURCE", "no training case with a mask"),

@@ -16,6 +16,8 @@ from nnunet_spine_ext.training.domain_settings import DomainSettings
 
 _FILE = "cases.json"
 _FEWEST = 2
+# Every subject is one of its own: a probe tests on subjects that it has not seen, and could never be right.
+_NO_DOMAINS = ("subject",)
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,15 @@ def _labels(
     path: Path, rows: Mapping[str, Mapping[str, Any]], settings: DomainSettings, cases: Sequence[str]
 ) -> dict[str, str]:
     """Return the domain of each case as text, the same for texts that differ in capitals and spaces alone."""
-    known = sorted({fact for case in cases for fact, value in rows.get(case, {}).items() if value is not None})
+    facts = (fact for case in cases for fact in rows.get(case, {}).items())
+    known = sorted({name for name, value in facts if name not in _NO_DOMAINS and isinstance(value, str | int | float)})
     strange = [part for part in settings.parts if part not in known]
     if strange:
         raise _error(
             "E-DOMAIN-KEY",
             path,
-            f"no case with {', '.join(strange)}",
-            "facts that cases.json states",
+            f"no case with {', '.join(strange)} as a fact of its scanner",
+            "facts of scanners that cases.json states",
             f"set domain.key, or fill the table in; {nearest(strange[0], known)}",
         )
     labels = {case: _label(rows.get(case, {}), settings.parts) for case in cases}

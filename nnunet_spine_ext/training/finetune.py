@@ -208,7 +208,7 @@ def take_over(
             file="plans spine_ext.finetune",
             found=f"fold {fold}, and checkpoints of {', '.join(source.checkpoints)}",
             expected="a fold of the source model",
-            fix=f"train fold {next(iter(source.checkpoints))}, or make the plans anew with -f {fold}",
+            fix=f"train fold {next(iter(source.checkpoints))}; for fold {fold} train it in the source, then plan anew",
         )
     refuse_other_kind(source.regions, regions)
     path = checked_path(source.checkpoints[fold])
