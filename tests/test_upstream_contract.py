@@ -30,6 +30,7 @@ PREPROCESSOR = "nnunetv2.preprocessing.preprocessors.default_preprocessor:Defaul
 READER = "nnunetv2.imageio.nibabel_reader_writer:NibabelIOWithReorient"
 MIRRORING = "batchgeneratorsv2.transforms.spatial.mirroring:MirrorTransform"
 BINARY = "batchgeneratorsv2.transforms.nnunet.random_binary_operator:ApplyRandomBinaryOperatorTransform"
+BLUR = "batchgeneratorsv2.transforms.noise.gaussian_blur:GaussianBlurTransform"
 COMPONENTS = (
     "batchgeneratorsv2.transforms.nnunet.remove_connected_components:"
     "RemoveRandomConnectedComponentFromOneHotEncodingTransform"
@@ -119,6 +120,11 @@ CALLS = (
         "batchgeneratorsv2.transforms.utils.compose:ComposeTransforms.__init__",
         "self transforms",
         "training/mirroring.py",
+    ),
+    Call(
+        f"{BLUR}.__init__",
+        "self blur_sigma synchronize_channels synchronize_axes p_per_channel benchmark",
+        "training/repeatable.py",
     ),
     # Augmentation on the device: what is added around them relies on their order, tested below.
     Call(f"{TRAINER}.train_step", "self batch", "training/shift.py"),
@@ -292,6 +298,7 @@ ATTRIBUTES = {
         "allowed_mirroring_axes",
         "inference/predictor.py",
     ),
+    f"{BLUR}.__init__": ("benchmark", "training/repeatable.py"),
 }
 
 
@@ -327,7 +334,7 @@ def test_properties(name: str, modules: str) -> None:
     assert isinstance(target, property | cached_property), advice(modules)
 
 
-@pytest.mark.parametrize(("name", "row"), ATTRIBUTES.items(), ids=["trainer", "predictor"])
+@pytest.mark.parametrize(("name", "row"), ATTRIBUTES.items(), ids=["trainer", "predictor", "blur"])
 def test_attributes_are_set_on_construction(name: str, row: tuple[str, str]) -> None:
     wanted, modules = row
     body = ast.parse(inspect.cleandoc("\n" + inspect.getsource(found(name))))
