@@ -1,10 +1,11 @@
 """Do features still tell the scanner after adversarial training, and what does it cost on the source scanner?
 
-    python benchmarks/domain_adversarial.py [--quick] [--out DIR] [--record FILE] [--losses dann cdan coral mmd]
+    python benchmarks/domain_adversarial.py [--quick] [--out DIR] [--record FILE] [--losses dann cdan coral mmd paired]
 
 Digital spines of the reference scanner, a small 2-D network, `nnUNetTrainerSpineShiftDANN`: every training sample is
 taken by one of the six scanner profiles, and the scanner is the domain. One training per loss, and one (`none`) in
-which the classifier only watches; all with the same data, seed, augmentation and number of steps. Reported of each:
+which the classifier only watches; all with the same data, seed, augmentation and number of steps (`paired` sees every
+crop twice, with its mask once). Reported of each:
 
 - probe: balanced accuracy of a new linear classifier on frozen features of subjects it has not seen, chance 1/6; of the
   same patches as each scanner takes them, without the rest of the augmentation;

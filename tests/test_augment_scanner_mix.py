@@ -117,6 +117,15 @@ def test_another_scanner_takes_the_same_sample() -> None:
     assert torch.equal(pipeline.apply(images, labels, plans[1])[0], pipeline.apply(images, labels, again)[0])
 
 
+def test_a_scanner_that_a_mix_does_not_have_is_refused() -> None:
+    mix = ScannerMix.from_dict({"profiles": ["ge-3t", "ge-1.5t"]})
+    for number in (-1, 2):
+        with pytest.raises(UsageError, match="0 to 1"):
+            mix.index(SampleKey(0, "a", 0, 0, scanner=number))
+    with pytest.raises(UsageError, match="two at least"):
+        ScannerMix.from_dict({"profiles": ["ge-3t"]}).other(SampleKey(0, "a", 0, 0))
+
+
 def test_two_scanners_do_not_see_the_same_noise() -> None:
     config = AugmentConfig.load({"scanners": {"profiles": ["ge-1.5t", "philips-1.5t"], "jitter": 0.2}})
     assert config.scanners is not None

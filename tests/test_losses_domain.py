@@ -109,6 +109,13 @@ def test_the_share_within_pairs_is_that_of_an_analysis_of_variance() -> None:
     assert float(unshared(tensors[0], 2 * tensors[0].mean(dim=0) - tensors[0])) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("count", [2, 5, 50])
+def test_alike_only_by_chance_is_about_one_half(count: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, count, 20000, generator=generator)
+    assert float(unshared(first, second)) == pytest.approx(count / (2 * count - 1), abs=0.01)
+
+
 def test_the_share_within_pairs_has_the_right_gradient_and_is_finite() -> None:
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.randn(5, 3, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
@@ -118,3 +125,6 @@ def test_the_share_within_pairs_has_the_right_gradient_and_is_finite() -> None:
     value.backward()
     assert float(value.detach()) == 0
     assert torch.isfinite(constant.grad).all()  # type: ignore[arg-type]
+    for sides in ((first[:1], second[:1]), (first, second[:4])):
+        with pytest.raises(ValueError, match="2 pairs or more"):
+            unshared(*sides)

@@ -170,16 +170,13 @@ def test_features_come_out_in_training_and_weights_stay_stock(kind: str) -> None
 
 
 def test_the_second_half_of_a_batch_may_go_through_the_encoder_alone() -> None:
-    network = BottleneckNetwork(unet())
+    stock = unet()
+    whole, half = BottleneckNetwork(stock).train(), BottleneckNetwork(stock, twice=True).train()
     x = torch.randn(4, 1, 16, 16, 16)
-    network.train()
-    whole = network(x)
-    network.twice = True
-    half = network(x)
-    assert torch.equal(half.features, whole.features)
-    assert all(torch.equal(a, b[:2]) for a, b in zip(half.segmentation, whole.segmentation, strict=True))
-    network.eval()
-    assert all(len(level) == 4 for level in network(x)), "prediction wants everything"
+    one, two = whole(x), half(x)
+    assert torch.equal(one.features, two.features)
+    assert all(torch.equal(a[:2], b) for a, b in zip(one.segmentation, two.segmentation, strict=True))
+    assert all(len(level) == 4 for level in half.eval()(x)), "prediction wants everything"
 
 
 def test_paired_features_come_nearer_and_the_classifier_only_watches() -> None:
@@ -187,19 +184,19 @@ def test_paired_features_come_nearer_and_the_classifier_only_watches() -> None:
     alignment = DomainAlignment(DomainLossSettings(name="paired"), channels=6, domains=2, classes=3).eval()
     features, domains = batch()
     features = features.requires_grad_()
-    pairs = torch.tensor([[0, 1], [2, 3]])
 
     def distance(values: torch.Tensor) -> float:
-        return float(unshared(pooled(values[[0, 2]]), pooled(values[[1, 3]])))
+        return float(unshared(pooled(values[:2]), pooled(values[2:])))
 
     own = float(alignment._classified(features.detach(), domains, None)[0])
-    before = alignment(features, domains, 2.0, pairs=pairs)
+    before = alignment(features, domains, 2.0)
     assert float(before.loss.detach()) - own == pytest.approx(2 * distance(features.detach()), rel=1e-4)
     before.loss.backward()
     stepped = (features - 5.0 * features.grad).detach()  # type: ignore[operator]
     assert distance(stepped) < distance(features.detach())
-    unpaired = alignment(features.detach().requires_grad_(), domains, 2.0)
-    assert float(unpaired.loss.detach()) == pytest.approx(own), "without pairs there is nothing to compare"
+    for count in (2, 3):
+        with pytest.raises(ValueError, match="are not 2 pairs or more"):
+            alignment(features[:count], domains[:count], 2.0)
 
 
 def test_networks_of_another_kind_are_refused() -> None:

@@ -23,8 +23,9 @@ class SampleKey:
     `seed`: of the training run. `case`: identifier of the image. `epoch`: of the training. `draw`: running number
     within the epoch, so that a case drawn twice in an epoch is augmented differently. `batch`: number of the batch in
     the epoch; nothing depends on it but coins that are tossed once for all of a batch (`p_batch`). `scanner`: number
-    of the scanner that takes it (`scanners` of a configuration) where that is not left to turns; nothing else depends
-    on it, so keys that differ in it alone are one sample, as several scanners take it.
+    of the scanner that takes it (`scanners` of a configuration) where that is not left to turns. What that scanner does
+    is drawn for it, nothing else depends on it: keys that differ in it alone are one sample, as several scanners take
+    it.
     """
 
     seed: int

@@ -70,15 +70,28 @@ class ScannerMix:
         Samples that follow each other in an epoch go round all scanners, in an order that changes with every round: a
         batch of at most as many samples, whose number divides theirs, holds each scanner once at most. A key that names
         its scanner is taken by that one.
+
+        Raises
+        ------
+        UsageError: a key that names a scanner which the mix does not have.
         """
         count = len(self.profiles)
         if key.scanner is not None:
+            if not 0 <= key.scanner < count:
+                raise _refuse("key", f"scanner {key.scanner}", f"0 to {count - 1}")
             return key.scanner
         turn = SampleKey(key.seed, "", key.epoch, key.draw // count)
         return int(generator(turn, _STREAM).permutation(count)[key.draw % count])
 
     def other(self, key: SampleKey) -> SampleKey:
-        """Return the key of the same sample as another scanner takes it, drawn from all others."""
+        """Return the key of the same sample as another scanner takes it, drawn from all others.
+
+        Raises
+        ------
+        UsageError: the mix has one scanner.
+        """
+        if len(self.profiles) == 1:
+            raise _refuse("profiles", self.names[0], "two at least, for another one to be among them")
         step = 1 + int(coin(key, _OTHER) * (len(self.profiles) - 1))
         return replace(key, scanner=(self.index(key) + step) % len(self.profiles))
 

@@ -22,11 +22,12 @@ ADVERSARIAL: tuple[DomainLossName, ...] = ("dann", "cdan")
 """Losses whose gradient is reversed on its way to the encoder; the others are distances to be made small."""
 
 PAIRED: DomainLossName = "paired"
-"""The loss that needs one patch of two domains."""
+"""The loss that needs every patch as two domains show it."""
 
 # Widths of the kernels relative to the median distance of two features: near and far structure both count.
 _BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _SMALLEST = 1e-8
+_FEWEST_PAIRS = 2
 
 
 @dataclass(frozen=True)
@@ -129,16 +130,22 @@ def mmd_distance(features: Tensor, domains: Tensor, *, voxels: int = 256) -> Ten
 
 
 def unshared(first: Tensor, second: Tensor) -> Tensor:
-    """Return the share of the variance that lies within pairs: 0 if the two of each pair are equal, 1 if alike only by
-    chance or if there is nothing else to vary; the mean over features.
+    """Return the share of the variance that lies within pairs, the mean over features.
 
-    One minus the intraclass correlation, but for the degrees of freedom. The variance between pairs is what keeps
-    features from becoming constant.
+    It is 0 if the two of each pair are equal, and n / (2 n - 1) on average if they are alike only by chance: two thirds
+    for two pairs, one half for many, half of one minus the intraclass correlation. It is 1 if they are opposite. What
+    varies between pairs keeps features from becoming constant.
 
     Parameters
     ----------
-    first, second: (N, F), the two of each pair.
+    first, second: (n, F), the two of each pair, n >= 2.
+
+    Raises
+    ------
+    ValueError: sides that differ in number, or one pair: all that varies then lies within it.
     """
+    if len(first) != len(second) or len(first) < _FEWEST_PAIRS:
+        raise ValueError(f"{len(first)} and {len(second)} samples are not {_FEWEST_PAIRS} pairs or more")
     within = (first - second).square().sum(dim=0) / 2
     values = torch.cat((first, second))
     total = (values - values.mean(dim=0)).square().sum(dim=0)

@@ -30,18 +30,15 @@ class BottleneckNetwork(nn.Module):
     Parameters
     ----------
     network: has an `encoder`, which returns features from fine to coarse, and a `decoder` of these.
-
-    Attributes
-    ----------
-    twice: the second half of a batch shows the first half again; in training mode only its features are wanted, and
-        the output is that of the first half.
+    twice: in training mode the second half of a batch shows the first half again; it goes through the encoder alone,
+        and the output is that of the first half. Other batches have half its size, so `torch.compile` makes two graphs.
 
     Raises
     ------
     SetupError: the network is none of that kind.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, twice: bool = False) -> None:
         super().__init__()
         own = [name for name, _ in network.named_parameters(recurse=False)]
         children = dict(network.named_children())
@@ -53,7 +50,7 @@ class BottleneckNetwork(nn.Module):
                 expected="an encoder and a decoder, as nnU-Net's U-Nets have",
                 fix="train domain-adversarially with PlainConvUNet or ResidualEncoderUNet plans",
             )
-        self.twice = False
+        self._twice = twice
         self.encoder: Any = children["encoder"]
         self.decoder: Any = children["decoder"]
 
@@ -62,5 +59,5 @@ class BottleneckNetwork(nn.Module):
         skips = self.encoder(x)
         if not self.training:
             return self.decoder(skips)
-        decoded = len(x) // 2 if self.twice else len(x)
-        return WithFeatures(self.decoder([skip[:decoded] for skip in skips]), skips[-1])
+        decoded = [skip.tensor_split(2)[0] for skip in skips] if self._twice else skips
+        return WithFeatures(self.decoder(decoded), skips[-1])

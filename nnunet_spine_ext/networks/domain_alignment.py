@@ -1,4 +1,4 @@
-"""Keeping domains out of features: four losses behind one interface, and a classifier that watches."""
+"""Keeping domains out of features: five losses behind one interface, and a classifier that watches."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Aligned(NamedTuple):
 class DomainAlignment(nn.Module):
     """The domain loss of a batch and the classifier it needs.
 
-    With ``coral`` and ``mmd`` the classifier learns too, from detached features: it says how much of the domain can
-    still be read there, and the encoder does not feel it.
+    With ``coral``, ``mmd`` and ``paired`` the classifier learns too, from detached features: it says how much of the
+    domain can still be read there, and the encoder does not feel it.
 
     Parameters
     ----------
@@ -49,22 +49,20 @@ class DomainAlignment(nn.Module):
         self.head = DomainHead(channels, domains, dimensions=dimensions, classes=conditioned)
 
     def forward(
-        self,
-        features: Tensor,
-        domains: Tensor,
-        strength: float | Tensor,
-        probabilities: Tensor | None = None,
-        pairs: Tensor | None = None,
+        self, features: Tensor, domains: Tensor, strength: float | Tensor, probabilities: Tensor | None = None
     ) -> Aligned:
         """Return the loss and the classifier's logits.
 
         Parameters
         ----------
-        features: (B, C, *spatial). domains: (B,) from 0. strength: lambda of the schedule; at 0 no gradient reaches the
+        features: (B, C, *spatial); for ``paired`` the second half of the batch shows the patches of the first half as
+            other domains do. domains: (B,) from 0. strength: lambda of the schedule; at 0 no gradient reaches the
             features, and the classifier learns alone.
         probabilities: (B, K, *finer) of the predicted classes, for ``cdan``; its gradient is not used.
-        pairs: (P, 2) positions in the batch of one patch as two scanners take it, for ``paired``; two pairs at
-            least, or there is nothing that they could differ less than.
+
+        Raises
+        ------
+        ValueError: ``paired`` with an odd batch, or with one patch.
         """
         # Half precision is too coarse for covariances, and for gradients multiplied by a small lambda.
         with torch.autocast(features.device.type, enabled=False):
@@ -77,17 +75,14 @@ class DomainAlignment(nn.Module):
                 seen = reverse_gradient(features, strength * self._damping(seen, domains, probabilities))
             loss, logits = self._classified(seen, domains, probabilities)
             if not adversarial and not free:
-                distance = self._distance(features, domains, pairs)
-                loss = loss + strength * distance
+                loss = loss + strength * self._distance(features, domains)
         return Aligned(loss, logits)
 
-    def _distance(self, features: Tensor, domains: Tensor, pairs: Tensor | None) -> Tensor:
-        if self.settings.name != PAIRED:
-            return DISTANCES[self.settings.name](features, domains, voxels=self.settings.voxels)
-        if pairs is None or not len(pairs):
-            return features.sum() * 0.0
-        first, second = (pooled(features[side]) for side in pairs.unbind(dim=1))
-        return unshared(first, second)
+    def _distance(self, features: Tensor, domains: Tensor) -> Tensor:
+        if self.settings.name == PAIRED:
+            first, second = pooled(features).tensor_split(2)
+            return unshared(first, second)
+        return DISTANCES[self.settings.name](features, domains, voxels=self.settings.voxels)
 
     @torch.no_grad()
     def _damping(self, features: Tensor, domains: Tensor, probabilities: Tensor | None) -> float | Tensor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from torch import Tensor, nn
+from torch import Tensor
 
 from nnunet_spine_ext.augment.config import AugmentConfig
 from nnunet_spine_ext.augment.keys import SampleKey
@@ -17,7 +17,6 @@ from nnunet_spine_ext.augment.pipeline import Pipeline, Plan
 from nnunet_spine_ext.augment.scanner_mix import ScannerMix
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.losses.domain import PAIRED
-from nnunet_spine_ext.networks.bottleneck import BottleneckNetwork
 from nnunet_spine_ext.training.base import nnUNetTrainerSpine, refuse_soft_settings
 from nnunet_spine_ext.training.domain import DomainAlignmentMixin
 from nnunet_spine_ext.training.domain_cases import CaseDomains, case_domains
@@ -92,25 +91,20 @@ class SimulatedDomainsMixin(DomainAlignmentMixin):
     augmentation: DeviceAugmentation
 
     def _domain_names(self) -> tuple[str, ...]:
-        return self._mix().names
+        return self._mix.names
 
     def _domains_of(self, batch: dict[str, Any]) -> list[int]:
-        mix = self._mix()
+        mix = self._mix
         return [mix.index(key) for key in batch["plan"].keys]
 
-    def _pairs_of(self, batch: dict[str, Any]) -> Tensor | None:
-        if self.domain.loss.name != PAIRED:
-            return None
-        first = torch.arange(len(batch["keys"]), device=self.device)
-        return torch.stack((first, first + len(first)), dim=1)
-
+    @cached_property
     def _mix(self) -> ScannerMix:
         augment = settings_from_plans(self.plans_manager.plans).augment or AugmentSettings()
         return scanners_of(augment.effective())
 
     def _probe_samples(self) -> Iterator[tuple[Tensor, list[int], str]]:
         """Yield the same patches as every scanner takes them, without any other augmentation."""
-        mix, context = self._mix(), self.augmentation.pipeline.context
+        mix, context = self._mix, self.augmentation.pipeline.context
         plain = replace(context, source_shape=None)
         masked = self.configuration_manager.use_mask_for_norm
         labels = self.label_manager
@@ -145,23 +139,6 @@ class nnUNetTrainerSpineShiftDANN(DeviceAugmentationMixin, SimulatedDomainsMixin
 
     default_augmentation = "scanners"
 
-    @staticmethod
-    def build_network_architecture(
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        """Build the network; for ``paired`` its decoder works on the first of two pictures of a crop alone."""
-        network = DomainAlignmentMixin.build_network_architecture(
-            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
-        )
-        domain = settings_from_plans(plans_manager.plans).domain
-        if isinstance(network, BottleneckNetwork):
-            network.twice = domain is not None and domain.loss.name == PAIRED
-        return network
-
     @classmethod
     def completed(cls, settings: SpineSettings) -> SpineSettings:
         """Write augmentation and domain settings out; raises SetupError for an augmentation without scanners."""
@@ -173,17 +150,14 @@ class nnUNetTrainerSpineShiftDANN(DeviceAugmentationMixin, SimulatedDomainsMixin
 
     def _keys(self, cases: Sequence[str], epoch: int, step: int) -> list[SampleKey]:
         keys = super()._keys(cases, epoch, step)
-        if self.domain.loss.name != PAIRED:
-            return keys
-        mix = self._mix()
-        return [*keys, *map(mix.other, keys)]
+        return [*keys, *map(self._mix.other, keys)] if self.domain.loss.name == PAIRED else keys
 
     def _augmented(self, crops: tuple[Tensor, ...], plan: Plan) -> tuple[Tensor, Tensor | list[Tensor]]:
         """Return what the network and the loss get; with ``paired`` every crop twice, and targets of the first."""
-        count = len(crops[0])
-        if len(plan.keys) == count:
+        if self.domain.loss.name != PAIRED:
             return super()._augmented(crops, plan)
         data, target = super()._augmented(tuple(torch.cat((crop, crop)) for crop in crops), plan)
+        count = len(data) // 2
         return data, [level[:count] for level in target] if isinstance(target, list) else target[:count]
 
 

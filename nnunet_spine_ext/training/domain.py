@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import atomic_path
 from nnunet_spine_ext.core.splits import shorten
-from nnunet_spine_ext.losses.domain import ADVERSARIAL
+from nnunet_spine_ext.losses.domain import ADVERSARIAL, PAIRED
 from nnunet_spine_ext.networks.bottleneck import BottleneckNetwork
 from nnunet_spine_ext.networks.domain_alignment import DomainAlignment, strength_at
 from nnunet_spine_ext.training.base import building_for_training, nnUNetTrainerSpine
@@ -64,7 +64,10 @@ class DomainAlignmentMixin(_Trainer):
         network = nnUNetTrainerSpine.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
-        return BottleneckNetwork(network) if building_for_training() else network
+        if not building_for_training():
+            return network
+        domain = settings_from_plans(plans_manager.plans).domain
+        return BottleneckNetwork(network, twice=domain is not None and domain.loss.name == PAIRED)
 
     def initialize(self) -> None:
         """Refuse what cannot be aligned, find out which domains there are, then initialize as nnU-Net does."""
@@ -134,8 +137,7 @@ class DomainAlignmentMixin(_Trainer):
         done = self.current_epoch + self._domain_step / self.num_iterations_per_epoch
         self._domain_step += 1
         domains = torch.tensor(self._domains_of(batch), device=self.device)
-        strength = strength_at(self.domain.loss, done / self.num_epochs)
-        with self.loss.telling(domains, strength, self._pairs_of(batch)):
+        with self.loss.telling(domains, strength_at(self.domain.loss, done / self.num_epochs)):
             result: dict[str, Any] = super().train_step({**batch, "target": target})
         return result
 
@@ -202,10 +204,6 @@ class DomainAlignmentMixin(_Trainer):
 
     def _domains_of(self, batch: dict[str, Any]) -> list[int]:
         raise NotImplementedError
-
-    def _pairs_of(self, batch: dict[str, Any]) -> Tensor | None:
-        """Return which samples (P, 2) are one patch as two domains show it; None where patches are shown once."""
-        return None
 
     def _probe_samples(self) -> Iterator[tuple[Tensor, list[int], str]]:
         """Yield images (N, C, *patch) on the device, their domains, and the case they are of."""

@@ -29,14 +29,14 @@ class LossWithDomains(nn.Module):
         self.segmentation = segmentation
         self.alignment = alignment
         self._regions = regions
-        self._told: tuple[Tensor, float, Tensor | None] | None = None
+        self._told: tuple[Tensor, float] | None = None
         self._sums: list[Tensor] = []
         self._strength = 0.0
 
     @contextmanager
-    def telling(self, domains: Tensor, strength: float, pairs: Tensor | None = None) -> Iterator[None]:
-        """Tell the domains (B,) of the next batch, lambda, and which samples (P, 2) are one patch of two domains."""
-        self._told = domains, strength, pairs
+    def telling(self, domains: Tensor, strength: float) -> Iterator[None]:
+        """Tell the domains (B,) of the next batch, and lambda."""
+        self._told = domains, strength
         try:
             yield
         finally:
@@ -50,9 +50,8 @@ class LossWithDomains(nn.Module):
         loss: Tensor = self.segmentation(output.segmentation, target)
         if self._told is None:
             return loss
-        domains, strength, pairs = self._told
-        probabilities = self._probabilities(output.segmentation)
-        aligned = self.alignment(output.features, domains, strength, probabilities, pairs)
+        domains, strength = self._told
+        aligned = self.alignment(output.features, domains, strength, self._probabilities(output.segmentation))
         self._remember(aligned.loss, aligned.logits, domains, strength)
         return loss + aligned.loss
 
