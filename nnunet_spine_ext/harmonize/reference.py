@@ -19,6 +19,7 @@ import numpy as np
 from nnunet_spine_ext.core.dataset import CASES_FILE
 from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.io import read_json, read_volume
+from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.harmonize.body import body_mask
 from nnunet_spine_ext.harmonize.curves import (
@@ -57,7 +58,6 @@ __all__ = [
 ]
 logger = logging.getLogger(__name__)
 REFERENCE_VERSION = 2
-_SETTINGS_KEY = "spine_ext"
 # Of fewer cases the distance of each from the others says nothing about the next one.
 _MIN_CASES = 2
 _USUAL = 0.95
@@ -286,7 +286,7 @@ def reference_of(plans: Mapping[str, Any], folds: Sequence[str | int]) -> Intens
     plans: content of the model's plans.json.
     folds: those that predict; folds without a reference are left out, and if all are, every reference there is counts.
     """
-    stored = (plans.get(_SETTINGS_KEY) or {}).get("reference") or {}
+    stored = (plans.get(SETTINGS_KEY) or {}).get("reference") or {}
     chosen = [stored[str(fold)] for fold in folds if str(fold) in stored] or [stored[fold] for fold in sorted(stored)]
     if not chosen:
         return None

@@ -15,8 +15,9 @@ from typing import Any, Literal
 import numpy as np
 
 from nnunet_spine_ext.core.errors import SetupError, UsageError
+from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.core.volume import Array
-from nnunet_spine_ext.inference.model import SETTINGS_KEY, predict_settings
+from nnunet_spine_ext.inference.model import predict_settings
 from nnunet_spine_ext.inference.settings import PredictSettings
 
 Kind = Literal["clamp", "norm_relu", "sigmoid"]

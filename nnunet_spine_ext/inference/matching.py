@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from nnunet_spine_ext.core.errors import Problem, SetupError, UsageError
+from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.harmonize.distribution import ood_score
 from nnunet_spine_ext.harmonize.matching import MatchResult, MatchSettings, kind_warnings, match
 from nnunet_spine_ext.harmonize.reference import ChannelReference, IntensityReference, reference_of
 from nnunet_spine_ext.harmonize.structures import structures_of
-from nnunet_spine_ext.inference.model import SETTINGS_KEY, label_scheme
+from nnunet_spine_ext.inference.model import label_scheme
 from nnunet_spine_ext.inference.settings import Match
 
 logger = logging.getLogger(__name__)

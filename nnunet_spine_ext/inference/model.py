@@ -7,9 +7,9 @@ from typing import Any
 
 from nnunet_spine_ext.core.config import load_config
 from nnunet_spine_ext.core.errors import SetupError
+from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.inference.settings import PredictSettings
 
-SETTINGS_KEY = "spine_ext"
 # With this reader the network sees every image as RAS+, stored (z, y, x): left-right is array axis 2 before
 # nnU-Net's own transposition.
 REORIENTING_READER = "NibabelIOWithReorient"

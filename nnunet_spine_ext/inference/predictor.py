@@ -17,6 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunet_spine_ext.core.errors import CaseError, Problem, SetupError
+from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.inference.activation import Activation, check_aggregate, soft_activation
 from nnunet_spine_ext.inference.building import PassCounter, find_trainer, refuse_other_shapes
@@ -27,7 +28,6 @@ from nnunet_spine_ext.inference.folds import FoldPredictor
 from nnunet_spine_ext.inference.managers import segmentation_volume
 from nnunet_spine_ext.inference.meaning import Meaning, meaning_of
 from nnunet_spine_ext.inference.model import (
-    SETTINGS_KEY,
     predict_settings,
     reader_reorients,
     refuse_what_is_not_predicted_here,

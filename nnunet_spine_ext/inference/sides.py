@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnunet_spine_ext.core.errors import Problem
-from nnunet_spine_ext.inference.model import SETTINGS_KEY, sided_axis, sided_pairs, trained_with_mirroring
+from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
+from nnunet_spine_ext.inference.model import sided_axis, sided_pairs, trained_with_mirroring
 
 logger = logging.getLogger(__name__)
 Pairs = tuple[tuple[int, int], ...]

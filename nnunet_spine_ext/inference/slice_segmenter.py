@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from nnunet_spine_ext.check.model_folder import FINAL, is_model
 from nnunet_spine_ext.core.errors import SetupError
+from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.harmonize.segmenter import SliceSegmenter, is_segmenter, load_segmenter, resized, size_at
 from nnunet_spine_ext.harmonize.structures import structures_of
-from nnunet_spine_ext.inference.model import SETTINGS_KEY, label_scheme, predict_settings, reader_reorients
+from nnunet_spine_ext.inference.model import label_scheme, predict_settings, reader_reorients
 from nnunet_spine_ext.inference.slice_plane import SlicePlane
 
 if TYPE_CHECKING:

@@ -10,10 +10,8 @@ from typing import Any
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import CaseError, UsageError
 from nnunet_spine_ext.core.io import read_json
+from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.training.augment_options import wrong_option
-
-# `inference.model` has it too, and loads nnU-Net.
-SETTINGS_KEY = "spine_ext"
 
 
 @dataclass(frozen=True)

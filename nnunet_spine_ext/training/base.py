@@ -17,10 +17,11 @@ from torch import nn
 
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import atomic_path, read_json, write_json
+from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.harmonize.curves import CaseFacts
 from nnunet_spine_ext.harmonize.reference import average_curves, contrasts_of, read_curves
 from nnunet_spine_ext.inference.adopt import adopt_for_prediction
-from nnunet_spine_ext.inference.model import SETTINGS_KEY, sided_axis
+from nnunet_spine_ext.inference.model import sided_axis
 from nnunet_spine_ext.training.domain_settings import refuse_domain_settings
 from nnunet_spine_ext.training.finetune_settings import refuse_finetune_settings
 from nnunet_spine_ext.training.mirroring import only_mirroring, replace_mirroring, sided_labels

@@ -14,8 +14,8 @@ from nnunet_spine_ext.core.config import load_config, nearest, set_by_path, to_d
 from nnunet_spine_ext.core.dataset_names import dataset_number
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.io import sha256, write_json
+from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.inference.folder import TrainedModel, load_model
-from nnunet_spine_ext.inference.model import SETTINGS_KEY
 from nnunet_spine_ext.training.finetune import refuse_other_kind
 from nnunet_spine_ext.training.finetune_schedule import schedule
 from nnunet_spine_ext.training.finetune_select import Selection, named, select

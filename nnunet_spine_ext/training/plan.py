@@ -15,11 +15,12 @@ from nnunet_spine_ext.core.dataset import CASES_FILE, SPLITS_FILE, copy_tables
 from nnunet_spine_ext.core.dataset_names import dataset_number
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 from nnunet_spine_ext.core.io import read_json, write_json
+from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.harmonize.reference import CURVES_FILE, curves_of_files, read_curves, write_curves
 from nnunet_spine_ext.harmonize.structures import structures_of
 from nnunet_spine_ext.inference.harmonizing import harmonizer_folder
 from nnunet_spine_ext.inference.matching import usable_reference
-from nnunet_spine_ext.inference.model import SETTINGS_KEY, label_scheme
+from nnunet_spine_ext.inference.model import label_scheme
 from nnunet_spine_ext.inference.preflight import check_scheme
 from nnunet_spine_ext.training.finetune_settings import finetune_trainer
 from nnunet_spine_ext.training.planned import are_plans, dataset_folder, read_plans

@@ -19,6 +19,7 @@ from nnunet_spine_ext.core.errors import (
     UsageError,
 )
 from nnunet_spine_ext.core.io import IMAGE_SUFFIXES, read_json, write_json
+from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.harmonize.curves import CaseFacts
 from nnunet_spine_ext.harmonize.reference import (
     REFERENCE_VERSION,
@@ -29,7 +30,7 @@ from nnunet_spine_ext.harmonize.reference import (
 )
 from nnunet_spine_ext.harmonize.structures import structures_of
 from nnunet_spine_ext.inference.cases import InputCase, find_cases
-from nnunet_spine_ext.inference.model import SETTINGS_KEY, label_scheme
+from nnunet_spine_ext.inference.model import label_scheme
 from nnunet_spine_ext.training.settings import SETTINGS_VERSION
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from nnunet_spine_ext.augment.config import AugmentConfig, Group
 from nnunet_spine_ext.core.config import load_config, to_dict
 from nnunet_spine_ext.core.errors import UsageError
-from nnunet_spine_ext.inference.model import SETTINGS_KEY
+from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.inference.settings import PredictSettings
 from nnunet_spine_ext.inference.sides import regions_of
 from nnunet_spine_ext.losses.registry import LossSettings

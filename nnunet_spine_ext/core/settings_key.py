@@ -1,0 +1,3 @@
+"""Where our settings are in plans, and our facts in dataset.json."""
+
+SETTINGS_KEY = "spine_ext"
