@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_spine_ext.core.epochs import LOG_FILE, STATE_FILE, EpochTraining, read_facts
+from nnunet_spine_ext.core.epochs import LOG_FILE, STATE_FILE, EpochTraining, read_facts, read_log
 from nnunet_spine_ext.core.errors import SetupError
 
 
@@ -49,7 +49,7 @@ class Training(EpochTraining):
             self.optimizer.step()
             self.best = max(self.best, float(loss.detach()))
             self.cpu_seconds += 1
-            self.rows.append({"epoch": self.epoch, "loss": float(loss.detach())})
+            self.record({"epoch": self.epoch, "loss": float(loss.detach())})
             self.epoch += 1
             if save:
                 self.save()
@@ -75,6 +75,26 @@ def test_rows_beyond_the_state_are_left_out(tmp_path: Path) -> None:
     again = Training(tmp_path)
     assert again.resume()
     assert [row["epoch"] for row in again.rows] == ["0"]
+
+
+def test_every_epoch_is_in_the_table_before_it_is_in_a_state(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    training.run(1)
+    training.run(3, save=False)
+    assert [row["epoch"] for row in read_log(tmp_path / LOG_FILE, 9)] == ["0", "1", "2"]
+    assert read_facts(tmp_path / STATE_FILE)["epoch"] == 1
+    other = Training(tmp_path)
+    other.record({"epoch": 0, "loss": 0.5}, write=False)
+    assert len(read_log(tmp_path / LOG_FILE, 9)) == 3
+
+
+def test_a_new_training_leaves_nothing_of_the_old_one(tmp_path: Path) -> None:
+    Training(tmp_path).run(1)
+    again = Training(tmp_path)
+    again.clear()
+    again.clear()
+    assert not list(tmp_path.iterdir())
+    assert not again.resume()
 
 
 def test_a_training_killed_while_it_saves_has_every_row_of_its_state(

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from numbered_builder import lumbar, write_dataset
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.cli import train_numbering as command
-from nnunet_spine_ext.core.epochs import read_facts
+from nnunet_spine_ext.core.epochs import read_facts, read_log
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, SpineExtError, UsageError
 from nnunet_spine_ext.core.io import read_json, read_volume, write_json, write_volume
 from nnunet_spine_ext.core.lock import file_lock
@@ -110,10 +112,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
     with pytest.raises(KeyboardInterrupt):
         _train(dataset, tmp_path / "parts")
     assert not (tmp_path / "parts/numbering_model.json").exists()
-    # States of earlier versions have the same facts.
-    facts = read_facts(tmp_path / "parts/training/fold_0/state.safetensors")
-    assert set(facts) == {"version", "epoch", "cpu_seconds", "hash"}
-    assert facts["epoch"] == 2
+    assert read_facts(tmp_path / "parts/training/fold_0/state.safetensors")["epoch"] == 2
     resumed = _train(dataset, tmp_path / "parts", resume=True)
     assert calls == [0, 1, 2, 2]
     first, second = _weights(tmp_path / "whole"), _weights(tmp_path / "parts")
@@ -127,6 +126,45 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
     # Finished: nothing is left to do.
     _train(dataset, tmp_path / "parts", resume=True)
     assert len(calls) == 4
+
+
+def test_the_table_is_written_in_every_epoch_and_is_never_that_of_an_earlier_training(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _train(dataset, tmp_path / "m", "epochs=1")
+    log, seen = tmp_path / "m/training/fold_0/log.csv", []
+
+    def observed(self: loop._Fold) -> dict[str, float]:
+        seen.append(len(read_log(log, 9)))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return dict.fromkeys(("loss", *HEADS), 0.0)
+
+    monkeypatch.setattr(loop._Fold, "_train_epoch", observed)
+    with pytest.raises(KeyboardInterrupt):
+        _train(dataset, tmp_path / "m", "save_every=9", overwrite=True)
+    assert seen == [0, 1, 2]
+    assert not (log.parent / "state.safetensors").exists()
+
+
+def test_states_of_earlier_versions_are_told_apart_by_their_hash_alone(dataset: Path, tmp_path: Path) -> None:
+    _train(dataset, tmp_path / "m", "epochs=1")
+    path = tmp_path / "m/training/fold_0/state.safetensors"
+    with safe_open(path, framework="pt") as stored:
+        facts = json.loads(stored.metadata()["spine_ext"])
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  not a mapping
+    old = {key: facts[key] for key in ("version", "epoch", "cpu_seconds", "hash")}
+    save_file(tensors, path, metadata={"spine_ext": json.dumps(old)})
+    assert _train(dataset, tmp_path / "m", "epochs=1", resume=True).folds["0"]["epochs"] == 1
+    with pytest.raises(SpineExtError, match="differs in settings, cases or files;"):
+        _train(dataset, tmp_path / "m", "epochs=2", resume=True)
+    save_file(tensors, path, metadata={"spine_ext": json.dumps(facts)})
+    with pytest.raises(SpineExtError, match="differs in settings;"):
+        _train(dataset, tmp_path / "m", "epochs=2", resume=True)
+    splits = read_json(dataset / "splits_final.json")
+    write_json(dataset / "splits_final.json", [splits[1], splits[0]])
+    with pytest.raises(SpineExtError, match="differs in cases;"):
+        _train(dataset, tmp_path / "m", "epochs=1", resume=True)
 
 
 def test_a_model_folder_that_cannot_be_made_is_a_wrong_option(dataset: Path, tmp_path: Path) -> None:
@@ -184,7 +222,7 @@ def test_a_state_is_not_continued_on_other_masks(dataset: Path, tmp_path: Path) 
     _train(dataset, tmp_path / "m", "epochs=1", resume=True)
     mask = read_volume(path)
     write_volume(mask.with_array(np.roll(mask.array, 2, axis=1)), path)
-    with pytest.raises(SpineExtError, match="cases or files") as caught:
+    with pytest.raises(SpineExtError, match="differs in files;") as caught:
         _train(dataset, tmp_path / "m", "epochs=1", resume=True)
     assert caught.value.code == "E-TRAIN-OTHER"
 

@@ -54,6 +54,25 @@ class EpochTraining:
     def recall(self, facts: Mapping[str, Any]) -> None:
         """Take up again what `own_facts` returned."""
 
+    def differing(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return in what a state with these facts is of another training; nothing when it can be continued."""
+        return tuple(key for key, value in self.identity.items() if facts.get(key) != value)
+
+    def clear(self) -> None:
+        """Take away state and table of an earlier training: a new one that is stopped must not look like it."""
+        self._state.unlink(missing_ok=True)
+        self._log.unlink(missing_ok=True)
+
+    def record(self, row: Mapping[str, Any], *, write: bool = True) -> None:
+        """Add the row of an epoch to the table and write that, in every epoch: also those without a state are read.
+
+        Before `save`: rows beyond a state are left out when it is taken up again, missing ones would stay missing.
+        `write`: not by every process that trains the same.
+        """
+        self.rows.append(dict(row))
+        if write:
+            write_log(self._log, self.rows)
+
     def resume(self) -> bool:
         """Go on from the state on disk; whether there was one that fits, else `differences` says why not.
 
@@ -64,7 +83,7 @@ class EpochTraining:
         if not self._state.is_file():
             return False
         facts = read_facts(self._state)
-        self.differences = tuple(key for key, value in self.identity.items() if facts.get(key) != value)
+        self.differences = self.differing(facts)
         if self.differences:
             return False
         load_state(self._state, self._trained, self.optimizer)
@@ -74,10 +93,8 @@ class EpochTraining:
         return True
 
     def save(self) -> None:
-        """Write the table of epochs and the state."""
+        """Write the state."""
         facts = {**self.identity, "epoch": self.epoch, "cpu_seconds": self.cpu_seconds, **self.own_facts()}
-        # The table first: rows beyond a state are left out when it is taken up again, missing ones would stay missing.
-        write_log(self._log, self.rows)
         save_state(self._state, self._trained, self.optimizer, facts)
 
 

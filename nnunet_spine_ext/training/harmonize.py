@@ -235,24 +235,24 @@ def train_network(order: Order, device: torch.device, processes: Processes | Non
 
 
 def _run(training: CycleGanTraining, order: Order) -> None:
-    from nnunet_spine_ext.harmonize.cyclegan.training import SAMPLES_FOLDER, STATE_FILE
+    from nnunet_spine_ext.harmonize.cyclegan.training import SAMPLES_FOLDER
 
-    state = order.folder / STATE_FILE
     if order.resume:
         if training.resume():
             _log.info("goes on after epoch %d", training.epoch)
         elif training.differences:
             raise other_training(order.folder, " and ".join(training.differences))
     else:
-        training.processes.on_first(lambda: _clear(order.folder, state, order.folder / SAMPLES_FOLDER))
+        training.processes.on_first(lambda: _clear(training, order.folder, order.folder / SAMPLES_FOLDER))
     if training.epoch < training.settings.epochs:
         _log.info("training on %s, epochs %d to %d", training.device, training.epoch + 1, training.settings.epochs)
     training.run()
 
 
-def _clear(folder: Path, state: Path, samples: Path) -> None:
+def _clear(training: CycleGanTraining, folder: Path, samples: Path) -> None:
     """Take away what a new training replaces: a stopped one must not look like the old one."""
-    for path in (folder / MODEL_FILE, state, *folder.glob("generator_*.safetensors"), *samples.glob("epoch_*.png")):
+    training.clear()
+    for path in (folder / MODEL_FILE, *folder.glob("generator_*.safetensors"), *samples.glob("epoch_*.png")):
         path.unlink(missing_ok=True)
 
 

@@ -170,7 +170,8 @@ def _clear(training: SegmenterTraining, folder: Path) -> None:
     """Take away what a new training replaces: a stopped one must not look like the old one."""
     from nnunet_spine_ext.harmonize.segmenting.loop import BEST_FILE
 
-    for path in (folder / MODEL_FILE, training.folder / STATE_FILE, training.folder / BEST_FILE):
+    training.clear()
+    for path in (folder / MODEL_FILE, training.folder / BEST_FILE):
         path.unlink(missing_ok=True)
 
 

@@ -149,7 +149,7 @@ class CycleGanTraining(epochs.EpochTraining):
         row: dict[str, Any] = {"epoch": self.epoch, "learning_rate": f"{rate:.4g}"}
         row |= {key: _shown(value) for key, value in means.items()}
         row |= {key: _shown(scores.get(key, float("nan"))) for key in VALIDATED}
-        self.rows.append({**row, "cpu_seconds": round(self.cpu_seconds, 1)})
+        self.record({**row, "cpu_seconds": round(self.cpu_seconds, 1)}, write=self.processes.first)
         self.epoch += 1
         saved = self.epoch % self.settings.save_every == 0 or last
         self.processes.on_first(lambda: self._write(saved=saved))

@@ -133,7 +133,7 @@ class SegmenterTraining(EpochTraining):
         due = self.epoch % self.settings.validate_every == 0 or last
         scores: Mapping[str, Any] = self.scores(self.data.validation) if due else {}
         self.cpu_seconds += time.process_time() - start
-        self.rows.append({
+        self.record({
             "epoch": self.epoch - 1, "learning_rate": f"{rate:.4g}", "loss": round(loss, 5),
             **{name: round(scores[name], 5) if scores else "" for name in METRICS},
             "cpu_seconds": round(self.cpu_seconds, 1),

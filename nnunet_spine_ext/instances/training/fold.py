@@ -123,7 +123,7 @@ class FoldTraining(EpochTraining):
             **{key: "" if value is None else round(value, 5) for key, value in scores.items()},
             "cpu_seconds": round(self.cpu_seconds, 1),
         }  # fmt: skip
-        self.rows.append(row)
+        self.record(row)
         self.epoch += 1
         if self.epoch % self.settings.save_every == 0 or last:
             self.save()

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_spine_ext import __version__
 from nnunet_spine_ext.core.config import to_dict
-from nnunet_spine_ext.core.epochs import STATE_FILE
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem, SetupError
 from nnunet_spine_ext.core.io import write_json
 from nnunet_spine_ext.core.partial import check_folder
@@ -118,7 +117,7 @@ def train_instances(
             if resume:
                 _resume(training)
             else:
-                (training.folder / STATE_FILE).unlink(missing_ok=True)
+                training.clear()
             # Only now: what was refused leaves the settings of the state that is there.
             write_json(training.folder / SETTINGS_FILE, {**to_dict(settings), "hash": settings.hash, **split})
             outcome = training.run()

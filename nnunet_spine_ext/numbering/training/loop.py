@@ -63,6 +63,11 @@ class Job:
     device: torch.device
 
     @property
+    def cases(self) -> dict[str, list[str]]:
+        """The names of the cases by side, ``train`` and ``val``."""
+        return {"train": [case.case for case in self.train], "val": [case.case for case in self.validation]}
+
+    @property
     def hash(self) -> str:
         """Hash of what makes two trainings different: settings, patches and their content, cases and levels."""
         sides = (self.train, self.validation)
@@ -93,16 +98,15 @@ def train_fold(job: Job, *, resume: bool) -> FoldResult:
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     with file_lock(job.folder / "lock", what="training this fold"):
-        if not resume:
-            (job.folder / STATE_FILE).unlink(missing_ok=True)
         fold = _Fold(job)
-        if resume and fold.resume():
+        if not resume:
+            fold.clear()
+        elif fold.resume():
             logger.info("fold %s: goes on after epoch %d", job.fold, fold.epoch)
         if fold.differences:
-            raise other_training(job.folder, "settings, cases or files")
+            raise other_training(job.folder, " and ".join(fold.differences))
         # Only now: what was refused leaves the settings of the state that is there.
-        split = {"train": [case.case for case in job.train], "val": [case.case for case in job.validation]}
-        write_json(job.folder / SETTINGS_FILE, {**to_dict(job.settings), "hash": job.hash, **split})
+        write_json(job.folder / SETTINGS_FILE, {**to_dict(job.settings), "hash": job.hash, **job.cases})
         return fold.run()
 
 
@@ -128,7 +132,16 @@ class _Fold(EpochTraining):
     @property
     def identity(self) -> dict[str, Any]:
         """What has to be equal for a state to be continued."""
-        return {"hash": self.job.hash}
+        return {"hash": self.job.hash, "settings": self.settings.hash, "cases": self.job.cases}
+
+    def differing(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return in what a state differs; the hash decides, states of earlier versions have nothing else."""
+        if facts.get("hash") == self.job.hash:
+            return ()
+        if "settings" not in facts:
+            return ("settings, cases or files",)
+        # What else the hash is made of: what was cut out of the files.
+        return tuple(key for key in super().differing(facts) if key != "hash") or ("files",)
 
     def run(self) -> FoldResult:
         """Train what is left of the epochs."""
@@ -207,7 +220,7 @@ class _Fold(EpochTraining):
             row[name] = metrics["single"][name] if metrics else ""
         row["perfect_solved"] = metrics["solved"]["perfect"] if metrics else ""
         row["seconds"] = round(seconds, 1)
-        self.rows.append(row)
+        self.record(row)
         found = f", accuracy {row['accuracy']}, perfect {row['perfect_solved']}" if metrics else ""
         logger.info(
             "fold %s: epoch %d of %d, loss %.4f%s", self.job.fold, self.epoch, self.settings.epochs, loss["loss"], found
