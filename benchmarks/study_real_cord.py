@@ -32,8 +32,8 @@ STRATEGIES = ("none", "match", "tta", "match+tta")
 
 def left_out(cord: Path, fold: int, folder: Path) -> Path:
     """Copy the case that a fold left out into a dataset of its own."""
-    raw = cord / "nnUNet_raw" / NAME
-    (case,) = read_json(cord / "nnUNet_preprocessed" / NAME / "splits_final.json")[fold]["val"]
+    raw = cord / "raw" / NAME
+    (case,) = read_json(cord / "preprocessed" / NAME / "splits_final.json")[fold]["val"]
     for kind, ending in (("images", "_0000"), ("labels", "")):
         (folder / f"{kind}Ts").mkdir(parents=True, exist_ok=True)
         shutil.copy(raw / f"{kind}Tr" / f"{case}{ending}.nii.gz", folder / f"{kind}Ts")
@@ -46,7 +46,7 @@ def run_fold(cord: Path, fold: int, out: Path, *, quick: bool) -> Path:
     """Study the left-out case of a fold with the model of that fold; return the folder."""
     config: dict[str, Any] = {
         "given": {"dataset": str(left_out(cord, fold, out / f"data_{fold}")), "simulate": True},
-        "models": {"source": str(cord / "nnUNet_results" / NAME / MODEL)},
+        "models": {"source": str(cord / "results" / NAME / MODEL)},
         "folds": [str(fold)],
         "strategies": list(STRATEGIES),
         "components": {"single": False, "pairs": False},
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="also write the summary to this JSON file")
     arguments = parser.parse_args()
     cord, out = arguments.cord.resolve(), arguments.out.resolve()
-    if not (cord / "nnUNet_results" / NAME / MODEL).is_dir():
+    if not (cord / "results" / NAME / MODEL).is_dir():
         sys.exit(f"no cord model in {cord}: run benchmarks/real_cord.py --out {cord} first")
     out.mkdir(parents=True, exist_ok=True)
     folds = arguments.folds[:1] if arguments.quick else arguments.folds
