@@ -103,8 +103,9 @@ def test_plans_keep_the_soft_settings_and_name_the_trainer(nnunet_folders: Folde
     assert settings.augment is not None
     train = f"next: nnUNetv2_train 902 3d_fullres 0 -tr nnUNetTrainerSpineFinetuneSoft -p {NAME}"
     assert result.next_steps[-1] == train
-    count = len(result.finetune.cases) + len(result.finetune.validation)
-    assert f"soft labels: {count} of {count} cases" in result.render()
+    train, validation = len(result.finetune.cases), len(result.finetune.validation)
+    said = f"soft labels: {train} of {train} training, {validation} of {validation} validation cases"
+    assert said in result.facts, "none is learned from its hard label"
     assert find_trainer("nnUNetTrainerSpineFinetuneSoft") is nnUNetTrainerSpineFinetuneSoft
 
 
@@ -208,7 +209,24 @@ def test_some_cases_may_have_their_hard_label(nnunet_folders: Folders) -> None:
     target_dataset(nnunet_folders, labels=TWO)
     give_soft(nnunet_folders, cases=["b_1"])
     result = finetune_plan(model, "902", name=NAME, cases=["a_1", "b_1"], validation=["c_1"])
-    assert "soft labels: 1 of 3 cases; the others are learned from their hard label" in result.render()
+    said = "soft labels: 1 of 2 training, 0 of 1 validation cases; the others have their hard label"
+    assert said in result.facts
+
+
+def test_soft_labels_of_validation_alone_are_refused(nnunet_folders: Folders) -> None:
+    model = soft_source(nnunet_folders)
+    folder = target_dataset(nnunet_folders, labels=TWO)
+    source = give_soft(nnunet_folders, cases=["b_1", "c_1"])
+    chosen: dict[str, Any] = {"cases": ["a_1", "b_1"], "validation": ["c_1"]}
+    finetune_plan(model, "902", name=NAME, **chosen)
+    preprocess(folder)
+    (source / "b_1.nii.gz").unlink()
+    with pytest.raises(SetupError, match="soft labels: 0 of 2 training, 1 of 1 validation cases") as caught:
+        finetune_plan(model, "902", name="other", **chosen)
+    assert caught.value.code == "E-SOFT-NONE"
+    with pytest.raises(SetupError, match="no soft label of any of the 2 training cases") as caught:
+        trainer_of(nnunet_folders).on_train_start()
+    assert caught.value.code == "E-SOFT-NONE"
 
 
 def test_trainers_of_the_other_kind_refuse_and_name_the_right_one(nnunet_folders: Folders) -> None:

@@ -323,6 +323,17 @@ def test_without_any_soft_label_nothing_is_trained(make: Maker, soft_labels: Pat
     assert caught.value.code == "E-SOFT-NONE"
 
 
+def test_with_soft_labels_of_validation_alone_nothing_is_trained(make: Maker, soft_labels: Path) -> None:
+    started(trainer := make())
+    train, validation = trainer.do_split()
+    for case in train:
+        (soft_labels / f"{case}.nii.gz").unlink()
+    assert (soft_labels / f"{validation[0]}.nii.gz").is_file()
+    with pytest.raises(SetupError, match=f"of the {len(train)} training cases") as caught:
+        started(make())
+    assert caught.value.code == "E-SOFT-NONE"
+
+
 def test_a_soft_label_that_cannot_be_used_ends_the_training(make: Maker, soft_labels: Path) -> None:
     for case in SUBJECTS:
         give(soft_labels, case, np.full(SHAPE, 0.5))

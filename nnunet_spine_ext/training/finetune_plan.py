@@ -104,7 +104,7 @@ def finetune_plan(
     ------
     UsageError: an impossible N, unknown or unlabelled cases, a subject on both sides, an existing name.
     SetupError: no such model or dataset, a model of a cascade, other channels or labels, a soft model without soft
-        labels of the chosen cases.
+        labels of the cases to train on.
     """
     model = load_model(m, tuple(map(str, f)) if f else None, chk, trust=trust)
     target = open_target(d)
@@ -123,7 +123,7 @@ def finetune_plan(
         seed=None if cases else seed,
     )
     settings = _settings(model, target, chosen, assignments or [])
-    soft = soft_facts(target, (*chosen.cases, *chosen.validation)) if settings.soft is not None else []
+    soft = soft_facts(target, chosen.cases, chosen.validation) if settings.soft is not None else []
     plans = _plans(model, target, name, configuration, settings)
     for fold, weights in zip(model.folds, model.parameters, strict=True):
         file = str(model.folder / f"fold_{fold}" / model.checkpoint)

@@ -12,9 +12,7 @@ from nnunet_spine_ext.training.finetune import FinetuneMixin
 from nnunet_spine_ext.training.finetune_target import Target
 from nnunet_spine_ext.training.shift import DeviceAugmentationMixin
 from nnunet_spine_ext.training.soft import SoftLabelsMixin
-from nnunet_spine_ext.training.soft_files import soft_folder
-
-_END = ".nii.gz"
+from nnunet_spine_ext.training.soft_files import soft_folder, with_soft_label
 
 
 class nnUNetTrainerSpineFinetuneSoft(FinetuneMixin, SoftLabelsMixin, DeviceAugmentationMixin, nnUNetTrainerSpine):
@@ -24,21 +22,24 @@ class nnUNetTrainerSpineFinetuneSoft(FinetuneMixin, SoftLabelsMixin, DeviceAugme
     losses = get_args(LossName)
 
 
-def soft_facts(target: Target, cases: Sequence[str]) -> list[str]:
-    """Return how many of the chosen cases have a soft label; nothing where the raw dataset is gone.
+def soft_facts(target: Target, train: Sequence[str], validation: Sequence[str]) -> list[str]:
+    """Return how many of the chosen cases have a soft label, by side; nothing where the raw dataset is gone.
 
-    Raises SetupError when none has: training would refuse that, after preprocessing.
+    Raises SetupError when none has that is trained on: training would refuse that, after preprocessing.
     """
     source = soft_folder(target.folder.name)
     if source is None:
         return []
-    count = sum((source / f"{case}{_END}").is_file() for case in cases)
-    if not count:
+    sides = (("training", train), ("validation", validation))
+    counts = [(len(with_soft_label(source, cases)), len(cases), name) for name, cases in sides]
+    said = f"soft labels: {', '.join(f'{soft} of {count} {name}' for soft, count, name in counts)} cases"
+    if not counts[0][0]:
         raise SetupError(
             "E-SOFT-NONE",
             file=source,
-            found=f"no soft label of any of the {len(cases)} chosen cases, and a source model of soft labels",
-            expected="<case>.nii.gz with values from 0 to 1",
+            found=f"{said}, and a source model of soft labels",
+            expected="<case>.nii.gz with values from 0 to 1, of a training case at least",
             fix="make them with nnUNetv2_spine_soft_gt, or fine-tune a model of hard labels",
         )
-    return [f"soft labels: {count} of {len(cases)} cases; the others are learned from their hard label"]
+    lacking = any(soft < count for soft, count, _ in counts)
+    return [said + ("; the others have their hard label" if lacking else "")]

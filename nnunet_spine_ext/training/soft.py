@@ -86,8 +86,7 @@ class SoftLabelsMixin(_Trainer):
     def get_tr_and_val_datasets(self) -> tuple[SoftDataset, SoftDataset]:
         """Prepare soft labels that are missing or out of date, and return datasets that hold them."""
         train, validation = self.do_split()
-        cases = sorted({*train, *validation})
-        on_first_process(lambda: self._report(self._prepare(cases)))
+        on_first_process(lambda: self._report(self._prepare(train, validation)))
         folder = self.preprocessed_dataset_folder
         return SoftDataset(folder, train), SoftDataset(folder, validation)
 
@@ -151,15 +150,16 @@ class SoftLabelsMixin(_Trainer):
     def _classes(self) -> Classes:
         return Classes.of(self.dataset_json)
 
-    def _prepare(self, cases: list[str]) -> SoftSummary:
+    def _prepare(self, train: list[str], validation: list[str]) -> SoftSummary:
         dataset = Path(self.preprocessed_dataset_folder_base).name
         return prepare(
             Path(self.preprocessed_dataset_folder),
-            cases,
+            sorted({*train, *validation}),
             soft_folder(dataset),
             self.dataset_json,
             self.plans_manager.plans,
             self.configuration_name,
+            train=train,
             wait=True,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +94,7 @@ def prepare(
     plans: Mapping[str, Any],
     configuration: str,
     *,
+    train: Collection[str] | None = None,
     num_processes: int = 1,
     overwrite: bool = False,
     wait: bool = False,
@@ -104,29 +105,26 @@ def prepare(
     ----------
     data: preprocessed folder of the configuration. cases: which of its cases.
     source: `softLabelsTr` of the raw dataset; None where the raw dataset is gone: then all files must be there.
+    train: those of them that are trained on, one of which must have a soft label; None: all.
     wait: for another process that does the same, instead of refusing.
 
     Raises
     ------
-    SetupError: no case has a soft label; the raw dataset is gone and files are missing; another process is at work.
+    SetupError: no case that is trained on has a soft label; the raw dataset is gone and files are missing; another
+        process is at work.
     """
     classes = Classes.of(dataset_json)
     _refuse_twins(data, cases)
     plan = needed(plans, configuration)
     if source is None:
-        return _stored([Job(case, data, None, classes, plan) for case in cases], data)
+        summary = _stored([Job(case, data, None, classes, plan) for case in cases], data)
+        _refuse_hard_alone(data, summary.soft, cases, train)
+        return summary
     given = sorted(path.name for path in source.iterdir() if is_image(path)) if source.is_dir() else []
-    known = {name.removesuffix(_END) for name in given if name.endswith(_END)}
-    others = sorted({*given} - {f"{case}{_END}" for case in {*cases, *_cases(data)}})
-    if not known.intersection(cases):
-        raise SetupError(
-            "E-SOFT-NONE",
-            file=source,
-            found=f"no soft label of any of the {len(cases)} cases{f' ({_some(others)})' if others else ''}",
-            expected="<case>.nii.gz with values from 0 to 1",
-            fix="make them with nnUNetv2_spine_soft_gt, or train hard labels with -tr nnUNetTrainerSpine",
-        )
-    jobs = [Job(c, data, source / f"{c}{_END}" if c in known else None, classes, plan) for c in cases]
+    others = sorted({*given} - {_label(source, case).name for case in {*cases, *_cases(data)}})
+    known = with_soft_label(source, cases)
+    _refuse_hard_alone(source, known, cases, train, others)
+    jobs = [Job(c, data, _label(source, c) if c in known else None, classes, plan) for c in cases]
     summary = SoftSummary()
     todo = jobs if overwrite else [job for job in jobs if not is_current(job)]
     summary.skipped = sorted({*cases} - {job.case for job in todo})
@@ -146,6 +144,34 @@ def soft_folder(dataset: str) -> Path | None:
     raw = os.environ.get("nnUNet_raw")
     folder = Path(raw) / dataset if raw else None
     return folder / FOLDER if folder is not None and folder.is_dir() else None
+
+
+def with_soft_label(source: Path, cases: Iterable[str]) -> set[str]:
+    """Return which of some cases have a soft label in `source`, a folder that need not be there."""
+    return {case for case in cases if _label(source, case).is_file()}
+
+
+def _label(source: Path, case: str) -> Path:
+    return source / f"{case}{_END}"
+
+
+def _refuse_hard_alone(
+    file: Path,
+    soft: Collection[str],
+    cases: Collection[str],
+    train: Collection[str] | None,
+    others: Sequence[str] = (),
+) -> None:
+    """Raise SetupError when no case that is trained on has a soft label; `others`: files of no case."""
+    learned, kind = (cases, "") if train is None else (train, "training ")
+    if not {*soft}.intersection(learned):
+        raise SetupError(
+            "E-SOFT-NONE",
+            file=file,
+            found=f"no soft label of any of the {len(learned)} {kind}cases{f' ({_some(others)})' if others else ''}",
+            expected="<case>.nii.gz with values from 0 to 1",
+            fix="make them with nnUNetv2_spine_soft_gt, or train hard labels with -tr nnUNetTrainerSpine",
+        )
 
 
 def _run_locked(
