@@ -241,6 +241,12 @@ def test_trainers_of_the_other_kind_refuse_and_name_the_right_one(nnunet_folders
         trainer_of(nnunet_folders, change=lambda plans: plans["spine_ext"].update(soft=None))
     assert caught.value.code == "E-FINETUNE-SOFT"
 
+    class Derived(nnUNetTrainerSpineFinetune):
+        """A trainer of the user's own."""
+
+    with pytest.raises(SetupError, match="a source model of soft labels, for Derived;"):
+        trainer_of(nnunet_folders, Derived)
+
 
 def test_a_model_of_a_cascade_is_refused_though_it_is_soft(nnunet_folders: Folders) -> None:
     model = soft_source(nnunet_folders)

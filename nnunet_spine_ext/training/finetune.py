@@ -18,13 +18,7 @@ from nnunet_spine_ext.core.checkpoint import load_checkpoint
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import sha256
 from nnunet_spine_ext.training.base import nnUNetTrainerSpine
-from nnunet_spine_ext.training.finetune_settings import (
-    FINETUNE_TRAINER,
-    SOFT_FINETUNE_TRAINER,
-    FinetuneSettings,
-    SourceCheckpoint,
-    finetune_trainer,
-)
+from nnunet_spine_ext.training.finetune_settings import FinetuneSettings, SourceCheckpoint, finetune_trainer
 from nnunet_spine_ext.training.finetune_weights import (
     freeze,
     head_names,
@@ -105,7 +99,7 @@ class FinetuneMixin(_Trainer):
                 expected=f"plans that name a source model: {cls.__name__} starts from its weights",
                 fix="make them: nnUNetv2_spine_finetune_plan -m SOURCE_MODEL -d DATASET --name NAME (train -p NAME)",
             )
-        refuse_other_labels(settings, trains_soft=cls.trains_soft)
+        refuse_other_labels(settings, cls.__name__, trains_soft=cls.trains_soft)
         completed: SpineSettings = super().completed(settings)
         return completed
 
@@ -247,7 +241,7 @@ def refuse_other_kind(source: bool, target: bool) -> None:
         )
 
 
-def refuse_other_labels(settings: SpineSettings, *, trains_soft: bool) -> None:
+def refuse_other_labels(settings: SpineSettings, trainer: str, *, trains_soft: bool) -> None:
     """Raise SetupError when plans are of soft labels and the trainer is of hard ones, or the other way round.
 
     Outputs of a soft model are values, those of a hard one scores of a softmax: the one cannot go on as the other.
@@ -259,7 +253,7 @@ def refuse_other_labels(settings: SpineSettings, *, trains_soft: bool) -> None:
         raise SetupError(
             "E-FINETUNE-SOFT",
             file="plans spine_ext.soft",
-            found=f"a source model of {kinds[soft]}, for {SOFT_FINETUNE_TRAINER if trains_soft else FINETUNE_TRAINER}",
+            found=f"a source model of {kinds[soft]}, for {trainer}",
             expected=f"a source model of {kinds[trains_soft]}",
             fix=f"train with -tr {wanted}, or make plans from a model of {kinds[trains_soft]}",
         )
