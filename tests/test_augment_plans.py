@@ -16,10 +16,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from preprocessed_builder import make_trainer
 
 from nnunet_spine_ext.augment.config import AugmentConfig
+from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.cli.augment import main
 from nnunet_spine_ext.core.errors import SpineExtError
 from nnunet_spine_ext.core.io import read_volume
 from nnunet_spine_ext.training.augment import augment
+from nnunet_spine_ext.training.augment_choice import choose
 from nnunet_spine_ext.training.augment_making import apply
 from nnunet_spine_ext.training.augment_planned import planned_input
 from nnunet_spine_ext.training.augment_plans import check_plans
@@ -243,14 +245,35 @@ def test_channels_normalised_inside_a_mask_stay_zero_around_it(case: tuple[Path,
     nib.Nifti1Image(array, image.affine).to_filename(case[0])
     found = _read(plans, *case)
     assert found.masked == (True,)
-    from nnunet_spine_ext.augment.keys import SampleKey
-    from nnunet_spine_ext.training.augment_choice import choose
-
     plan = choose(found.context, transform="brightness_shift").plan(SampleKey(0, "c", 0, 0))
     images, _ = apply(found, plan)
     _, labels = _by_nnunet(plans, *case)
     assert (labels == -1).sum() > 50
     assert (images[0] == 0).sum() == images[0].size - (labels >= 0).sum()
+
+
+def test_the_ignore_label_stays_where_only_some_channels_are_masked(case: tuple[Path, Path], write: Write) -> None:
+    def masked(plans: dict[str, Any]) -> None:
+        plans["configurations"]["3d_fullres"]["use_mask_for_norm"] = [True, False]
+
+    plans = write(change=masked, channels=2)
+    described = json.loads((plans.parent / "dataset.json").read_text())
+    described["labels"]["ignore"] = max(described["labels"].values()) + 1
+    (plans.parent / "dataset.json").write_text(json.dumps(described))
+    mask = nib.load(case[1])
+    array = np.asarray(mask.dataobj).copy()
+    array[18:, 14:24] = np.where(array[18:, 14:24] == 10, described["labels"]["ignore"], 0)
+    nib.Nifti1Image(array, mask.affine).to_filename(case[1])
+    chosen = check_plans(plans, None)
+    assert chosen is not None
+    found = planned_input([case[0], case[0]], case[1], chosen)
+    plan = choose(found.context.at_strength(0), transform="brightness_shift").plan(SampleKey(0, "c", 0, 0))
+    _, labels = apply(found, plan)
+    seen = found.seen()[1]
+    assert labels is not None
+    assert seen is not None
+    assert np.array_equal(found.volume(labels).array, seen.array)
+    assert (labels == 15).sum() > 5
 
 
 def _no_augment(plans: dict[str, Any]) -> None:

@@ -210,7 +210,9 @@ def apply(case: NetworkInput, plan: Plan) -> tuple[Array, Array | None]:
     if labels is None:
         labels = np.zeros(case.images.shape[1:], np.int16)
     pipeline = Pipeline({"transforms": []}, plan.context)
-    device = DeviceAugmentation(pipeline, Targets(), highest=max(plan.context.labels), masked=case.masked)
+    # The ignore label, too, which the context leaves out.
+    highest = max((*plan.context.labels, int(labels.max())))
+    device = DeviceAugmentation(pipeline, Targets(), highest=highest, masked=case.masked)
     images, target = device.apply(torch.from_numpy(case.images)[None], torch.from_numpy(labels)[None, None], plan)
     moved = target[0] if isinstance(target, list) else target
     return images[0].numpy(), None if case.labels is None else moved[0, 0].numpy().astype(np.int16)
