@@ -284,6 +284,19 @@ def _unknown_key(plans: dict[str, Any]) -> None:
     plans["spine_ext"]["augment"]["confi"] = "shift"
 
 
+def _with(**changes: Any) -> Any:
+    return lambda plans: plans["configurations"]["3d_fullres"].update(changes)
+
+
+def _no_resampling(plans: dict[str, Any]) -> None:
+    del plans["configurations"]["3d_fullres"]["resampling_fn_data_kwargs"]
+
+
+def _ct_without_statistics(plans: dict[str, Any]) -> None:
+    plans["configurations"]["3d_fullres"]["normalization_schemes"] = ["CTNormalization"]
+    del plans["foreground_intensity_properties_per_channel"]
+
+
 def _nothing_in_it(plans: dict[str, Any]) -> None:
     plans["configurations"]["3d_fullres"] = {"patch_size": [6, 12, 14]}
 
@@ -294,7 +307,12 @@ def _nothing_in_it(plans: dict[str, Any]) -> None:
         (lambda plans: plans.pop("spine_ext"), {}, "E-AUG-PLANS", "no spine_ext; expected"),
         (_no_augment, {}, "E-AUG-PLANS", "nnU-Net augments, not we"),
         (_unknown_key, {}, "E-CONFIG-KEY", "did you mean 'config'"),
-        (_nothing_in_it, {}, "E-AUG-PLANS", "cannot read"),
+        (_nothing_in_it, {}, "E-AUG-PLANS", "cannot use"),
+        (_no_resampling, {}, "E-AUG-PLANS", "cannot use (KeyError: 'resampling_fn_data_kwargs')"),
+        (_with(preprocessor_name="NoSuch"), {}, "E-AUG-PLANS", "nnU-Net cannot use (TypeError"),
+        (_with(normalization_schemes=["NoSuch"]), {}, "E-AUG-PLANS", "nnU-Net cannot use (RuntimeError"),
+        (_ct_without_statistics, {}, "E-AUG-PLANS", "cannot use (KeyError: 'foreground_intensity_properties"),
+        (_with(patch_size="many"), {}, "E-AUG-PLANS", "cannot use (ValueError"),
         (lambda plans: plans.pop("configurations"), {}, "E-AUG-PLANS", "no configurations"),
         (None, {"c": "3d_fulres"}, "E-PLAN-CONFIGURATION", "did you mean '3d_fullres'"),
         (None, {"flat": (12, 14)}, "E-AUG-PLANS", "the configurations 3d_fullres, 2d; expected one of them; choose it"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,15 +73,23 @@ def planned_input(
     NoInputError: as `network_input`. SetupError: sided labels, and a reader that does not reorient.
     """
     opened, mask = opened_case(images, labels)
-    manager, configuration = _managers(chosen, len(opened))
+    with _usable(chosen):
+        manager, configuration, patch, reader = _managers(chosen)
+    if len(opened) != (needed := len(configuration.normalization_schemes)):
+        raise wrong_option("-i", f"{len(opened)} images", f"{needed}, the channels of {chosen.path.name}")
+    if reader != REORIENTING_READER:
+        logger.warning(
+            "%s: %s does not reorient images as %s does; shown in RAS", chosen.path, reader, REORIENTING_READER
+        )
     said = meaning_of(labels, mask, scheme, _dataset_beside(chosen.path))
     ras = [channel.to("RAS") for channel in opened]
-    data, seg, grid, order = _preprocessed(ras, None if mask is None else mask.to("RAS"), manager, configuration)
-    patch = tuple(int(n) for n in configuration.patch_size)
+    with _usable(chosen):
+        data, seg, grid, order = _preprocessed(ras, None if mask is None else mask.to("RAS"), manager, configuration)
+        crop = _loaded(configuration)
     # A patch of one slice has three axes until it is cut out.
     flat = 3 - len(patch)
     whole = (1,) * flat + patch
-    loaded = (1,) * flat + _loaded(configuration)
+    loaded = (1,) * flat + crop
     start = _start(seg, whole)
     before = [at - (more - n) // 2 for at, more, n in zip(start, loaded, whole, strict=True)]
     cut, outside = _cut(data, before, loaded, 0.0), _cut(seg, before, loaded, -1)[0].astype(np.int16)
@@ -111,28 +120,28 @@ def planned_input(
     )
 
 
-def _managers(chosen: ChosenPlans, channels: int) -> tuple[PlansManager, ConfigurationManager]:
+@contextmanager
+def _usable(chosen: ChosenPlans) -> Iterator[None]:
+    """Say what nnU-Net fails at: it looks at a part of the plans only when it needs it, and then without a word."""
     try:
-        manager = PlansManager(dict(chosen.content))
-        configuration = manager.get_configuration(chosen.configuration)
-        needed = len(configuration.normalization_schemes)
-        _ = configuration.patch_size, configuration.spacing, configuration.use_mask_for_norm, manager.transpose_forward
-        reader = chosen.content["image_reader_writer"]
-    except (KeyError, ValueError, RuntimeError, AssertionError, TypeError) as error:
+        yield
+    except (LookupError, ValueError, RuntimeError, AssertionError, AttributeError, TypeError) as error:
         raise UsageError(
             "E-AUG-PLANS",
             file=chosen.path,
-            found=f"a configuration {chosen.configuration} that nnU-Net cannot read ({type(error).__name__}: {error})",
+            found=f"a configuration {chosen.configuration} that nnU-Net cannot use ({type(error).__name__}: {error})",
             expected="plans as nnU-Net writes them",
             fix="plan again",
         ) from error
-    if channels != needed:
-        raise wrong_option("-i", f"{channels} images", f"{needed}, the channels of {chosen.path.name}")
-    if reader != REORIENTING_READER:
-        logger.warning(
-            "%s: %s does not reorient images as %s does; shown in RAS", chosen.path, reader, REORIENTING_READER
-        )
-    return manager, configuration
+
+
+def _managers(chosen: ChosenPlans) -> tuple[PlansManager, ConfigurationManager, tuple[int, ...], str]:
+    """Return what nnU-Net makes of the plans, the size of a patch and the name of the reader."""
+    manager = PlansManager(dict(chosen.content))
+    configuration = manager.get_configuration(chosen.configuration)
+    _ = len(configuration.normalization_schemes), configuration.spacing, configuration.use_mask_for_norm
+    patch = tuple(int(n) for n in configuration.patch_size)
+    return manager, configuration, patch, chosen.content["image_reader_writer"]
 
 
 def _dataset_beside(plans: Path) -> Mapping[str, Any] | None:
