@@ -20,11 +20,13 @@ from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.cli.augment import main
 from nnunet_spine_ext.core.errors import SpineExtError
 from nnunet_spine_ext.core.io import read_volume
+from nnunet_spine_ext.inference.building import find_trainer
+from nnunet_spine_ext.training import soft
 from nnunet_spine_ext.training.augment import augment
 from nnunet_spine_ext.training.augment_choice import choose
 from nnunet_spine_ext.training.augment_making import apply
 from nnunet_spine_ext.training.augment_planned import planned_input
-from nnunet_spine_ext.training.augment_plans import check_plans
+from nnunet_spine_ext.training.augment_plans import DEFAULTS, check_plans
 from nnunet_spine_ext.training.network_input import NetworkInput
 from nnunet_spine_ext.training.settings import AugmentSettings
 from nnunet_spine_ext.training.shift import nnUNetTrainerSpineShift
@@ -305,7 +307,7 @@ def _nothing_in_it(plans: dict[str, Any]) -> None:
     ("change", "options", "code", "hint"),
     [
         (lambda plans: plans.pop("spine_ext"), {}, "E-AUG-PLANS", "no spine_ext; expected"),
-        (_no_augment, {}, "E-AUG-PLANS", "nnU-Net augments, not we"),
+        (_no_augment, {}, "E-AUG-PLANS", "the trainer decides; expected"),
         (_unknown_key, {}, "E-CONFIG-KEY", "did you mean 'config'"),
         (_nothing_in_it, {}, "E-AUG-PLANS", "cannot use"),
         (_no_resampling, {}, "E-AUG-PLANS", "cannot use (KeyError: 'resampling_fn_data_kwargs')"),
@@ -335,6 +337,14 @@ def test_plans_that_cannot_be_shown(
     assert hint in str(caught.value)
     assert caught.value.exit_code == 2
     assert not (tmp_path / "a.png").exists()
+
+
+def test_the_augmentations_that_trainers_take_without_plans_are_named(case: tuple[Path, Path], write: Write) -> None:
+    assert all(find_trainer(trainer).default_augmentation == preset for preset, trainer in DEFAULTS.items())
+    own = {trainer for trainer in vars(soft).values() if "default_augmentation" in getattr(trainer, "__dict__", {})}
+    assert {trainer.default_augmentation for trainer in own} < set(DEFAULTS)
+    with pytest.raises(SpineExtError, match=r"add --config shift \(nnUNetTrainerSpineShift\), scanners \("):
+        augment([case[0]], case[1], plans=write(change=_no_augment), dry_run=True)
 
 
 def test_files_that_are_no_plans(case: tuple[Path, Path], write: Write, tmp_path: Path) -> None:

@@ -13,6 +13,14 @@ from nnunet_spine_ext.core.io import read_json
 from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.training.augment_options import wrong_option
 
+# Trainers that augment on the device by what plans do not say, so far as their presets differ.
+DEFAULTS = {
+    "shift": "nnUNetTrainerSpineShift",
+    "scanners": "nnUNetTrainerSpineShiftDANN",
+    "nnunet": "nnUNetTrainerSpineSoft",
+    "contrast-agnostic": "nnUNetTrainerSpineContrastAgnostic",
+}
+
 
 @dataclass(frozen=True)
 class ChosenPlans:
@@ -76,7 +84,9 @@ def _refuse_without_augmentation(path: Path, content: Mapping[str, Any]) -> None
     if settings is None:
         found, fix = f"no {SETTINGS_KEY}", "make plans with nnUNetv2_spine_plan, or name an augmentation with --config"
     elif not isinstance(settings, dict) or settings.get("augment") is None:
-        found, fix = f"{SETTINGS_KEY} without augment: nnU-Net augments, not we", "name an augmentation with --config"
+        found = f"{SETTINGS_KEY} without augment: the trainer decides"
+        listed = ", ".join(f"{preset} ({trainer})" for preset, trainer in DEFAULTS.items())
+        fix = f"add --config {listed}; nnUNetTrainerSpine augments as nnU-Net does"
     else:
         return
     raise _refuse(path, found, "the augmentation of a training", fix)
