@@ -19,7 +19,7 @@ from nnunet_spine_ext.augment.config import AugmentConfig
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.cli.augment import main
 from nnunet_spine_ext.core.errors import SpineExtError
-from nnunet_spine_ext.core.io import read_volume
+from nnunet_spine_ext.core.io import read_volume, sha256
 from nnunet_spine_ext.inference.building import find_trainer
 from nnunet_spine_ext.training import soft
 from nnunet_spine_ext.training.augment import augment
@@ -214,15 +214,27 @@ def test_replay_needs_the_same_plans(case: tuple[Path, Path], write: Write, tmp_
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
     record = (tmp_path / "a.json").read_text()
     assert str(tmp_path) not in record
-    for other in ({}, {**options, "c": "2d"}):
+    renamed = tmp_path / "renamed.json"
+    renamed.write_bytes(plans.read_bytes())
+    augment(image, mask, replay=tmp_path / "a.json", dry_run=True, plans=renamed, c="3d_fullres")
+    digest = f"with SHA-256 {sha256(plans)[:12]}…"
+    for other, found in (({}, "no plans"), ({**options, "c": "2d"}, f"2d of spinePlans.json {digest}")):
         with pytest.raises(SpineExtError, match="E-AUG-RECORD") as caught:
             augment(image, mask, replay=tmp_path / "a.json", o=tmp_path / "c.png", **other)
-        assert "spinePlans.json" in str(caught.value)
+        expected = (
+            f"{found}; expected 3d_fullres of spinePlans.json {digest}; add --plans spinePlans.json -c 3d_fullres"
+        )
+        assert expected in str(caught.value)
     write(flat=(12, 14), spacing=(3.0, 1.0, 1.0))
     with pytest.raises(SpineExtError, match="E-AUG-RECORD"):
         augment(image, mask, replay=tmp_path / "a.json", o=tmp_path / "c.png", **options)
+    broken = json.loads(record)
+    broken["input"]["plans"] = "spinePlans.json"
+    (tmp_path / "a.json").write_text(json.dumps(broken))
+    with pytest.raises(SpineExtError, match="parts missing"):
+        augment(image, mask, replay=tmp_path / "a.json", o=tmp_path / "c.png", **options)
     augment(image, mask, n=1, o=tmp_path / "d.png", size=96)
-    with pytest.raises(SpineExtError, match="E-AUG-RECORD"):
+    with pytest.raises(SpineExtError, match="expected no plans; leave --plans out"):
         augment(image, mask, replay=tmp_path / "d.json", o=tmp_path / "c.png", **options)
 
 

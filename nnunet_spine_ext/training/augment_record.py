@@ -105,8 +105,10 @@ def read_record(path: str | Path) -> Record:
         files = [content["input"][key] for key in ("images", "labels", "spacing")]
         samples = content["record"]["samples"]
         scanners = content.get("scanners", samples)
-        usable = known and isinstance(files[0], list) and bool(samples) and len(scanners) == len(samples)
-    except (KeyError, TypeError):
+        plans = content["input"].get("plans")
+        whole = plans is None or {"name", "sha256", "configuration"} <= plans.keys()
+        usable = known and whole and isinstance(files[0], list) and bool(samples) and len(scanners) == len(samples)
+    except (KeyError, TypeError, AttributeError):
         usable = False
     if not usable:
         raise _unusable(path, "a record with parts missing")
@@ -117,10 +119,9 @@ def refuse_other_input(record: Record, case: NetworkInput) -> None:
     """Raise UsageError if a record was made of other files, by their SHA-256, or by another configuration of plans."""
     made_of = record.content["input"]
     plans, given = made_of.get("plans"), case.facts.get("plans")
-    if plans != given:
-        raise _other(
-            record.path, *("no plans" if one is None else " ".join(map(str, one.values())) for one in (given, plans))
-        )
+    if _which(plans) != _which(given):
+        fix = "leave --plans out" if plans is None else f"add --plans {plans['name']} -c {plans['configuration']}"
+        raise _other(record.path, _said(given), _said(plans), fix)
     pairs = [*zip(made_of["images"], case.facts["images"], strict=False)]
     if made_of["labels"] is not None or case.facts["labels"] is not None:
         pairs.append((made_of["labels"], case.facts["labels"]))
@@ -135,8 +136,19 @@ def refuse_other_input(record: Record, case: NetworkInput) -> None:
         )
 
 
-def _other(path: Path, found: str, expected: str) -> UsageError:
-    fix = "give the files that it was made of, or --other-image to do the same to others"
+def _which(plans: Mapping[str, Any] | None) -> tuple[str, str] | None:
+    """Return what tells plans apart; the name of the file does not."""
+    return None if plans is None else (plans["sha256"], plans["configuration"])
+
+
+def _said(plans: Mapping[str, Any] | None) -> str:
+    if plans is None:
+        return "no plans"
+    return f"{plans['configuration']} of {plans['name']} with SHA-256 {str(plans['sha256'])[:12]}…"
+
+
+def _other(path: Path, found: str, expected: str, fix: str = "give the files that it was made of") -> UsageError:
+    fix = f"{fix}, or --other-image to do the same to others"
     return UsageError("E-AUG-RECORD", file=path, found=found, expected=expected, fix=fix)
 
 
