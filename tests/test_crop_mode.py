@@ -186,14 +186,12 @@ def test_half_precision_sums_and_crop_mode_exclude_each_other(tmp_path: Path, im
     assert predict(image, tmp_path / "out", m=set_in_plans, accumulate="half", crop="off", dry_run=True).planned
 
 
-def test_answers_come_to_the_cpu_in_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU each copy would wait for the network."""
-    copies = []
-    original = torch.Tensor.cpu
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copies.append(tuple(tensor.shape)) or original(tensor))
+WINDOWS: list[Any] = [(slice(None), slice(0, 8), slice(s, s + 8)) for s in (0, 4, 8, 12)]
+
+
+def test_known_answers_are_those_that_were_given_and_are_not_asked_again() -> None:
     data = torch.rand(1, 8, 20, generator=torch.Generator().manual_seed(0))
-    windows: list[Any] = [(slice(None), slice(0, 8), slice(s, s + 8)) for s in (0, 4, 8, 12)]
-    asked = []
+    windows, asked = WINDOWS, []
 
     def answer(patches: torch.Tensor) -> torch.Tensor:
         asked.append(len(patches))
@@ -201,19 +199,70 @@ def test_answers_come_to_the_cpu_in_one_copy(monkeypatch: pytest.MonkeyPatch) ->
 
     answers = Answers(learn=True)
     first = add_up(answer, data, windows[::2], 2, [8, 8], batch=2, answers=answers)
-    assert (copies, asked) == ([(2, 2, 8, 8)], [2])
+    assert asked == [2]
     assert {start: kept.dtype for start, kept in answers.by_start.items()} == dict.fromkeys(
         ((0, 0), (0, 8)), torch.float32
     )
     add_up(answer, data, windows, 2, [8, 8], batch=1, answers=answers)
-    assert (copies[1:], asked[1:]) == ([(2, 2, 8, 8)], [1, 1])
-    # What is known is what was answered, and nothing is copied where nothing is learned.
+    assert asked[1:] == [1, 1]
+    assert len(answers.by_start) == 4
     answers.learn = False
     assert torch.equal(add_up(answer, data, windows[::2], 2, [8, 8], answers=answers), first)
     fresh = add_up(answer, data, windows, 2, [8, 8], batch=3)
     assert torch.allclose(add_up(answer, data, windows, 2, [8, 8], answers=answers), fresh)
-    assert len(copies) == 2
     assert asked == [2, 1, 1, 3, 1]
+
+
+def test_answers_are_kept_beside_the_device_and_copied_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them are as large as the outputs: on a GPU there may be no room for both."""
+    copies, kept = [], []
+
+    def copied(to: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+        # A clone of what is on that device is a copy, too.
+        if to.device.type == "cpu":
+            copies.append((source.device.type, tuple(source.shape), non_blocking))
+        return to
+
+    def made(size: Any, **options: Any) -> torch.Tensor:
+        if options.get("device") is None:
+            kept.append(tuple(size))
+        return original(size, **options)
+
+    original = torch.empty
+    # A device of its own, of which nothing can be read.
+    data = torch.zeros(1, 8, 20, device="meta")
+    monkeypatch.setattr(torch.Tensor, "copy_", copied)
+    monkeypatch.setattr(torch, "empty", made)
+    monkeypatch.setattr("nnunet_spine_ext.inference.windows.compute_gaussian", lambda *_, **__: data[0, :, :8])
+    for learn, groups in ((False, []), (True, [(3, 2, 8, 8), (1, 2, 8, 8)])):
+        copies.clear()
+        answers = Answers(learn=learn)
+        add_up(lambda p: torch.cat((p, p), dim=1), data, WINDOWS, 2, [8, 8], batch=3, answers=answers)
+        assert copies == [("meta", shape, False) for shape in groups]
+        assert {output.device.type for output in answers.by_start.values()} == ({"cpu"} if learn else set())
+    assert kept == [(0, 2, 8, 8), (4, 2, 8, 8)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_no_copy_of_an_answer_waits() -> None:
+    data = torch.rand(1, 8, 20, generator=torch.Generator().manual_seed(0))
+    weights = torch.rand(2, 1, 3, 3)
+
+    def answers_on(device: str) -> Answers:
+        kernel, image = weights.to(device), data.to(device)
+        answers = Answers(learn=True)
+        # The first time nnU-Net makes its Gaussian, which waits.
+        for looked in (Answers(learn=False), answers):
+            torch.cuda.set_sync_debug_mode("error" if looked is answers else "default")
+            try:
+                add_up(lambda p: torch.conv2d(p, kernel, padding=1), image, WINDOWS, 2, [8, 8], batch=2, answers=looked)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        return answers
+
+    known, expected = answers_on("cuda").by_start, answers_on("cpu").by_start
+    assert known.keys() == expected.keys()
+    assert all(torch.allclose(known[start], expected[start], atol=1e-3) for start in expected)
 
 
 def test_a_window_is_near_when_it_reaches_the_surroundings() -> None:

@@ -65,8 +65,11 @@ def add_up(
     answers = answers or Answers(learn=False)
     known = [window for window in windows if start_of(window) in answers.by_start]
     fresh = [window for window in windows if start_of(window) not in answers.by_start]
-    # On the device until all are there: every copy to the CPU would wait for the network.
-    learned = torch.empty((len(fresh) if answers.learn else 0, heads, *patch), dtype=torch.float32, device=where)
+    # Not on the device, where there may be no room beside the outputs. In pinned memory a copy need not wait for the
+    # network; on other devices than CUDA one that does not wait is not done when it is read.
+    pinned = where.type == "cuda"
+    shape = (len(fresh) if answers.learn else 0, heads, *patch)
+    learned = torch.empty(shape, dtype=torch.float32, pin_memory=pinned and answers.learn)
 
     def add(window: Window, output: torch.Tensor) -> None:
         outputs[window] += output * gaussian
@@ -81,9 +84,11 @@ def add_up(
         for window, output in zip(group, answered, strict=True):
             add(window, output)
         if answers.learn:
-            learned[start : start + len(group)] = answered
+            learned[start : start + len(group)].copy_(answered, non_blocking=pinned)
     if answers.learn:
-        answers.by_start.update(zip(map(start_of, fresh), learned.cpu(), strict=True))
+        if pinned:
+            torch.cuda.synchronize(where)
+        answers.by_start.update(zip(map(start_of, fresh), learned, strict=True))
     return outputs.div_(weights.clamp_(min=torch.finfo(torch.float32).tiny))
 
 
