@@ -27,7 +27,7 @@ their exit codes:
 | 3 | some cases failed, the rest is written |
 | 4 | no usable input |
 | 5 | environment or model problem |
-| 130 | interrupted; resume is safe |
+| 130 | interrupted; every file is whole |
 
 Each command is a thin shell over one Python function, named below it, with the same options as keyword arguments.
 """

@@ -166,14 +166,23 @@ def test_unexpected_exceptions_are_internal_errors_with_a_traceback(capsys: pyte
         assert "ZeroDivisionError: boom" in err
 
 
-def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
-    def function(n: int) -> None:
+@pytest.mark.parametrize(
+    ("options", "again"),
+    [
+        ({}, "run it again\n"),
+        ({"overwrite": False}, "run it again, with --overwrite where results are in its way\n"),
+        ({"resume": False}, "run it again with --resume\n"),
+        ({"resume": True, "overwrite": False}, "run it again with --resume\n"),
+        ({"resume": False, "overwrite": True}, "run it again with --resume in place of --overwrite\n"),
+    ],
+)
+def test_interrupt(options: dict[str, bool], again: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def function(n: int, **_: bool) -> None:
         raise KeyboardInterrupt
 
-    assert run(function) == 130
+    assert shell.run(parser(**options), function, []) == 130
     err = capsys.readouterr().err
-    assert "interrupted" in err
-    assert "Traceback" not in err
+    assert err == f"nnUNetv2_spine_x: interrupted; every file is whole; {again}"
 
 
 def test_sigterm_unwinds_and_its_handler_is_restored(capsys: pytest.CaptureFixture[str]) -> None:

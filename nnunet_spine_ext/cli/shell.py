@@ -15,14 +15,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from nnunet_spine_ext.core.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, SpineExtError
 
 EXIT_CODES = """exit codes:
   0 all fine   1 internal error   2 wrong usage   3 some cases failed, the rest is written
-  4 no usable input   5 environment or model problem   130 interrupted, resume is safe"""
+  4 no usable input   5 environment or model problem   130 interrupted, every file is whole"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -174,9 +174,7 @@ def run(parser: argparse.ArgumentParser, function: str | Callable[..., Any], arg
         _render_error(parser.prog, error, as_json=bool(shell.get("shell_json")))
         return error.exit_code
     except KeyboardInterrupt:
-        write_line(
-            f"{parser.prog}: interrupted; what is finished is complete, --resume or a new run continues", error=True
-        )
+        write_line(f"{parser.prog}: interrupted; every file is whole; {_again(namespace)}", error=True)
         return EXIT_INTERRUPTED
     except Exception:
         logging.getLogger(__name__).exception("internal error; please report it with the text above")
@@ -184,6 +182,13 @@ def run(parser: argparse.ArgumentParser, function: str | Callable[..., Any], arg
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
+
+
+def _again(options: Mapping[str, Any]) -> str:
+    """Return how to start a command again that was interrupted; `options`: all it has, with their values."""
+    if "resume" in options:
+        return "run it again with --resume" + (" in place of --overwrite" if options.get("overwrite") else "")
+    return "run it again" + (", with --overwrite where results are in its way" if "overwrite" in options else "")
 
 
 def resolve(function: str) -> Callable[..., Any]:
