@@ -247,6 +247,25 @@ def test_another_augmentation_on_patches_of_any_plans(case: tuple[Path, Path], w
     assert sheet.record["input"]["plans"]["configuration"] == "3d_fullres"
 
 
+def test_another_configuration_acts_as_in_a_training_by_the_plans(
+    case: tuple[Path, Path], write: Write, tmp_path: Path
+) -> None:
+    own = tmp_path / "mine.yaml"
+    schedule = {"ramp_epochs": 50, "closing_clean_share": 0.1}
+    own.write_text(json.dumps(CONFIG | {"schedule": schedule}))
+    options: dict[str, Any] = {"plans": write(change=_no_augment), "config": own, "n": 1, "dry_run": True}
+
+    def shown(**more: Any) -> Any:
+        return augment([case[0]], case[1], **options, **more)
+
+    assert [shown(epoch=epoch).captions[0].count("gamma") for epoch in (89, 90)] == [1, 0], "a clean end"
+    facts = shown().record
+    assert (facts["augmentation"]["config"]["schedule"]["ramp_epochs"], facts["epoch"]) == (10, 10)
+    assert shown(assignments=["schedule.ramp_epochs=40"]).record["epoch"] == 10, "a tenth of the training at most"
+    with pytest.raises(SpineExtError, match="0 to 99, as the plans train"):
+        shown(epoch=100)
+
+
 def test_channels_normalised_inside_a_mask_stay_zero_around_it(case: tuple[Path, Path], write: Write) -> None:
     def masked(plans: dict[str, Any]) -> None:
         plans["configurations"]["3d_fullres"]["use_mask_for_norm"] = [True]

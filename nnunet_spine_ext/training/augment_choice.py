@@ -19,7 +19,7 @@ from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.training.augment_options import check_choice, wrong_option
 
 if TYPE_CHECKING:
-    from nnunet_spine_ext.training.augment_planned import StoredAugmentation
+    from nnunet_spine_ext.training.augment_planned import PlannedTraining
 
 DEFAULT_PRESET = "shift"
 _SCANNER_KEYS = ("blend", "jitter", "weighting")
@@ -50,9 +50,9 @@ def choose(
     strength: float = 1.0,
     epoch: int | None = None,
     tissues: Mapping[int, str] | None = None,
-    stored: StoredAugmentation | None = None,
+    training: PlannedTraining | None = None,
 ) -> Choice:
-    """Return what the options ask for; without any, what is `stored` in plans, else the preset that the trainers use.
+    """Return what the options ask for; without any, what plans hold, else the preset that the trainers use.
 
     Parameters
     ----------
@@ -62,6 +62,7 @@ def choose(
         scanners (``jitter``, ``blend``, ``weighting``).
     strength: of everything but profiles, which have severities. epoch: of the training; None: the first in full.
     tissues: class of each label id for transforms whose own `classes` say nothing.
+    training: by plans; configurations are shown as they act in it. None: shares of a training do not count.
 
     Raises
     ------
@@ -76,12 +77,15 @@ def choose(
         return _scanners(context, profiles, settings, strength, epoch or 0, tissues)
     if transform is not None:
         chosen, title = _single(transform, settings), transform
-    elif config is None and stored is not None:
-        chosen, title = _changed(stored.config, settings), stored.title
-        fraction = None if epoch is None else stored.fraction(epoch)
     else:
-        source = config or DEFAULT_PRESET
-        chosen, title = _changed(AugmentConfig.load(source), settings), Path(source).name
+        if training is not None and training.config is not None:
+            loaded, title = training.config, training.title
+        else:
+            source = config or DEFAULT_PRESET
+            loaded, title = AugmentConfig.load(source), Path(source).name
+        chosen = _changed(loaded, settings)
+        if training is not None:
+            chosen, fraction = training.in_force(chosen), None if epoch is None else training.fraction(epoch)
     if tissues:
         chosen = _with_tissues(chosen, tissues)
     pipeline = Pipeline(chosen, context.at_strength(strength))

@@ -105,12 +105,13 @@ def case_and_choice(
     if plans is None:
         case = network_input(i, seg, spacing=spacing, scheme=scheme)
         return case, choose(case.context, **asked, tissues=case.tissues)
-    from nnunet_spine_ext.training.augment_planned import planned_input, stored_augmentation
+    from nnunet_spine_ext.training.augment_planned import planned_input, planned_training
 
-    other = asked["config"] or asked["profiles"] or asked["transform"]
-    stored = None if other else stored_augmentation(plans)
+    # A single transform and scanners have no schedule.
+    steady = asked["profiles"] or asked["transform"]
+    training = None if steady else planned_training(plans, other=asked["config"] is not None)
     case = planned_input(i, seg, plans, scheme=scheme)
-    return case, choose(case.context, **asked, tissues=case.tissues, stored=stored)
+    return case, choose(case.context, **asked, tissues=case.tissues, training=training)
 
 
 def drawn(

@@ -29,12 +29,16 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class StoredAugmentation:
-    """The augmentation of plans: `config`, its ramp as short as the training is; `title`; number of `epochs`."""
+class PlannedTraining:
+    """A training by plans: its number of `epochs`, its `title`, its own augmentation; None: another is asked for."""
 
-    config: AugmentConfig
-    title: str
     epochs: int
+    title: str
+    config: AugmentConfig | None = None
+
+    def in_force(self, config: AugmentConfig) -> AugmentConfig:
+        """Return a configuration as this training uses it: its ramp is as short as the training is."""
+        return config.with_short_ramp(self.epochs)
 
     def fraction(self, epoch: int) -> float:
         """Return which part of the training is over in the middle of an epoch; raises UsageError beyond its end."""
@@ -43,19 +47,21 @@ class StoredAugmentation:
         return (epoch + 0.5) / self.epochs
 
 
-def stored_augmentation(chosen: ChosenPlans) -> StoredAugmentation:
-    """Return the augmentation in force under plans that have one.
+def planned_training(chosen: ChosenPlans, *, other: bool) -> PlannedTraining:
+    """Return the training that plans describe; `other`: with another augmentation, so that theirs is not needed.
 
     Raises
     ------
     UsageError: settings that cannot be meant.
     """
     settings = settings_from_plans(chosen.content)
+    epochs = settings.train.num_epochs
+    if other:
+        return PlannedTraining(epochs, chosen.title)
     if settings.augment is None:
         msg = "plans without augmentation are refused before"
         raise ValueError(msg)
-    epochs = settings.train.num_epochs
-    return StoredAugmentation(settings.augment.effective().with_short_ramp(epochs), chosen.title, epochs)
+    return PlannedTraining(epochs, chosen.title, settings.augment.effective())
 
 
 @all_there_is()
