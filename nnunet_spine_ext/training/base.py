@@ -110,6 +110,11 @@ class SettingsMixin(_Trainer):
         schedule = CosineSchedule if self.settings.schedule == "cosine" else type(scheduler)
         return optimizer, schedule(optimizer, self.initial_lr, self.num_epochs)
 
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
+        """Return nnU-Net's transforms; with a seed nothing in them is chosen by the clock."""
+        transforms = super().get_training_transforms(*args, **kwargs)
+        return transforms if self.settings.seed is None else without_timing(transforms)
+
     def on_train_epoch_start(self) -> None:
         """Start an epoch as nnU-Net does; with a seed, everything random starts anew with it.
 
@@ -162,12 +167,10 @@ class SidedMirroringMixin(_Trainer):
         return rotation, dummy_2d, patch_size, axes
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
-        """Return nnU-Net's transforms, or its mirroring alone; sided labels are exchanged, a seed decides all."""
+        """Return nnU-Net's transforms, or its mirroring alone; sided labels are exchanged."""
         transforms = super().get_training_transforms(*args, **kwargs)
         if self.settings.augmentation == "mirror":
             transforms = only_mirroring(transforms)
-        if self.settings.seed is not None:
-            transforms = without_timing(transforms)
         axis = self._sided_axis()
         if axis is None:
             return transforms
