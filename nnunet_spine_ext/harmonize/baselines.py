@@ -112,7 +112,7 @@ class Baseline:
 
     def curve(self, image: Array, shown: Array) -> IntensityMap | None:
         """Return the curve of one slice (Y, X), of which `shown_of` is known; None: no body or no range, it stays."""
-        values = _of_range(image[shown if self.settings.region == "slice" else body_of(image, self.spacing)])
+        values = values_of(image, self.settings.region, self.spacing, shown)
         if values is None:
             return None
         if self.landmarks is None:
@@ -211,12 +211,15 @@ def write_baseline(folder: str | Path, model: HarmonizerModel, baseline: Baselin
     return write_harmonizer(folder, described, baseline.tensors())
 
 
-def values_of(image: Array, region: Literal["body", "slice"], spacing: tuple[float, float]) -> Array | None:
-    """Return the intensities of a slice (Y, X) that count, float64 (n,); None: too few, or without a range."""
-    return _of_range(image[body_of(image, spacing) if region == "body" else shown_of(image)])
+def values_of(
+    image: Array, region: Literal["body", "slice"], spacing: tuple[float, float], shown: Array | None = None
+) -> Array | None:
+    """Return the intensities of a slice (Y, X) that count, float64 (n,); None: too few, or without a range.
 
-
-def _of_range(values: Array) -> Array | None:
+    `shown`: what `shown_of` says of the slice, where that is known.
+    """
+    counts = body_of(image, spacing) if region == "body" else shown_of(image) if shown is None else shown
+    values = image[counts]
     # The narrow range keeps zero deviations and divisions by it out.
     if values.size < _FEWEST or float(values.max()) - float(values.min()) < _NARROWEST:
         return None
