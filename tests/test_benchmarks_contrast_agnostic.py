@@ -321,9 +321,28 @@ def test_models_of_a_run_are_found_again_with_their_choice(load, tmp_path, monke
     (tmp_path / "trained" / "soft_all-all-3").mkdir()
     monkeypatch.setattr(rescore, "Model", lambda folder, fold: folder.name)
     monkeypatch.setattr(rescore, "score_real", lambda model, group: (model, group))
-    (entry,) = rescore.entries(tmp_path, ["group"])
+    (entry,) = (rescore.scored(model, ["group"]) for model in rescore.trained(tmp_path))
     name = "nnUNetTrainerSpineSoft__soft_all_2__3d_fullres"
     assert entry == {"arm": "soft_all", "seed": 2, "choice": "norm_relu", "real": [(name, "group")]}
+
+
+def test_runs_that_cannot_be_rescored_are_refused_before_anything_is_predicted(load, tmp_path, monkeypatch, capsys):
+    rescore, io = load("softness.rescore"), load("nnunet_spine_ext.core.io")
+    monkeypatch.setattr(rescore.real, "groups", lambda: ["group"])
+    monkeypatch.setattr(rescore, "scored", lambda *_: pytest.fail("predicted"))
+    monkeypatch.setattr("sys.argv", ["rescore", "--models", str(tmp_path), "--record", str(tmp_path / "new.json")])
+
+    def refused():
+        with pytest.raises(SystemExit) as stop:
+            rescore.main()
+        assert stop.value.code == 2
+        return capsys.readouterr().err
+
+    assert "result.json" in refused()
+    io.write_json(tmp_path / "result.json", {})
+    assert "no scores of a model of all contrasts" in refused()
+    io.write_json(tmp_path / "trained" / "soft_all-all-2" / "scores.json", {"rows": []})
+    assert "nnUNetTrainerSpineSoft__soft_all_2__3d_fullres" in refused()
 
 
 def test_no_real_contrast_is_another_one_in_other_units(load, test_data, monkeypatch):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from generalisation.presets import conditions
 
+from nnunet_spine_ext.core.errors import SpineExtError
 from nnunet_spine_ext.core.io import read_json, write_json
 from softness import real
 from softness.arms import ARMS
@@ -22,19 +23,34 @@ from softness.score import Model, score_real
 from softness.summary import choose_activation, real_table
 
 
-def entries(run: Path, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return, per scored model of all contrasts in a run: arm, seed, the map that counts, and its real groups."""
+def trained(run: Path) -> list[dict[str, Any]]:
+    """Return, per scored model of all contrasts in a run: arm, seed, the map that counts, and its folder.
+
+    Raises
+    ------
+    FileNotFoundError: no scores of such a model, or scores without their model.
+    """
     found = []
     for scores in sorted(run.glob("trained/*/scores.json")):
         arm, contrast, seed = scores.parent.name.rsplit("-", 2)
         if contrast != "all":
             continue
         choice, _ = choose_activation(read_json(scores)["rows"])
-        folder = next(scores.parent.glob(f"nnUNet_results/*/{ARMS[arm].trainer}__{arm}_{seed}__3d_fullres"))
-        model = Model(folder, 0)
-        own = [score_real(model, group) for group in groups]
-        found.append({"arm": arm, "seed": int(seed), "choice": choice, "real": own})
+        name = f"nnUNet_results/*/{ARMS[arm].trainer}__{arm}_{seed}__3d_fullres"
+        folder = next(scores.parent.glob(name), None)
+        if folder is None:
+            raise FileNotFoundError(f"{scores.parent}: scores, but no model {name}")
+        found.append({"arm": arm, "seed": int(seed), "choice": choice, "folder": folder})
+    if not found:
+        raise FileNotFoundError(f"{run}: no scores of a model of all contrasts (trained/<arm>-all-<seed>/scores.json)")
     return found
+
+
+def scored(entry: dict[str, Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a model of `trained` with its real groups in place of its folder."""
+    model = Model(entry["folder"], 0)
+    known = {key: value for key, value in entry.items() if key != "folder"}
+    return {**known, "real": [score_real(model, group) for group in groups]}
 
 
 def main() -> None:
@@ -48,11 +64,16 @@ def main() -> None:
     groups = real.groups()
     if not groups:
         parser.error("no real images: NNUNET_SPINE_TEST_DATA names no folder with any")
-    lines = real_table(entries(arguments.models.resolve(), groups))
+    # What cannot be recorded is said before hours of predictions, not after them.
+    try:
+        run = read_json(arguments.models / "result.json") if arguments.record else {}
+        entries = trained(arguments.models.resolve())
+    except (FileNotFoundError, SpineExtError) as error:
+        parser.error(str(error))
+    lines = real_table([scored(entry, groups) for entry in entries])
     for line in lines:
         print(json.dumps(line))
     if arguments.record:
-        run = read_json(arguments.models / "result.json")
         result = {
             "conditions": conditions(argparse.Namespace(), start), "cpu_s": round(time.process_time() - cpu, 1),
             "models": {"date": run["conditions"]["date"], "steps": run["steps"]}, "real": lines,
