@@ -12,7 +12,7 @@ import pytest
 from domain_builder import SPLITS, case_rows
 
 from nnunet_spine_ext.core.errors import SetupError, UsageError
-from nnunet_spine_ext.training.domain_cases import CaseDomains, case_domains, unlabelled_cases
+from nnunet_spine_ext.training.domain_cases import CaseDomains, case_domains, refuse_absent_domains, unlabelled_cases
 from nnunet_spine_ext.training.domain_patches import chosen_cases
 from nnunet_spine_ext.training.domain_probe import linear_probe, store_probe
 from nnunet_spine_ext.training.domain_settings import DomainSettings, completed_domain
@@ -81,9 +81,13 @@ def test_a_validation_case_of_a_domain_that_is_not_trained_on(found: Callable[..
         ({"rows": case_rows(p_1={"manufacturer": "  "})}, "E-DOMAIN-UNKNOWN", "p_1"),
         ({"rows": case_rows(q_1=None)}, "E-DOMAIN-UNKNOWN", "q_1"),
         ({"rows": case_rows(a_1={"manufacturer": None})}, "E-DOMAIN-UNKNOWN", "a_1"),
-        ({"key": "site"}, "E-DOMAIN-KEY", "no case with site"),
-        ({"key": "subject"}, "E-DOMAIN-KEY", r"no case with subject.*known: field_strength, labelled, manufacturer"),
-        ({"rows": case_rows(a_1={"sources": ["x"]}), "key": "sources"}, "E-DOMAIN-KEY", "no case with sources"),
+        ({"key": "site"}, "E-DOMAIN-KEY", "domain.key site: no case states it"),
+        ({"key": "subject"}, "E-DOMAIN-KEY", r"every subject.*of its own.*known: field_strength, manufacturer"),
+        ({"rows": case_rows(a_1={"sources": ["x"]}), "key": "sources"}, "E-DOMAIN-KEY", "sources: the files"),
+        ({"key": "manufacturer+labelled"}, "E-DOMAIN-KEY", "labelled: whether there is a mask"),
+        ({"rows": case_rows(a_1={"train_only": 1}), "key": "train_only"}, "E-DOMAIN-KEY", "may be used"),
+        ({"train": ["b_1", "c_1", "a_1"], "validation": ["p_1"]}, "E-DOMAIN-SINGLE", r"siemens \(3 cases\) among"),
+        ({"train": ["b_1"]}, "E-DOMAIN-SINGLE", r"siemens \(1 case\) among"),
         ({"key": "manufacturer+fieldstrength"}, "E-DOMAIN-KEY", "did you mean 'field_strength'"),
         ({"target": ("phillips",)}, "E-DOMAIN-TARGET", "did you mean 'philips'"),
         ({"target": ("siemens", "philips")}, "E-DOMAIN-SOURCE", "no training case with a mask"),
@@ -97,6 +101,22 @@ def test_what_cannot_be_right_is_named(
         found(**arguments)
     assert caught.value.code == code
     assert "cases.json" in caught.value.file
+
+
+def test_planning_refuses_what_no_case_has_and_leaves_the_rest_to_folds(tmp_path: Path) -> None:
+    path = tmp_path / "cases.json"
+    refuse_absent_domains(path, DomainSettings(key="site"))
+    path.write_text(json.dumps({"version": 1, "cases": case_rows(a_1={"manufacturer": None})}))
+    for settings, code in (
+        (DomainSettings(key="site"), "E-DOMAIN-KEY"),
+        (DomainSettings(key="labelled"), "E-DOMAIN-KEY"),
+        (DomainSettings(target=("GE",)), "E-DOMAIN-TARGET"),
+    ):
+        with pytest.raises(SetupError) as caught:
+            refuse_absent_domains(path, settings)
+        assert caught.value.code == code
+    refuse_absent_domains(path, DomainSettings(target=("PHILIPS",)))
+    refuse_absent_domains(path, DomainSettings(key="simulated"))
 
 
 def test_without_a_table_nothing_can_be_told(tmp_path: Path) -> None:

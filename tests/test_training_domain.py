@@ -29,11 +29,11 @@ from nnunet_spine_ext.training.dann import nnUNetTrainerSpineDANN, nnUNetTrainer
 from nnunet_spine_ext.training.domain import CHECKPOINT_KEY
 from nnunet_spine_ext.training.domain_loader import DomainBalancedLoader
 from nnunet_spine_ext.training.domain_loss import ignored
-from nnunet_spine_ext.training.plan import _trainer
 from nnunet_spine_ext.training.presets import read_preset
 from nnunet_spine_ext.training.settings import SpineSettings, settings_from_plans, settings_hash
 from nnunet_spine_ext.training.shift import nnUNetTrainerSpineShift
 from nnunet_spine_ext.training.soft import nnUNetTrainerSpineSoft
+from nnunet_spine_ext.training.trainer_choice import trainer_for
 
 __all__ = ["make"]
 
@@ -490,14 +490,21 @@ def test_each_trainer_has_its_own_kind_of_domain(make: Maker) -> None:
 
 
 def test_plans_choose_the_trainer_and_the_hash_knows_domains() -> None:
-    def settings(**parts: Any) -> dict[str, Any]:
-        whole: dict[str, Any] = {"augment": None, "soft": None, "domain": None, "finetune": None}
-        return whole | parts
+    def trainer(**parts: Any) -> str:
+        return trainer_for(settings_from_plans({"spine_ext": parts}))
 
-    assert _trainer(settings(domain={})) == "nnUNetTrainerSpineDANN"
-    assert _trainer(settings(domain={}, augment={"config": "scanners"})) == "nnUNetTrainerSpineShiftDANN"
+    simulated: dict[str, Any] = {"augment": {"config": "scanners"}}
+    assert trainer(domain={}) == "nnUNetTrainerSpineDANN"
+    assert trainer(domain={}, **simulated) == "nnUNetTrainerSpineShiftDANN"
+    # The trainer adds what simulates the scanners.
+    assert trainer(domain={"key": "simulated"}) == "nnUNetTrainerSpineShiftDANN"
+    assert trainer(domain={"loss": {"name": "paired"}}, **simulated) == "nnUNetTrainerSpineShiftDANN"
     with pytest.raises(UsageError, match="soft labels"):
-        _trainer(settings(domain={}, soft={"loss": {"name": "adaptive_wing"}}))
+        trainer(domain={}, soft={})
+    for refused in ({"domain": {"loss": {"name": "paired"}}}, {"domain": {"key": "site"}, **simulated}):
+        with pytest.raises(SetupError) as caught:
+            trainer(**refused)
+        assert caught.value.code == "E-TRAINER-DOMAIN"
     hashes = {settings_hash({"spine_ext": part}) for part in ({}, {"domain": {}}, {"domain": {"key": "site"}})}
     assert len(hashes) == 3
     for preset, key in (("dann", "manufacturer"), ("shift-dann", "simulated")):

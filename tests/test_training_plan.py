@@ -423,6 +423,27 @@ def test_augmentation_is_set_with_its_trainer_named(folder: Path, tmp_path: Path
     assert not (folder / "bad.json").exists()
 
 
+def test_domains_are_set_with_their_trainer_named_and_checked_against_the_cases(folder: Path) -> None:
+    rows = {"a": {"subject": "a", "manufacturer": "GE"}, "b": {"subject": "b", "manufacturer": "Philips"}}
+    (folder.parents[1] / "nnUNet_raw" / DATASET / "cases.json").write_text(json.dumps({"version": 1, "cases": rows}))
+    before = sorted(folder.rglob("*"))
+    for assignments, code in (
+        (["domain.loss.name=paired"], "E-TRAINER-DOMAIN"),
+        (["augment.config=scanners"], "E-TRAINER-DOMAIN"),
+        (["domain.key=manufacturers"], "E-DOMAIN-KEY"),
+        (["domain.target=[Siemens]"], "E-DOMAIN-TARGET"),
+    ):
+        with pytest.raises(SetupError) as caught:
+            plan("901", name="mine", preset="dann", assignments=assignments)
+        assert caught.value.code == code
+    assert sorted(folder.rglob("*")) == before
+    result = plan("901", name="mine", preset="dann", assignments=["domain.target=[ge]", "domain.loss.gamma=5"])
+    assert result.next_steps[-1].endswith("-tr nnUNetTrainerSpineDANN -p mine")
+    assert {"domain.loss.name: None -> dann", "domain.loss.gamma: None -> 5.0"} <= set(result.changes)
+    again = plan("901", p="mine", name="other", assignments=["domain.loss.gamma=6"], dry_run=True)
+    assert again.changes == ["domain.loss.gamma: 5.0 -> 6.0"]
+
+
 @pytest.mark.parametrize(
     ("preset", "assignments", "trainer"),
     [

@@ -16,8 +16,14 @@ from nnunet_spine_ext.training.domain_settings import DomainSettings
 
 _FILE = "cases.json"
 _FEWEST = 2
-# Every subject is one of its own: a probe tests on subjects that it has not seen, and could never be right.
-_NO_DOMAINS = ("subject",)
+# What a row says besides facts of the scanner, and why it makes no domains.
+_NO_DOMAINS = {
+    # A probe tests on subjects that it has not seen, and could never be right.
+    "subject": "every subject would be a domain of its own",
+    "sources": "the files of a case are its own",
+    "labelled": "whether there is a mask is not seen in an image",
+    "train_only": "how a case may be used is not seen in an image",
+}
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,19 @@ def case_domains(
     return CaseDomains(names, {case: number.get(label, -1) for case, label in labels.items()}, supervised, scored)
 
 
+def refuse_absent_domains(path: Path, settings: DomainSettings) -> None:
+    """Raise SetupError when a table of cases knows no case with the key, or none of a target; `path`: cases.json.
+
+    Does nothing without the table, and for simulated scanners, which need none.
+    """
+    if settings.simulated or not path.is_file():
+        return
+    rows = _rows(path)
+    _refuse_unknown_facts(path, rows, settings, sorted(rows))
+    found = {case: _label(row, settings.parts) for case, row in rows.items()}
+    _targets(path, {case: label for case, label in found.items() if label is not None}, settings)
+
+
 def _rows(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         raise _error(
@@ -108,21 +127,29 @@ def _rows(path: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def _labels(
+def _refuse_unknown_facts(
     path: Path, rows: Mapping[str, Mapping[str, Any]], settings: DomainSettings, cases: Sequence[str]
-) -> dict[str, str]:
-    """Return the domain of each case as text, the same for texts that differ in capitals and spaces alone."""
+) -> None:
     facts = (fact for case in cases for fact in rows.get(case, {}).items())
     known = sorted({name for name, value in facts if name not in _NO_DOMAINS and isinstance(value, str | int | float)})
     strange = [part for part in settings.parts if part not in known]
     if strange:
+        why = _NO_DOMAINS.get(strange[0])
+        what = strange[0] if why else ", ".join(strange)
         raise _error(
             "E-DOMAIN-KEY",
             path,
-            f"no case with {', '.join(strange)} as a fact of its scanner",
+            f"domain.key {what}: {why or 'no case states it'}",
             "facts of scanners that cases.json states",
             f"set domain.key, or fill the table in; {nearest(strange[0], known)}",
         )
+
+
+def _labels(
+    path: Path, rows: Mapping[str, Mapping[str, Any]], settings: DomainSettings, cases: Sequence[str]
+) -> dict[str, str]:
+    """Return the domain of each case as text, the same for texts that differ in capitals and spaces alone."""
+    _refuse_unknown_facts(path, rows, settings, cases)
     labels = {case: _label(rows.get(case, {}), settings.parts) for case in cases}
     missing = [case for case, label in labels.items() if label is None]
     if missing:
@@ -159,7 +186,8 @@ def _targets(path: Path, labels: Mapping[str, str], settings: DomainSettings) ->
 
 
 def _counted(counts: Mapping[str, int]) -> str:
-    return "; ".join(f"{name} ({count} cases)" for name, count in sorted(counts.items())) or "nothing"
+    shown = (f"{name} ({count} case{'' if count == 1 else 's'})" for name, count in sorted(counts.items()))
+    return "; ".join(shown) or "nothing"
 
 
 def _error(code: str, path: Path, found: str, expected: str, fix: str) -> SetupError:

@@ -22,10 +22,11 @@ from nnunet_spine_ext.inference.harmonizing import harmonizer_folder
 from nnunet_spine_ext.inference.matching import usable_reference
 from nnunet_spine_ext.inference.model import label_scheme
 from nnunet_spine_ext.inference.preflight import check_scheme
-from nnunet_spine_ext.training.finetune_settings import finetune_trainer
+from nnunet_spine_ext.training.domain_cases import refuse_absent_domains
 from nnunet_spine_ext.training.planned import are_plans, dataset_folder, read_plans
 from nnunet_spine_ext.training.presets import Preset, apply_to_configuration, read_preset
 from nnunet_spine_ext.training.settings import SpineSettings, data_facts, settings_from_plans
+from nnunet_spine_ext.training.trainer_choice import planned_domain, trainer_for
 
 logger = logging.getLogger(__name__)
 _PRESET_KEYS = ("network", "patch", "batch_size", "batch_dice", "spacing", "spacing_pir")
@@ -79,7 +80,7 @@ def plan(
     Raises
     ------
     UsageError: unknown keys, wrong values, an existing name without `overwrite`.
-    SetupError: no such dataset, plans or model.
+    SetupError: no such dataset, plans or model; domains that its cases or the trainer do not have.
     """
     if (d is None) == (m is None):
         raise UsageError(
@@ -120,6 +121,9 @@ def _new_plans(
     check_name(name, target, overwrite=overwrite, base=base)
     preset = _merged_preset(preset_name, [a for a in assignments if _is_preset_key(a)])
     settings = _merged_settings(plans, preset_name, preset, [a for a in assignments if not _is_preset_key(a)])
+    if (domain := planned_domain(settings)) is not None:
+        there, here = _case_tables(folder)
+        refuse_absent_domains(there if there.is_file() else here, domain)
     changed = deepcopy(plans)
     changed["plans_name"] = name
     changed[SETTINGS_KEY] = to_dict(replace(settings, data=data_facts(_dataset_json(folder))))
@@ -139,13 +143,22 @@ def _dataset_json(folder: Path) -> dict[str, Any]:
 
 
 def _changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    parts = {part: (old[part] or {}, new[part] or {}) for part in _SETTINGS_KEYS}
+    parts = {part: (_flat(old[part] or {}), _flat(new[part] or {})) for part in _SETTINGS_KEYS}
     return [
         f"{part}.{key}: {_short(before.get(key))} -> {_short(value)}"
         for part, (before, after) in parts.items()
         for key, value in after.items()
         if before.get(key) != value
     ]
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with those of a group, such as a loss, among the others; whole configurations stay one."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        group = isinstance(value, dict) and value and not any(isinstance(v, dict | list) for v in value.values())
+        flat |= {f"{key}.{name}": each for name, each in value.items()} if group else {key: value}
+    return flat
 
 
 def _short(value: Any) -> Any:
@@ -188,38 +201,10 @@ def _next_steps(folder: Path, changed: dict[str, Any], plans: dict[str, Any], co
         != plans["configurations"][configuration]["data_identifier"]
     ):
         steps.append(f"next: nnUNetv2_preprocess -d {number} -plans_name {name} -c {configuration}")
-    trainer = _trainer(changed[SETTINGS_KEY])
+    trainer = trainer_for(settings_from_plans(changed))
     device = " -device cpu" if changed[SETTINGS_KEY]["preset"] == "cpu" else ""
     steps.append(f"next: nnUNetv2_train {number} {configuration} 0 -tr {trainer} -p {name}{device}")
     return steps
-
-
-def _trainer(settings: dict[str, Any]) -> str:
-    """Return the trainer that these settings are for."""
-    augment, soft = settings["augment"], settings["soft"]
-    if settings["finetune"] is not None:
-        return finetune_trainer(soft=soft is not None)
-    if settings["domain"] is not None:
-        return _domain_trainer(settings)
-    if soft is None:
-        return "nnUNetTrainerSpine" if augment is None else "nnUNetTrainerSpineShift"
-    if soft["loss"]["name"] == "soft_dice_bce":
-        return "nnUNetTrainerSpineSoftDiceBCE"
-    by_preset = {"shift": "ShiftSoft", "contrast-agnostic": "ContrastAgnostic"}
-    config = augment["config"] if augment is not None else None
-    return f"nnUNetTrainerSpine{by_preset.get(config, 'Soft') if isinstance(config, str) else 'Soft'}"
-
-
-def _domain_trainer(settings: dict[str, Any]) -> str:
-    if settings["soft"] is not None:
-        raise UsageError(
-            "E-TRAINER-DOMAIN",
-            file="plans spine_ext.domain",
-            found="settings of domains and of soft labels",
-            expected="one of the two: no trainer does both",
-            fix="leave out domain or soft",
-        )
-    return "nnUNetTrainerSpineDANN" if settings["augment"] is None else "nnUNetTrainerSpineShiftDANN"
 
 
 def restore_tables(folder: Path) -> None:
@@ -228,8 +213,8 @@ def restore_tables(folder: Path) -> None:
     A conversion that was killed right after it replaced a dataset leaves the tables of the old one. Splits that fit
     the cases stay: somebody may have chosen them.
     """
-    raw = Path(os.environ.get("nnUNet_raw", "")) / folder.name
-    there, here = raw / CASES_FILE, folder / CASES_FILE
+    there, here = _case_tables(folder)
+    raw = there.parent
     if there.is_file() and here.is_file() and there.read_bytes() != here.read_bytes():
         logger.warning("%s: cases.json and splits are not those of %s; they are replaced", folder, raw)
         copy_tables(raw, folder)
@@ -238,6 +223,11 @@ def restore_tables(folder: Path) -> None:
         if not (folder / name).exists() and (raw / name).is_file():
             write_json(folder / name, read_json(raw / name))
             logger.info("copied %s from %s", name, raw)
+
+
+def _case_tables(folder: Path) -> tuple[Path, Path]:
+    """Return where cases.json is in the raw and in the preprocessed dataset; the first counts, see `restore_tables`."""
+    return Path(os.environ.get("nnUNet_raw", "")) / folder.name / CASES_FILE, folder / CASES_FILE
 
 
 def store_curves(folder: Path) -> None:
