@@ -240,8 +240,15 @@ def test_the_seed_repeats_the_weights(preprocessed: Path, make: Maker) -> None:
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_the_split_is_grouped_and_stock_on_request(preprocessed: Path, make: Maker) -> None:
-    assert make(fold=1).do_split() == (SPLITS[1]["train"], SPLITS[1]["val"])
+def test_the_split_is_grouped_said_once_and_stock_on_request(
+    preprocessed: Path, make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, told = make(fold=1), []
+    monkeypatch.setattr(trainer, "print_to_log_file", told.append)
+    for _ in range(3):
+        assert trainer.do_split() == (SPLITS[1]["train"], SPLITS[1]["val"])
+    train, validation = (len(SPLITS[1][side]) for side in ("train", "val"))
+    assert told == [f"Split 1, grouped by subject: {train} training and {validation} validation cases."]
     leaking = [{"train": ["a_1", "b_1"], "val": ["a_2", "c_1"]}]
     (preprocessed / "splits_final.json").write_text(json.dumps(leaking))
     with pytest.raises(SetupError, match=r"anna \(a_1, a_2\)"):

@@ -188,6 +188,7 @@ class GroupedSplitsMixin(_Trainer):
     """Subjects stay on one side of a split, and the intensity reference comes from the training side only."""
 
     settings: TrainSettings
+    _told_split = ""
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """Return training and validation cases; raises SetupError for leaks, unknown cases and missing folds."""
@@ -197,9 +198,11 @@ class GroupedSplitsMixin(_Trainer):
         folder = self.preprocessed_dataset_folder
         available = infer_dataset_class(folder).get_identifiers(folder)
         train, validation = grouped_fold(self.preprocessed_dataset_folder_base, self.fold, available)
-        self.print_to_log_file(
-            f"Split {self.fold}, grouped by subject: {len(train)} training and {len(validation)} validation cases."
-        )
+        told = f"Split {self.fold}, grouped by subject: {len(train)} training and {len(validation)} validation cases."
+        # nnU-Net and what is added to it ask several times.
+        if told != self._told_split:
+            self.print_to_log_file(told)
+        self._told_split = told
         return train, validation
 
     def on_train_start(self) -> None:
