@@ -172,8 +172,7 @@ def test_unexpected_exceptions_are_internal_errors_with_a_traceback(capsys: pyte
         ({}, "run it again\n"),
         ({"overwrite": False}, "run it again, with --overwrite where results are in its way\n"),
         ({"resume": False}, "run it again with --resume\n"),
-        ({"resume": True, "overwrite": False}, "run it again with --resume\n"),
-        ({"resume": False, "overwrite": True}, "run it again with --resume in place of --overwrite\n"),
+        ({"resume": True, "overwrite": True}, "run it again with --resume\n"),
     ],
 )
 def test_interrupt(options: dict[str, bool], again: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NoReturn
 
 from nnunet_spine_ext.core.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, SpineExtError
@@ -184,10 +184,10 @@ def run(parser: argparse.ArgumentParser, function: str | Callable[..., Any], arg
             signal.signal(signal.SIGTERM, previous)
 
 
-def _again(options: Mapping[str, Any]) -> str:
-    """Return how to start a command again that was interrupted; `options`: all it has, with their values."""
+def _again(options: Collection[str]) -> str:
+    """Return how to start a command again that was interrupted; `options`: all it has."""
     if "resume" in options:
-        return "run it again with --resume" + (" in place of --overwrite" if options.get("overwrite") else "")
+        return "run it again with --resume"
     return "run it again" + (", with --overwrite where results are in its way" if "overwrite" in options else "")
 
 
