@@ -92,7 +92,7 @@ def completed_domain(settings: DomainSettings | None, trainer: str, *, simulated
             file="plans spine_ext.domain.loss.name",
             found=f"{PAIRED!r} for {trainer}, whose patches are taken by one scanner each",
             expected="scanners that are simulated, so that two can take the same patch",
-            fix="set domain.loss.name=coral, or train with -tr nnUNetTrainerSpineShiftDANN",
+            fix="plan with domain.loss.name=coral, or with --preset shift-dann for nnUNetTrainerSpineShiftDANN",
         )
     return replace(settings, key=key)
 

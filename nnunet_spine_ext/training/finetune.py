@@ -133,7 +133,7 @@ class FinetuneMixin(_Trainer):
             )
         refuse_leaks(file, train, validation, subject_of)
         self.print_to_log_file(
-            f"Fine-tuning on {len(train)} cases of {len({subject_of[c] for c in train})} subjects, "
+            f"Fine-tuning on {len(train)} case(s) of {len({subject_of[c] for c in train})} subject(s), "
             f"{len(validation)} validation cases."
         )
         return train, validation

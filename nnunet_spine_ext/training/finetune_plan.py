@@ -264,7 +264,7 @@ def _facts(finetune: FinetuneSettings, selection: Selection, settings: SpineSett
     facts = [f"from {finetune.source.model}, fold {', '.join(finetune.source.checkpoints)}"]
     facts += [f"fold {fold}: SHA-256 {c.original[:16]}… {c.path}" for fold, c in finetune.source.checkpoints.items()]
     facts += [
-        f"{len(finetune.cases)} cases of {finetune.n} subjects ({domains}): {_listed(finetune.cases)}",
+        f"{len(finetune.cases)} case(s) of {finetune.n} subject(s) ({domains}): {_listed(finetune.cases)}",
         f"validation: {_listed(finetune.validation)}",
         f"trained: {finetune.parts}; {settings.train.num_epochs} epochs, learning rate {settings.train.initial_lr:g}",
     ]
