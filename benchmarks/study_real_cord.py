@@ -1,7 +1,7 @@
 """The columns none, match and TTA of the study on real volumes: cord models, six simulated scanners.
 
     python benchmarks/real_cord.py --out CORD
-    python benchmarks/study_real_cord.py --cord CORD --out DIR [--folds 0 1 2] [--quick]
+    python benchmarks/study_real_cord.py --cord CORD --out DIR [--folds 0 1 2] [--step-size 1] [--quick]
 
 Every fold of `real_cord.py` predicts the subject that it never saw, at the source and at five scanners that
 `augment.scanners` simulates on the real volume: contrast, noise and shading are a scanner's, resolution is taken away,
@@ -42,7 +42,7 @@ def left_out(cord: Path, fold: int, folder: Path) -> Path:
     return folder
 
 
-def run_fold(cord: Path, fold: int, out: Path, *, quick: bool) -> Path:
+def run_fold(cord: Path, fold: int, out: Path, *, step_size: float, quick: bool) -> Path:
     """Study the left-out case of a fold with the model of that fold; return the folder."""
     config: dict[str, Any] = {
         "given": {"dataset": str(left_out(cord, fold, out / f"data_{fold}")), "simulate": True},
@@ -52,6 +52,7 @@ def run_fold(cord: Path, fold: int, out: Path, *, quick: bool) -> Path:
         "components": {"single": False, "pairs": False},
         "bootstrap": 100,
         "device": "cpu",
+        "step_size": step_size,
     }
     if quick:
         config["scanners"] = ["ge-1.5t", "philips-1.5t"]
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--cord", type=Path, required=True, help="output of real_cord.py")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--step-size", type=float, default=0.5, help="of the sliding window, in windows (nnU-Net: 0.5)")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--record", type=Path, help="also write the summary to this JSON file")
     arguments = parser.parse_args()
@@ -88,10 +90,16 @@ def main() -> None:
         sys.exit(f"no cord model in {cord}: run benchmarks/real_cord.py --out {cord} first")
     out.mkdir(parents=True, exist_ok=True)
     folds = arguments.folds[:1] if arguments.quick else arguments.folds
-    folders = [run_fold(cord, fold, out, quick=arguments.quick) for fold in folds]
+    folders = [run_fold(cord, fold, out, step_size=arguments.step_size, quick=arguments.quick) for fold in folds]
     found = analyse(joined(folders, out / "all"))
     print(found.render())
-    summary = {"folds": len(folders), "quick": arguments.quick, "void": found.void, **_dice(out / "all")}
+    summary = {
+        "folds": folds,
+        "quick": arguments.quick,
+        "step_size": arguments.step_size,
+        "void": found.void,
+        **_dice(out / "all"),
+    }
     if arguments.record:
         write_json(arguments.record, summary)
     print(json.dumps(summary))
