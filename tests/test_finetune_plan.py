@@ -80,7 +80,7 @@ def test_plans_are_those_of_the_source_for_the_target(nnunet_folders: Folders) -
         "next: nnUNetv2_preprocess -d 902 -plans_name ft -c 3d_fullres",
         "next: nnUNetv2_train 902 3d_fullres 0 -tr nnUNetTrainerSpineFinetune -p ft",
     ]
-    assert "2 subjects (1 ge, 1 philips)" in result.render()
+    assert "2 subject(s) (1 ge, 1 philips)" in result.render()
 
 
 def test_subsets_of_one_source_share_their_data_and_are_nested(nnunet_folders: Folders) -> None:
