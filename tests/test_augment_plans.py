@@ -354,7 +354,6 @@ def _nothing_in_it(plans: dict[str, Any]) -> None:
         (None, {"i": 2}, "E-CONFIG-VALUE", "-i: 2 images; expected 1, the channels of spinePlans.json"),
         (None, {"assignments": ["schedule.ramp_epoch=3"]}, "E-CONFIG-KEY", "did you mean 'ramp_epochs'"),
     ],
-    ids=str,
 )
 def test_plans_that_cannot_be_shown(
     case: tuple[Path, Path], write: Write, tmp_path: Path, change: Any, options: dict[str, Any], code: str, hint: str

@@ -257,6 +257,21 @@ def test_nothing_optional_is_begun_when_the_budget_is_over(tmp_path: Path) -> No
     assert "budget" in found.left_out["b"]
 
 
+def rest(folder: str) -> dict[str, Any]:
+    """Work that takes its time."""
+    time.sleep(0.05)
+    return {}
+
+
+def test_what_would_not_end_within_the_budget_is_not_begun_and_the_rest_is(tmp_path: Path) -> None:
+    costs = {"first": 1, "long": 1000, "short": 1}
+    steps = [Step(name, rest, {"folder": ""}, 1, weight=weight) for name, weight in costs.items()]
+    with Workers(1, {}, tmp_path / "log.txt", inline=True) as workers:
+        found = run_steps(steps, Ledger(tmp_path), workers, deadline=time.monotonic() + 20)
+    assert found.done == ["first", "short"]
+    assert found.left_out == {"long": "it would not be done within the budget of time"}
+
+
 def lose(folder: str, name: str, needs: str = "") -> dict[str, Any]:
     """Work of the step below: cases fail as long as there is a file ``full``."""
     note(folder, name)

@@ -163,7 +163,7 @@ class StudyConfig:
     seeds: of the trainings, and of the cases that are drawn for fine-tuning.
     device: as everywhere. step_size: overlap of windows, as in nnU-Net.
     folds, checkpoint: of given models.
-    bootstrap: draws for intervals. budget: minutes after which nothing new is begun; None: no end.
+    bootstrap: draws for intervals. budget: minutes; what would not end within them is not begun. None: no end.
     """
 
     phantoms: PhantomData | None = None

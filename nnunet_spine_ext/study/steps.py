@@ -124,6 +124,10 @@ class Progress:
         self.count += 1
         self.left -= step.weight
 
+    def expected(self, step: Step) -> float:
+        """Return how many seconds a step will take, by those that were done; 0 before any was."""
+        return step.weight * self._spent / max(self._weight, 1e-9)
+
     def finish(self, step: Step, seconds: float, what: str = "done") -> None:
         """Log a finished step and the time that remains."""
         self.skip(step)
@@ -156,8 +160,8 @@ def run_steps(
 
     Parameters
     ----------
-    pool: a `workers.Workers`. deadline: of `time.monotonic`; optional steps are not begun after it. after: called with
-        each step that was done.
+    pool: a `workers.Workers`. deadline: of `time.monotonic`; optional steps that are not expected to end before it are
+        not begun. after: called with each step that was done.
 
     Raises
     ------
@@ -174,7 +178,7 @@ def run_steps(
         for step in list(waiting):
             if not set(step.needs) <= ended:
                 continue
-            reason = _reason(step, outcome, deadline, ledger)
+            reason = _reason(step, outcome, None if deadline is None else deadline - progress.expected(step), ledger)
             if reason is None and len(running) >= pool.jobs:
                 break
             waiting.remove(step)
@@ -207,15 +211,18 @@ def run_steps(
     return outcome
 
 
-def _reason(step: Step, outcome: Outcome, deadline: float | None, ledger: Ledger) -> str | None:
-    """Return why a step is not run: empty when it is done already, None when it is to be run."""
+def _reason(step: Step, outcome: Outcome, latest: float | None, ledger: Ledger) -> str | None:
+    """Return why a step is not run: empty when it is done already, None when it is to be run.
+
+    `latest`: when it may be begun at the latest, by `time.monotonic`.
+    """
     for need in step.needs:
         if need in outcome.failed or need in outcome.left_out:
             return f"it needs {need!r}, which was not done"
-    over = step.optional and deadline is not None and time.monotonic() > deadline
+    over = step.optional and latest is not None and time.monotonic() > latest
     if ledger.is_done(step) and (over or ledger.is_whole(step)):
         return ""
-    return "the budget of time is over" if over else None
+    return "it would not be done within the budget of time" if over else None
 
 
 def problem_of(name: str, error: BaseException) -> Problem:

@@ -111,7 +111,8 @@ class HarmonizationConfig:
         training harmonizers and judges them; the first if not named.
     harmonizer: how CycleGANs are trained; arms change its weights. by_arm: more assignments, by name of the arm.
     arms: names of `arms.ARMS`. seeds: of all trainings.
-    device: as everywhere. bootstrap: draws for intervals. budget: minutes after which nothing new is begun.
+    device: as everywhere. bootstrap: draws for intervals. budget: minutes; what would not end within them
+        is not begun.
     """
 
     phantoms: PhantomVendors | None = None
