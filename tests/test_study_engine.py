@@ -112,6 +112,9 @@ def test_a_file_or_a_preset(tmp_path: Path) -> None:
     file.write_text("phantoms: {tests: 3}\n")
     with pytest.raises(UsageError, match=r"mine\.yaml"):
         read_config(file, None)
+    good = tmp_path / "good.yaml"
+    good.write_text("given: {dataset: data, domain: site, source: a}\nmodels: {source: model}\nstrategies: [none]\n")
+    assert read_config(None, str(good)) == read_config(good, None), "a file is a preset, too"
 
 
 def test_conditions_are_six_scanners_six_components_and_fifteen_pairs() -> None:

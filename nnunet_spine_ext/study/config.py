@@ -260,6 +260,9 @@ def read_config(source: str | Path | None, preset: str | None, assignments: Sequ
     if (source is None) == (preset is None):
         found = "neither a file nor --preset" if source is None else "a file and --preset"
         raise wrong("study", found, "one of them", "give a YAML file, or for example --preset cpu")
+    if preset is not None and preset.endswith((".yaml", ".yml")):
+        # As evaluations of harmonization take it.
+        source, preset = preset, None
     if preset is not None and preset not in preset_names():
         raise UsageError(
             "E-PRESET",
