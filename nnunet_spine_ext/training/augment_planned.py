@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
@@ -98,7 +99,8 @@ def planned_input(
     loaded = (1,) * flat + crop
     start = _start(seg, whole)
     before = [at - (more - n) // 2 for at, more, n in zip(start, loaded, whole, strict=True)]
-    cut, outside = _cut(data, before, loaded, 0.0), _cut(seg, before, loaded, -1)[0].astype(np.int16)
+    box = [[at, at + more] for at, more in zip(before, loaded, strict=True)]
+    cut, outside = crop_and_pad_nd(data, box, 0), crop_and_pad_nd(seg, box, -1)[0].astype(np.int16)
     context = Context(
         shape=patch,
         source_shape=loaded[flat:],
@@ -206,17 +208,6 @@ def _start(seg: Array, patch: Sequence[int]) -> list[int]:
         # One slice: the one with most of them.
         start[0] = int(np.bincount(found[:, 0]).argmax())
     return start
-
-
-def _cut(array: Array, start: Sequence[int], size: Sequence[int], beyond: float) -> Array:
-    """Return a box of (C, *spatial) that may reach beyond it."""
-    result = np.full((len(array), *size), beyond, dtype=array.dtype)
-    inner, outer = [slice(None)], [slice(None)]
-    for at, n, there in zip(start, size, array.shape[1:], strict=True):
-        inner.append(slice(max(at, 0), min(at + n, there)))
-        outer.append(slice(max(-at, 0), min(there - at, n)))
-    result[tuple(outer)] = array[tuple(inner)]
-    return result
 
 
 def _part(grid: Volume, start: Sequence[int], size: Sequence[int], order: Sequence[int]) -> Volume:
