@@ -27,6 +27,7 @@ CASES = {
 SHORT = {"num_epochs": 2, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "seed": 1}
 
 Change = Callable[[dict[str, Any]], None]
+State = dict[str, torch.Tensor]
 
 
 def nothing(_content: dict[str, Any]) -> None:
@@ -127,3 +128,20 @@ def trainer_of(
     change(plans)
     dataset_json = json.loads((folder / "dataset.json").read_text())
     return kind(plans, CONFIGURATION, fold, dataset_json, torch.device("cpu"))
+
+
+def source_weights(folders: dict[str, Path]) -> State:
+    """Return the weights of the source model."""
+    path = next(folders["nnUNet_results"].glob("Dataset901*/*/fold_0/checkpoint_final.pth"))
+    weights: State = torch.load(path, weights_only=False)["network_weights"]
+    return weights
+
+
+def copied(trainer: Any) -> State:
+    """Return the weights of a trainer as they are now."""
+    return {key: value.detach().clone() for key, value in trainer.network.state_dict().items()}
+
+
+def equal(one: State, other: State) -> set[str]:
+    """Return the names of the tensors that are equal to the byte."""
+    return {key for key in one if one[key].numpy().tobytes() == other[key].numpy().tobytes()}

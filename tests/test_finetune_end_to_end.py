@@ -36,20 +36,30 @@ def call(command: str, *words: object, fails: bool = False, **variables: str) ->
     return text
 
 
-def test_plan_train_and_predict(nnunet_folders: dict[str, Path]) -> None:
-    raw = nnunet_folders["nnUNet_raw"]
+def make_target(raw: Path) -> None:
+    """Make four spines on two scanners: Dataset902_Target."""
     phantom(
         raw, n=4, region="lumbar", spacing=(4.0, 4.0, 4.0), scanner=["ge-1.5t", "philips-3t"], dataset_id=902,
         name="Target", pathologies=False, width=60.0, supersample=1,
     )  # fmt: skip
+
+
+def planned_steps(source: Path) -> list[list[str]]:
+    """Plan to go on from a model, and return the commands that are said to come next."""
+    words = ["-m", source, "-d", 902, "--name", NAME, "--n", 2, "--set", *SHORT]
+    lines = call("nnUNetv2_spine_finetune_plan", *words).splitlines()
+    return [line.removeprefix("next: ").split() for line in lines if line.startswith("next: ")]
+
+
+def test_plan_train_and_predict(nnunet_folders: dict[str, Path]) -> None:
+    raw = nnunet_folders["nnUNet_raw"]
+    make_target(raw)
     source = nnunet_folders["nnUNet_results"] / "Dataset901_Toy" / "nnUNetTrainerSpine__nnUNetPlans__3d_fullres"
     make_model(source, labels=LABELS14, sided=SIDED14, spacing=(4.0, 4.0, 4.0))
     folder = nnunet_folders["nnUNet_preprocessed"] / "Dataset902_Target"
     splits = (folder / "splits_final.json").read_bytes()
 
-    words = ["-m", source, "-d", 902, "--name", NAME, "--n", 2, "--set", *SHORT]
-    steps = [line.removeprefix("next: ").split() for line in call("nnUNetv2_spine_finetune_plan", *words).splitlines()
-             if line.startswith("next: ")]  # fmt: skip
+    steps = planned_steps(source)
     assert [step[0] for step in steps] == ["nnUNetv2_extract_fingerprint", "nnUNetv2_preprocess", "nnUNetv2_train"]
     call(*steps[0], "-np", 1)
     call(*steps[1], "-np", 1)
@@ -73,10 +83,7 @@ def test_plan_train_and_predict(nnunet_folders: dict[str, Path]) -> None:
 
 def test_a_soft_model_goes_on_with_soft_labels(nnunet_folders: dict[str, Path]) -> None:
     raw = nnunet_folders["nnUNet_raw"]
-    phantom(
-        raw, n=4, region="lumbar", spacing=(4.0, 4.0, 4.0), scanner=["ge-1.5t", "philips-3t"], dataset_id=902,
-        name="Target", pathologies=False, width=60.0, supersample=1,
-    )  # fmt: skip
+    make_target(raw)
     soft = raw / "Dataset902_Target" / "softLabelsTr"
     soft.mkdir()
     for mask in sorted((soft.parent / "labelsTr").glob("*.nii.gz")):
@@ -89,9 +96,7 @@ def test_a_soft_model_goes_on_with_soft_labels(nnunet_folders: dict[str, Path]) 
     plans["spine_ext"] |= {"soft": {"loss": {"name": "adaptive_wing"}}, "augment": {"config": {"transforms": []}}}
     write_json(source / "plans.json", plans)
 
-    words = ["-m", source, "-d", 902, "--name", NAME, "--n", 2, "--set", *SHORT]
-    steps = [line.removeprefix("next: ").split() for line in call("nnUNetv2_spine_finetune_plan", *words).splitlines()
-             if line.startswith("next: ")]  # fmt: skip
+    steps = planned_steps(source)
     for step in steps[:2]:
         call(*step, "-np", 1)
     log = call(*steps[2], "-device", "cpu", nnUNet_n_proc_DA="0")

@@ -10,7 +10,19 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from finetune_builder import CASES, CONFIGURATION, NAME, TARGET, edit, preprocess, source_model, target_dataset
+from finetune_builder import (
+    CASES,
+    CONFIGURATION,
+    NAME,
+    TARGET,
+    copied,
+    edit,
+    equal,
+    preprocess,
+    source_model,
+    source_weights,
+    target_dataset,
+)
 from finetune_builder import trainer_of as build
 from soft_model import set_background
 
@@ -27,7 +39,6 @@ from nnunet_spine_ext.training.settings import settings_from_plans
 from nnunet_spine_ext.training.soft import nnUNetTrainerSpineSoft
 
 Folders = dict[str, Path]
-State = dict[str, torch.Tensor]
 TWO = {"background": 0, "cord": 1, "canal": 2}
 STILL = {"config": {"transforms": []}}
 SHAPE = (18, 20, 20)
@@ -78,21 +89,6 @@ def planned(
 
 def trainer_of(folders: Folders, kind: Any = nnUNetTrainerSpineFinetuneSoft, **options: Any) -> Any:
     return build(folders["nnUNet_preprocessed"] / TARGET, kind=kind, **options)
-
-
-def source_weights(folders: Folders) -> State:
-    path = next(folders["nnUNet_results"].glob("Dataset901*/*/fold_0/checkpoint_final.pth"))
-    weights: State = torch.load(path, weights_only=False)["network_weights"]
-    return weights
-
-
-def copied(trainer: Any) -> State:
-    return {key: value.detach().clone() for key, value in trainer.network.state_dict().items()}
-
-
-def equal(one: State, other: State) -> set[str]:
-    """Return the names of the tensors that are equal to the byte."""
-    return {key for key in one if one[key].numpy().tobytes() == other[key].numpy().tobytes()}
 
 
 def test_plans_keep_the_soft_settings_and_name_the_trainer(nnunet_folders: Folders) -> None:

@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finetune_builder import CONFIGURATION, NAME, TARGET, edit, planned, preprocess, trainer_of
+from finetune_builder import (
+    CONFIGURATION,
+    NAME,
+    TARGET,
+    copied,
+    edit,
+    equal,
+    planned,
+    preprocess,
+    source_weights,
+    trainer_of,
+)
 from model_builder import LABELS14, make_image
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -29,28 +40,12 @@ from nnunet_spine_ext.training.settings import settings_from_plans
 from nnunet_spine_ext.training.shift import nnUNetTrainerSpineShift
 
 Folders = dict[str, Path]
-State = dict[str, torch.Tensor]
 HEADS = ".seg_layers."
 
 
 @pytest.fixture(autouse=True)
 def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-
-
-def source_weights(folders: Folders) -> State:
-    path = next(folders["nnUNet_results"].glob("Dataset901*/*/fold_0/checkpoint_final.pth"))
-    weights: State = torch.load(path, weights_only=False)["network_weights"]
-    return weights
-
-
-def copied(trainer: Any) -> State:
-    return {key: value.detach().clone() for key, value in trainer.network.state_dict().items()}
-
-
-def equal(one: State, other: State) -> set[str]:
-    """Return the names of the tensors that are equal to the byte."""
-    return {key for key in one if one[key].numpy().tobytes() == other[key].numpy().tobytes()}
 
 
 def test_equal_labels_take_every_weight_over(nnunet_folders: Folders) -> None:
