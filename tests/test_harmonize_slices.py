@@ -299,7 +299,7 @@ def test_an_unknown_vendor_or_key_names_the_nearest(tmp_path: Path) -> None:
 
 def test_a_single_vendor_cannot_be_harmonized(tmp_path: Path) -> None:
     folder = dataset(tmp_path, TWO[:1])
-    with pytest.raises(UsageError, match=r"no manufacturer but the target's: Siemens \(1 cases\).*E-SLICE-SINGLE"):
+    with pytest.raises(UsageError, match=r"no manufacturer but the target's: Siemens \(1 case\).*E-SLICE-SINGLE"):
         other_vendors([folder], ["Siemens"])
 
 

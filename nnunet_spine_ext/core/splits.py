@@ -108,6 +108,12 @@ def shorten(names: Collection[str], limit: int = 8) -> str:
     return ", ".join(listed[:limit]) + more
 
 
+def case_counts(counts: Mapping[str, int]) -> str:
+    """Return how many cases each name has, for a message, sorted by name."""
+    shown = (f"{name} ({count} case{'' if count == 1 else 's'})" for name, count in sorted(counts.items()))
+    return "; ".join(shown) or "nothing"
+
+
 def refuse_test_leak(records: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
     """Raise UsageError when a subject has training and test cases; `records` as in cases.json."""
     test = {row["subject"] for row in records.values() if row.get("test")}

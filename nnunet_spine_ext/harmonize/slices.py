@@ -16,7 +16,7 @@ from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.dataset import CASES_FILE
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem, UsageError
 from nnunet_spine_ext.core.io import read_json
-from nnunet_spine_ext.core.splits import shorten
+from nnunet_spine_ext.core.splits import case_counts, shorten
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.harmonize.matching import looks_like_ct
 from nnunet_spine_ext.harmonize.progress import paced
@@ -101,7 +101,7 @@ def other_vendors(
         raise UsageError(
             "E-SLICE-SINGLE",
             file=", ".join(str(folder) for folder in datasets),
-            found=f"no {key} but the target's: {_counted(counts)}",
+            found=f"no {key} but the target's: {case_counts(counts)}",
             expected="scans of the target and of at least one other vendor",
             fix="add datasets of other scanners (masks are not needed), or name another key of cases.json",
         )
@@ -232,7 +232,7 @@ def _known(
             "E-SLICE-VENDOR",
             file=", ".join(str(folder) for folder in datasets),
             found=f"no case whose {key} is {', '.join(map(repr, absent))}" if absent else "no vendor named",
-            expected=f"one of {_counted(counts)}",
+            expected=f"one of {case_counts(counts)}",
             fix=nearest(absent[0] if absent else "", counts),
         )
     return {by_name[value.strip().lower()]: 1 for value in values}
@@ -245,10 +245,13 @@ def _mixed(cases: Sequence[_Case], settings: SliceSettings) -> list[Problem]:
         return []
     return [
         _warning(
-            "W-SLICE-CONTRAST", cases[0].dataset, f"cases of several contrasts: {_counted(contrasts)}", "one contrast",
+            "W-SLICE-CONTRAST",
+            cases[0].dataset,
+            f"cases of several contrasts: {case_counts(contrasts)}",
+            "one contrast",
             "name the contrast in the settings, or contrasts are taken for styles of scanners",
         )
-    ]  # fmt: skip
+    ]
 
 
 def _with_spacing(cases: Sequence[_Case], settings: SliceSettings) -> SliceSettings:
@@ -384,10 +387,6 @@ def _empty(
         expected="at least one sagittal MR slice",
         fix="look at the warnings, and correct the datasets or the settings",
     )
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return "; ".join(f"{name} ({count} cases)" for name, count in counts.items()) or "nothing"
 
 
 def _warning(code: str, file: str | Path, found: str, expected: str, fix: str) -> Problem:

@@ -21,9 +21,6 @@ DomainLossName = Literal["dann", "cdan", "coral", "mmd", "paired"]
 ADVERSARIAL: tuple[DomainLossName, ...] = ("dann", "cdan")
 """Losses whose gradient is reversed on its way to the encoder; the others are distances to be made small."""
 
-PAIRED: DomainLossName = "paired"
-"""The loss that needs every patch as two domains show it."""
-
 # Widths of the kernels relative to the median distance of two features: near and far structure both count.
 _BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _SMALLEST = 1e-8
@@ -74,6 +71,11 @@ class DomainLossSettings:
     def largest(self) -> float:
         """The lambda that the schedule rises to."""
         return self.strength if self.strength is not None else 0.1 if self.name in ADVERSARIAL else 1.0
+
+    @property
+    def paired(self) -> bool:
+        """Whether every patch has to be seen as two domains show it."""
+        return self.name == "paired"
 
 
 def balanced_cross_entropy(

@@ -12,7 +12,6 @@ from torch.nn import functional
 from nnunet_spine_ext.losses.domain import (
     ADVERSARIAL,
     DISTANCES,
-    PAIRED,
     DomainLossSettings,
     balanced_cross_entropy,
     damping,
@@ -79,7 +78,7 @@ class DomainAlignment(nn.Module):
         return Aligned(loss, logits)
 
     def _distance(self, features: Tensor, domains: Tensor) -> Tensor:
-        if self.settings.name == PAIRED:
+        if self.settings.paired:
             first, second = pooled(features).tensor_split(2)
             return unshared(first, second)
         return DISTANCES[self.settings.name](features, domains, voxels=self.settings.voxels)

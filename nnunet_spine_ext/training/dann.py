@@ -16,7 +16,6 @@ from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Pipeline, Plan
 from nnunet_spine_ext.augment.scanner_mix import ScannerMix
 from nnunet_spine_ext.core.errors import SetupError
-from nnunet_spine_ext.losses.domain import PAIRED
 from nnunet_spine_ext.training.base import nnUNetTrainerSpine, refuse_soft_settings
 from nnunet_spine_ext.training.domain import DomainAlignmentMixin
 from nnunet_spine_ext.training.domain_cases import CaseDomains, case_domains
@@ -150,11 +149,11 @@ class nnUNetTrainerSpineShiftDANN(DeviceAugmentationMixin, SimulatedDomainsMixin
 
     def _keys(self, cases: Sequence[str], epoch: int, step: int) -> list[SampleKey]:
         keys = super()._keys(cases, epoch, step)
-        return [*keys, *map(self._mix.other, keys)] if self.domain.loss.name == PAIRED else keys
+        return [*keys, *map(self._mix.other, keys)] if self.domain.loss.paired else keys
 
     def _augmented(self, crops: tuple[Tensor, ...], plan: Plan) -> tuple[Tensor, Tensor | list[Tensor]]:
         """Return what the network and the loss get; with ``paired`` every crop twice, and targets of the first."""
-        if self.domain.loss.name != PAIRED:
+        if not self.domain.loss.paired:
             return super()._augmented(crops, plan)
         data, target = super()._augmented(tuple(torch.cat((crop, crop)) for crop in crops), plan)
         count = len(data) // 2

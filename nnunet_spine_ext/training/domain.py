@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import atomic_path
 from nnunet_spine_ext.core.splits import shorten
-from nnunet_spine_ext.losses.domain import ADVERSARIAL, PAIRED
+from nnunet_spine_ext.losses.domain import ADVERSARIAL
 from nnunet_spine_ext.networks.bottleneck import BottleneckNetwork
 from nnunet_spine_ext.networks.domain_alignment import DomainAlignment, strength_at
 from nnunet_spine_ext.training.base import building_for_training, nnUNetTrainerSpine
@@ -67,7 +67,7 @@ class DomainAlignmentMixin(_Trainer):
         if not building_for_training():
             return network
         domain = settings_from_plans(plans_manager.plans).domain
-        return BottleneckNetwork(network, twice=domain is not None and domain.loss.name == PAIRED)
+        return BottleneckNetwork(network, twice=domain is not None and domain.loss.paired)
 
     def initialize(self) -> None:
         """Refuse what cannot be aligned, find out which domains there are, then initialize as nnU-Net does."""

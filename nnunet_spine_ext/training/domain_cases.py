@@ -11,7 +11,7 @@ from typing import Any
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import read_json
-from nnunet_spine_ext.core.splits import shorten
+from nnunet_spine_ext.core.splits import case_counts, shorten
 from nnunet_spine_ext.training.domain_settings import DomainSettings
 
 _FILE = "cases.json"
@@ -71,7 +71,7 @@ def case_domains(
         raise _error(
             "E-DOMAIN-SINGLE",
             path,
-            f"{_counted(counts)} among the {len(train)} training cases by {settings.key}",
+            f"{case_counts(counts)} among the {len(train)} training cases by {settings.key}",
             "at least two domains",
             "add cases of another domain (masks are not needed), choose another domain.key, or simulate scanners: "
             "-tr nnUNetTrainerSpineShiftDANN",
@@ -81,7 +81,7 @@ def case_domains(
         raise _error(
             "E-DOMAIN-SOURCE",
             path,
-            f"no training case with a mask outside the targets ({_counted(counts)})",
+            f"no training case with a mask outside the targets ({case_counts(counts)})",
             "a domain with masks to learn from",
             "take a domain out of domain.target, or add cases with masks",
         )
@@ -183,11 +183,6 @@ def _targets(path: Path, labels: Mapping[str, str], settings: DomainSettings) ->
             f"correct domain.target; {nearest(absent[0], found)}",
         )
     return targets
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    shown = (f"{name} ({count} case{'' if count == 1 else 's'})" for name, count in sorted(counts.items()))
-    return "; ".join(shown) or "nothing"
 
 
 def _error(code: str, path: Path, found: str, expected: str, fix: str) -> SetupError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from nnunet_spine_ext.core.errors import SetupError, UsageError
-from nnunet_spine_ext.losses.domain import PAIRED, DomainLossSettings
+from nnunet_spine_ext.losses.domain import DomainLossSettings
 
 SIMULATED = "simulated"
 """The key of domains that are not read from cases.json: the simulated scanner of a sample."""
@@ -86,11 +86,11 @@ def completed_domain(settings: DomainSettings | None, trainer: str, *, simulated
             expected=f"its domains: {what}",
             fix=f"leave domain.key out, or train with -tr {other}",
         )
-    if settings.loss.name == PAIRED and not simulated:
+    if settings.loss.paired and not simulated:
         raise SetupError(
             "E-TRAINER-DOMAIN",
             file="plans spine_ext.domain.loss.name",
-            found=f"{PAIRED!r} for {trainer}, whose patches are taken by one scanner each",
+            found=f"{settings.loss.name!r} for {trainer}, whose patches are taken by one scanner each",
             expected="scanners that are simulated, so that two can take the same patch",
             fix="plan with domain.loss.name=coral, or with --preset shift-dann for nnUNetTrainerSpineShiftDANN",
         )
