@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from nnunet_spine_ext.augment import acquisition, physics
 from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.phantom.kept import Kept
 from nnunet_spine_ext.phantom.protocols import Protocol
-from nnunet_spine_ext.phantom.signal import SignalTable, Texture
+from nnunet_spine_ext.phantom.signal import SignalTable, Texture, look_up, tissue_index
 from nnunet_spine_ext.phantom.tissues import TISSUE_ID
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -78,6 +80,7 @@ def form_image(
     texture: Texture,
     settings: ScanSettings,
     generator: torch.Generator,
+    kept: Kept | None = None,
 ) -> Volume:
     """Form one magnitude image.
 
@@ -86,6 +89,7 @@ def form_image(
     tissue: uint8 on the supersampled grid, shape a whole multiple of the image's along each axis.
     semantic: nnunet14 labels on the image's grid; tells where cord and bodies are.
     generator: randomness of coils and noise; equal state, equal image.
+    kept: what other images of the same `tissue`, `semantic` and `texture` have computed; the image is the same without.
 
     Returns
     -------
@@ -99,27 +103,49 @@ def form_image(
     if any(factor != int(factor) or factor < 1 for factor in factors):
         msg = f"a tissue map of shape {tissue.shape} is no multiple of the grid {semantic.shape}"
         raise ValueError(msg)
-    planes = _sample_planes(tissue, semantic, protocol, table, texture, settings)
-    complex_image = _sample_slices(planes, semantic, protocol)
-    image = complex_image.real if table.phase == 0 else complex_image.abs()
-    acquired = [size * ratio for size, ratio in zip(semantic.spacing, protocol.resolution, strict=True)]
-    image = acquisition.limit_resolution(image, semantic.spacing, acquired, window=settings.window)
-    image = image * _saturation(semantic, settings)
-    return semantic.with_array(_receive(image, tissue, semantic, protocol, table, settings, generator))
+    kept = Kept(keep=False) if kept is None else kept
+    shift = _fat_shift(tissue.shape, semantic, protocol, table, settings)
+    # All that `_sample` takes from protocol and settings.
+    acquired = (protocol.volume, protocol.gap, protocol.resolution)
+    drawn = (settings.fat_axis, settings.window, settings.saturation, settings.band_distance)
+    image = kept.get(
+        ("sampled", table.key, shift, acquired, drawn),
+        lambda: _sample(tissue, semantic, protocol, table, texture, settings, shift, kept),
+    )
+    return semantic.with_array(_receive(image, tissue, semantic, protocol, table, settings, generator, kept))
+
+
+def _sample(
+    tissue: Array,
+    grid: Volume,
+    protocol: Protocol,
+    table: SignalTable,
+    texture: Texture,
+    settings: ScanSettings,
+    shift: int,
+    kept: Kept,
+) -> Tensor:
+    """Signal on the image's grid before coils and noise, (X, Y, Z)."""
+    planes = _sample_planes(tissue, grid, table, texture, shift, settings.fat_axis, kept)
+    sampled = _sample_slices(planes, grid, protocol)
+    image = sampled.real if table.phase == 0 else sampled.abs()
+    acquired = [size * ratio for size, ratio in zip(grid.spacing, protocol.resolution, strict=True)]
+    image = acquisition.limit_resolution(image, grid.spacing, acquired, window=settings.window)
+    return image * _saturation(grid, settings)
 
 
 def _sample_planes(
-    tissue: Array, grid: Volume, protocol: Protocol, table: SignalTable, texture: Texture, settings: ScanSettings
+    tissue: Array, grid: Volume, table: SignalTable, texture: Texture, shift: int, axis: int, kept: Kept
 ) -> Tensor:
     """In-plane k-space sampling of every sub-slice: (X, Y, sub-slices), complex if fat has a phase."""
     count = tissue.shape[2]
     per_slab = max(1, _SLAB_VOXELS // (tissue.shape[0] * tissue.shape[1]))
-    shift = _fat_shift(tissue.shape, grid, protocol, table, settings)
     planes = []
     for start in range(0, count, per_slab):
         slab = slice(start, min(count, start + per_slab))
         part = np.ascontiguousarray(tissue[:, :, slab].transpose(2, 0, 1))
-        signal = _signal_of(part, table, texture.factors(part, slab, count), shift, settings.fat_axis)
+        factors = kept.get(("factors", start), partial(texture.factors, part, slab, count))
+        signal = _signal_of(part, table, factors, shift, axis)
         planes.append(_crop_plane(signal, grid.shape[:2]))
     return torch.cat(planes).permute(1, 2, 0)
 
@@ -138,20 +164,25 @@ def _signal_of(tissue: Array, table: SignalTable, texture: tuple[Tensor, Tensor]
     """Complex or real signal of a slab (n, X, Y); fat arrives `shift` voxels away from where it is."""
     factor, streak = texture
     fat_signal = float(table.fat[TISSUE_ID["fat"]])
-    water = torch.from_numpy(table.water[tissue]) * factor * (1 - streak)
-    fat = torch.from_numpy(table.fat[tissue]) * factor + fat_signal * streak
+    index, part = tissue_index(tissue), 1 - streak
+    water = look_up(table.water, index).mul_(factor).mul_(part)
+    fat = look_up(table.fat, index).mul_(factor).add_(torch.mul(streak, fat_signal, out=part))
     if shift:
         fat = _shifted(fat, shift, axis + 1)
     if table.phase == 0:
-        return water + fat
+        return water.add_(fat)
     return water + fat * complex(np.cos(table.phase), np.sin(table.phase))
 
 
 def _shifted(field: Tensor, shift: int, axis: int) -> Tensor:
     """Move along an axis; what comes in repeats the edge."""
     size = field.shape[axis]
-    index = (torch.arange(size) - shift).clamp(0, size - 1)
-    return field.index_select(axis, index)
+    edge = field.narrow(axis, 0 if shift > 0 else size - 1, 1)
+    steps = min(abs(shift), size)
+    repeated = edge.expand([steps if k == axis else n for k, n in enumerate(field.shape)])
+    if shift > 0:
+        return torch.cat((repeated, field.narrow(axis, 0, size - steps)), axis)
+    return torch.cat((field.narrow(axis, steps, size - steps), repeated), axis)
 
 
 def _crop_plane(signal: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -209,9 +240,10 @@ def _receive(
     table: SignalTable,
     settings: ScanSettings,
     generator: torch.Generator,
+    kept: Kept,
 ) -> Array:
     """Shade by the coils, add noise, correct part of the shading, scale to int16."""
-    coils = _coil_field(tissue, grid, settings, generator)
+    coils = _coil_field(tissue, grid, settings, generator, kept)
     coils = coils / _reference(coils, grid)
     control = settings.shading * torch.randn(1, 1, 5, 5, 5, generator=generator)
     shading = acquisition.bias_field(control, grid.shape)[0, 0]
@@ -259,9 +291,9 @@ def _reference(field: Tensor, grid: Volume) -> float:
     return float(field.median())
 
 
-def _coil_field(tissue: Array, grid: Volume, settings: ScanSettings, generator: torch.Generator) -> Tensor:
+def _coil_field(tissue: Array, grid: Volume, settings: ScanSettings, generator: torch.Generator, kept: Kept) -> Tensor:
     """Sensitivity of an array that follows the back, and of a weaker one in front if there is one, (X, Y, Z)."""
-    heights, backs, fronts, middle = _outline(tissue, grid)
+    heights, backs, fronts, middle = kept.get("outline", lambda: _outline(tissue, grid))
     low, high = float(heights.min()), float(heights.max())
     number = max(2, int(np.ceil((high - low) / 110)) + 1)
     start = float(torch.rand((), generator=generator)) * 40 - 20
@@ -276,7 +308,10 @@ def _coil_field(tissue: Array, grid: Volume, settings: ScanSettings, generator: 
     gains[:, len(centres) // 2 :] *= settings.front
     positions = torch.tensor(centres, dtype=torch.float64)[None]
     affine = torch.from_numpy(grid.affine)
-    return acquisition.surface_coils(positions, gains, settings.coil_radius, affine, grid.shape)[0, 0]
+    return kept.get(
+        ("coils", positions.numpy().tobytes(), gains.numpy().tobytes(), settings.coil_radius),
+        lambda: acquisition.surface_coils(positions, gains, settings.coil_radius, affine, grid.shape)[0, 0],
+    )
 
 
 def _outline(tissue: Array, grid: Volume) -> tuple[Array, Array, Array, float]:

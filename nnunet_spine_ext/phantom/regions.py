@@ -59,7 +59,7 @@ class Place:
 
 def put(out: Tissue, where: Mask, name: str) -> None:
     """Write a tissue where a (broadcastable) mask is true."""
-    out[np.broadcast_to(where, out.shape)] = TISSUE_ID[name]
+    np.copyto(out, np.uint8(TISSUE_ID[name]), where=where)
 
 
 def paint_inside(spine: Spine, place: Place, out: Tissue) -> None:

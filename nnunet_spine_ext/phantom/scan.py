@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +15,10 @@ from nnunet_spine_ext.augment.profiles import Scanner
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.phantom.protocols import Protocol
 from nnunet_spine_ext.phantom.scanners import at_scanner
+
+if TYPE_CHECKING:
+    from nnunet_spine_ext.phantom.kept import Kept
+    from nnunet_spine_ext.phantom.signal import Texture
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -95,6 +100,7 @@ def scan_subject(request: ScanRequest, index: int) -> list[Scan]:
     """
     import torch
 
+    from nnunet_spine_ext.phantom.kept import Kept
     from nnunet_spine_ext.phantom.paint import paint
     from nnunet_spine_ext.phantom.parameters import sample_parameters
     from nnunet_spine_ext.phantom.spine import build_spine
@@ -110,17 +116,28 @@ def scan_subject(request: ScanRequest, index: int) -> list[Scan]:
         )
         spine = build_spine(parameters)
         pose = _pose(np.random.default_rng(seeds["pose"]), request.oblique)
-        painted: dict[bytes, Any] = {}
-        scans = []
         scanner = request.scanner(index)
+        plans = []
         for planned in request.protocols:
             protocol = planned if scanner is None else at_scanner(planned, scanner)
             box = _box(spine, request, protocol, pose)
             grid = scan_grid(box, protocol, pose.angles, request.supersample)
-            if grid.key not in painted:
-                painted = {grid.key: paint(spine, grid.affine, grid.shape, grid.supersample)}
             # Generators are made anew per protocol: adding one to a run leaves the others as they were.
-            scans.append(_scan(request, index, protocol, parameters, painted[grid.key], grid, seeds["person"]))
+            plans.append(_plan(request, index, protocol, parameters, grid, seeds["person"]))
+        uses = Counter((plan.grid.key, plan.texture) for plan in plans)
+        painted: dict[bytes, Any] = {}
+        kept: dict[tuple[bytes, _TextureKey], Kept] = {}
+        scans = []
+        for plan in plans:
+            key = (plan.grid.key, plan.texture)
+            if key not in kept:
+                # What the last grid or texture needed goes before the next is made.
+                kept = {}
+                if plan.grid.key not in painted:
+                    painted = {}
+                    painted = {plan.grid.key: paint(spine, plan.grid.affine, plan.grid.shape, plan.grid.supersample)}
+                kept = {key: Kept(keep=uses[key] > 1)}
+            scans.append(_scan(request, index, plan, parameters, painted[plan.grid.key], kept[key]))
         return scans
     finally:
         torch.set_num_threads(threads)
@@ -195,21 +212,38 @@ def _rotation(angles: Array) -> Array:
     return result
 
 
-def _scan(
+@dataclass(frozen=True)
+class _TextureKey:
+    """All that decides the texture of a person's tissue on a grid: `seed` of the fibres, fat of muscle, flow."""
+
+    seed: int
+    muscle_fat: float
+    flow: float
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """All that is drawn for one scan before its image is formed."""
+
+    protocol: Protocol
+    grid: Grid
+    marrow_fat: float
+    properties: Any
+    settings: Any
+    texture: _TextureKey
+    noise_seed: int
+
+
+def _plan(
     request: ScanRequest,
     index: int,
     protocol: Protocol,
     parameters: Any,
-    painted: Any,
     grid: Grid,
     person: np.random.SeedSequence,
-) -> Scan:
-    """Form the image of one protocol from the painted anatomy."""
-    import torch
-
-    from nnunet_spine_ext.phantom.acquisition import draw_settings, form_image
-    from nnunet_spine_ext.phantom.computed import form_ct
-    from nnunet_spine_ext.phantom.signal import Texture, signal_table
+) -> _Plan:
+    """Draw what belongs to the person and what belongs to the acquisition."""
+    from nnunet_spine_ext.phantom.acquisition import draw_settings
     from nnunet_spine_ext.phantom.tissues import marrow_fat_fraction, tissue_properties
 
     own = np.random.default_rng(person)
@@ -217,21 +251,32 @@ def _scan(
     fat = marrow_fat_fraction(parameters.age, parameters.sex, own)
     # CT has no field; its tissues draw as many numbers as those of any other scan of the person.
     properties = tissue_properties(protocol.field_strength or _ANY_FIELD, rng=own, marrow_fat=fat)
-    fibres = torch.Generator().manual_seed(int(own.integers(2**62)))
+    fibres = int(own.integers(2**62))
     rng = np.random.default_rng((request.seed, index, zlib.crc32(protocol.name.encode())))
     actual = _with_scatter(protocol, rng)
     settings = draw_settings(actual, rng)
-    semantic = Volume(np.asarray(painted.semantic, dtype=np.uint8), grid.affine)
-    vertical = int(np.argmax(np.abs(grid.affine[2, :3])))
-    extent = np.asarray(grid.shape) * np.asarray(semantic.spacing)
     flow = float(rng.uniform(0.1, 0.6)) if protocol.contrast == "T2w" else 0.0
-    texture = Texture(extent.tolist(), vertical, fibres, muscle_fat=parameters.body.muscle_fat, flow=flow)
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    texture = _TextureKey(fibres, parameters.body.muscle_fat, flow)
+    return _Plan(actual, grid, fat, properties, settings, texture, int(rng.integers(2**62)))
+
+
+def _scan(request: ScanRequest, index: int, plan: _Plan, parameters: Any, painted: Any, kept: Kept) -> Scan:
+    """Form the image of one protocol from the painted anatomy."""
+    import torch
+
+    from nnunet_spine_ext.phantom.acquisition import form_image
+    from nnunet_spine_ext.phantom.computed import form_ct
+    from nnunet_spine_ext.phantom.signal import signal_table
+
+    grid, actual = plan.grid, plan.protocol
+    semantic = Volume(np.asarray(painted.semantic, dtype=np.uint8), grid.affine)
+    texture = kept.get("texture", lambda: _texture(plan.texture, semantic))
+    generator = torch.Generator().manual_seed(plan.noise_seed)
     if actual.sequence == "ct":
-        image = form_ct(painted.tissue, semantic, actual, texture, generator, marrow_fat=fat)
+        image = form_ct(painted.tissue, semantic, actual, texture, generator, marrow_fat=plan.marrow_fat)
     else:
-        table = signal_table(actual, properties)
-        image = form_image(painted.tissue, semantic, actual, table, texture, settings, generator)
+        table = signal_table(actual, plan.properties)
+        image = form_image(painted.tissue, semantic, actual, table, texture, plan.settings, generator, kept)
     return Scan(
         subject=subject_name(index),
         protocol=actual,
@@ -240,8 +285,19 @@ def _scan(
         instances=semantic.with_array(np.asarray(painted.instances, dtype=np.uint16)),
         cord=semantic.with_array(np.asarray(painted.cord_fraction, dtype=np.float32)),
         info={**_info(actual, parameters, request.scanner(index)), **request.facts},
-        truth={"levels": painted.levels, "parameters": parameters.to_dict(), "marrow_fat_fraction": fat},
+        truth={"levels": painted.levels, "parameters": parameters.to_dict(), "marrow_fat_fraction": plan.marrow_fat},
     )
+
+
+def _texture(key: _TextureKey, grid: Volume) -> Texture:
+    import torch
+
+    from nnunet_spine_ext.phantom.signal import Texture
+
+    vertical = int(np.argmax(np.abs(grid.affine[2, :3])))
+    extent = np.asarray(grid.shape) * np.asarray(grid.spacing)
+    fibres = torch.Generator().manual_seed(key.seed)
+    return Texture(extent.tolist(), vertical, fibres, muscle_fat=key.muscle_fat, flow=key.flow)
 
 
 def _with_scatter(protocol: Protocol, rng: np.random.Generator) -> Protocol:

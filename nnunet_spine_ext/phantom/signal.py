@@ -51,6 +51,11 @@ class SignalTable:
         both = physics.water_fat(torch.from_numpy(self.water), torch.from_numpy(self.fat), self.phase)
         return both.numpy()
 
+    @property
+    def key(self) -> tuple[bytes, bytes, float]:
+        """Equal for equal tables."""
+        return self.water.tobytes(), self.fat.tobytes(), self.phase
+
     def of(self, name: str) -> float:
         """Return the magnitude of one tissue."""
         return float(self.magnitude[TISSUE_ID[name]])
@@ -140,7 +145,7 @@ class Texture:
         # Planes hold about a third of the fat, streaks the rest; the region's field widens the streaks' distribution.
         self._threshold = NormalDist().inv_cdf(1 - min(0.45, max(0.02, 0.65 * muscle_fat))) * _REGION_SPREAD
         self._depth = flow
-        self._luts = {name: _lut(table) for name, table in (("fine", _FINE), ("coarse", _COARSE), ("septa", _SEPTA))}
+        self._fine_depth, self._coarse_depth, self._septa = _lut(_FINE), _lut(_COARSE), _lut(_SEPTA)
         self._fibre = _lut({"muscle": 1.0})
         self._fluid = _lut({"csf": 1.0})
 
@@ -156,20 +161,18 @@ class Texture:
         -------
         Two float32 tensors (n, X, Y): the factor on the tissue's own signal, and the part of fat that replaces muscle.
         """
-        shape = tissue.shape[1:]
-        sheet = torch.exp(-((self._sheet(slab, count, shape) / 0.10) ** 2))
-        factor = 1 - self._take("septa", tissue) * sheet
-        factor *= 1 + self._take("fine", tissue) * self._fine(slab, count, shape)
-        factor *= 1 + self._take("coarse", tissue) * self._coarse(slab, count, shape)
+        shape, index = tissue.shape[1:], tissue_index(tissue)
+        # Maps are large: each step writes over the map of the step before.
+        sheet = self._sheet(slab, count, shape).div_(0.10).pow_(2).neg_().exp_()
+        factor = look_up(self._septa, index).mul_(sheet).neg_().add_(1)
+        factor *= self._fine(slab, count, shape).mul_(look_up(self._fine_depth, index)).add_(1)
+        factor *= self._coarse(slab, count, shape).mul_(look_up(self._coarse_depth, index)).add_(1)
         if self._depth > 0:
-            void = torch.sigmoid((self._flow(slab, count, shape) - 1.0) * 4)
-            factor *= 1 - self._depth * void * torch.from_numpy(self._fluid[tissue])
-        streak = ((self._streak(slab, count, shape) - self._threshold) * 1.2 + 0.3).clamp_(0, 0.9)
-        streak = torch.maximum(streak, 0.7 * sheet) * torch.from_numpy(self._fibre[tissue])
+            void = self._flow(slab, count, shape).sub_(1.0).mul_(4).sigmoid_()
+            factor *= void.mul_(self._depth).mul_(look_up(self._fluid, index)).neg_().add_(1)
+        streak = self._streak(slab, count, shape).sub_(self._threshold).mul_(1.2).add_(0.3).clamp_(0, 0.9)
+        streak = torch.maximum(streak, sheet.mul_(0.7), out=streak).mul_(look_up(self._fibre, index))
         return factor.clamp_(0.05, 3.0), streak
-
-    def _take(self, name: str, tissue: Array) -> Tensor:
-        return torch.from_numpy(self._luts[name][tissue])
 
 
 class _Field:
@@ -181,8 +184,10 @@ class _Field:
         kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0])
         kernel = kernel / kernel.norm()
         for axis in range(3):
-            size = counts[axis]
-            noise = sum((kernel[tap] * noise.narrow(axis, tap, size) for tap in range(5)), torch.zeros(()))
+            taps = [noise.narrow(axis, tap, counts[axis]) for tap in range(5)]
+            noise, product = kernel[0] * taps[0], torch.empty_like(taps[0])
+            for weight, tap in zip(kernel[1:], taps[1:], strict=True):
+                noise += torch.mul(tap, weight, out=product)
         self.lattice = noise.permute(2, 0, 1).contiguous()
 
     def add(self, other: _Field, weight: float) -> None:
@@ -203,6 +208,18 @@ class _Field:
         # Linear interpolation loses variance between lattice points; the mean loss per axis is 1/3 at white noise and
         # small for this smoothed lattice, so it is not corrected.
         return torch.nn.functional.interpolate(planes[None], size=tuple(shape), mode="bilinear", align_corners=True)[0]
+
+
+def tissue_index(tissue: Array) -> Array:
+    """Return a tissue map as NumPy looks tables up quickest: converted once for all tables."""
+    return tissue.astype(np.intp)
+
+
+def look_up(table: Array, index: Array) -> Tensor:
+    """Return the entry of a float32 table for each element of a `tissue_index`."""
+    found = np.empty(index.shape, np.float32)
+    # Any other mode copies the result once more.
+    return torch.from_numpy(np.take(table, index, out=found, mode="clip"))
 
 
 def _elongated(across: float, along: float, vertical: int) -> list[float]:
