@@ -243,7 +243,7 @@ def test_wrong_settings_and_missing_posteriors(reference: ChannelReference) -> N
         match(scan()[0], reference, MatchSettings("anchored"))
     result = match(scan(0, 0.5)[0], reference, MatchSettings("none"))
     assert (result.skipped, result.before) == (True, None)
-    assert set(METHODS) | {"none"} == set(MATCH_METHODS)
+    assert set(METHODS) | {"none", "noise"} == set(MATCH_METHODS)
 
 
 def test_landmarks_are_saved_loaded_and_used(reference: ChannelReference, tmp_path: Path) -> None:

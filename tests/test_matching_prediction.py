@@ -463,6 +463,36 @@ def test_stock_prediction_gives_the_same_mask(seeing: Path, tmp_path: Path, refe
     assert not np.array_equal(read_volume(tmp_path / "unmatched/case.nii.gz").array, stock.array)
 
 
+def noisy(seed: int = 2) -> Volume:
+    """A body with much more noise than those of the reference."""
+    image = body(seed)
+    noise = np.random.default_rng(seed).normal(size=(2, *image.shape)) * 150
+    return image.with_array(np.hypot(image.array + noise[0], noise[1]).astype(np.int16))
+
+
+def test_a_noisy_scan_is_smoothed_by_both_commands_alike(seeing: Path, tmp_path: Path, reference: Any) -> None:
+    file = case_of(tmp_path / "in", noisy(), "case_0000")
+    with_reference(seeing, reference, match="noise")
+    predict(tmp_path / "in", tmp_path / "ours", m=seeing, device="cpu", accumulate="single")
+    (row,) = journal_of(tmp_path / "ours")["case"]["intensity"]["channels"]
+    assert row["skipped"]
+    assert row["noise"]["after"] < row["noise"]["level"]
+    stock_predict(seeing, [file], tmp_path / "stock")
+    ours, stock = (read_volume(tmp_path / who / "case.nii.gz") for who in ("ours", "stock"))
+    assert np.array_equal(ours.array, stock.array)
+    with_reference(seeing, reference, match="none")
+    stock_predict(seeing, [file], tmp_path / "as_it_is")
+    assert not np.array_equal(read_volume(tmp_path / "as_it_is/case.nii.gz").array, stock.array)
+
+
+def test_no_view_has_the_noise_back(seeing: Path, tmp_path: Path) -> None:
+    case_of(tmp_path / "in", noisy())
+    predict(tmp_path / "in", tmp_path / "out", m=seeing, device="cpu", tta="full", all_views=True, match="noise")
+    row = journal_of(tmp_path / "out")["case"]
+    assert row["intensity"]["channels"][0]["noise"]["after"] is not None
+    assert not any("match" in name for name in row["views"]["names"])
+
+
 def test_stock_prediction_names_the_scan_that_it_cannot_match(model: Path, tmp_path: Path, reference: Any) -> None:
     with_reference(model, reference, match="body")
     image = body(1)

@@ -74,6 +74,25 @@ def test_a_fallback_is_called_one(folder: Path) -> None:
     assert details["alpha"]["crossing"][0]["rows"][0][3] == "body (fallback)"
 
 
+def test_noise_that_was_reduced_is_told(folder: Path) -> None:
+    quieted = LEFT | {"noise": {"level": 0.12, "usual": 0.02, "limit": 0.05, "after": 0.03}}
+    usual = LEFT | {"noise": {"level": 0.02, "usual": 0.02, "limit": 0.05, "after": None}}
+    note(
+        folder,
+        alpha={"intensity": {"method": "body", "channels": [quieted, usual]}},
+        beta={"intensity": {"method": "body", "channels": [usual | {"noise": None}]}},
+    )
+    data, details = shown(folder)
+    assert values_of(data, "matched")["alpha"] == (0.03, "noise alone")
+    assert values_of(data, "matched")["beta"] == (0.03, "left alone")
+    tables = {table["caption"]: table["rows"] for table in details["alpha"]["crossing"]}
+    assert tables["Noise, relative to the body's intensities"] == [
+        ["0", "0.120", "0.020", "0.050", "0.030"],
+        ["1", "0.020", "0.020", "0.050", "left alone"],
+    ]
+    assert [table["caption"] for table in details["beta"]["crossing"]] == ["Intensities"]
+
+
 def test_without_matching_there_is_a_distance_only(folder: Path) -> None:
     compared = {"skipped": True, "why": "not asked for", "before": FAR, "after": None}
     note(folder, alpha={"intensity": {"method": "none", "channels": [compared]}})

@@ -85,9 +85,10 @@ def _add_crossing_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("images of other scanners")
     group.add_argument(
         "--match",
-        choices=("none", "body", "nyul", "cdf", "anchored", "cyclegan"),
-        help="bring intensities to those of the training images first; anchored predicts twice, the first time to find "
-        "structures; cyclegan has a network make them (default: as the model's plans say, else none)",
+        choices=("none", "noise", "body", "nyul", "cdf", "anchored", "cyclegan"),
+        help="bring noise and intensities to those of the training images first; noise: that alone; anchored predicts "
+        "twice, the first time to find structures; cyclegan has a network make the images (default: as the model's "
+        "plans say, else none)",
     )
     group.add_argument(
         "--harmonize-model",

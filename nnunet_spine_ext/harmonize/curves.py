@@ -14,10 +14,12 @@ from nnunet_spine_ext.core.errors import CaseError
 from nnunet_spine_ext.core.io import read_json, write_json
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.harmonize.body import SAMPLES, body_mask, thinned
+from nnunet_spine_ext.harmonize.noise import noise_deviation
 from nnunet_spine_ext.harmonize.structures import REGION, REGION_MM
 
 logger = logging.getLogger(__name__)
-CURVES_VERSION = 2
+CURVES_VERSION = 3
+_READABLE = (1, 2, CURVES_VERSION)
 CURVES_FILE = "spine_intensity_curves.json"
 KNOTS = 33
 PROBABILITIES = np.linspace(0.01, 0.99, KNOTS)
@@ -28,6 +30,9 @@ MIN_VOXELS = 50
 _LEAST = 0.05
 # For what is computed once and kept.
 ALL = 1 << 62
+_NUMBERS = ("air", "mean", "sd", "noise")
+# Slices that tell the noise of a scan.
+_NOISE_SLICES = 9
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class ChannelFacts:
     air: median outside the body, exact zeros left out; None if there is nothing but body.
     mean, sd: over the box around all non-zero voxels, air included: what nnU-Net's ZScoreNormalization takes. None in
         facts of version 1.
+    noise: standard deviation of the noise in the body; None where nothing tells, and in facts of versions 1 and 2.
     """
 
     body: Array
@@ -50,6 +56,7 @@ class ChannelFacts:
     air: float | None = None
     mean: float | None = None
     sd: float | None = None
+    noise: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as plain JSON."""
@@ -57,7 +64,7 @@ class ChannelFacts:
             "body": _rounded(self.body),
             "structures": {name: _rounded(curve) for name, curve in self.structures.items()},
             "voxels": {name: round(float(count), 1) for name, count in self.voxels.items()},
-            **{key: None if (v := getattr(self, key)) is None else round(v, 6) for key in ("air", "mean", "sd")},
+            **{key: None if (v := getattr(self, key)) is None else round(v, 6) for key in _NUMBERS},
         }
 
     @classmethod
@@ -72,7 +79,7 @@ class ChannelFacts:
             np.asarray(content["body"], dtype=np.float64),
             curves,
             dict(content.get("voxels", {})),
-            *(content.get(key) for key in ("air", "mean", "sd")),
+            *(content.get(key) for key in _NUMBERS),
         )
 
 
@@ -121,6 +128,7 @@ def channel_facts(image: Volume, masks: Mapping[str, Array] | None = None, *, sa
     outside = values[~body & (values != 0)]
     curves, voxels = structure_curves(small.with_array(values), _thin(masks or {}, image, small))
     mean, sd = _box_moments(values)
+    noise = noise_deviation(image, _spread(body, image, small), slices=_NOISE_SLICES)
     return ChannelFacts(
         np.quantile(inside.astype(np.float64), PROBABILITIES),
         curves,
@@ -129,6 +137,7 @@ def channel_facts(image: Volume, masks: Mapping[str, Array] | None = None, *, sa
         float(np.median(outside)) if outside.size > 0.02 * values.size else None,
         mean,
         sd,
+        noise,
     )
 
 
@@ -166,9 +175,21 @@ def weighted_quantiles(values: Array, weights: Array, probabilities: Array = PRO
     return np.interp(probabilities * heavy.sum(), centres, picked)
 
 
+def _steps(image: Volume, small: Volume) -> tuple[int, ...]:
+    """Return which voxels along each axis a thinned image holds: every how many."""
+    return tuple(round(b / a) for a, b in zip(image.spacing, small.spacing, strict=True))
+
+
 def _thin(masks: Mapping[str, Array], image: Volume, small: Volume) -> dict[str, Array]:
-    steps = tuple(round(b / a) for a, b in zip(image.spacing, small.spacing, strict=True))
+    steps = _steps(image, small)
     return {name: mask[:: steps[0], :: steps[1], :: steps[2]] for name, mask in masks.items()}
+
+
+def _spread(mask: Array, image: Volume, small: Volume) -> Array:
+    """Return a mask of a thinned image on the grid of the image."""
+    for axis, step in enumerate(_steps(image, small)):
+        mask = np.repeat(mask, step, axis=axis)
+    return mask[tuple(slice(0, size) for size in image.shape)]
 
 
 def _eroded(weight: Array) -> Array:
@@ -220,7 +241,8 @@ def write_curves(folder: str | Path, curves: Mapping[str, Any]) -> Path:
 def read_curves(folder: str | Path) -> dict[str, CaseFacts]:
     """Return the stored facts, an empty dictionary if there are none that this version can use (a warning says so).
 
-    They follow from the images, so whoever needs them makes them anew. Those of version 1 hold the body alone.
+    They follow from the images, so whoever needs them makes them anew. Those of version 1 hold the body alone, those of
+    version 2 no noise.
     """
     path = Path(folder) / CURVES_FILE
     if not path.is_file():
@@ -228,7 +250,7 @@ def read_curves(folder: str | Path) -> dict[str, CaseFacts]:
     try:
         content = read_json(path)
         found = f"version {content['version']}"
-        if content["version"] in (1, CURVES_VERSION):
+        if content["version"] in _READABLE:
             return {case: CaseFacts.of(facts) for case, facts in content["cases"].items()}
     except CaseError as error:
         found = error.found

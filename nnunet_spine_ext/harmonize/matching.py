@@ -27,8 +27,8 @@ __all__ = [
     "match",
     "save_landmarks",
 ]
-MatchMethod = Literal["none", "body", "nyul", "cdf", "anchored"]
-MATCH_METHODS: tuple[MatchMethod, ...] = ("none", "body", "nyul", "cdf", "anchored")
+MatchMethod = Literal["none", "noise", "body", "nyul", "cdf", "anchored"]
+MATCH_METHODS: tuple[MatchMethod, ...] = ("none", "noise", "body", "nyul", "cdf", "anchored")
 # How much the body's map is drawn to an affine one; more where a crop's composition is not the reference's.
 _RIDGE, _RIDGE_CROPPED = 0.1, 0.3
 # A scan this many times farther from the training scans than nearly all of those is likely to be of another kind.
@@ -42,7 +42,8 @@ class MatchSettings:
     Parameters
     ----------
     method: ``body``: few knots between the quantiles of both bodies, drawn towards an affine map; ``nyul``: deciles;
-        ``cdf``: all 33 quantiles; ``anchored``: quantiles of each structure, where a network found them; ``none``.
+        ``cdf``: all 33 quantiles; ``anchored``: quantiles of each structure, where a network found them; ``none``;
+        ``noise``: none either, where a caller reduces noise (`denoising`), which `match` does not do.
     strength: 0 only moves and scales, which a z-score undoes; 1 is the whole map.
     skip_in_distribution: leave a scan alone that is as near to the reference as scans of the training scanner are.
     slope_limits: of the map, times the slope of its affine part.
@@ -152,6 +153,8 @@ def match(
         return MatchResult(_as_float(image), settings.method, True, "no contrast", None, None, (), warnings)
     before = score_of(facts, reference)
     warnings += kind_warnings(before, reference, contrast, file)
+    if settings.method == "noise":
+        return MatchResult(_as_float(image), "noise", True, "not asked for", before, before, (), warnings)
     if settings.skip_in_distribution and before.in_distribution:
         why = f"in distribution: {before.body:.3f} of at most {before.bar:.3f}"
         return MatchResult(_as_float(image), settings.method, True, why, before, before, (), warnings)

@@ -95,6 +95,8 @@ class ChannelReference:
     cases: training cases.
     limit: up to it a scan is in distribution: of a hundred new scans of the training scanner about one is farther.
         None of a single case, and in references of earlier versions, where `distance` takes its place.
+    noise: median over the training cases of the standard deviation of the noise, relative; `noise_limit`: what one of a
+        hundred new scans of the training scanner exceeds. None of a single case, and in references of earlier versions.
     """
 
     mean: Array
@@ -108,6 +110,8 @@ class ChannelReference:
     contrast: str | None = None
     cases: int = 1
     limit: float | None = None
+    noise: float | None = None
+    noise_limit: float | None = None
 
     @property
     def bar(self) -> float | None:
@@ -209,8 +213,8 @@ def average_curves(
     Returns
     -------
     ``{"version", "cases", "probabilities", "spacing", "contrast", "distance", "channels": [{"mean", "spread", "low",
-    "high", "air", "normalisation", "distance", "limit", "structures": {name: {"mean", "spread", "cases"}}}]}``; all but
-    `low` and `high` relative to the 10th to 90th percentile range of each case.
+    "high", "air", "normalisation", "distance", "limit", "noise", "noise_limit", "structures": {name: {"mean", "spread",
+    "cases"}}}]}``; all but `low` and `high` relative to the 10th to 90th percentile range of each case.
     """
     if not curves:
         return None
@@ -255,8 +259,15 @@ def _average_channel(facts: Sequence[Any]) -> dict[str, Any]:
         "normalisation": np.median(moments, axis=0).round(5).tolist() if moments else None,
         "distance": None if away is None else round(max(LEAST, float(np.quantile(away, _USUAL))), 5),
         "limit": None if away is None else round(prediction_limit(away), 5),
+        **_noise([case.noise / size for case, size in zip(facts, width, strict=True) if case.noise is not None]),
         "structures": structures,
     }
+
+
+def _noise(levels: Sequence[float]) -> dict[str, float | None]:
+    if len(levels) < _MIN_CASES:
+        return {"noise": None, "noise_limit": None}
+    return {"noise": round(float(np.median(levels)), 5), "noise_limit": round(prediction_limit(levels), 5)}
 
 
 def _mean_and_spread(curves: Array) -> dict[str, Any]:
@@ -321,7 +332,11 @@ def _mean_channel(contents: Sequence[Mapping[str, Any]], contrast: str | None, c
             max(int(row["cases"]) for row in having),
         )
     low, high = float(mean("low")), float(mean("high"))
-    moments, air, usual, limit = (mean(key) for key in ("normalisation", "air", "distance", "limit"))
+    moments = mean("normalisation")
+    air, usual, limit, noise, noise_limit = (
+        None if (value := mean(key)) is None else float(value)
+        for key in ("air", "distance", "limit", "noise", "noise_limit")
+    )
     width = max(high - low, 1e-9)
     return ChannelReference(
         mean("mean"),
@@ -329,10 +344,12 @@ def _mean_channel(contents: Sequence[Mapping[str, Any]], contrast: str | None, c
         low,
         high,
         structures,
-        None if air is None else float(air),
+        air,
         None if moments is None else (low + width * float(moments[0]), width * float(moments[1])),
-        None if usual is None else float(usual),
+        usual,
         contrast,
         cases,
-        None if limit is None else float(limit),
+        limit,
+        noise,
+        noise_limit,
     )

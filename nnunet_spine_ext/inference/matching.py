@@ -1,4 +1,4 @@
-"""Intensities of a case before nnU-Net's preprocessing: how far from the training images, and brought to them."""
+"""Noise and intensities of a case before nnU-Net's preprocessing: how far from training images, and brought to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import numpy as np
 from nnunet_spine_ext.core.errors import Problem, SetupError, UsageError
 from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.core.volume import Array, Volume
-from nnunet_spine_ext.harmonize.distribution import ood_score
+from nnunet_spine_ext.harmonize.curves import channel_facts
+from nnunet_spine_ext.harmonize.denoising import Quieted, noise_score, quieted
+from nnunet_spine_ext.harmonize.distribution import score_of
 from nnunet_spine_ext.harmonize.matching import MatchResult, MatchSettings, kind_warnings, match
 from nnunet_spine_ext.harmonize.reference import ChannelReference, IntensityReference, reference_of
 from nnunet_spine_ext.harmonize.structures import structures_of
@@ -33,20 +35,27 @@ class Matched:
 
     Parameters
     ----------
-    data: (C, z, y, x) float32; channels that were skipped are those of the file, bit by bit.
+    data: (C, z, y, x) float32; channels that nothing was done to are those of the file, bit by bit.
     standardise: per channel mean and standard deviation that normalise it as training images were, in place of its own;
         None where its own count.
     facts: what was found and done, for the journal.
+    unmatched: the channels with less noise and the intensities of the file; None: those of the file.
     """
 
     data: Array
     standardise: tuple[Moments | None, ...]
     facts: dict[str, Any]
     warnings: list[Problem] = field(default_factory=list)
+    unmatched: Array | None = None
 
     @property
     def skipped(self) -> bool:
         """Whether no channel was changed."""
+        return self.kept_intensities and self.unmatched is None
+
+    @property
+    def kept_intensities(self) -> bool:
+        """Whether no channel got other intensities; noise may have been reduced."""
         return all(channel["skipped"] for channel in self.facts["channels"])
 
     def properties(self, properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,17 +69,19 @@ def match_case(
     reference: IntensityReference,
     method: Match,
     *,
+    quiet: Sequence[Quieted] | None = None,
     posteriors: Mapping[str, Array] | None = None,
     fixed: Sequence[bool] | None = None,
     contrast: str | None = None,
     file: str = "",
 ) -> Matched:
-    """Bring each channel of a case to the intensities of its reference.
+    """Bring each channel of a case to the noise and the intensities of its reference.
 
     Parameters
     ----------
     data: (C, z, y, x) float32, as `reading.read_case` gives it; not changed.
     properties: nnU-Net's of the case.
+    quiet: what `quieted_case` made of the case, where that is there already.
     posteriors: of ``anchored``: structure -> probabilities (x, y, z), the axes of the data in NIfTI's order.
     fixed: per channel, whether the reference's moments normalise it after matching (see `fixed_channels`).
     contrast: of the scan, where it is known (see `contrast.contrast_of`). file: the scan in messages.
@@ -83,19 +94,32 @@ def match_case(
     if method == "cyclegan":
         msg = "cases are harmonized by harmonizing.CaseHarmonizer"
         raise ValueError(msg)
+    quiet = quieted_case(data, properties, reference) if quiet is None else quiet
     settings = MatchSettings(method=method)
     results = [
-        match(channel_volume(channel, properties), own, settings, posteriors=posteriors, contrast=contrast, file=file)
-        for channel, own in zip(data, references, strict=True)
+        match(channel.image, own, settings, posteriors=posteriors, contrast=contrast, file=file)
+        for channel, own in zip(quiet, references, strict=True)
     ]
     moments = tuple(
         own.normalisation if usable and not result.skipped else None
         for own, result, usable in zip(references, results, fixed or (True,) * len(data), strict=True)
     )
-    facts = {"method": method, "channels": [_facts(result) for result in results]}
+    rows = [_facts(result) | {"noise": own.to_dict()} for result, own in zip(results, quiet, strict=True)]
+    facts = {"method": method, "channels": rows}
     warnings = [_of_channel(problem, c, len(data)) for c, result in enumerate(results) for problem in result.warnings]
-    images = [None if result.skipped else result.image for result in results]
-    return Matched(put_together(data, images), moments, facts, warnings)
+    changed = [own.image if own.changed else None for own in quiet]
+    unmatched = put_together(data, changed) if any(own.changed for own in quiet) else None
+    images = [own if result.skipped else result.image for own, result in zip(changed, results, strict=True)]
+    return Matched(put_together(data, images), moments, facts, warnings, unmatched)
+
+
+def quieted_case(data: Array, properties: Mapping[str, Any], reference: IntensityReference) -> list[Quieted]:
+    """Return each channel (z, y, x) of a case with about the noise of its reference, see `harmonize.denoising`.
+
+    Raises UsageError for another number of channels than the reference has.
+    """
+    pairs = zip(data, _per_channel(reference, len(data)), strict=True)
+    return [quieted(channel_volume(channel, properties), own) for channel, own in pairs]
 
 
 def score_case(
@@ -109,10 +133,19 @@ def score_case(
     """Return how far a case (C, z, y, x) is from a reference, for the journal, and a warning where that is far."""
     rows, warnings = [], []
     for c, (channel, own) in enumerate(zip(data, _per_channel(reference, len(data)), strict=True)):
-        score = ood_score(channel_volume(channel, properties), own)
-        rows.append({"skipped": True, "why": "not asked for", "before": score.to_dict(), "after": None})
-        found = kind_warnings(score, own, contrast, file, matched=False)
-        warnings += [_of_channel(problem, c, len(data)) for problem in found]
+        found = channel_facts(channel_volume(channel, properties))
+        score, noise = score_of(found, own), noise_score(found, own)
+        rows.append(
+            {
+                "skipped": True,
+                "why": "not asked for",
+                "before": score.to_dict(),
+                "after": None,
+                "noise": None if noise is None else {**noise.to_dict(), "after": None},
+            }
+        )
+        strange = kind_warnings(score, own, contrast, file, matched=False)
+        warnings += [_of_channel(problem, c, len(data)) for problem in strange]
     return {"method": "none", "channels": rows}, warnings
 
 
@@ -129,7 +162,8 @@ def usable_reference(
     Raises
     ------
     UsageError: matching asked of a model of CT, or of one that knows no structures; a reference of other channels.
-    SetupError: matching asked of a model without a reference, or with a preprocessor that is not nnU-Net's own.
+    SetupError: matching asked of a model without a reference (``noise``: without one that knows it), or with a
+        preprocessor that is not nnU-Net's own.
     """
     names = dataset_json.get("channel_names", dataset_json.get("modality", {}))
     channels, ct = len(names), has_ct(plans, names.values())
@@ -154,6 +188,8 @@ def usable_reference(
             fix=f"nnUNetv2_spine_reference -m {file} -i imagesTr -l labelsTr makes one of its training images",
         )
     _per_channel(reference, channels)
+    if method == "noise":
+        _refuse_without_noise(reference, file)
     _refuse_other_preprocessor(plans, file)
     if method == "anchored":
         _refuse_without_structures(plans, dataset_json, reference, file)
@@ -242,6 +278,17 @@ def _refuse_other_preprocessor(plans: Mapping[str, Any], file: str) -> None:
             found=f"preprocessor {', '.join(sorted(names))}",
             expected="DefaultPreprocessor: matching is done before it, and normalises in its place",
             fix="predict with --match none",
+        )
+
+
+def _refuse_without_noise(reference: IntensityReference, file: str) -> None:
+    if all(channel.noise is None for channel in reference.channels):
+        raise SetupError(
+            "E-MATCH-REFERENCE",
+            file=file,
+            found="a reference that does not tell the noise of training scans: of one scan, or of an earlier version",
+            expected='"noise" in "reference" under "spine_ext" in its plans',
+            fix=f"nnUNetv2_spine_reference -m {file} -i imagesTr -l labelsTr --overwrite makes it anew",
         )
 
 

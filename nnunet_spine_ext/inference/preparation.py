@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +21,14 @@ from nnunet_spine_ext.inference.contrast import contrast_of
 from nnunet_spine_ext.inference.export import on_image_grid
 from nnunet_spine_ext.inference.harmonizing import METHOD, CaseHarmonizer, harmonizer_folder
 from nnunet_spine_ext.inference.managers import SpineConfigurationManager
-from nnunet_spine_ext.inference.matching import Matched, fixed_channels, match_case, score_case, usable_reference
+from nnunet_spine_ext.inference.matching import (
+    Matched,
+    fixed_channels,
+    match_case,
+    quieted_case,
+    score_case,
+    usable_reference,
+)
 from nnunet_spine_ext.inference.model import label_scheme, predict_settings
 from nnunet_spine_ext.inference.settings import Match, PredictSettings
 from nnunet_spine_ext.networks.mirror import one_sided
@@ -98,9 +104,10 @@ class Preparation:
 
     def _changed(self, matched: Matched, raw: Array, properties: Mapping[str, Any]) -> Prepared:
         prepared = self._preprocessed(matched, properties)
-        if self.predictor.tta == "full" and not matched.skipped:
-            # One of its views is the image as it came; both are cut alike, so they lie on one grid.
-            own = self._preprocessed(Matched(raw, (None,) * len(raw), {}), properties)
+        if self.predictor.tta == "full" and not matched.kept_intensities:
+            # One of its views has the intensities that came; both are cut alike, so they lie on one grid.
+            unmatched = raw if matched.unmatched is None else matched.unmatched
+            own = self._preprocessed(Matched(unmatched, (None,) * len(raw), {}), properties)
             self.predictor.unmatched = own.data
         return prepared
 
@@ -112,25 +119,38 @@ class Preparation:
 
     def _match(self, raw: Array, properties: Mapping[str, Any], reference: IntensityReference, file: str) -> Matched:
         contrast = contrast_of(file, reference.contrast, len(raw))
-        by = partial(match_case, raw, properties, reference, fixed=self.fixed, contrast=contrast, file=file)
+        quiet = quieted_case(raw, properties, reference)
+
+        def by(method: Match, posteriors: Mapping[str, Array] | None = None) -> Matched:
+            return match_case(
+                raw,
+                properties,
+                reference,
+                method,
+                quiet=quiet,
+                posteriors=posteriors,
+                fixed=self.fixed,
+                contrast=contrast,
+                file=file,
+            )
+
         if self.method != "anchored":
             return by(self.method)
         first = by("body")
-        if first.skipped:
+        if first.kept_intensities:
             # The body alone decides that, so a first prediction could change nothing; it would only score structures.
-            return Matched(first.data, first.standardise, {**first.facts, "method": "anchored"}, first.warnings)
+            return replace(first, facts={**first.facts, "method": "anchored"})
         prepared = self._preprocessed(first, properties)
         posteriors = structure_posteriors(self.predictor, prepared.data, prepared.properties)
         matched = by("anchored", posteriors=posteriors)
-        if matched.skipped:
+        if matched.kept_intensities:
             return matched
         known = {name for name in posteriors if all(name in channel.structures for channel in reference.channels)}
         found = known & {name for channel in matched.facts["channels"] for name in channel["before"]["structures"]}
         if len(found) < _FEW * len(known):
             # A network that is lost calls all that it finds one thing; structures of a spine come together.
-            bodies = Matched(first.data, first.standardise, {**first.facts, "method": "anchored", "fallback": "body"})
-            bodies.warnings.extend([*first.warnings, _few_structures(found, known, file)])
-            return bodies
+            facts = {**first.facts, "method": "anchored", "fallback": "body"}
+            return replace(first, facts=facts, warnings=[*first.warnings, _few_structures(found, known, file)])
         for channel in matched.facts["channels"]:
             if not channel["skipped"] and channel["confidence"] < _LITTLE:
                 matched.warnings.append(_little_confidence(channel["confidence"], file))

@@ -12,7 +12,7 @@ from nnunet_spine_ext.inference.adaptation.settings import AdaptSettings
 from nnunet_spine_ext.inference.view_settings import ViewSettings
 
 Crop = Literal["auto", "off", "on"]
-Match = Literal["none", "body", "nyul", "cdf", "anchored", "cyclegan"]
+Match = Literal["none", "noise", "body", "nyul", "cdf", "anchored", "cyclegan"]
 Tta = Literal["none", "mirror", "full"]
 Adapt = Literal["none", "consistency", "tent"]
 
@@ -37,9 +37,10 @@ class PredictSettings:
         regression answer with a few hundredths where nothing is. None: nothing is removed.
     crop: whether nnUNetv2_spine_predict looks for the structures coarsely first and does only their surroundings with
         care; ``auto``: for soft models on a CPU, where that is less work.
-    match: bring intensities to those of the training images before anything else (`harmonize.matching`), in our command
-        unless ``--match`` says another, and in stock `nnUNetv2_predict`; ``anchored`` needs a first prediction, and
-        ``cyclegan`` a network, so stock prediction stops with them.
+    match: bring noise and intensities to those of the training images before anything else (`harmonize.denoising`,
+        `harmonize.matching`), in our command unless ``--match`` says another, and in stock `nnUNetv2_predict`.
+        ``noise`` leaves intensities alone; ``anchored`` needs a first prediction, and ``cyclegan`` a network, so stock
+        prediction stops with them.
     harmonize_model: folder of the network for ``cyclegan``. gate: limits for the slices that it makes.
     intensity_views: in stock prediction, average over changed intensities as well, inside the network.
     views: what ``--tta full`` of nnUNetv2_spine_predict looks at; of `intensity_views` the intensities.

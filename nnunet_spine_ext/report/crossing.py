@@ -39,7 +39,9 @@ def matched_distance(case: Case) -> tuple[float | None, str]:
     value, remark = distance(case, "after")
     if method == "none" or value is None:
         return None, ""
-    return value, "left alone" if all(channel.get("skipped") for channel in _channels(case)) else remark
+    if not all(channel.get("skipped") for channel in _channels(case)):
+        return value, remark
+    return value, "noise alone" if any(_noise_left(channel) for channel in _channels(case)) else "left alone"
 
 
 def lowest_stability(case: Case) -> tuple[float | None, str]:
@@ -54,8 +56,10 @@ def lowest_stability(case: Case) -> tuple[float | None, str]:
 def crossing_tables(case: Case, redactor: Redactor) -> list[dict[str, Any]]:
     """Return the tables about a case for the page's script: caption, heads, rows of text."""
     intensities = ["Channel", "Distance", "Limit", "Matching", "Distance after", "By structures"]
+    noise = ["Channel", "Noise", "Usual", "Limit", "Noise after"]
     tables = (
         ("Intensities", intensities, _matching(case)),
+        ("Noise, relative to the body's intensities", noise, _noise(case)),
         ("Harmonization", ["Entry", "Value"], _harmonization(case)),
         ("Stability among views", ["Structure", "Dice of views", "Variation of size"], _views(case)),
         ("Test-time training", ["Entry", "Value"], _adaptation(case)),
@@ -80,6 +84,22 @@ def _matching(case: Case) -> Rows:
         )
         rows.append([str(number), own, limit, done, left, shown])
     return rows
+
+
+def _noise(case: Case) -> Rows:
+    rows = []
+    for number, channel in enumerate(_channels(case)):
+        told = _table(channel.get("noise"))
+        level, usual, limit = (_text(_number(told.get(key))) for key in ("level", "usual", "limit"))
+        if told:
+            rows.append([str(number), level, usual, limit, _noise_left(channel) or "left alone"])
+    return rows
+
+
+def _noise_left(channel: Mapping[str, Any]) -> str:
+    """Return the noise of a channel after it was reduced; empty where it was not."""
+    left = _number(_table(channel.get("noise")).get("after"))
+    return "" if left is None else _text(left)
 
 
 def _done(case: Case) -> str:

@@ -14,6 +14,7 @@ from nnunet_spine_ext.core.errors import CaseError
 from nnunet_spine_ext.core.io import read_volume, write_json
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.harmonize.distribution import ood_score
+from nnunet_spine_ext.harmonize.noise import noise_deviation
 from nnunet_spine_ext.harmonize.reference import IntensityReference, body_mask, reference_of
 from nnunet_spine_ext.study.features import Features, distances
 from nnunet_spine_ext.study.index import StudyCase
@@ -23,11 +24,6 @@ from nnunet_spine_ext.study.score import class_dice, score_levels
 
 if TYPE_CHECKING:
     from nnunet_spine_ext.inference.predictor import SpinePredictor
-
-# Noise in images: a median of absolute values over this is a standard deviation of a normal distribution.
-_MAD = 0.6745
-# Immerkaer 1996, Fast noise variance estimation: the difference of two Laplacians, which ignores planes and edges.
-_LAPLACIANS = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], dtype=np.float64)
 
 
 def measure_gaps(
@@ -99,27 +95,12 @@ def _ratio(value: float, others: Sequence[float]) -> float:
 
 
 def signal_to_noise(image: Volume) -> float:
-    """Return the median of the body over the standard deviation of the noise in it; NaN without body or noise.
-
-    The noise is what Immerkaer's difference of Laplacians leaves in the planes of the finest voxels; noise that an
-    interpolation has smoothed is counted too low.
-    """
+    """Return the median of the body over the standard deviation of the noise in it; NaN without body or noise."""
     body = body_mask(image)
     if not body.any():
         return math.nan
-    thick = int(np.argmax(image.spacing))
-    array = np.moveaxis(np.asarray(image.array, dtype=np.float64), thick, 0)
-    inside = np.moveaxis(body, thick, 0)
-    if min(array.shape[1:]) < 3:
-        return math.nan
-    rest = sum(
-        _LAPLACIANS[i, j] * array[:, i : array.shape[1] - 2 + i, j : array.shape[2] - 2 + j]
-        for i in range(3)
-        for j in range(3)
-    )
-    values = np.abs(np.asarray(rest))[inside[:, 1:-1, 1:-1]]
-    noise = float(np.median(values)) / _MAD / 6 if values.size else 0.0
-    return float(np.median(image.array[body])) / noise if noise > 0 else math.nan
+    noise = noise_deviation(image, body)
+    return float(np.median(image.array[body])) / noise if noise else math.nan
 
 
 def ceiling(study: Path, case: StudyCase) -> float:

@@ -1,0 +1,46 @@
+"""How strong the noise of a scan is, told from the scan alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nnunet_spine_ext.core.volume import Array, Volume
+
+# A median of absolute values over this is a standard deviation of a normal distribution.
+_MAD = 0.6745
+# Immerkaer 1996, Fast noise variance estimation: the difference of two Laplacians, which ignores planes and edges; of
+# independent noise its standard deviation is six times that of the noise.
+_LAPLACIANS = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], dtype=np.float64)
+_GAIN = 6.0
+# Fewer voxels than these say nothing.
+_FEWEST = 100
+
+
+def noise_deviation(image: Volume, body: Array, *, slices: int | None = None) -> float | None:
+    """Return the standard deviation of the noise within a body; None where there are too few voxels to tell.
+
+    It is what Immerkaer's difference of Laplacians leaves in the planes of the finest voxels. Fine anatomy counts as
+    noise, and noise that an interpolation has smoothed is counted too low, so compare scans of similar voxels.
+
+    Parameters
+    ----------
+    image: one channel. body: boolean (i, j, k).
+    slices: look at no more of them, spread evenly; None: at all.
+    """
+    planes, inside = in_planes(image, np.asarray(image.array)), in_planes(image, body)
+    if slices is not None and len(planes) > slices:
+        chosen = np.linspace(0, len(planes) - 1, slices).round().astype(int)
+        planes, inside = planes[chosen], inside[chosen]
+    if min(planes.shape[1:]) < len(_LAPLACIANS):
+        return None
+    planes = planes.astype(np.float64)
+    rows, columns = (size - 2 for size in planes.shape[1:])
+    rest = sum(_LAPLACIANS[i, j] * planes[:, i : rows + i, j : columns + j] for i in range(3) for j in range(3))
+    values = np.abs(np.asarray(rest))[inside[:, 1:-1, 1:-1]]
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) / _MAD / _GAIN if values.size >= _FEWEST else None
+
+
+def in_planes(image: Volume, array: Array) -> Array:
+    """Return an array on the grid of an image with the axis of the thickest voxels first; a view."""
+    return np.moveaxis(array, int(np.argmax(image.spacing)), 0)
