@@ -112,6 +112,7 @@ def match(
     *,
     posteriors: Mapping[str, Array] | None = None,
     landmarks: NyulLandmarks | None = None,
+    facts: ChannelFacts | None = None,
     contrast: str | None = None,
     file: str = "",
 ) -> MatchResult:
@@ -123,6 +124,7 @@ def match(
     posteriors: structure name (`structures.STRUCTURES`) -> probabilities (i, j, k) on the grid of the image; for
         ``anchored`` only.
     landmarks: for ``nyul``, in place of the reference's own.
+    facts: of the image, without structures, where they are known; ``anchored`` finds its own.
     contrast: of the scan, where it is known; another one than the reference's is a warning.
     file: the scan in messages.
 
@@ -142,7 +144,8 @@ def match(
             fix="use nnUNetv2_spine_predict --match anchored, or --match body",
         )
     _refuse_ct(image, reference, contrast, file)
-    facts = channel_facts(image, posteriors if settings.method == "anchored" else None)
+    if facts is None or settings.method == "anchored":
+        facts = channel_facts(image, posteriors if settings.method == "anchored" else None)
     warnings = _voxel_warnings(image, file)
     low, high = float(at(facts.body, LOW)), float(at(facts.body, HIGH))
     if not high > low:

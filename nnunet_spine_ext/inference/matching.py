@@ -97,7 +97,7 @@ def match_case(
     quiet = quieted_case(data, properties, reference) if quiet is None else quiet
     settings = MatchSettings(method=method)
     results = [
-        match(channel.image, own, settings, posteriors=posteriors, contrast=contrast, file=file)
+        match(channel.image, own, settings, posteriors=posteriors, facts=channel.facts, contrast=contrast, file=file)
         for channel, own in zip(quiet, references, strict=True)
     ]
     moments = tuple(
