@@ -18,7 +18,7 @@ from nnunet_spine_ext.study.models import Model, Models, models_of
 from nnunet_spine_ext.study.predicting import predict_strategy
 from nnunet_spine_ext.study.score import score_strategy
 from nnunet_spine_ext.study.steps import Step
-from nnunet_spine_ext.study.strategies import STRATEGIES
+from nnunet_spine_ext.study.strategies import STRATEGIES, twin_of
 
 # Seconds on one core, in proportion to each other, for the time that remains.
 _PREDICT_S, _TTA, _SCORE_S, _GAP_S = 2.0, 6.0, 1.2, 0.8
@@ -104,6 +104,8 @@ def _add_run(
     folder, scores = f"predictions/{seed}/{tag}", f"scores/{seed}/{tag}.json"
     title = f"{tag}, seed {seed}"
     run = Run(name, seed, chosen, folder, scores, f"predict {title}", f"score {title}", model.n)
+    twin = twin_of(name) if tag == name else None
+    twin = twin if twin in config.strategies else None
     images = made.images
     keys = [condition.key for condition in chosen]
     count = len(keys) * images.subjects
@@ -114,9 +116,12 @@ def _add_run(
         "options": options, "device": config.device, "step_size": config.step_size,
         "folds": config.folds if model.given else None,
         "checkpoint": config.checkpoint if model.given else "checkpoint_final.pth", "instances": images.instances,
+        "twin": twin or "",
     }  # fmt: skip
     needs = (*model.needs, *(step.name for step in images.test_steps))
-    facts = {**{key: value for key, value in arguments.items() if key not in ("study", "device")}, "model": model.facts}
+    # A twin spares work, and decides nothing.
+    facts = {key: value for key, value in arguments.items() if key not in ("study", "device", "twin")}
+    facts["model"] = model.facts
     if STRATEGIES[name].harmonizer:
         # Its description has the hashes of all its files.
         facts["harmonizer"] = sha256(Path(options["harmonize_model"]) / MODEL_FILE)
@@ -131,6 +136,7 @@ def _add_run(
             _PREDICT_S * slow * count,
             (folder,),
             optional=name != "none" or components,
+            follows=() if twin is None else (f"predict {twin}, seed {seed}",),
         )
     )
     scored = {"study": str(images.study), "folder": folder, "scores": scores, "folders": folders, "chosen": keys}
@@ -183,7 +189,8 @@ def _add_gaps(made: Assembly, config: StudyConfig, model: Model, seed: int) -> N
 
 
 def _ordered(made: Assembly, models: Models) -> Assembly:
-    """Put every step that makes a model before the first one that needs it, in the order of the strategies."""
+    """Put every step before the first one that needs or follows it, in the order of the strategies."""
+    own = {step.name: step for step in made.steps}
     makers = {step.name: step for step in models.steps.values()}
     placed: list[Step] = []
     names: set[str] = set()
@@ -192,6 +199,8 @@ def _ordered(made: Assembly, models: Models) -> Assembly:
         for need in step.needs:
             if need not in names and need in makers:
                 place(makers[need])
+        for other in step.follows:
+            place(own[other])
         if step.name not in names:
             names.add(step.name)
             placed.append(step)

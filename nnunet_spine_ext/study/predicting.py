@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nnunet_spine_ext.core.errors import SetupError, SpineExtError
+from nnunet_spine_ext.inference.folder import open_model_folder
 from nnunet_spine_ext.inference.journal import Journal
 from nnunet_spine_ext.inference.predict import predict
 from nnunet_spine_ext.study.commands import use_threads
 from nnunet_spine_ext.study.index import StudyCase, read_index
+from nnunet_spine_ext.study.twins import Call, finished, images_of_cases, left_alone, make_room, take_over
 
 
 def predict_strategy(
@@ -27,6 +30,7 @@ def predict_strategy(
     folds: Sequence[str] | None,
     checkpoint: str,
     instances: bool,
+    twin: str = "",
 ) -> dict[str, Any]:
     """Predict the cases under some conditions with one model; return what failed, by case.
 
@@ -35,28 +39,36 @@ def predict_strategy(
     folder: gets masks, instances and the journal. model: its folder. folders: with the indices of the cases.
     chosen: keys of conditions. options: of `predict`.
     instances: separate and number vertebrae, without a network.
+    twin: the strategy that differs in matching alone, with its folder beside this one: what it predicted of scans that
+        matching leaves alone is taken over, not predicted again. Empty: there is none.
 
     Raises
     ------
     SpineExtError: nothing could be predicted: no such model, a model without a reference to match.
     """
-    study = Path(study)
+    study, own = Path(study), Path(study) / folder
+    other = own.with_name(twin or own.name)
     cases = cases_of(study, folders, chosen)
-    files = [study / image for case in cases for image in case.images]
     use_threads()
-    result = predict(
-        files,
-        study / folder,
+    of = tuple(folds) if folds else None
+    call: Call = partial(
+        predict,
         m=study / model,
-        f=tuple(folds) if folds else None,
+        f=of,
         chk=checkpoint,
         device=device,
         step_size=step_size,
         instances=instances,
         numbering=instances,
-        resume=True,
         **_known(options),
     )
+    taken: dict[str, dict[str, Any]] = {}
+    ready = _ready(call, study, own, other, cases) if twin else []
+    if ready:
+        taken = left_alone(ready, study, open_model_folder(study / model, of, checkpoint), options["match"])
+        make_room(own, taken)
+    # Even where no case is left the run leaves its record and tables of names.
+    result = call(images_of_cases(study, [case for case in cases if case.case not in taken]), own, resume=True)
     if result.stopped is not None:
         raise SpineExtError(
             result.stopped.code,
@@ -65,7 +77,16 @@ def predict_strategy(
             expected=result.stopped.expected,
             fix=result.stopped.fix,
         )
-    return {"failed": {name: problem.to_dict() for name, problem in result.failed.items()}, "cases": len(cases)}
+    take_over(own, other, taken, instances=instances)
+    return {"failed": {name: problem.to_dict() for name, problem in result.failed.items()}, "cases": len(cases),
+            "taken_over": len(taken)}  # fmt: skip
+
+
+def _ready(call: Call, study: Path, own: Path, twin: Path, cases: Sequence[StudyCase]) -> list[StudyCase]:
+    """Return the cases that the twin has done, with today's model and options, and that are still to be done."""
+    done = finished(call, study, own, cases)
+    there = finished(partial(call, match="none"), study, twin, cases)
+    return [case for case in cases if case.case in there - done]
 
 
 def cases_of(study: Path, folders: Sequence[str], chosen: Sequence[str]) -> list[StudyCase]:

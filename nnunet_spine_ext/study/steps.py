@@ -30,6 +30,8 @@ class Step:
     weight: seconds that it is expected to take, in proportion to the others.
     outputs: files and folders, relative to the study, without which it is not done. optional: it may be left out when
         the budget is over.
+    follows: names of steps that end before it begins, whatever becomes of them: they spare it work, and its result is
+        the same without.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Step:
     weight: float = 1.0
     outputs: tuple[str, ...] = ()
     optional: bool = True
+    follows: tuple[str, ...] = ()
 
     @property
     def file(self) -> str:
@@ -176,7 +179,7 @@ def run_steps(
     running: dict[str, Step] = {}
     while waiting or running:
         for step in list(waiting):
-            if not set(step.needs) <= ended:
+            if not {*step.needs, *step.follows} <= ended:
                 continue
             reason = _reason(step, outcome, None if deadline is None else deadline - progress.expected(step), ledger)
             if reason is None and len(running) >= pool.jobs:

@@ -57,3 +57,15 @@ _ALL = (
 )
 STRATEGIES: Mapping[str, Strategy] = MappingProxyType({row.name: row for row in _ALL})
 """Name -> strategy, in the order of the tables."""
+
+
+def twin_of(name: str) -> str | None:
+    """Return the strategy that differs in that it matches nothing; None if there is none, or a harmonizer matches.
+
+    Both make the same of a scan whose intensities matching leaves alone.
+    """
+    strategy = STRATEGIES[name]
+    if not strategy.reference:
+        return None
+    plain = {**strategy.options, "match": "none"}
+    return next((row.name for row in _ALL if (row.training, dict(row.options)) == (strategy.training, plain)), None)
