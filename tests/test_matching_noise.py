@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
+from nnunet_spine_ext.core.errors import CaseError, SetupError
 from nnunet_spine_ext.core.io import write_volume
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.harmonize.curves import CaseFacts, channel_facts, read_curves, write_curves
@@ -17,7 +19,7 @@ from nnunet_spine_ext.harmonize.denoising import NoiseScore, quieted, relative_n
 from nnunet_spine_ext.harmonize.matching import MatchSettings, match
 from nnunet_spine_ext.harmonize.noise import noise_deviation
 from nnunet_spine_ext.harmonize.reference import ChannelReference, IntensityReference, average_curves, reference_of
-from nnunet_spine_ext.inference.matching import match_case, quieted_case, score_case
+from nnunet_spine_ext.inference.matching import is_noisy, match_case, quieted_case, score_case, usable_reference
 from nnunet_spine_ext.inference.reading import read_case
 
 SHAPE = (48, 44, 10)
@@ -120,7 +122,9 @@ def test_one_case_and_facts_of_earlier_versions_tell_no_noise(tmp_path: Path) ->
     facts = CaseFacts((channel_facts(scan()),))
     write_curves(tmp_path, {"a": facts})
     assert read_curves(tmp_path)["a"].channels[0].noise == pytest.approx(facts.channels[0].noise, abs=1e-5)
-    earlier = CaseFacts((replace(facts.channels[0], noise=None),))
+    assert read_curves(tmp_path)["a"].current
+    earlier = CaseFacts((replace(facts.channels[0], noise=None),), version=2)
+    assert not CaseFacts.of(earlier.to_dict()).current
     content = average_curves({"a": earlier, "b": earlier})
     assert content is not None
     channel = content["channels"][0]
@@ -198,6 +202,17 @@ def test_images_without_sense_are_left_alone_or_stay_finite(kind: str, reference
     assert found.changed == (kind in ("nan", "slice"))
 
 
+def test_planes_do_not_depend_on_how_an_isotropic_scan_is_stored() -> None:
+    rng = np.random.default_rng(3)
+    # Noise that an interpolation has smoothed from left to right looks weaker across the planes that hold that axis.
+    array = gaussian_filter(rng.normal(size=(40, 44, 36)), (1.5, 0, 0)) * 50 + 300
+    stored = Volume(array.astype(np.float32), np.diag([1.0, 1.0, 1.001, 1.0]))
+    turned = Volume(np.moveaxis(stored.array, 0, 2), stored.affine[:, [1, 2, 0, 3]])
+    levels = [noise_deviation(image, np.ones(image.shape, bool)) for image in (stored, turned)]
+    assert levels[0] == levels[1]
+    assert np.array_equal(smoothed(stored, 20).array, np.moveaxis(smoothed(turned, 20).array, 2, 0))
+
+
 # ---- in prediction -----------------------------------------------------------------------------------------------
 
 
@@ -253,3 +268,50 @@ def test_geometry_stays(tmp_path: Path, whole: IntensityReference, affine: Array
     found = match_case(data, properties, whole, "noise")
     assert found.data.shape == data.shape
     assert np.corrcoef(found.data.ravel(), data.ravel())[0, 1] > 0.97
+
+
+def test_channels_are_quieted_one_by_one(tmp_path: Path) -> None:
+    facts = {f"c{n}": CaseFacts((channel_facts(scan(n)), channel_facts(scan(n + 20)))) for n in range(6)}
+    both = reference_of({"spine_ext": {"reference": {"0": average_curves(facts)}}}, ())
+    assert both is not None
+    for channel, image in enumerate((scan(7), scan(27, noise=40))):
+        write_volume(image, tmp_path / f"case_{channel:04d}.nii.gz")
+    data, properties = read_case([tmp_path / f"case_{channel:04d}.nii.gz" for channel in range(2)])
+    found = match_case(data, properties, both, "noise")
+    assert np.array_equal(found.data[0], data[0])
+    assert not np.array_equal(found.data[1], data[1])
+    assert [row["noise"]["after"] is None for row in found.facts["channels"]] == [True, False]
+    assert found.standardise == (None, None)
+
+
+def test_folds_that_tell_noise_decide_it(whole: IntensityReference) -> None:
+    own, silent = content_of([scan(seed) for seed in range(6)]), content_of([scan()])
+    plans = {"spine_ext": {"reference": {"0": own, "1": silent}}}
+    found = {folds: reference_of(plans, folds) for folds in (("0",), ("1",), ("0", "1"))}
+    noises = {folds: None if one is None else one.channels[0].noise for folds, one in found.items()}
+    assert noises == {("0",): whole.channels[0].noise, ("1",): None, ("0", "1"): whole.channels[0].noise}
+
+
+@pytest.mark.parametrize("method", ["noise", "body"])
+def test_a_ct_is_refused_however_noisy(tmp_path: Path, method: Any) -> None:
+    # Without air: whole numbers, with fat below -50, are all that tells it.
+    rng = np.random.default_rng(0)
+    x, y, _ = np.indices((64, 64, 8))
+    tissue = np.select([x < 12, np.hypot(x - 40, y - 32) < 8], [-100, 250], 50)
+    image = Volume(np.rint(tissue + 60 * rng.normal(size=tissue.shape)).astype(np.int16), AFFINE)
+    data, properties = read(tmp_path, image)
+    references = reference_from([Volume(scan(seed).array[:, :, :8] * 0.3, AFFINE) for seed in range(6)])
+    assert is_noisy(data, properties, references)
+    with pytest.raises(CaseError) as caught:
+        match_case(data, properties, references, method, file="ct.nii.gz")
+    assert (caught.value.code, caught.value.file) == ("E-MATCH-CT", "ct.nii.gz")
+
+
+def test_noise_alone_needs_a_reference_that_tells_it() -> None:
+    dataset = {"channel_names": {"0": "T2w"}, "labels": {"background": 0, "cord": 1}}
+    plans = {"spine_ext": {"reference": {"0": content_of([scan()])}}, "configurations": {}}
+    with pytest.raises(SetupError) as caught:
+        usable_reference(plans, dataset, ("0",), "noise", "model")
+    assert caught.value.code == "E-MATCH-REFERENCE"
+    assert "--overwrite" in str(caught.value)
+    assert usable_reference(plans, dataset, ("0",), "body", "model") is not None

@@ -22,7 +22,7 @@ from nnunet_spine_ext.harmonize.reference import average_curves, curves_of_files
 from nnunet_spine_ext.inference import preparation
 from nnunet_spine_ext.inference.contrast import contrast_of
 from nnunet_spine_ext.inference.managers import SpinePreprocessor
-from nnunet_spine_ext.inference.matching import STANDARDISE, match_case, score_case
+from nnunet_spine_ext.inference.matching import STANDARDISE, match_case, put_together, quieted_case, score_case
 from nnunet_spine_ext.inference.predict import predict
 from nnunet_spine_ext.inference.predictor import SpinePredictor
 from nnunet_spine_ext.inference.preparation import _heads, quickly, structure_posteriors
@@ -491,6 +491,22 @@ def test_no_view_has_the_noise_back(seeing: Path, tmp_path: Path) -> None:
     row = journal_of(tmp_path / "out")["case"]
     assert row["intensity"]["channels"][0]["noise"]["after"] is not None
     assert not any("match" in name for name in row["views"]["names"])
+
+
+def test_views_of_weaker_matching_have_less_noise_too(seeing: Path, tmp_path: Path, reference: Any) -> None:
+    image = noisy()
+    bent = image.with_array(np.rint(4000 * (image.array / 4000) ** 0.4).astype(np.int16))
+    predictor = loaded(seeing, tta="full")
+    own = reference_of(json.loads((seeing / "plans.json").read_text()), ["0"])
+    assert own is not None
+    prepare = preparation.Preparation(predictor, own, "body")
+    prepare(*predictor.read([case_of(tmp_path, bent)]), "case")
+    raw, properties = predictor.read([tmp_path / "case.nii.gz"])
+    (quiet,) = quieted_case(raw, properties, own)
+    assert quiet.changed
+    expected, _ = predictor.preprocess(put_together(raw, [quiet.image]), properties)
+    assert predictor.unmatched is not None
+    assert torch.equal(predictor.unmatched, expected)
 
 
 def test_stock_prediction_names_the_scan_that_it_cannot_match(model: Path, tmp_path: Path, reference: Any) -> None:

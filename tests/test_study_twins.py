@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from model_builder import LABELS14, SIDED14, make_model
-from test_matching_prediction import body, reference_for, with_reference
+from test_matching_prediction import body, noisy, reference_for, with_reference
 
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import read_json, read_volume, sha256, write_json, write_volume
+from nnunet_spine_ext.inference.folder import open_model_folder
 from nnunet_spine_ext.inference.predict import predict
 from nnunet_spine_ext.measure.numbered import is_numbered
 from nnunet_spine_ext.study import predicting
@@ -24,8 +25,9 @@ from nnunet_spine_ext.study.conditions import SOURCE
 from nnunet_spine_ext.study.config import read_config
 from nnunet_spine_ext.study.index import StudyCase, write_index
 from nnunet_spine_ext.study.predicting import journal_of, predict_strategy
-from nnunet_spine_ext.study.steps import Ledger, Step, run_steps
+from nnunet_spine_ext.study.steps import Ledger, Progress, Step, run_steps
 from nnunet_spine_ext.study.strategies import STRATEGIES, twin_of
+from nnunet_spine_ext.study.twins import left_alone
 from nnunet_spine_ext.study.workers import Workers
 
 NAME = "nnUNetTrainerSpine__nnUNetPlans__3d_fullres"
@@ -255,3 +257,19 @@ def test_a_step_is_done_although_one_that_it_follows_failed(tmp_path: Path) -> N
             found = run_steps(steps, Ledger(tmp_path), workers)
         assert "second" in [*found.done, *found.skipped]
     assert found.done == ["first"], "and it is not done again for that one"
+
+
+@pytest.mark.parametrize("method", ["noise", "body", "anchored"])
+def test_a_scan_whose_noise_is_reduced_is_not_left_alone(study: Path, method: Any) -> None:
+    write_volume(noisy(), study / "data" / "noisy.nii.gz")
+    cases = [StudyCase(c, c, SOURCE, (f"data/{c}.nii.gz",), "") for c in (*SCANS, "noisy")]
+    model = open_model_folder(study / "Dataset901_Toy" / NAME, None, "checkpoint_final.pth")
+    expected = {*ALONE, "far"} if method == "noise" else {*ALONE}
+    assert set(left_alone(cases, study, model, method)) == expected
+
+
+def test_what_was_taken_over_says_nothing_about_how_long_a_step_takes() -> None:
+    steps = [Step(name, len, {}, None, weight=10) for name in ("taken", "left")]
+    progress = Progress(steps, 1)
+    progress.finish(steps[0], 5.0, share=0.25)
+    assert progress.expected(steps[1]) == pytest.approx(20)

@@ -272,6 +272,23 @@ def test_curves_of_another_version_are_made_anew(folder: Path) -> None:
     assert set(read_curves(folder)) == set(CASES)
 
 
+def test_curves_of_version_2_get_their_noise_where_the_images_are(folder: Path) -> None:
+    plan("901", name="one")
+    content = json.loads((folder / CURVES_FILE).read_text())
+    for case in content["cases"].values():
+        del case["version"]
+        for channel in case["channels"]:
+            del channel["noise"]
+    (folder / CURVES_FILE).write_text(json.dumps(content | {"version": 2}))
+    assert not any(facts.current for facts in read_curves(folder).values())
+    # Without its image a case stays what it is, and is known as such.
+    (folder.parents[1] / "nnUNet_raw" / DATASET / "imagesTr" / "a_0000.nii.gz").unlink()
+    plan("901", name="two")
+    found = read_curves(folder)
+    assert {case: facts.current for case, facts in found.items()} == {case: case != "a" for case in CASES}
+    assert {case: facts.channels[0].noise is None for case, facts in found.items()} == {c: c == "a" for c in CASES}
+
+
 def test_without_raw_images_the_plans_are_written_and_it_is_said(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

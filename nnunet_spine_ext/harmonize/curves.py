@@ -85,15 +85,22 @@ class ChannelFacts:
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """The channels of a case, and its voxel size (mm, sorted; None in facts of version 1)."""
+    """The channels of a case, its voxel size (mm, sorted; None in facts of version 1), and which version found them."""
 
     channels: tuple[ChannelFacts, ...]
     spacing: tuple[float, float, float] | None = None
+    version: int = CURVES_VERSION
+
+    @property
+    def current(self) -> bool:
+        """Whether all that this version finds was looked for."""
+        return self.version >= CURVES_VERSION
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as plain JSON."""
         spacing = None if self.spacing is None else [round(size, 5) for size in self.spacing]
-        return {"channels": [channel.to_dict() for channel in self.channels], "spacing": spacing}
+        channels = [channel.to_dict() for channel in self.channels]
+        return {"version": self.version, "channels": channels, "spacing": spacing}
 
     @classmethod
     def of(cls, content: CaseFacts | Mapping[str, Any] | Sequence[Any]) -> CaseFacts:
@@ -101,16 +108,21 @@ class CaseFacts:
         if isinstance(content, CaseFacts):
             return content
         if not isinstance(content, Mapping):
-            return cls(tuple(ChannelFacts.of(curve) for curve in content))
+            return cls(tuple(ChannelFacts.of(curve) for curve in content), version=1)
         spacing = content.get("spacing")
+        # Versions 1 and 2 did not write which they were.
+        version = content.get("version", 1 if spacing is None else 2)
         return cls(
             tuple(ChannelFacts.of(channel) for channel in content["channels"]),
             None if spacing is None else tuple(spacing),
+            int(version),
         )
 
 
-def channel_facts(image: Volume, masks: Mapping[str, Array] | None = None, *, samples: int = SAMPLES) -> ChannelFacts:
-    """Return the facts of one channel.
+def channel_facts(
+    image: Volume, masks: Mapping[str, Array] | None = None, *, samples: int = SAMPLES, noise: bool = True
+) -> ChannelFacts:
+    """Return the facts of one channel; without `noise`, that one is left out.
 
     Parameters
     ----------
@@ -128,7 +140,7 @@ def channel_facts(image: Volume, masks: Mapping[str, Array] | None = None, *, sa
     outside = values[~body & (values != 0)]
     curves, voxels = structure_curves(small.with_array(values), _thin(masks or {}, image, small))
     mean, sd = _box_moments(values)
-    noise = noise_deviation(image, _spread(body, image, small), slices=_NOISE_SLICES)
+    deviation = noise_deviation(image, _spread(body, image, small), slices=_NOISE_SLICES) if noise else None
     return ChannelFacts(
         np.quantile(inside.astype(np.float64), PROBABILITIES),
         curves,
@@ -137,7 +149,7 @@ def channel_facts(image: Volume, masks: Mapping[str, Array] | None = None, *, sa
         float(np.median(outside)) if outside.size > 0.02 * values.size else None,
         mean,
         sd,
-        noise,
+        deviation,
     )
 
 

@@ -29,7 +29,8 @@ def prediction_limit(distances: Sequence[float] | Array, risk: float = RISK) -> 
 
     Parameters
     ----------
-    distances: of each of two or more training scans from the mean of the others, 0 or more.
+    distances: of each of two or more training scans from the mean of the others, 0 or more; or anything else that is
+        positive and skewed alike, as the noise of each.
     risk: above 0 and below a half.
     """
     from scipy.special import stdtrit

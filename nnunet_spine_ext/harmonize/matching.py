@@ -25,6 +25,7 @@ __all__ = [
     "kind_warnings",
     "load_landmarks",
     "match",
+    "refuse_ct",
     "save_landmarks",
 ]
 MatchMethod = Literal["none", "noise", "body", "nyul", "cdf", "anchored"]
@@ -143,9 +144,9 @@ def match(
             expected="probabilities of each structure, from a first prediction",
             fix="use nnUNetv2_spine_predict --match anchored, or --match body",
         )
-    _refuse_ct(image, reference, contrast, file)
+    refuse_ct(image, reference, contrast, file)
     if facts is None or settings.method == "anchored":
-        facts = channel_facts(image, posteriors if settings.method == "anchored" else None)
+        facts = channel_facts(image, posteriors if settings.method == "anchored" else None, noise=False)
     warnings = _voxel_warnings(image, file)
     low, high = float(at(facts.body, LOW)), float(at(facts.body, HIGH))
     if not high > low:
@@ -155,7 +156,7 @@ def match(
         )
         return MatchResult(_as_float(image), settings.method, True, "no contrast", None, None, (), warnings)
     before = score_of(facts, reference)
-    warnings += kind_warnings(before, reference, contrast, file)
+    warnings += kind_warnings(before, reference, contrast, file, matched=settings.method != "noise")
     if settings.method == "noise":
         return MatchResult(_as_float(image), "noise", True, "not asked for", before, before, (), warnings)
     if settings.skip_in_distribution and before.in_distribution:
@@ -168,7 +169,8 @@ def match(
         masks = dict(posteriors or {})
 
         def without(names: AbstractSet[str]) -> ChannelFacts:
-            return channel_facts(image, {name: mask for name, mask in masks.items() if name not in names})
+            kept = {name: mask for name, mask in masks.items() if name not in names}
+            return channel_facts(image, kept, noise=False)
 
         found_map, confidence, more = anchored_map(facts, reference, found_map, settings.slope_limits, file, without)
         warnings += more
@@ -222,7 +224,8 @@ def _as_float(image: Volume) -> Volume:
     return image.with_array(image.array.astype(np.float32))
 
 
-def _refuse_ct(image: Volume, reference: ChannelReference, contrast: str | None, file: str) -> None:
+def refuse_ct(image: Volume, reference: ChannelReference, contrast: str | None = None, file: str = "") -> None:
+    """Raise CaseError for a CT, and for a reference made of CT; `image` as it was read, see `match`."""
     scan_is_ct = (contrast or "").upper() == "CT" or (contrast is None and looks_like_ct(image.array))
     model_is_ct = (reference.contrast or "").upper() == "CT" or reference.low < -200
     if scan_is_ct or model_is_ct:

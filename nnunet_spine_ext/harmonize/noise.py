@@ -13,6 +13,8 @@ _MAD = 0.6745
 # That is the second difference along both axes, three voxels each; of independent noise its deviation is six times that
 # of the noise.
 _REACH, _GAIN = 3, 6.0
+# Voxel sizes that differ by less than this part are the same.
+_ALIKE = 0.02
 # Fewer voxels than these say nothing.
 _FEWEST = 100
 
@@ -34,12 +36,19 @@ def noise_deviation(image: Volume, body: Array, *, slices: int | None = None) ->
         planes, inside = planes[chosen], inside[chosen]
     if min(planes.shape[1:]) < _REACH:
         return None
-    rest = np.diff(np.diff(np.ascontiguousarray(planes, dtype=np.float64), 2, axis=1), 2, axis=2)
+    with np.errstate(invalid="ignore"):
+        rest = np.diff(np.diff(np.ascontiguousarray(planes, dtype=np.float64), 2, axis=1), 2, axis=2)
     values = rest[inside[:, 1:-1, 1:-1]]
     values = np.abs(values[np.isfinite(values)][:: max(1, values.size // SAMPLES)])
     return float(np.median(values)) / _MAD / _GAIN if values.size >= _FEWEST else None
 
 
 def in_planes(image: Volume, array: Array) -> Array:
-    """Return an array on the grid of an image with the axis of the thickest voxels first; a view."""
-    return np.moveaxis(array, int(np.argmax(image.spacing)), 0)
+    """Return an array on the grid of an image with the axis of the thickest voxels first; a view.
+
+    Of axes that are as thick as each other it is the one nearest to left and right, however the image is stored.
+    """
+    spacing = np.asarray(image.spacing)
+    thick = np.flatnonzero(spacing >= (1 - _ALIKE) * spacing.max())
+    sideways = np.abs(image.affine[0, :3] / spacing)[thick]
+    return np.moveaxis(array, int(thick[np.argmax(np.round(sideways, 6))]), 0)

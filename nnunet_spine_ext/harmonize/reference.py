@@ -3,7 +3,8 @@
 Version 2 holds, per channel, the mean and the spread over the training cases of 33 quantiles of the body without air,
 and the same of each structure that the labels know. A case's curves are expressed in units of its own 10th to 90th
 percentile range of the body, because MR intensities have no unit; `low` and `high` keep the median of those two
-percentiles in the units of the files. Version 1 held the body alone.
+percentiles in the units of the files. The noise of the training scans is kept relative to it, too, where facts of the
+cases tell it. Version 1 held the body alone.
 """
 
 from __future__ import annotations

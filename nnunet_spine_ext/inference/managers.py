@@ -197,7 +197,7 @@ def refuse_networks(method: Match, plans: Mapping[str, Any]) -> None:
             "E-MATCH-STOCK",
             file=f"plans {plans.get('plans_name', '')} spine_ext.predict",
             found=f"match: {method}, which needs {_BY_NETWORKS[method]} before preprocessing",
-            expected="none, body, nyul or cdf in stock nnUNetv2_predict",
+            expected="none, noise, body, nyul or cdf in stock nnUNetv2_predict",
             fix="predict with nnUNetv2_spine_predict, or nnUNetv2_spine_plan -m MODEL --set predict.match=body",
         )
 

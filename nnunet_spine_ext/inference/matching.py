@@ -15,7 +15,7 @@ from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.harmonize.curves import channel_facts
 from nnunet_spine_ext.harmonize.denoising import Quieted, noise_score, quieted
 from nnunet_spine_ext.harmonize.distribution import score_of
-from nnunet_spine_ext.harmonize.matching import MatchResult, MatchSettings, kind_warnings, match
+from nnunet_spine_ext.harmonize.matching import MatchResult, MatchSettings, kind_warnings, match, refuse_ct
 from nnunet_spine_ext.harmonize.reference import ChannelReference, IntensityReference, reference_of
 from nnunet_spine_ext.harmonize.structures import structures_of
 from nnunet_spine_ext.inference.model import label_scheme
@@ -94,7 +94,8 @@ def match_case(
     if method == "cyclegan":
         msg = "cases are harmonized by harmonizing.CaseHarmonizer"
         raise ValueError(msg)
-    quiet = quieted_case(data, properties, reference) if quiet is None else quiet
+    if quiet is None:
+        quiet = quieted_case(data, properties, reference, contrast=contrast, file=file)
     settings = MatchSettings(method=method)
     results = [
         match(channel.image, own, settings, posteriors=posteriors, facts=channel.facts, contrast=contrast, file=file)
@@ -113,13 +114,33 @@ def match_case(
     return Matched(put_together(data, images), moments, facts, warnings, unmatched)
 
 
-def quieted_case(data: Array, properties: Mapping[str, Any], reference: IntensityReference) -> list[Quieted]:
+def quieted_case(
+    data: Array,
+    properties: Mapping[str, Any],
+    reference: IntensityReference,
+    *,
+    contrast: str | None = None,
+    file: str = "",
+) -> list[Quieted]:
     """Return each channel (z, y, x) of a case with about the noise of its reference, see `harmonize.denoising`.
 
-    Raises UsageError for another number of channels than the reference has.
+    Raises
+    ------
+    CaseError: a CT, which smoothed does not look like one.
+    UsageError: another number of channels than the reference has.
     """
+    references = _per_channel(reference, len(data))
+    images = [channel_volume(channel, properties) for channel in data]
+    for image, own in zip(images, references, strict=True):
+        refuse_ct(image, own, contrast, file)
+    return [quieted(image, own) for image, own in zip(images, references, strict=True)]
+
+
+def is_noisy(data: Array, properties: Mapping[str, Any], reference: IntensityReference) -> bool:
+    """Whether matching would reduce the noise of a channel (z, y, x) of a case; raises as `quieted_case` does."""
     pairs = zip(data, _per_channel(reference, len(data)), strict=True)
-    return [quieted(channel_volume(channel, properties), own) for channel, own in pairs]
+    scores = (noise_score(channel_facts(channel_volume(channel, properties)), own) for channel, own in pairs)
+    return any(score is not None and score.excess > 0 for score in scores)
 
 
 def score_case(
@@ -281,12 +302,18 @@ def _refuse_other_preprocessor(plans: Mapping[str, Any], file: str) -> None:
         )
 
 
+def without_noise(reference: IntensityReference) -> str:
+    """Return the numbers of the channels whose reference does not tell the noise of training scans; empty: none."""
+    return ", ".join(str(number) for number, channel in enumerate(reference.channels) if channel.noise is None)
+
+
 def _refuse_without_noise(reference: IntensityReference, file: str) -> None:
-    if all(channel.noise is None for channel in reference.channels):
+    if channels := without_noise(reference):
         raise SetupError(
             "E-MATCH-REFERENCE",
             file=file,
-            found="a reference that does not tell the noise of training scans: of one scan, or of an earlier version",
+            found=f"a reference that does not tell the noise of training scans (channel {channels}): of one scan, or "
+            "of an earlier version",
             expected='"noise" in "reference" under "spine_ext" in its plans',
             fix=f"nnUNetv2_spine_reference -m {file} -i imagesTr -l labelsTr --overwrite makes it anew",
         )

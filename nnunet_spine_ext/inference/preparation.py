@@ -5,6 +5,7 @@ Anchored matching looks twice: a first, quick prediction after the matching of b
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from nnunet_spine_ext.inference.matching import (
     quieted_case,
     score_case,
     usable_reference,
+    without_noise,
 )
 from nnunet_spine_ext.inference.model import label_scheme, predict_settings
 from nnunet_spine_ext.inference.settings import Match, PredictSettings
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from nnunet_spine_ext.inference.options import RunOptions
     from nnunet_spine_ext.inference.predictor import SpinePredictor
 
+logger = logging.getLogger(__name__)
 # Below this share of the map structures decided little: the body decided the rest, and the user should know.
 _LITTLE = 0.5
 # Of the structures that model and reference know, at least this share must be found for a map to be anchored in them.
@@ -119,7 +122,7 @@ class Preparation:
 
     def _match(self, raw: Array, properties: Mapping[str, Any], reference: IntensityReference, file: str) -> Matched:
         contrast = contrast_of(file, reference.contrast, len(raw))
-        quiet = quieted_case(raw, properties, reference)
+        quiet = quieted_case(raw, properties, reference, contrast=contrast, file=file)
 
         def by(method: Match, posteriors: Mapping[str, Array] | None = None) -> Matched:
             return match_case(
@@ -183,6 +186,14 @@ def preparation_of(predictor: SpinePredictor, folds: Sequence[str], options: Run
         return _harmonizing(predictor, folds, options.harmonize_model, file)
     plans = predictor.plans_manager.plans
     reference = usable_reference(plans, predictor.dataset_json, folds, options.match, file)
+    if reference is not None and options.match != "none" and (channels := without_noise(reference)):
+        logger.warning(
+            "%s: its reference does not tell the noise of training scans (channel %s), so none is reduced; "
+            "nnUNetv2_spine_reference -m %s -i imagesTr -l labelsTr --overwrite makes it anew, from two scans at least",
+            file,
+            channels,
+            file,
+        )
     return Preparation(predictor, reference, options.match)
 
 

@@ -131,11 +131,11 @@ class Progress:
         """Return how many seconds a step will take, by those that were done; 0 before any was."""
         return step.weight * self._spent / max(self._weight, 1e-9)
 
-    def finish(self, step: Step, seconds: float, what: str = "done") -> None:
-        """Log a finished step and the time that remains."""
+    def finish(self, step: Step, seconds: float, what: str = "done", *, share: float = 1.0) -> None:
+        """Log a finished step and the time that remains; `share` of its work was done in that time."""
         self.skip(step)
         self._spent += seconds
-        self._weight += step.weight
+        self._weight += step.weight * share
         rest = self.left * self._spent / max(self._weight, 1e-9) / self.jobs
         level = logging.INFO if seconds >= _QUIET_S or what != "done" else logging.DEBUG
         logger.log(
@@ -205,13 +205,20 @@ def run_steps(
         if problem is None:
             ledger.enter(step, seconds, answer)
             outcome.done.append(name)
-            progress.finish(step, seconds)
+            progress.finish(step, seconds, share=_share(answer))
             after(step)
         else:
             outcome.failed[name] = problem
             progress.finish(step, seconds, "FAILED")
             logger.error("%s: %s", name, problem)
     return outcome
+
+
+def _share(answer: Any) -> float:
+    """Return how much of its work a step did itself: what it took over from another says nothing about time."""
+    told = answer if isinstance(answer, dict) else {}
+    cases, taken = told.get("cases", 0), told.get("taken_over", 0)
+    return 1 - taken / cases if cases else 1.0
 
 
 def _reason(step: Step, outcome: Outcome, latest: float | None, ledger: Ledger) -> str | None:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunet_spine_ext.core.errors import SpineExtError
 from nnunet_spine_ext.core.io import sha256, write_bytes
 from nnunet_spine_ext.inference.contrast import contrast_of
 from nnunet_spine_ext.inference.journal import Journal, folder_lock
-from nnunet_spine_ext.inference.matching import match_case, usable_reference
+from nnunet_spine_ext.inference.matching import is_noisy, match_case, usable_reference
 from nnunet_spine_ext.inference.model import reader_reorients
 from nnunet_spine_ext.inference.one_case import note_facts
 from nnunet_spine_ext.inference.phases import qc_file
@@ -67,10 +68,12 @@ def left_alone(cases: Sequence[StudyCase], study: Path, model: ModelFolder, meth
         try:
             data, properties = read_case(files, reorient=reorient)
             contrast = contrast_of(files[0], reference.contrast, len(data))
+            if is_noisy(data, properties, reference):
+                continue
             # As in prediction: whether an anchored scan is left alone is decided by its body.
             by: Match = "body" if method == "anchored" else method
             matched = match_case(data, properties, reference, by, contrast=contrast, file=str(files[0]))
-        except Exception as error:
+        except SpineExtError as error:
             # Prediction says what is wrong with it, and goes on with the others.
             logger.debug("%s: %s", case.case, error)
             continue

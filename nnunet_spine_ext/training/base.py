@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
@@ -217,6 +218,7 @@ class GroupedSplitsMixin(_Trainer):
         known = {case: curves[case] for case in train if case in curves}
         reference = average_curves(known, contrasts=contrasts_of(self.preprocessed_dataset_folder_base))
         if reference is not None:
+            self._tell_missing_noise(known)
             settings = settings_from_plans(plans)
             references = {**(settings.reference or {}), str(self.fold): reference}
             store_settings(plans, replace(settings, reference=references))
@@ -226,6 +228,16 @@ class GroupedSplitsMixin(_Trainer):
                 "Run nnUNetv2_spine_plan before training to add them."
             )
         super().on_train_start()
+
+    def _tell_missing_noise(self, known: Mapping[str, CaseFacts]) -> None:
+        """Log how many cases of a reference have facts of an earlier version, which tell no noise."""
+        old = sum(not facts.current for facts in known.values())
+        if old:
+            self.print_to_log_file(
+                f"The intensity curves of {old} of {len(known)} training cases are of an earlier version and tell no "
+                "noise, so the reference holds that of the others, if any. Run nnUNetv2_spine_plan where nnUNet_raw "
+                "has the images to make them anew."
+            )
 
     def on_train_end(self) -> None:
         """End as nnU-Net does; put this fold's reference back if a fold that started just then wrote over it."""
@@ -238,7 +250,7 @@ class GroupedSplitsMixin(_Trainer):
         """Return the intensity curves of all cases; the first training makes them when planning did not."""
         folder = Path(self.preprocessed_dataset_folder_base)
         stored = read_curves(folder)
-        old = not stored or any(facts.spacing is None for facts in stored.values())
+        old = not stored or any(not facts.current for facts in stored.values())
         # Several processes would have to wait for one of them, longer than they are willing to.
         if old and not self.is_ddp:
             store_curves(folder)

@@ -233,8 +233,8 @@ def _case_tables(folder: Path) -> tuple[Path, Path]:
 def store_curves(folder: Path) -> None:
     """Add the intensity curves of the cases of a preprocessed dataset that have none, or whose images are newer.
 
-    Those of version 1, of the body alone, are made anew. Cases without raw images are logged and left out; other curves
-    that are stored already stay.
+    Those of earlier versions, of the body alone or without noise, are made anew. Cases without raw images are logged
+    and left out; other curves that are stored already stay.
     """
     stored = read_curves(folder)
     stored_at = (folder / CURVES_FILE).stat().st_mtime if stored else 0.0
@@ -246,7 +246,7 @@ def store_curves(folder: Path) -> None:
         case: found
         for case, found in files.items()
         if case not in stored
-        or (found and stored[case].spacing is None)
+        or (found and not stored[case].current)
         or any(f.stat().st_mtime > stored_at for f in found)
     }
     if not files:

@@ -60,7 +60,8 @@ class ReferenceResult:
         for number, channel in enumerate(self.reference["channels"]):
             names = [f"{name} ({row['cases']})" for name, row in channel["structures"].items()]
             bar = "no limit (one case)" if channel["limit"] is None else f"in distribution up to {channel['limit']:.3f}"
-            lines.append(f"  channel {number}: body {channel['low']:g} to {channel['high']:g}, {bar}")
+            quiet = "noise not known" if channel["noise"] is None else f"noise up to {channel['noise_limit']:.3f}"
+            lines.append(f"  channel {number}: body {channel['low']:g} to {channel['high']:g}, {bar}, {quiet}")
             lines.append(f"    structures: {', '.join(names) if names else 'none; anchored matching needs some'}")
         lines += [f"warning: {problem}" for problem in self.warnings]
         lines += [f"failed: {case}: {error}" for case, error in self.failed.items()]
