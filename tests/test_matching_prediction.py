@@ -499,12 +499,12 @@ def test_views_of_weaker_matching_have_less_noise_too(seeing: Path, tmp_path: Pa
     predictor = loaded(seeing, tta="full")
     own = reference_of(json.loads((seeing / "plans.json").read_text()), ["0"])
     assert own is not None
-    prepare = preparation.Preparation(predictor, own, "body")
-    prepare(*predictor.read([case_of(tmp_path, bent)]), "case")
-    raw, properties = predictor.read([tmp_path / "case.nii.gz"])
+    raw, properties = predictor.read([case_of(tmp_path, bent)])
     (quiet,) = quieted_case(raw, properties, own)
     assert quiet.changed
     expected, _ = predictor.preprocess(put_together(raw, [quiet.image]), properties)
+    prepared = preparation.Preparation(predictor, own, "body")(raw, properties, "case")
+    assert not prepared.facts["intensity"]["channels"][0]["skipped"]
     assert predictor.unmatched is not None
     assert torch.equal(predictor.unmatched, expected)
 
