@@ -417,6 +417,20 @@ def test_the_same_spines_have_the_same_bytes(spines: Path, tmp_path: Path) -> No
     assert (tmp_path / first.images[0]).read_bytes() == (spines / first.images[0]).read_bytes()
 
 
+def test_spines_that_nothing_is_scored_on_have_masks_on_their_own_grid_only(tmp_path: Path) -> None:
+    (target,) = (c for c in conditions(read_config(None, "smoke")) if c.scanner == "ge-1.5t" and c.factor == "scanner")
+    for group in ("pool-ge", "test"):
+        make_spines(tmp_path, group, SMALL, 0, 1, [target])
+    (pool,), (test,) = (read_index(tmp_path / "data" / group / "0000") for group in ("pool-ge", "test"))
+    assert (pool.semantic, pool.instances) == (pool.own_semantic, pool.own_instances)
+    assert not (tmp_path / "data/pool-ge/0000/truth").exists()
+    assert test.semantic != test.own_semantic
+    for case in (pool, test):
+        image, own, scored = (read_volume(tmp_path / p) for p in (case.images[0], case.own_semantic, case.semantic))
+        assert own.same_grid(image)
+        assert scored.same_grid(image) == (case is pool)
+
+
 def test_resolution_alone_has_a_price(spines: Path) -> None:
     source, _, coarse = read_index(spines / "data" / "test" / "0000")
     assert ceiling(spines, source) == 1.0

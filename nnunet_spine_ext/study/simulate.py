@@ -29,8 +29,8 @@ def make_spines(
 ) -> None:
     """Make spines `first` to `last` (not included) of a group under every condition, and their index.
 
-    ``data/<group>/<first>/`` gets ``images``, ``truth`` (masks on the grid of the source) and ``own`` (on that of the
-    image). Files are written anew; equal arguments give equal bytes.
+    ``data/<group>/<first>/`` gets ``images``, ``own`` (masks on the grid of the image) and, for spines to test on,
+    ``truth`` (on that of the source). Files are written anew; equal arguments give equal bytes.
 
     Raises
     ------
@@ -40,8 +40,12 @@ def make_spines(
     folder = group_folder(study, group, first)
     cases = []
     for index in range(first, last):
-        for condition, scan, truth in _scans(group, data, index, conditions):
-            cases.append(_write(study, folder, data, condition, scan, truth))
+        made = _scans(group, data, index, conditions)
+        truth = ""
+        if _is_scored(group):
+            # Nothing is scored on spines of other groups, so their truth is needed on the grids of their images only.
+            truth = _write_masks(study, folder / "truth", made[SOURCE].subject, data, made[SOURCE])
+        cases += [_write(study, folder, data, condition, made[condition], truth) for condition in conditions]
     write_index(folder, cases)
 
 
@@ -50,12 +54,10 @@ def group_folder(study: Path, group: str, first: int) -> Path:
     return study / "data" / group / f"{first:04d}"
 
 
-def _scans(
-    group: str, data: PhantomData, index: int, conditions: Sequence[Condition]
-) -> list[tuple[Condition, Scan, Scan]]:
-    """Return each condition with its scan of a subject, and the scan at the source."""
+def _scans(group: str, data: PhantomData, index: int, conditions: Sequence[Condition]) -> dict[Condition, Scan]:
+    """Return the scans of a subject by condition; with that at the source where it is scored on its grid."""
     planned = protocol(data.protocol).with_spacing(data.spacing)
-    asked = [SOURCE, *(c for c in conditions if c != SOURCE)]
+    asked = [SOURCE, *(c for c in conditions if c != SOURCE)] if _is_scored(group) else conditions
     # Anatomy is painted once for scans of equal grids that follow each other.
     protocols = [(condition, at_scanner(planned, condition.parsed())) for condition in asked]
     protocols.sort(key=lambda pair: pair[1].spacing)
@@ -66,25 +68,20 @@ def _scans(
         anomalies=data.anomalies,
         pathologies=data.pathologies,
     )
-    made = dict(zip((condition for condition, _ in protocols), scan_subject(request, index), strict=True))
-    return [(condition, made[condition], made[SOURCE]) for condition in conditions]
+    return dict(zip((condition for condition, _ in protocols), scan_subject(request, index), strict=True))
 
 
-def _write(study: Path, folder: Path, data: PhantomData, condition: Condition, scan: Scan, truth: Scan) -> StudyCase:
+def _is_scored(group: str) -> bool:
+    return group.partition("-")[0] == "test"
+
+
+def _write(study: Path, folder: Path, data: PhantomData, condition: Condition, scan: Scan, truth: str) -> StudyCase:
     case = condition.case(scan.subject)
     image = folder / "images" / f"{case}_0000.nii.gz"
-    paths = {
-        "semantic": folder / "truth" / f"{scan.subject}_semantic.nii.gz",
-        "instances": folder / "truth" / f"{scan.subject}_instances.nii.gz",
-        "own_semantic": folder / "own" / f"{case}_semantic.nii.gz",
-        "own_instances": folder / "own" / f"{case}_instances.nii.gz",
-    }
-    volumes = (truth.semantic, truth.instances, scan.semantic, scan.instances)
-    for place in ("images", "truth", "own"):
-        (folder / place).mkdir(parents=True, exist_ok=True)
+    image.parent.mkdir(parents=True, exist_ok=True)
     write_volume(scan.image, image)
-    for path, volume in zip(paths.values(), volumes, strict=True):
-        write_volume(volume if data.sides or "instances" in path.name else one_sided(volume), path)
+    own = _write_masks(study, folder / "own", case, data, scan)
+    scored = truth or own
     scanner = condition.parsed()
     acquired = math.prod(
         size * factor for size, factor in zip(scan.protocol.spacing, scan.protocol.resolution, strict=True)
@@ -96,20 +93,27 @@ def _write(study: Path, folder: Path, data: PhantomData, condition: Condition, s
         # Reconstruction may store finer voxels than were acquired.
         "acquired_voxel_mm3": round(acquired, 4),
     }
-    places = {name: path.relative_to(study).as_posix() for name, path in paths.items()}
     return StudyCase(
         case=case,
         subject=scan.subject,
         condition=condition,
         images=(image.relative_to(study).as_posix(),),
-        semantic=places["semantic"],
-        instances=places["instances"],
-        own_semantic=places["own_semantic"],
-        own_instances=places["own_instances"],
+        semantic=f"{scored}_semantic.nii.gz",
+        instances=f"{scored}_instances.nii.gz",
+        own_semantic=f"{own}_semantic.nii.gz",
+        own_instances=f"{own}_instances.nii.gz",
         region=data.region,
         facts=facts,
         digest=digest(asdict(data), asdict(condition), case),
     )
+
+
+def _write_masks(study: Path, folder: Path, name: str, data: PhantomData, scan: Scan) -> str:
+    """Write the masks of a scan; return where, relative to the study, without what tells them apart."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_volume(scan.semantic if data.sides else one_sided(scan.semantic), folder / f"{name}_semantic.nii.gz")
+    write_volume(scan.instances, folder / f"{name}_instances.nii.gz")
+    return (folder / name).relative_to(study).as_posix()
 
 
 def one_sided(semantic: Volume) -> Volume:
