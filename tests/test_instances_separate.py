@@ -19,7 +19,7 @@ from nnunet_spine_ext.core.errors import CaseError, UsageError
 from nnunet_spine_ext.core.labels import convert_labels
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.instances import InstanceSettings, separate
-from nnunet_spine_ext.instances.interface import _of_positions
+from nnunet_spine_ext.instances.interface import _of_positions, _positions
 
 LOW = ("T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5")
 NECK = tuple(LEVELS[:8])
@@ -309,6 +309,19 @@ def test_more_vertebrae_than_positions_is_a_warning() -> None:
     assert ids[ids < 100].max() == 25
 
 
+def test_of_too_many_the_smallest_are_left_out() -> None:
+    sizes = np.full(30, 50)
+    sizes[[2, 3, 11, 20, 21]] = (3, 4, 5, 6, 7)
+    vertebra = np.repeat(np.arange(1, 31), sizes)
+    position, warnings = _positions(vertebra, 30)
+    assert [w.code for w in warnings] == ["W-INST-MANY"]
+    assert np.flatnonzero(position == 0).tolist() == [0, 3, 4, 12, 21, 22]
+    assert position[position > 0].tolist() == list(range(1, 26))
+    # Equal ones: those at the bottom, and up to 25 keep their order whatever their size.
+    assert _positions(np.arange(1, 28), 27)[0].tolist() == [*range(26), 0, 0]
+    assert _positions(vertebra[vertebra < 26], 25)[0].tolist() == list(range(26))
+
+
 def test_settings_come_from_plain_values() -> None:
     settings = load_config(InstanceSettings, {"assign": {"prior_strength": 0.0}, "clean": {"attach_mm": 0.0}})
     assert load_config(InstanceSettings, to_dict(settings)) == settings
@@ -347,5 +360,7 @@ def test_priors_decide_where_distance_alone_is_wrong() -> None:
 def test_values_of_places_follow_them_where_two_lie_at_one_height() -> None:
     # Two places of one arc length, of which the first goes.
     kept = np.array([False, True, False, True])
-    found = _of_positions({"agreement": {2: 0.5, 3: 0.1, 4: 0.9}}, kept)
-    assert found == {"agreement": {"1": 0.5, "2": 0.9}}
+    values = {"agreement": {2: 0.5, 3: 0.1, 4: 0.9}}
+    assert _of_positions(values, kept, np.arange(3)) == {"agreement": {"1": 0.5, "2": 0.9}}
+    # Of those that were kept the first has no id.
+    assert _of_positions(values, kept, np.array([0, 0, 1])) == {"agreement": {"1": 0.9}}

@@ -22,13 +22,15 @@ _PITCHES_MM = (7, 55)
 _BEYOND_MM3 = 1000.0
 
 
-def make_qc(voxels: Voxels, vertebra: Array, bodies: Bodies, real: Array, instances: Array) -> dict[str, Any]:
+def make_qc(
+    voxels: Voxels, vertebra: Array, bodies: Bodies, real: Array, instances: Array, position: Array
+) -> dict[str, Any]:
     """Return the JSON-ready facts about a result.
 
     Parameters
     ----------
     vertebra: (n,) vertebra of each voxel; `instances` (n,) its id.
-    real: (places,) bool, which places have a body.
+    real: (places,) bool, which places have a body. position: (places + 1,) the id of each place, 0 of those left out.
     """
     size = voxels.frame.voxel_volume
     counts = np.bincount(instances)
@@ -36,17 +38,19 @@ def make_qc(voxels: Voxels, vertebra: Array, bodies: Bodies, real: Array, instan
     body = np.bincount(bodies.labels, minlength=len(bodies) + 1)
     loose = (class_lookup()[voxels.label] >= 0) & (vertebra == 0)
     dens = bodies.notes.get("dens", [])
+    ids_of = {place: int(number) for place, number in enumerate(position) if number}
+    with_body = {place: number for place, number in ids_of.items() if real[place - 1]}
     return {
         "numbered": False,
         "vertebrae": int(sum(0 < k <= POSITIONS[-1] for k in ids)),
         "discs": int(sum(DISC_OFFSET < k < ENDPLATE_OFFSET for k in ids)),
-        "without_body": [k + 1 for k in range(len(bodies)) if not real[k]],
-        "cut_apart": bodies.notes["fused"],
-        "rejoined": bodies.notes["rejoined"],
+        "without_body": [number for place, number in ids_of.items() if place not in with_body],
+        "cut_apart": [ids_of[place] for place in bodies.notes["fused"] if place in ids_of],
+        "rejoined": [ids_of[place] for place in bodies.notes["rejoined"] if place in ids_of],
         "c1": ("found" if dens[0] > 1 else "left out: its ring is not labelled") if dens else "not in the picture",
         "volume_mm3": {str(k): round(float(counts[k]) * size, 1) for k in ids},
-        "body_volume_mm3": {str(k): round(float(body[k]) * size, 1) for k in range(1, len(bodies) + 1) if real[k - 1]},
-        "pitch_mm": {str(k): round(float(p), 1) for k, p in enumerate(bodies.pitch, start=1)},
+        "body_volume_mm3": {str(k): round(float(body[place]) * size, 1) for place, k in with_body.items()},
+        "pitch_mm": {str(k): round(float(bodies.pitch[place - 1]), 1) for place, k in ids_of.items()},
         "unassigned_voxels": int(loose.sum()),
         "unassigned_body_mm3": round(float((loose & (voxels.label == CORPUS)).sum()) * size, 1),
     }
@@ -129,5 +133,5 @@ def too_many(count: int) -> Problem:
         "",
         f"{count} vertebrae",
         f"at most {POSITIONS[-1]} above the sacrum",
-        "the lowest ones were left out; the mask may hold two spines or broken bodies",
+        "the smallest ones were left out; the mask may hold two spines or broken bodies",
     )

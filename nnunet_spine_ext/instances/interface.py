@@ -161,13 +161,14 @@ def separate(
     found = _assign(voxels, bodies, line, settings, predictor)
     del bodies
     places = _prune(voxels, found, settings)
-    ids, warnings = _number(voxels, places.vertebra, places.levels, len(places.bodies))
-    qc = make_qc(voxels, places.vertebra, places.bodies, places.real, ids)
-    qc |= {"method": found.method, **dropped, **found.steps, **_of_positions(found.of_places, places.kept)}
+    position, warnings = _positions(places.vertebra, len(places.bodies))
+    ids = _number(voxels, places.vertebra, places.levels, position)
+    qc = make_qc(voxels, places.vertebra, places.bodies, places.real, ids, position)
+    qc |= {"method": found.method, **dropped, **found.steps, **_of_positions(found.of_places, places.kept, position)}
     if frame.beyond_canal_mm3:
         qc["beyond_canal_mm3"] = round(frame.beyond_canal_mm3, 1)
     if settings.tidy.own_endplates or (settings.tidy.split_endplates and scheme == "spineps"):
-        qc |= _endplates(voxels, places, ids, settings.tidy, edits, split=scheme == "spineps")
+        qc |= _endplates(voxels, places, position, ids, settings.tidy, edits, split=scheme == "spineps")
     del places
     holes, facts = fill_holes(voxels, ids, semantic, settings.tidy, settings.min_speck_mm3, edits)
     qc |= facts | drop_unassigned(voxels, ids, settings.tidy, edits)
@@ -208,7 +209,14 @@ def _prune(voxels: Voxels, found: Assignment, settings: InstanceSettings) -> _Pl
 
 
 def _endplates(
-    voxels: Voxels, places: _Places, ids: Array, settings: TidySettings, edits: Edits, *, split: bool
+    voxels: Voxels,
+    places: _Places,
+    position: Array,
+    ids: Array,
+    settings: TidySettings,
+    edits: Edits,
+    *,
+    split: bool,
 ) -> dict[str, int]:
     """Tell superior from inferior endplates: in the semantic mask, in the ids (in place), or both."""
     sacrum = len(places.bodies) + 1
@@ -216,7 +224,7 @@ def _endplates(
     superior, inferior = owner > places.levels[plate], (owner == places.levels[plate]) & (owner > 0)
     if settings.own_endplates:
         known = owner > 0
-        own = np.where(owner == sacrum, SACRUM_INSTANCE, np.where(owner <= POSITIONS[-1], owner, 0))
+        own = np.append(position, SACRUM_INSTANCE)[owner]
         ids[plate[known]] = np.where(own > 0, own + ENDPLATE_OFFSET, 0)[known]
     if split and settings.split_endplates:
         edits.add(voxels.flat[plate[superior]], _SUPERIOR)
@@ -260,26 +268,41 @@ def _assign_by_network(
     )
 
 
-def _number(voxels: Voxels, vertebra: Array, levels: Array, count: int) -> tuple[Array, list[Problem]]:
-    """Positions from the top as ids; returns ((n,) uint16 ids, warnings)."""
-    ids = np.arange(count + 1, dtype=np.uint16)
-    warnings = []
-    if count > POSITIONS[-1]:
-        warnings.append(too_many(count))
-        ids[ids > POSITIONS[-1]] = 0
-    instances = ids[vertebra]
+def _positions(vertebra: Array, count: int) -> tuple[Array, list[Problem]]:
+    """Return the id of each vertebra from 0 to `count`, its position from the top, and warnings.
+
+    Of more vertebrae than there are positions the smallest get none: broken bodies leave small parts.
+    """
+    position = np.arange(count + 1, dtype=np.uint16)
+    if count <= POSITIONS[-1]:
+        return position, []
+    sizes = np.bincount(vertebra, minlength=count + 1)[1:]
+    largest = np.sort(np.argsort(-sizes, kind="stable")[: POSITIONS[-1]]) + 1
+    position[:] = 0
+    position[largest] = POSITIONS
+    return position, [too_many(count)]
+
+
+def _number(voxels: Voxels, vertebra: Array, levels: Array, position: Array) -> Array:
+    """Return positions as ids, (n,) uint16."""
+    instances = position[vertebra]
     for label, offset in ((DISC, DISC_OFFSET), (ENDPLATE, ENDPLATE_OFFSET)):
         here = voxels.of(label)
-        number = ids[levels[here]]
+        number = position[levels[here]]
         instances[here] = np.where(number > 0, number + offset, 0)
     instances[voxels.of(SACRUM)] = SACRUM_INSTANCE
-    return instances, warnings
+    return instances
 
 
-def _of_positions(of_places: Mapping[str, Mapping[int, Any]], kept: Array) -> dict[str, dict[str, Any]]:
-    """Values of places by the positions that these have after the empty ones were removed; `kept` (places,) bool."""
-    position = {int(k) + 1: n for n, k in enumerate(np.flatnonzero(kept), start=1)}
+def _of_positions(
+    of_places: Mapping[str, Mapping[int, Any]], kept: Array, position: Array
+) -> dict[str, dict[str, Any]]:
+    """Values of places by their ids after the empty ones were removed.
+
+    `kept`: (places,) bool. `position`: (places that were kept + 1,) ids, 0 of those left out.
+    """
+    ids = {int(k) + 1: int(position[n]) for n, k in enumerate(np.flatnonzero(kept), start=1) if position[n]}
     return {
-        name: {str(position[place]): value for place, value in sorted(values.items()) if place in position}
+        name: {str(ids[place]): value for place, value in sorted(values.items()) if place in ids}
         for name, values in of_places.items()
     }
