@@ -25,7 +25,7 @@ from nnunet_spine_ext.study.conditions import SOURCE
 from nnunet_spine_ext.study.config import read_config
 from nnunet_spine_ext.study.index import StudyCase, write_index
 from nnunet_spine_ext.study.predicting import journal_of, predict_strategy
-from nnunet_spine_ext.study.steps import Ledger, Progress, Step, run_steps
+from nnunet_spine_ext.study.steps import Ledger, Progress, Step, _share, run_steps
 from nnunet_spine_ext.study.strategies import STRATEGIES, twin_of
 from nnunet_spine_ext.study.twins import left_alone
 from nnunet_spine_ext.study.workers import Workers
@@ -273,3 +273,7 @@ def test_what_was_taken_over_says_nothing_about_how_long_a_step_takes() -> None:
     progress = Progress(steps, 1)
     progress.finish(steps[0], 5.0, share=0.25)
     assert progress.expected(steps[1]) == pytest.approx(20)
+    # Other steps answer with something else under that name, or with nothing.
+    for answer in (None, [], {"cases": {"a": 1}}, {"cases": 4, "taken_over": 0}):
+        assert _share(answer) == 1
+    assert _share({"cases": 4, "taken_over": 3}) == pytest.approx(0.25)

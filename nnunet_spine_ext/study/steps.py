@@ -216,9 +216,8 @@ def run_steps(
 
 def _share(answer: Any) -> float:
     """Return how much of its work a step did itself: what it took over from another says nothing about time."""
-    told = answer if isinstance(answer, dict) else {}
-    cases, taken = told.get("cases", 0), told.get("taken_over", 0)
-    return 1 - taken / cases if cases else 1.0
+    taken = answer.get("taken_over", 0) if isinstance(answer, dict) else 0
+    return 1 - taken / answer["cases"] if taken else 1.0
 
 
 def _reason(step: Step, outcome: Outcome, latest: float | None, ledger: Ledger) -> str | None:
