@@ -15,11 +15,11 @@ from nnunet_spine_ext.core.errors import CaseError, SetupError
 from nnunet_spine_ext.core.io import write_volume
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.harmonize.curves import CaseFacts, channel_facts, read_curves, write_curves
-from nnunet_spine_ext.harmonize.denoising import NoiseScore, quieted, relative_noise, smoothed
+from nnunet_spine_ext.harmonize.denoising import NoiseScore, judged, quieted, relative_noise, smoothed
 from nnunet_spine_ext.harmonize.matching import MatchSettings, match
 from nnunet_spine_ext.harmonize.noise import noise_deviation
 from nnunet_spine_ext.harmonize.reference import ChannelReference, IntensityReference, average_curves, reference_of
-from nnunet_spine_ext.inference.matching import is_noisy, match_case, quieted_case, score_case, usable_reference
+from nnunet_spine_ext.inference.matching import channel_volume, match_case, quieted_case, score_case, usable_reference
 from nnunet_spine_ext.inference.reading import read_case
 
 SHAPE = (48, 44, 10)
@@ -301,7 +301,7 @@ def test_a_ct_is_refused_however_noisy(tmp_path: Path, method: Any) -> None:
     image = Volume(np.rint(tissue + 60 * rng.normal(size=tissue.shape)).astype(np.int16), AFFINE)
     data, properties = read(tmp_path, image)
     references = reference_from([Volume(scan(seed).array[:, :, :8] * 0.3, AFFINE) for seed in range(6)])
-    assert is_noisy(data, properties, references)
+    assert judged(channel_volume(data[0], properties), references.channels[0]).noisy
     with pytest.raises(CaseError) as caught:
         match_case(data, properties, references, method, file="ct.nii.gz")
     assert (caught.value.code, caught.value.file) == ("E-MATCH-CT", "ct.nii.gz")

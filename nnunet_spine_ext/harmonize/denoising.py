@@ -44,7 +44,7 @@ class NoiseScore:
 
 @dataclass(frozen=True, eq=False)
 class Quieted:
-    """A scan after noise was reduced.
+    """A scan whose noise was looked at, and reduced where that was asked for.
 
     image: float32 on the same grid, or the scan itself where nothing had to be done. facts: of that image.
     score: before; None where reference or scan do not tell their noise. after: noise that is left, None where nothing
@@ -55,6 +55,11 @@ class Quieted:
     facts: ChannelFacts
     score: NoiseScore | None = None
     after: float | None = None
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the scan as it came is noisier than a scan of the training scanner may be."""
+        return self.score is not None and self.score.excess > 0
 
     @property
     def changed(self) -> bool:
@@ -78,8 +83,18 @@ def noise_score(facts: ChannelFacts, reference: ChannelReference) -> NoiseScore 
 
 def relative_noise(facts: ChannelFacts) -> float | None:
     """Return the noise in units of the body's 10th to 90th percentile range; None where it is not known."""
-    width = float(at(facts.body, HIGH)) - float(at(facts.body, LOW))
+    width = _width(facts)
     return facts.noise / width if facts.noise is not None and width > 0 else None
+
+
+def _width(facts: ChannelFacts) -> float:
+    return float(at(facts.body, HIGH)) - float(at(facts.body, LOW))
+
+
+def judged(image: Volume, reference: ChannelReference) -> Quieted:
+    """Return a scan as it is, with its noise beside that of training scans."""
+    facts = channel_facts(image)
+    return Quieted(image, facts, noise_score(facts, reference))
 
 
 def quieted(image: Volume, reference: ChannelReference) -> Quieted:
@@ -89,14 +104,12 @@ def quieted(image: Volume, reference: ChannelReference) -> Quieted:
     ----------
     image: one channel, any real type; never changed.
     """
-    facts = channel_facts(image)
-    score = noise_score(facts, reference)
-    if score is None or not score.excess:
-        return Quieted(image, facts, score)
-    width = float(at(facts.body, HIGH)) - float(at(facts.body, LOW))
-    quiet = smoothed(image, score.excess * width)
+    found = judged(image, reference)
+    if found.score is None or not found.noisy:
+        return found
+    quiet = smoothed(image, found.score.excess * _width(found.facts))
     after = channel_facts(quiet)
-    return Quieted(quiet, after, score, relative_noise(after) or 0.0)
+    return Quieted(quiet, after, found.score, relative_noise(after) or 0.0)
 
 
 def smoothed(image: Volume, deviation: float) -> Volume:

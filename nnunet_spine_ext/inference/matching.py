@@ -12,8 +12,7 @@ import numpy as np
 from nnunet_spine_ext.core.errors import Problem, SetupError, UsageError
 from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.core.volume import Array, Volume
-from nnunet_spine_ext.harmonize.curves import channel_facts
-from nnunet_spine_ext.harmonize.denoising import Quieted, noise_score, quieted
+from nnunet_spine_ext.harmonize.denoising import Quieted, judged, quieted
 from nnunet_spine_ext.harmonize.distribution import score_of
 from nnunet_spine_ext.harmonize.matching import MatchResult, MatchSettings, kind_warnings, match, refuse_ct
 from nnunet_spine_ext.harmonize.reference import ChannelReference, IntensityReference, reference_of
@@ -129,18 +128,30 @@ def quieted_case(
     CaseError: a CT, which smoothed does not look like one.
     UsageError: another number of channels than the reference has.
     """
+    return [quieted(image, own) for image, own in _channels(data, properties, reference, contrast, file)]
+
+
+def judged_case(
+    data: Array,
+    properties: Mapping[str, Any],
+    reference: IntensityReference,
+    *,
+    contrast: str | None = None,
+    file: str = "",
+) -> list[Quieted]:
+    """Return each channel as it is, with its noise beside its reference's; else as `quieted_case`."""
+    return [judged(image, own) for image, own in _channels(data, properties, reference, contrast, file)]
+
+
+def _channels(
+    data: Array, properties: Mapping[str, Any], reference: IntensityReference, contrast: str | None, file: str
+) -> list[tuple[Volume, ChannelReference]]:
+    """Return each channel of a case and its reference; raises CaseError for a CT."""
     references = _per_channel(reference, len(data))
-    images = [channel_volume(channel, properties) for channel in data]
-    for image, own in zip(images, references, strict=True):
+    pairs = [(channel_volume(channel, properties), own) for channel, own in zip(data, references, strict=True)]
+    for image, own in pairs:
         refuse_ct(image, own, contrast, file)
-    return [quieted(image, own) for image, own in zip(images, references, strict=True)]
-
-
-def is_noisy(data: Array, properties: Mapping[str, Any], reference: IntensityReference) -> bool:
-    """Whether matching would reduce the noise of a channel (z, y, x) of a case; raises as `quieted_case` does."""
-    pairs = zip(data, _per_channel(reference, len(data)), strict=True)
-    scores = (noise_score(channel_facts(channel_volume(channel, properties)), own) for channel, own in pairs)
-    return any(score is not None and score.excess > 0 for score in scores)
+    return pairs
 
 
 def score_case(
@@ -154,15 +165,15 @@ def score_case(
     """Return how far a case (C, z, y, x) is from a reference, for the journal, and a warning where that is far."""
     rows, warnings = [], []
     for c, (channel, own) in enumerate(zip(data, _per_channel(reference, len(data)), strict=True)):
-        found = channel_facts(channel_volume(channel, properties))
-        score, noise = score_of(found, own), noise_score(found, own)
+        found = judged(channel_volume(channel, properties), own)
+        score = score_of(found.facts, own)
         rows.append(
             {
                 "skipped": True,
                 "why": "not asked for",
                 "before": score.to_dict(),
                 "after": None,
-                "noise": None if noise is None else {**noise.to_dict(), "after": None},
+                "noise": found.to_dict(),
             }
         )
         strange = kind_warnings(score, own, contrast, file, matched=False)
