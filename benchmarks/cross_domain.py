@@ -35,7 +35,7 @@ LEAST_SOURCE_DICE = 0.80
 
 def sources(folder: Path, arguments: Any) -> tuple[list[Source], RunSize]:
     """Make phantoms of all domains, plan and preprocess the three sources."""
-    run = run_size(arguments.preset, quick=arguments.quick, test=6, test_seed=arguments.test_seed)
+    run = run_size(arguments, test=6)
     make_phantoms(folder, run.size, SOURCES, list(DOMAINS), run.parallel)
     preprocess(folder, SOURCES, run.network, PLANS, our_augmentation())
     tests = {name: phantom_cases(folder, name) for name in DOMAINS}

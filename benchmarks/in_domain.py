@@ -50,7 +50,7 @@ OTHER_CASES = 3
 
 def phantom_sources(folder: Path, arguments: Any) -> tuple[list[Source], RunSize]:
     """Make the phantoms, plan and preprocess; return the source with all its test sets, the source's own first."""
-    run = run_size(arguments.preset, quick=arguments.quick, test=16, test_seed=arguments.test_seed)
+    run = run_size(arguments, test=16)
     make_phantoms(folder, run.size, ["T2w"], list(DOMAINS), run.parallel)
     preprocess(folder, ["T2w"], run.network, PLANS, our_augmentation())
     sets = {"T2w": phantom_cases(folder, "T2w")}

@@ -43,11 +43,11 @@ def main() -> None:
     folder = arguments.out.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     chosen, missing = arms(sys.executable, arguments.arms)
-    run = run_size(arguments.preset, quick=arguments.quick, test=0)
+    run = run_size(arguments, test=0)
     schedule = run.schedule
     count, spacing = (4, 2.0) if arguments.quick else (12, 1.5) if arguments.preset == "cpu" else (60, 1.0)
     if arguments.preset == "cpu" and not arguments.quick:
-        schedule = Schedule(epochs=24, iterations=50)
+        schedule = Schedule(epochs=arguments.epochs or 24, iterations=50)
     mixture = Mixture(NAME, count, spacing, 80.0, ("cervical", "thoracic"), PROTOCOLS, SCANNERS)
     make_mixture(folder, mixture, run.parallel)
     preprocess(folder, [NAME], run.network, PLANS, our_augmentation())

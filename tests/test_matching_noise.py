@@ -182,6 +182,7 @@ def test_an_edge_stays_where_it_is_and_padding_stays_padding() -> None:
     assert quiet[26:40].min() > 740
     rise = quiet[23:25, 20, 5]
     assert rise[0] < 500 < rise[1]
+    assert np.abs(quiet[6:9] - quiet[12]).max() < 10, "tissue beside padding is as bright as elsewhere"
 
 
 @pytest.mark.parametrize("kind", ["constant", "zero", "nan", "slice", "line"])

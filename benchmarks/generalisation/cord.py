@@ -24,7 +24,7 @@ def cord_sources(folder: Path, arguments: Any) -> tuple[list[Source], RunSize]:
     data = os.environ.get("NNUNET_SPINE_TEST_DATA")
     if not data:
         sys.exit("set NNUNET_SPINE_TEST_DATA to the folder of real images")
-    run = run_size(arguments.preset, quick=arguments.quick, test=0)
+    run = run_size(arguments, test=0)
     files = _files(Path(data))
     names = [f"Without{subject}" for subject in SUBJECTS]
     for number, subject in enumerate(SUBJECTS):

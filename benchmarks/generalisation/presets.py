@@ -34,14 +34,16 @@ class RunSize:
     parallel: int
 
 
-def run_size(preset: str, *, quick: bool, test: int, test_seed: int = 100_000) -> RunSize:
-    """Return the size of a run; `quick` shortens everything so that it ends within ten minutes and claims nothing."""
-    if preset == "gpu":
-        schedule = Schedule(epochs=40, iterations=50, threads=8, device="cuda")
+def run_size(arguments: argparse.Namespace, *, test: int) -> RunSize:
+    """Return the size of a run; `--quick` shortens everything so that it ends within ten minutes and claims nothing."""
+    test_seed, epochs = arguments.test_seed, arguments.epochs
+    if arguments.preset == "gpu":
+        schedule = Schedule(epochs=epochs or 40, iterations=50, threads=8, device="cuda")
         return RunSize(Size(60, test, 1.25, 80.0, test_seed=test_seed), schedule, HERE / "gpu.yaml", 2)
-    epochs, iterations = (3, 10) if quick else (12, 50)
-    size = Size(6, 3, 2.0, 80.0) if quick else Size(18, test, 2.0, 80.0, test_seed=test_seed)
-    return RunSize(size, Schedule(epochs, iterations), HERE / "cpu.yaml", 2)
+    if arguments.quick:
+        return RunSize(Size(6, 3, 2.0, 80.0), Schedule(epochs or 3, 10), HERE / "cpu.yaml", 2)
+    size = Size(18, test, 2.0, 80.0, test_seed=test_seed)
+    return RunSize(size, Schedule(epochs or 12, 50), HERE / "cpu.yaml", 2)
 
 
 def our_augmentation(preset: str = "shift", classes: Mapping[str, str] = MappingProxyType(TISSUES)) -> dict[str, Any]:
@@ -72,6 +74,7 @@ def parser(description: str | None, seeds: int) -> argparse.ArgumentParser:
     result.add_argument("--seeds", type=int, default=seeds, help="trainings per arm (default: %(default)s)")
     result.add_argument("--first-seed", type=int, default=1, help="others, to confirm what was chosen on these")
     result.add_argument("--test-seed", type=int, default=100_000, help="of the phantoms to test on")
+    result.add_argument("--epochs", type=int, help="of every training (default: those of the preset)")
     result.add_argument("--parallel", type=int, help="trainings at the same time (default: 2)")
     result.add_argument("--record", type=Path, help="also write the result to this JSON file")
     return result

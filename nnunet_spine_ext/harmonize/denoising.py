@@ -116,7 +116,7 @@ def smoothed(image: Volume, deviation: float) -> Volume:
     """Return an image without noise of some standard deviation: float32, edges of anatomy kept.
 
     Slice by slice in the planes of the finest voxels: neighbouring slices are other anatomy. Exact zeros stay: they are
-    padding, and nnU-Net cuts them away.
+    padding, and nnU-Net cuts them away. Tissue beside padding is not mixed with it.
 
     Parameters
     ----------
@@ -129,7 +129,19 @@ def smoothed(image: Volume, deviation: float) -> Volume:
     result = np.empty_like(values)
     into: Array = in_planes(image, result)
     for number, plane in enumerate(in_planes(image, values)):
-        blurred = gaussian_filter(plane, _BLUR, mode="nearest") / deviation
+        blurred = gaussian_filter(_without_padding(plane), _BLUR, mode="nearest") / deviation
         into[number] = denoise_tv_chambolle(blurred, weight=_WEIGHT) * deviation
     result[values == 0] = 0
     return image.with_array(result)
+
+
+def _without_padding(plane: Array) -> Array:
+    """Return a plane with the nearest value of the scan in place of each exact zero."""
+    from scipy.ndimage import distance_transform_edt
+
+    padding = plane == 0
+    if padding.all() or not padding.any():
+        return plane
+    nearest = distance_transform_edt(padding, return_distances=False, return_indices=True)
+    filled: Array = plane[tuple(nearest)]
+    return filled
