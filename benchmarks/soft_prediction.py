@@ -34,8 +34,8 @@ from soft_model import let_intensities_through, set_background
 from nnunet_spine_ext.core.io import read_json, read_volume, write_json, write_volume
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.inference.building import find_trainer
-from nnunet_spine_ext.inference.device import has_bf16
 from nnunet_spine_ext.inference.predictor import SpinePredictor
+from nnunet_spine_ext.networks.precision import has_bf16
 
 # Voxels of 1 mm along S, A, R, as nnU-Net orders them.
 PATCH, FEATURES = (320, 192, 64), (32, 64, 128, 256, 320)

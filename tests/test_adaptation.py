@@ -29,9 +29,9 @@ from nnunet_spine_ext.inference.adaptation.settings import (
     GuardSettings,
     TentSettings,
 )
-from nnunet_spine_ext.inference.device import prepare_for_bf16
 from nnunet_spine_ext.inference.predict import predict
 from nnunet_spine_ext.inference.predictor import SpinePredictor
+from nnunet_spine_ext.networks.precision import prepare_for_bf16
 from nnunet_spine_ext.training.presets import read_preset
 
 FAST = AdaptSettings(
@@ -214,7 +214,7 @@ def test_a_student_is_a_copy_that_can_be_trained_though_the_network_was_made_in_
 
 
 def test_a_network_laid_out_for_bfloat16_is_copied_with_its_normalizations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnunet_spine_ext.inference.device.has_bf16", lambda _: True)
+    monkeypatch.setattr("nnunet_spine_ext.networks.precision.has_bf16", lambda _: True)
     network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.InstanceNorm3d(4, affine=True), nn.Conv3d(4, 2, 1))
     prepare_for_bf16(network, torch.device("cpu"))
     student = training.student_of(network, torch.device("cpu"), regions=False)

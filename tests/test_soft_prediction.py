@@ -450,7 +450,7 @@ def test_the_command_takes_the_options(model: Path, tmp_path: Path) -> None:
 
 
 def test_bf16_is_near_or_refused(model: Path, tmp_path: Path) -> None:
-    from nnunet_spine_ext.inference.device import has_bf16
+    from nnunet_spine_ext.networks.precision import has_bf16
 
     image = tmp_path / "in" / "a.nii.gz"
     make_image(image)
@@ -466,9 +466,9 @@ def test_bf16_is_near_or_refused(model: Path, tmp_path: Path) -> None:
 
 
 def test_bf16_without_hardware_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nnunet_spine_ext.inference import device
+    from nnunet_spine_ext.networks import precision
 
-    monkeypatch.setattr(device, "has_bf16", lambda _: False)
+    monkeypatch.setattr(precision, "has_bf16", lambda _: False)
     with pytest.raises(SetupError) as caught:
         loaded(model, precision="bf16")
     assert caught.value.code == "E-ENV-BF16"

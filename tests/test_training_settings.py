@@ -102,9 +102,10 @@ def test_the_hash_sees_training_and_not_what_leaves_the_weights_alone() -> None:
         {"predict": {"instances": True}},
         {"data": {"scheme": "nnunet14", "sided_labels": [[4, 5]]}},
         {"reference": {"0": {"cases": 4}}},
+        {"train": {"precision": "fp32"}},
     ):
         assert settings_hash(plans_with(**content)) == base, content
-    for content in ({"train": {"num_epochs": 999}}, {"train": {"seed": 0}}, {"preset": "cpu"}):
+    for content in ({"train": {"num_epochs": 999}}, {"train": {"seed": 0}}, {"train": {"precision": "auto"}}, {"preset": "cpu"}):
         assert settings_hash(plans_with(**content)) != base, content
 
 

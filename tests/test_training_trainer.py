@@ -535,3 +535,25 @@ def test_training_and_its_validation_run_on_nnunets_own_classes(
 def test_the_class_is_found_by_reference() -> None:
     assert pickle.loads(pickle.dumps(nnUNetTrainerSpine)) is nnUNetTrainerSpine
     assert nnUNetTrainerSpine.__module__ == "nnunet_spine_ext.training.base"
+
+
+# ---- precision ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("precision", "has", "expected"), [("auto", True, True), ("auto", False, False), ("fp32", True, False)]
+)
+def test_a_cpu_trains_in_bfloat16_where_it_is_asked_to_and_can(
+    precision: str, has: bool, expected: bool, make: Maker, preprocessed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnunet_spine_ext.networks.precision.has_bf16", lambda _: has)
+    trainer = make(train=SHORT | {"precision": precision})
+    seen: list[torch.dtype] = []
+    trainer.initialize()
+    first = next(module for module in trainer.network.modules() if isinstance(module, torch.nn.Conv3d))
+    first.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    trainer.run_training()
+    assert set(seen) == {torch.bfloat16 if expected else torch.float32}
+    assert ("bfloat16" in Path(trainer.log_file).read_text()) == expected
+    weights = torch.load(Path(trainer.output_folder) / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    assert {value.dtype for value in weights.values()} == {torch.float32}

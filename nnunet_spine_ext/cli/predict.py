@@ -140,9 +140,9 @@ def _add_speed_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("fp32", "bf16"),
+        choices=("fp32", "bf16", "auto"),
         default="fp32",
-        help="bf16: bfloat16, on hardware that has it (default: %(default)s)",
+        help="bf16: bfloat16, on hardware that has it; auto: that on a CPU that has it (default: %(default)s)",
     )
     parser.add_argument(
         "--window-batch", type=int, default=1, metavar="N", help="windows computed at once (default: %(default)s)"

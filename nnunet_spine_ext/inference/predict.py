@@ -56,6 +56,7 @@ from nnunet_spine_ext.inference.view_settings import Kind
 
 if TYPE_CHECKING:
     from nnunet_spine_ext.inference.preparation import Preparation
+    from nnunet_spine_ext.networks.precision import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def predict(
     uncertainty: bool = False,
     accumulate: Literal["single", "half"] = "single",
     crop: Crop | None = None,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Precision = "fp32",
     window_batch: int = 1,
     instances: bool = False,
     instance_model: str | Path | None = None,
@@ -123,7 +124,8 @@ def predict(
         views: of which kinds (None: as planned); all_views: all of them, even when further ones change nothing.
     adapt: train on each case first (``consistency``, ``tent``, or ``none``); adapt_steps: its steps (None: as planned).
     crop: ``on``, ``off`` or ``auto``, see `SpinePredictor`; None: as the model's plans say.
-    precision: ``fp32`` as nnU-Net, or ``bf16`` on hardware that has it. window_batch: windows computed at once.
+    precision: ``fp32`` as nnU-Net, ``bf16`` on hardware that has it, ``auto``: bf16 on a CPU that has it.
+    window_batch: windows computed at once.
     instances: also separate vertebrae, discs and endplates. numbering: also say which is which; see `postprocess`.
     uncertainty: also maps of it. snapshots: a picture per case. bids: BIDS-derivatives as well. report: report.html.
     strict: geometry warnings are errors. prefer: which of two conflicting transforms to believe.
@@ -142,12 +144,23 @@ def predict(
     model = _open_model(m, d, (tr, p, c), f, chk)
     of = (instance_model, numbering_model)
     asked = phases_of(instances, numbering, of, first_vertebra, enforce=enforce, snapshots=snapshots, bids=bids)
-    how = _checked_crop(model, crop, accumulate), precision, _checked_phases(model, asked)
+    computed = _chosen_precision(precision, device)
+    how = _checked_crop(model, crop, accumulate), computed, _checked_phases(model, asked)
     by, network = _checked_match(model, match, harmonize_model, adapt, adapt_steps)
     last = adapt_steps, views_of(model.plans, tta, views, accumulate, all_views), network
     options = RunOptions(step_size, tta, accumulate, strict, prefer, *how, by, adapt, uncertainty, *last)
     work = partial(_work, device=device, window_batch=window_batch, trust=trust, report=report)
     return _predict(model, options, i, o, (part_id, num_parts), None if dry_run else work, resume=resume, report=report)
+
+
+def _chosen_precision(precision: Precision, device: str) -> Precision:
+    """Return what ``auto`` means on this device, so that a run of another device is not gone on with."""
+    if precision != "auto":
+        return precision
+    from nnunet_spine_ext.core.device import choose_device
+    from nnunet_spine_ext.networks.precision import chosen_bf16
+
+    return "bf16" if chosen_bf16(precision, choose_device(device)) else "fp32"
 
 
 def _open_model(

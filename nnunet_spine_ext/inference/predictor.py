@@ -21,7 +21,6 @@ from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.inference.activation import Activation, check_aggregate, soft_activation
 from nnunet_spine_ext.inference.building import PassCounter, find_trainer, refuse_other_shapes
-from nnunet_spine_ext.inference.device import prepare_for_bf16
 from nnunet_spine_ext.inference.export import SoftAnswer, refuse_unfaithful_resampling, soft_answer
 from nnunet_spine_ext.inference.folder import TrainedModel, load_model
 from nnunet_spine_ext.inference.folds import FoldPredictor
@@ -40,9 +39,9 @@ from nnunet_spine_ext.inference.tta import Averaged, average_views, structure_na
 from nnunet_spine_ext.inference.view_settings import ViewSettings
 from nnunet_spine_ext.inference.views import Composed, make_views
 from nnunet_spine_ext.inference.windows import Answers, Window, add_up
+from nnunet_spine_ext.networks.precision import Precision, chosen_bf16, prepare_for_bf16
 
 Accumulate = Literal["single", "half"]
-Precision = Literal["fp32", "bf16"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ class SpinePredictor(FoldPredictor):
     crop: look for the structures with windows that do not overlap and are not mirrored, then do with care only the
         windows around what was found; ``auto``: for soft models on a CPU, where that spares work.
     precision: ``bf16`` computes in bfloat16 where PyTorch finds that safe; ``fp32`` as nnU-Net does: in single
-        precision, on a GPU mixed with half.
+        precision, on a GPU mixed with half; ``auto``: bf16 on a CPU that has it.
     window_batch: windows that go through the network at once.
 
     After each case `warnings` says what was unusual, `averaged` what views there were and how they agreed (``full``),
@@ -93,7 +92,7 @@ class SpinePredictor(FoldPredictor):
         self.accumulate = accumulate
         self.trust = trust
         self.crop = crop
-        self.precision = precision
+        self.bf16 = chosen_bf16(precision, device)
         self.window_batch = window_batch
         self.activation: Activation | None = None
         self.warnings: list[Problem] = []
@@ -154,7 +153,7 @@ class SpinePredictor(FoldPredictor):
         if self.accumulate == "single":
             # Mixed precision would also add up the mirrored outputs in half precision.
             network.register_forward_hook(_in_single_precision)
-        if self.precision == "bf16":
+        if self.bf16:
             prepare_for_bf16(network, self.device)
         self._counter = PassCounter(network)
         self.manual_initialization(
@@ -331,8 +330,7 @@ class SpinePredictor(FoldPredictor):
 
     @torch.inference_mode()
     def _internal_maybe_mirror_and_predict(self, x: torch.Tensor) -> torch.Tensor:
-        bf16 = self.precision == "bf16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16) if bf16 else nullcontext():
+        with torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext():
             answer: torch.Tensor = super()._internal_maybe_mirror_and_predict(x)
         return answer
 

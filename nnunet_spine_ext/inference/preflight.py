@@ -39,7 +39,7 @@ def check_windows(crop: str | None, precision: str, window_batch: int, device: s
     """Refuse choices that are none, and batches without a window."""
     check_device_name(device)
     _check_choice("--crop", crop, (None, *get_args(Crop)))
-    _check_choice("--precision", precision, ("fp32", "bf16"))
+    _check_choice("--precision", precision, ("fp32", "bf16", "auto"))
     if window_batch < 1:
         raise UsageError(
             "E-USE-BATCH", file="--window-batch", found=f"{window_batch}", expected="1 or more", fix="use 1"

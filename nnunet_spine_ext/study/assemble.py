@@ -114,6 +114,7 @@ def _add_run(
     arguments = {
         "study": str(images.study), "folder": folder, "model": model.folder, "folders": folders, "chosen": keys,
         "options": options, "device": config.device, "step_size": config.step_size,
+        "precision": config.precision,
         "folds": config.folds if model.given else None,
         "checkpoint": config.checkpoint if model.given else "checkpoint_final.pth", "instances": images.instances,
         "twin": twin or "",

@@ -162,6 +162,7 @@ class StudyConfig:
     strategies: names of `study.strategies.STRATEGIES`.
     seeds: of the trainings, and of the cases that are drawn for fine-tuning.
     device: as everywhere. step_size: overlap of windows, as in nnU-Net.
+    precision: of networks, trained and predicting: ``fp32``, or ``auto``: bfloat16 on a CPU that has it.
     folds, checkpoint: of given models.
     bootstrap: draws for intervals. budget: minutes; what would not end within them is not begun. None: no end.
     """
@@ -177,6 +178,7 @@ class StudyConfig:
     seeds: tuple[int, ...] = (0,)
     device: str = "auto"
     step_size: float = 0.5
+    precision: Literal["fp32", "auto"] = "fp32"
     folds: tuple[str, ...] | None = None
     checkpoint: str = "checkpoint_final.pth"
     bootstrap: int = 2000

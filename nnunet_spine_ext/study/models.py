@@ -78,7 +78,7 @@ class Models:
         plan = self._plan_mixed() if row.mixed else self._plan_source()
         name = f"train {training.replace('_', '-')}, seed {seed}"
         network = self.config.network
-        settings = network.by_training.get(training, ())
+        settings = self._settings(training)
         number = MIXED_DATASET if row.mixed else SOURCE_DATASET
         path = model_folder(number, row.trainer, plans_name(training, seed), network.configuration)
         arguments = {
@@ -90,6 +90,11 @@ class Models:
         output = f"{path}/fold_0/checkpoint_final.pth"
         self._add(Step(name, train, arguments, facts, (plan.name,), _TRAIN_S, (output,), training != "source"))
         return Model(path, (name,), facts)
+
+    def _settings(self, training: str) -> tuple[str, ...]:
+        own = tuple(self.config.network.by_training.get(training, ()))
+        precision = self.config.precision
+        return own if precision == "fp32" else (f"train.precision={precision}", *own)
 
     def finetuned(self, seed: int) -> list[Model]:
         """Return the fine-tuned models: the curve of one scanner, one model for each other scanner if asked for."""
@@ -125,7 +130,7 @@ class Models:
             f"dataset of {condition.scanner}", plan_target, arguments, {"sides": data.sides},
             tuple(step.name for step in spines), 15.0, (output,),
         )  # fmt: skip
-        settings = list(network.by_training.get("finetuned", ()))
+        settings = list(self._settings("finetuned"))
         arguments = {
             "study": str(self.study), "number": number, "model": source.folder, "n": n, "seed": seed,
             "configuration": network.configuration, "settings": settings, "device": self.config.device,

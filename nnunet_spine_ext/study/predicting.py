@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nnunet_spine_ext.core.errors import SetupError, SpineExtError
 from nnunet_spine_ext.inference.folder import open_model_folder
@@ -27,6 +27,7 @@ def predict_strategy(
     options: Mapping[str, Any],
     device: str,
     step_size: float,
+    precision: Literal["fp32", "auto"],
     folds: Sequence[str] | None,
     checkpoint: str,
     instances: bool,
@@ -58,6 +59,7 @@ def predict_strategy(
         chk=checkpoint,
         device=device,
         step_size=step_size,
+        precision=precision,
         instances=instances,
         numbering=instances,
         **_known(options),

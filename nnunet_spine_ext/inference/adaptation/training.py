@@ -22,7 +22,7 @@ from nnunet_spine_ext.inference.adaptation.objectives import (
 )
 from nnunet_spine_ext.inference.adaptation.patches import PatchSource
 from nnunet_spine_ext.inference.adaptation.settings import ConsistencySettings, TentSettings
-from nnunet_spine_ext.inference.device import has_bf16
+from nnunet_spine_ext.networks.precision import has_bf16
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 _DIGITS = 6
