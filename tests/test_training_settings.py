@@ -105,7 +105,8 @@ def test_the_hash_sees_training_and_not_what_leaves_the_weights_alone() -> None:
         {"train": {"precision": "fp32"}},
     ):
         assert settings_hash(plans_with(**content)) == base, content
-    for content in ({"train": {"num_epochs": 999}}, {"train": {"seed": 0}}, {"train": {"precision": "auto"}}, {"preset": "cpu"}):
+    trainings = ({"num_epochs": 999}, {"seed": 0}, {"precision": "auto"})
+    for content in (*({"train": values} for values in trainings), {"preset": "cpu"}):
         assert settings_hash(plans_with(**content)) != base, content
 
 

@@ -124,8 +124,7 @@ def predict(
         views: of which kinds (None: as planned); all_views: all of them, even when further ones change nothing.
     adapt: train on each case first (``consistency``, ``tent``, or ``none``); adapt_steps: its steps (None: as planned).
     crop: ``on``, ``off`` or ``auto``, see `SpinePredictor`; None: as the model's plans say.
-    precision: ``fp32`` as nnU-Net, ``bf16`` on hardware that has it, ``auto``: bf16 on a CPU that has it.
-    window_batch: windows computed at once.
+    precision: ``fp32`` as nnU-Net, ``bf16``, or ``auto``: that on a CPU that has it. window_batch: windows at once.
     instances: also separate vertebrae, discs and endplates. numbering: also say which is which; see `postprocess`.
     uncertainty: also maps of it. snapshots: a picture per case. bids: BIDS-derivatives as well. report: report.html.
     strict: geometry warnings are errors. prefer: which of two conflicting transforms to believe.
@@ -144,8 +143,7 @@ def predict(
     model = _open_model(m, d, (tr, p, c), f, chk)
     of = (instance_model, numbering_model)
     asked = phases_of(instances, numbering, of, first_vertebra, enforce=enforce, snapshots=snapshots, bids=bids)
-    computed = _chosen_precision(precision, device)
-    how = _checked_crop(model, crop, accumulate), computed, _checked_phases(model, asked)
+    how = _checked_crop(model, crop, accumulate), _chosen_precision(precision, device), _checked_phases(model, asked)
     by, network = _checked_match(model, match, harmonize_model, adapt, adapt_steps)
     last = adapt_steps, views_of(model.plans, tta, views, accumulate, all_views), network
     options = RunOptions(step_size, tta, accumulate, strict, prefer, *how, by, adapt, uncertainty, *last)
