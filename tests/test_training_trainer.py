@@ -537,6 +537,25 @@ def test_the_class_is_found_by_reference() -> None:
     assert nnUNetTrainerSpine.__module__ == "nnunet_spine_ext.training.base"
 
 
+# ---- threads -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("said", "expected"), [("1", 1), ("2,1", 2), (None, 3), ("many", 3)])
+def test_a_training_on_a_cpu_uses_the_threads_that_it_is_given(
+    said: str | None, expected: int, make: Maker, preprocessed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    try:
+        torch.set_num_threads(3)  # as nnUNetv2_train does, with all cores
+        make(train=SHORT).initialize()
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
+
+
 # ---- precision ---------------------------------------------------------------------------------------------------
 
 

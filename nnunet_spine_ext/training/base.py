@@ -19,6 +19,7 @@ from torch import nn
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import atomic_path, read_json, write_json
 from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
+from nnunet_spine_ext.core.threads import limit_threads
 from nnunet_spine_ext.harmonize.curves import CaseFacts
 from nnunet_spine_ext.harmonize.reference import average_curves, contrasts_of, read_curves
 from nnunet_spine_ext.inference.adopt import adopt_for_prediction
@@ -94,13 +95,16 @@ class SettingsMixin(_Trainer):
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002  batchgenerators draws from numpy's global state
             torch.manual_seed(seed)
+        if self.device.type == "cpu":
+            limit_threads()
         token = _training.set(True)
         try:
             super().initialize()
         finally:
             _training.reset(token)
-        if self.settings.precision == "auto" and chosen_bf16("auto", self.device):
-            train_in_bf16(getattr(self.network, "module", self.network), self.device)
+        if chosen_bf16(self.settings.precision, self.device):
+            # Compiled networks and several processes are for GPUs.
+            train_in_bf16(self.network, self.device)
             self.print_to_log_file("The network computes in bfloat16 (train.precision: auto).")
         elif self.device.type == "cpu" and len(self.configuration_manager.patch_size) == 3:
             # Measured on two cores: a step of a small U-Net takes a quarter less time in this layout.
