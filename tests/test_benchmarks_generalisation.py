@@ -204,3 +204,18 @@ def test_what_an_interrupted_run_left_is_made_anew(load, tmp_path):
     (tmp_path / "nnUNet_raw" / "half.txt").write_text("half")
     domains._empty(tmp_path)
     assert not list((tmp_path / "nnUNet_raw").iterdir())
+
+
+def test_a_run_takes_as_many_epochs_as_asked_for(load, capsys: pytest.CaptureFixture[str]) -> None:
+    presets = load("generalisation.presets")
+    options = presets.parser("What it does.", seeds=1)
+    words = ["--out", "somewhere"]
+    planned = presets.run_size(options.parse_args(words), test=2)
+    longer = presets.run_size(options.parse_args([*words, "--epochs", "48"]), test=2)
+    assert (longer.schedule.epochs, longer.schedule.iterations) == (48, planned.schedule.iterations)
+    assert longer.size == planned.size
+    assert presets.run_size(options.parse_args([*words, "--quick", "--epochs", "1"]), test=2).schedule.epochs == 1
+    for wrong in ("0", "-3", "many"):
+        with pytest.raises(SystemExit):
+            options.parse_args([*words, "--epochs", wrong])
+    assert "a number from 1" in capsys.readouterr().err

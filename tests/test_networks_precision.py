@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nnunet_spine_ext.core.device import Precision
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.networks import precision
 from nnunet_spine_ext.networks.bottleneck import BottleneckNetwork, WithFeatures
-from nnunet_spine_ext.networks.precision import chosen_bf16, prepare_for_bf16, train_in_bf16
+from nnunet_spine_ext.networks.precision import chosen_bf16, prepare_for_bf16, train_in_bf16, use_single_precision
 
 CPU = torch.device("cpu")
 
@@ -69,9 +70,9 @@ def network(dimensions: int) -> Network:
     ],
 )
 def test_auto_is_bf16_on_a_cpu_that_has_it(
-    asked: precision.Precision, kind: str, has: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+    asked: Precision, kind: str, has: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "has_bf16", lambda _: has)
+    monkeypatch.setattr(precision, "_instructions", lambda: {"avx512_bf16"} if has else {"avx2"})
     assert chosen_bf16(asked, torch.device(kind)) is expected
 
 
@@ -154,3 +155,38 @@ def test_a_device_without_bf16_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(SetupError) as caught:
         train_in_bf16(network(2), CPU)
     assert caught.value.code == "E-ENV-BF16"
+
+
+def test_arm_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_instructions", lambda: {"bf16", "asimd"})
+    assert precision.has_bf16(CPU)
+    assert not chosen_bf16("auto", CPU)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_statistics_of_large_windows_are_right(dtype: torch.dtype, able: None) -> None:
+    torch.manual_seed(0)
+    shape = (1, 2, 96, 160, 160)
+    noise = 3 * torch.randn(shape)
+    # Mostly constant, as beyond the body: small terms are lost when they are added to a large sum.
+    values = torch.where(torch.rand(shape) < 0.98, torch.tensor(-0.3), noise).to(dtype)
+    norm = nn.InstanceNorm3d(2, affine=True)
+    prepare_for_bf16(norm, CPU)
+    with torch.no_grad():
+        found = norm(values.contiguous(memory_format=torch.channels_last_3d))
+    exact = torch.nn.functional.instance_norm(values.double())
+    assert found.dtype == dtype
+    assert float((found.double().std() / exact.std() - 1).abs()) < 2e-3
+    assert float(found.double().mean().abs()) < 2e-3
+
+
+def test_single_precision_comes_back(able: None) -> None:
+    plain = network(3)
+    own = deepcopy(plain)
+    train_in_bf16(own, CPU)
+    use_single_precision(own)
+    image = torch.randn(2, 1, 8, 8, 8)
+    assert torch.equal(own(image)[0], plain(image)[0])
+    other = deepcopy(plain).to(memory_format=torch.channels_last_3d)
+    use_single_precision(other)
+    assert other.encoder.first[0].weight.is_contiguous(memory_format=torch.channels_last_3d), "not touched"

@@ -76,7 +76,8 @@ def predicted(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def _predict(study: Path, name: str, twin: str = "", folder: str = "", **changes: Any) -> dict[str, Any]:
     how: dict[str, Any] = {
         "model": f"Dataset901_Toy/{NAME}", "folders": ["data"], "chosen": [SOURCE.key], "device": "cpu",
-        "step_size": 1.0, "precision": "fp32", "folds": None, "checkpoint": "checkpoint_final.pth", "instances": True, "twin": twin,
+        "step_size": 1.0, "folds": None, "checkpoint": "checkpoint_final.pth", "instances": True, "twin": twin,
+        "precision": "fp32",
         "options": STRATEGIES[name].options, "folder": f"predictions/{folder or name}",
     }  # fmt: skip
     return predict_strategy(study, **(how | changes))

@@ -565,7 +565,8 @@ def test_a_training_on_a_cpu_uses_the_threads_that_it_is_given(
 def test_a_cpu_trains_in_bfloat16_where_it_is_asked_to_and_can(
     precision: str, has: bool, expected: bool, make: Maker, preprocessed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nnunet_spine_ext.networks.precision.has_bf16", lambda _: has)
+    flags = {"avx512_bf16"} if has else {"avx2"}
+    monkeypatch.setattr("nnunet_spine_ext.networks.precision._instructions", lambda: flags)
     trainer = make(train=SHORT | {"precision": precision})
     seen: list[torch.dtype] = []
     trainer.initialize()
@@ -573,6 +574,13 @@ def test_a_cpu_trains_in_bfloat16_where_it_is_asked_to_and_can(
     first.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
     trainer.run_training()
     assert set(seen) == {torch.bfloat16 if expected else torch.float32}
-    assert ("bfloat16" in Path(trainer.log_file).read_text()) == expected
+    assert ("trains in bfloat16" in Path(trainer.log_file).read_text()) == expected
+    assert ("has no bfloat16" in Path(trainer.log_file).read_text()) == (precision == "auto" and not has)
+    monkeypatch.setattr(
+        nnUNetTrainer, "perform_actual_validation", lambda own, *_: own.network(torch.rand(1, 1, 16, 16, 16))
+    )
+    seen.clear()
+    trainer.perform_actual_validation()
+    assert seen == [torch.float32], "validation computes as prediction does"
     weights = torch.load(Path(trainer.output_folder) / "checkpoint_final.pth", weights_only=False)["network_weights"]
     assert {value.dtype for value in weights.values()} == {torch.float32}

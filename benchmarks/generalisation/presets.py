@@ -1,4 +1,7 @@
-"""Sizes of the runs: `cpu` ends within an hour on two cores, `gpu` within 40 minutes on one data-centre GPU."""
+"""Sizes of the runs: `cpu` ends within an hour on two cores, `gpu` within 40 minutes on one data-centre GPU.
+
+With `--epochs` they take as long as that takes.
+"""
 
 from __future__ import annotations
 
@@ -74,10 +77,16 @@ def parser(description: str | None, seeds: int) -> argparse.ArgumentParser:
     result.add_argument("--seeds", type=int, default=seeds, help="trainings per arm (default: %(default)s)")
     result.add_argument("--first-seed", type=int, default=1, help="others, to confirm what was chosen on these")
     result.add_argument("--test-seed", type=int, default=100_000, help="of the phantoms to test on")
-    result.add_argument("--epochs", type=int, help="of every training (default: those of the preset)")
+    result.add_argument("--epochs", type=_count, help="of every training (default: those of the preset)")
     result.add_argument("--parallel", type=int, help="trainings at the same time (default: 2)")
     result.add_argument("--record", type=Path, help="also write the result to this JSON file")
     return result
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError("a number from 1")
+    return int(text)
 
 
 def conditions(arguments: argparse.Namespace, start: float) -> dict[str, Any]:

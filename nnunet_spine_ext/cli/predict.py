@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import get_args
 
 from nnunet_spine_ext.cli.phase_options import add_phase_options
 from nnunet_spine_ext.cli.shell import add_json_option, make_parser, run
+from nnunet_spine_ext.core.device import Precision
 
 PROG = "nnUNetv2_spine_predict"
 FUNCTION = "nnunet_spine_ext.inference.predict:predict"
@@ -140,7 +142,7 @@ def _add_speed_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("fp32", "bf16", "auto"),
+        choices=get_args(Precision),
         default="fp32",
         help="bf16: bfloat16, on hardware that has it; auto: that on a CPU that has it (default: %(default)s)",
     )

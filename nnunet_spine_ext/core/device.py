@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from nnunet_spine_ext.core.errors import SetupError, UsageError
 
 if TYPE_CHECKING:
     import torch
+
+Precision = Literal["fp32", "bf16", "auto"]
+"""In what a network computes in prediction; ``auto``: bfloat16 on a CPU that has it, see `networks.precision`."""
+TrainingPrecision = Literal["fp32", "auto"]
 
 
 def check_device_name(name: str) -> None:

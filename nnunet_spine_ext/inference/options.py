@@ -22,9 +22,9 @@ from nnunet_spine_ext.inference.support import support_mm
 from nnunet_spine_ext.inference.view_settings import Kind, ViewSettings
 
 if TYPE_CHECKING:
+    from nnunet_spine_ext.core.device import Precision
     from nnunet_spine_ext.inference.predictor import SpinePredictor
     from nnunet_spine_ext.inference.settings import Adapt, Crop, Match, Tta
-    from nnunet_spine_ext.networks.precision import Precision
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,8 @@ from nnunet_spine_ext.inference.space import little_space, writing
 from nnunet_spine_ext.inference.view_settings import Kind
 
 if TYPE_CHECKING:
+    from nnunet_spine_ext.core.device import Precision
     from nnunet_spine_ext.inference.preparation import Preparation
-    from nnunet_spine_ext.networks.precision import Precision
 
 logger = logging.getLogger(__name__)
 

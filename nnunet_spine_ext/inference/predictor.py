@@ -16,6 +16,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
+from nnunet_spine_ext.core.device import Precision
 from nnunet_spine_ext.core.errors import CaseError, Problem, SetupError
 from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.core.volume import Array, Volume
@@ -39,7 +40,7 @@ from nnunet_spine_ext.inference.tta import Averaged, average_views, structure_na
 from nnunet_spine_ext.inference.view_settings import ViewSettings
 from nnunet_spine_ext.inference.views import Composed, make_views
 from nnunet_spine_ext.inference.windows import Answers, Window, add_up
-from nnunet_spine_ext.networks.precision import Precision, chosen_bf16, prepare_for_bf16
+from nnunet_spine_ext.networks.precision import chosen_bf16, prepare_for_bf16
 
 Accumulate = Literal["single", "half"]
 

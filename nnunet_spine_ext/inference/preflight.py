@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from nnunet_spine_ext.core.config import nearest
-from nnunet_spine_ext.core.device import check_device_name
+from nnunet_spine_ext.core.device import Precision, check_device_name
 from nnunet_spine_ext.core.errors import CaseError, SetupError, UsageError
 from nnunet_spine_ext.core.io import read_json
 from nnunet_spine_ext.core.partial import check_folder, unusable_folder
@@ -39,7 +39,7 @@ def check_windows(crop: str | None, precision: str, window_batch: int, device: s
     """Refuse choices that are none, and batches without a window."""
     check_device_name(device)
     _check_choice("--crop", crop, (None, *get_args(Crop)))
-    _check_choice("--precision", precision, ("fp32", "bf16", "auto"))
+    _check_choice("--precision", precision, get_args(Precision))
     if window_batch < 1:
         raise UsageError(
             "E-USE-BATCH", file="--window-batch", found=f"{window_batch}", expected="1 or more", fix="use 1"

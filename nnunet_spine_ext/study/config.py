@@ -19,7 +19,7 @@ from nnunet_spine_ext.core.config import (
     set_by_path,
     to_dict,
 )
-from nnunet_spine_ext.core.device import check_device_name
+from nnunet_spine_ext.core.device import TrainingPrecision, check_device_name
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.presets import names_in
 from nnunet_spine_ext.study.faults import check_names, wrong
@@ -178,7 +178,7 @@ class StudyConfig:
     seeds: tuple[int, ...] = (0,)
     device: str = "auto"
     step_size: float = 0.5
-    precision: Literal["fp32", "auto"] = "fp32"
+    precision: TrainingPrecision = "fp32"
     folds: tuple[str, ...] | None = None
     checkpoint: str = "checkpoint_final.pth"
     bootstrap: int = 2000
@@ -295,3 +295,16 @@ def _check_once(names: Sequence[str | float], where: str) -> None:
     twice = sorted({str(name) for name in names if names.count(name) > 1})
     if twice:
         raise wrong(where, f"{', '.join(twice)} twice", "each once", "leave one out")
+
+
+def computed_precision(config: StudyConfig) -> Literal["fp32", "bf16"]:
+    """Return in what the networks of a study compute on this machine."""
+    if config.precision == "fp32":
+        return "fp32"
+    import torch
+
+    from nnunet_spine_ext.core.device import choose_device
+    from nnunet_spine_ext.networks.precision import chosen_bf16
+
+    kind = config.device if config.device != "auto" else choose_device("auto").type
+    return "bf16" if chosen_bf16(config.precision, torch.device(kind)) else "fp32"

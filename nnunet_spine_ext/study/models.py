@@ -12,7 +12,7 @@ from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.labels import scheme
 from nnunet_spine_ext.inference.folder import ModelFolder, open_model_folder
 from nnunet_spine_ext.study.conditions import SOURCE, Condition, targets
-from nnunet_spine_ext.study.config import StudyConfig, digest
+from nnunet_spine_ext.study.config import StudyConfig, computed_precision, digest
 from nnunet_spine_ext.study.given import refuse_other_labels
 from nnunet_spine_ext.study.images import Images, spine_steps, target_named
 from nnunet_spine_ext.study.steps import Step
@@ -92,9 +92,13 @@ class Models:
         return Model(path, (name,), facts)
 
     def _settings(self, training: str) -> tuple[str, ...]:
+        """Return the settings of a training, in words, with the precision where it would be another without a word."""
         own = tuple(self.config.network.by_training.get(training, ()))
-        precision = self.config.precision
-        return own if precision == "fp32" else (f"train.precision={precision}", *own)
+        if computed_precision(self.config) == "bf16":
+            return ("train.precision=auto", *own)
+        # What is fine-tuned trains as its source did.
+        given = training == "finetuned" and self.config.models.source is not None
+        return ("train.precision=fp32", *own) if given else own
 
     def finetuned(self, seed: int) -> list[Model]:
         """Return the fine-tuned models: the curve of one scanner, one model for each other scanner if asked for."""

@@ -6,8 +6,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from nnunet_spine_ext.core.device import TrainingPrecision
 from nnunet_spine_ext.core.errors import SetupError, SpineExtError
 from nnunet_spine_ext.inference.folder import open_model_folder
 from nnunet_spine_ext.inference.journal import Journal
@@ -27,7 +28,7 @@ def predict_strategy(
     options: Mapping[str, Any],
     device: str,
     step_size: float,
-    precision: Literal["fp32", "auto"],
+    precision: TrainingPrecision,
     folds: Sequence[str] | None,
     checkpoint: str,
     instances: bool,

@@ -24,7 +24,7 @@ from nnunet_spine_ext.harmonize.curves import CaseFacts
 from nnunet_spine_ext.harmonize.reference import average_curves, contrasts_of, read_curves
 from nnunet_spine_ext.inference.adopt import adopt_for_prediction
 from nnunet_spine_ext.inference.model import sided_axis
-from nnunet_spine_ext.networks.precision import chosen_bf16, train_in_bf16
+from nnunet_spine_ext.networks.precision import chosen_bf16, train_in_bf16, use_single_precision
 from nnunet_spine_ext.training.domain_settings import refuse_domain_settings
 from nnunet_spine_ext.training.finetune_settings import refuse_finetune_settings
 from nnunet_spine_ext.training.mirroring import only_mirroring, replace_mirroring, sided_labels
@@ -105,8 +105,11 @@ class SettingsMixin(_Trainer):
         if chosen_bf16(self.settings.precision, self.device):
             # Compiled networks and several processes are for GPUs.
             train_in_bf16(self.network, self.device)
-            self.print_to_log_file("The network computes in bfloat16 (train.precision: auto).")
-        elif self.device.type == "cpu" and len(self.configuration_manager.patch_size) == 3:
+            self.print_to_log_file("The network trains in bfloat16 (train.precision: auto).")
+            return
+        if self.device.type == "cpu" and self.settings.precision == "auto":
+            self.print_to_log_file("This processor has no bfloat16: single precision (train.precision: auto).")
+        if self.device.type == "cpu" and len(self.configuration_manager.patch_size) == 3:
             # Measured on two cores: a step of a small U-Net takes a quarter less time in this layout.
             self.network.to(memory_format=torch.channels_last_3d)
 
@@ -144,6 +147,11 @@ class SettingsMixin(_Trainer):
             super().on_epoch_end()
         finally:
             logger.__dict__.pop("plot_progress_png", None)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Validate as nnU-Net does, and as it predicts: in single precision on a CPU, whatever the training was in."""
+        use_single_precision(self.network)
+        super().perform_actual_validation(save_probabilities)
 
     def save_checkpoint(self, filename: str) -> None:
         """Write a checkpoint under a temporary name first: an interrupt leaves the previous file intact."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from nnunet_spine_ext.augment.config import AugmentConfig, Group
 from nnunet_spine_ext.core.config import load_config, to_dict
+from nnunet_spine_ext.core.device import TrainingPrecision
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.inference.settings import PredictSettings
@@ -42,8 +43,8 @@ class TrainSettings:
     plot_every: epochs between drawings of progress.png (one drawing takes seconds).
     seed: makes a run with one worker (nnUNet_n_proc_DA=0) on the CPU repeatable, also one that is resumed: every epoch
         is seeded anew. None leaves random numbers as they are.
-    precision: ``fp32`` as nnU-Net; ``auto``: bfloat16 on a CPU that computes in it, about twice as fast. On a GPU both
-        are nnU-Net's mixed precision.
+    precision: of training on a CPU: ``fp32`` as nnU-Net; ``auto``: bfloat16 where the CPU computes in it. Validation is
+        in fp32. On a GPU both are nnU-Net's mixed precision.
     """
 
     num_epochs: int = 1000
@@ -61,7 +62,7 @@ class TrainSettings:
     save_every: int = 50
     plot_every: int = 1
     seed: int | None = None
-    precision: Literal["fp32", "auto"] = "fp32"
+    precision: TrainingPrecision = "fp32"
 
     def __post_init__(self) -> None:
         counts = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every", "plot_every")

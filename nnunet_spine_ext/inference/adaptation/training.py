@@ -22,7 +22,7 @@ from nnunet_spine_ext.inference.adaptation.objectives import (
 )
 from nnunet_spine_ext.inference.adaptation.patches import PatchSource
 from nnunet_spine_ext.inference.adaptation.settings import ConsistencySettings, TentSettings
-from nnunet_spine_ext.networks.precision import has_bf16
+from nnunet_spine_ext.networks.precision import has_bf16, use_single_precision
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 _DIGITS = 6
@@ -76,6 +76,7 @@ def student_of(network: nn.Module, device: torch.device, *, regions: bool) -> St
     for module in copied.modules():
         if not any(True for _ in module.children()):
             module.eval()
+    use_single_precision(copied)
     return Student(copied.requires_grad_(True), device, regions)
 
 
