@@ -30,7 +30,19 @@ LEVELS = {
     "S1": "sacral",
 }
 KEYS = ("seed", "strategy", "scanner", "factor", "components", "severity", "n", "case", "subject", "region_of_view")
-CASES = (*KEYS, "dice", "semantic_dice", "id_rate", "msd_mm", "vertebrae", "missing", "seconds", "forward_passes")
+CASES = (
+    *KEYS,
+    "dice",
+    "semantic_dice",
+    "id_rate",
+    "msd_mm",
+    "vertebrae",
+    "missing",
+    "seconds",
+    "forward_passes",
+    "noise_reduced",
+    "matched",
+)
 VERTEBRAE = (*KEYS[:-1], "level", "region", "dice", "msd_mm", "detected", "identified")
 GAPS = (
     "seed", "scanner", "case", "quantile_distance", "snr_ratio", "resolution_ratio", "feature_distance", "ceiling_dice",
@@ -54,6 +66,8 @@ class Planted:
     seed_spread: float = 0.0
     own: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
+    # By strategy, what matching did to the scans of the targets: noise reduced, intensities matched.
+    done: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def make_study(folder: Path, planted: Planted | None = None) -> Path:
@@ -124,6 +138,7 @@ class _Maker:
                     **row, "region_of_view": "whole", "dice": dice, "semantic_dice": dice + 0.01,
                     "id_rate": min(1.0, dice + 0.05), "msd_mm": 2.5 * (1.3 - dice), "vertebrae": 25, "missing": 0,
                     "seconds": 1.5, "forward_passes": 1,
+                    **dict(zip(CASES[-2:], self.planted.done.get(strategy, ("", "")), strict=True)),
                 }
             )  # fmt: skip
             if factor == "scanner":

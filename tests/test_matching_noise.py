@@ -262,6 +262,21 @@ def test_a_usual_case_is_untouched_and_its_noise_is_told(tmp_path: Path, whole: 
     assert told["channels"][0]["noise"]["after"] is None
 
 
+def test_a_noisy_case_that_nothing_is_done_about_is_a_warning(tmp_path: Path, whole: IntensityReference) -> None:
+    data, properties = read(tmp_path, scan(7, noise=40))
+    told, warnings = score_case(data, properties, whole, file="scan.nii.gz")
+    assert told["channels"][0]["noise"]["after"] is None
+    (problem,) = [warning for warning in warnings if warning.code == "W-MATCH-NOISE"]
+    score = told["channels"][0]["noise"]
+    assert f"{score['level']:.3f}" in problem.found
+    assert f"{score['limit']:.3f}" in problem.expected
+    assert problem.file == "scan.nii.gz"
+    assert "--match noise" in problem.fix
+    assert not match_case(data, properties, whole, "noise").warnings, "it was reduced"
+    usual, properties = read(tmp_path, scan(8))
+    assert not [warning for warning in score_case(usual, properties, whole)[1] if warning.code == "W-MATCH-NOISE"]
+
+
 @pytest.mark.parametrize("affine", [np.diag([-1.0, 1.0, -4.0, 1.0]), np.diag([4.0, 1.0, 1.0, 1.0])[:, [2, 0, 1, 3]]])
 def test_geometry_stays(tmp_path: Path, whole: IntensityReference, affine: Array) -> None:
     image = scan(7, noise=40, affine=affine)

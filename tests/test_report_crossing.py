@@ -93,6 +93,20 @@ def test_noise_that_was_reduced_is_told(folder: Path) -> None:
     assert [table["caption"] for table in details["beta"]["crossing"]] == ["Intensities"]
 
 
+def test_noise_that_nothing_was_done_about_is_told_beside_a_small_distance(folder: Path) -> None:
+    noisy = LEFT | {"noise": {"level": 0.12, "usual": 0.02, "limit": 0.05, "after": None}}
+    quieted = LEFT | {"why": "intensities stay", "noise": noisy["noise"] | {"after": 0.03}}
+    note(
+        folder,
+        alpha={"intensity": {"method": "none", "channels": [noisy]}},
+        beta={"intensity": {"method": "noise", "channels": [quieted]}},
+    )
+    data, details = shown(folder)
+    assert values_of(data, "distance")["alpha"] == (0.03, "noisier than training scans")
+    assert values_of(data, "distance")["beta"] == (0.03, "in distribution")
+    assert details["beta"]["crossing"][0]["rows"][0][3] == "noise alone (intensities stay)"
+
+
 def test_without_matching_there_is_a_distance_only(folder: Path) -> None:
     compared = {"skipped": True, "why": "not asked for", "before": FAR, "after": None}
     note(folder, alpha={"intensity": {"method": "none", "channels": [compared]}})

@@ -322,6 +322,29 @@ def test_strategies_that_were_asked_for_and_not_run_are_shown_as_missing(tmp_pat
     assert "not available" in (tmp_path / "tables" / "table3.md").read_text(encoding="utf-8")
 
 
+def test_what_matching_did_is_told(tmp_path: Path) -> None:
+    make_study(tmp_path, Planted(subjects=7, sizes=(0, 1), done={"match": (1, 0), "none": (0, 0)}))
+    analyse(tmp_path, bootstrap=50)
+    told = "Matching: noise was reduced in 100% of the target scans, intensities were matched in 0%"
+    text = (tmp_path / "tables" / "table3.md").read_text(encoding="utf-8")
+    assert told in text
+    assert told in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert text.count("noise was reduced") == 1, "strategies that do not match, or do not say, are not spoken of"
+    found = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["strategies"]["match"]
+    assert (found["noise_reduced"], found["matched"]) == (1, 0)
+
+
+def test_tables_of_earlier_versions_can_be_read(tmp_path: Path) -> None:
+    make_study(tmp_path, Planted(subjects=7, sizes=(0, 1), done={"match": (1, 0)}))
+    later = ("noise_reduced", "matched")
+    rows = [
+        {name: value for name, value in row.items() if name not in later} for row in read_rows(tmp_path / "cases.csv")
+    ]
+    write_rows(tmp_path / "cases.csv", list(rows[0]), rows)
+    analyse(tmp_path, bootstrap=50)
+    assert "noise was reduced" not in (tmp_path / "tables" / "table3.md").read_text(encoding="utf-8")
+
+
 def test_a_smoke_study_of_three_subjects_has_all_columns_and_says_too_few(study: Path, tmp_path: Path) -> None:
     make_study(tmp_path, Planted(subjects=3, sizes=(0, 1)))
     summary = analyse(tmp_path, bootstrap=50)

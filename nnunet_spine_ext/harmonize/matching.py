@@ -158,7 +158,7 @@ def match(
     before = score_of(facts, reference)
     warnings += kind_warnings(before, reference, contrast, file, matched=settings.method != "noise")
     if settings.method == "noise":
-        return MatchResult(_as_float(image), "noise", True, "not asked for", before, before, (), warnings)
+        return MatchResult(_as_float(image), "noise", True, "intensities stay", before, before, (), warnings)
     if settings.skip_in_distribution and before.in_distribution:
         why = f"in distribution: {before.body:.3f} of at most {before.bar:.3f}"
         return MatchResult(_as_float(image), settings.method, True, why, before, before, (), warnings)

@@ -176,9 +176,25 @@ def score_case(
                 "noise": found.to_dict(),
             }
         )
-        strange = kind_warnings(score, own, contrast, file, matched=False)
+        strange = kind_warnings(score, own, contrast, file, matched=False) + _noise_warnings(found, file)
         warnings += [_of_channel(problem, c, len(data)) for problem in strange]
     return {"method": "none", "channels": rows}, warnings
+
+
+def _noise_warnings(found: Quieted, file: str) -> list[Problem]:
+    """Return a warning where a scan is predicted that is noisier than training scans."""
+    if found.score is None or not found.noisy:
+        return []
+    return [
+        Problem(
+            "warning",
+            "W-MATCH-NOISE",
+            file,
+            f"noise of {found.score.level:.3f} of the body's intensities; training scans have {found.score.usual:.3f}",
+            f"at most {found.score.limit:.3f}",
+            "look at the result, and at that of --match noise, which reduces it",
+        )
+    ]
 
 
 def usable_reference(

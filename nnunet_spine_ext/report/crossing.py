@@ -30,6 +30,8 @@ def distance(case: Case, when: str = "before") -> tuple[float | None, str]:
     if when == "after":
         return body, _done(case)
     inside = _table(channel.get(when)).get("in_distribution")
+    if inside and any(_is_noisy(channel) for channel in _channels(case)):
+        return body, "noisier than training scans"
     return body, "" if inside is None else "in distribution" if inside else "out of distribution"
 
 
@@ -76,7 +78,8 @@ def _matching(case: Case) -> Rows:
     rows = []
     for number, channel in enumerate(_channels(case)):
         before, after = _table(channel.get("before")), _table(channel.get("after"))
-        done = f"left alone ({channel.get('why', '')})" if channel.get("skipped") else _done(case)
+        alone = "noise alone" if _noise_left(channel) else "left alone"
+        done = f"{alone} ({channel.get('why', '')})" if channel.get("skipped") else _done(case)
         confidence = _number(channel.get("confidence"))
         shown = _text(confidence, 2) if method == "anchored" and not channel.get("skipped") else ""
         own, limit, left = (
@@ -100,6 +103,13 @@ def _noise_left(channel: Mapping[str, Any]) -> str:
     """Return the noise of a channel after it was reduced; empty where it was not."""
     left = _number(_table(channel.get("noise")).get("after"))
     return "" if left is None else _text(left)
+
+
+def _is_noisy(channel: Mapping[str, Any]) -> bool:
+    """Whether a channel is noisier than training scans may be, and nothing was done about it."""
+    told = _table(channel.get("noise"))
+    level, limit = _number(told.get("level")), _number(told.get("limit"))
+    return level is not None and limit is not None and level > limit and not _noise_left(channel)
 
 
 def _done(case: Case) -> str:

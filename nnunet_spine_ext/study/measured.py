@@ -15,7 +15,12 @@ from nnunet_spine_ext.core.io import read_json
 DEFAULT_SOURCE = "nako-siemens-3t"
 SCANNER, COMPONENT, PAIR, SAMPLES = "scanner", "component", "pair", "samples"
 KEYS = ("seed", "strategy", "scanner", "factor", "components", "severity", "n", "case", "subject")
-CASE_VALUES = ("dice", "semantic_dice", "id_rate", "msd_mm", "vertebrae", "missing", "seconds", "forward_passes")
+CASE_VALUES = (
+    "dice", "semantic_dice", "id_rate", "msd_mm", "vertebrae", "missing", "seconds", "forward_passes", "noise_reduced",
+    "matched",
+)  # fmt: skip
+# Studies of earlier versions do not have these.
+_LATER = frozenset({"noise_reduced", "matched"})
 VERTEBRA_VALUES = ("dice", "msd_mm", "detected", "identified")
 GAP_VALUES = ("quantile_distance", "snr_ratio", "resolution_ratio", "feature_distance", "ceiling_dice")
 _WORDS = {"": math.nan, "none": math.nan, "true": 1.0, "false": 0.0}
@@ -189,7 +194,7 @@ def _rows(path: Path, values: tuple[str, ...]) -> Iterator[Row]:
         with path.open(encoding="utf-8", newline="") as stream:
             reader = csv.reader(stream)
             header = next(reader, [])
-            missing = [name for name in (*needed, *values) if name not in header]
+            missing = [name for name in (*needed, *values) if name not in header and name not in _LATER]
             if missing:
                 raise _bad(path, f"no column {', '.join(missing)}", f"the columns {', '.join((*needed, *values))}")
             read = _Reader(path, header, values)
@@ -211,7 +216,7 @@ class _Reader:
         at = {name: place for place, name in enumerate(header)}
         self._condition_at = [at.get(name, -1) for name in KEYS[1:7]]
         self._text_at = [at.get(name, -1) for name in ("seed", "case", "subject", "level", "region")]
-        self._values = [(at[name], name) for name in values]
+        self._values = [(at.get(name, -1), name) for name in values]
         self._conditions: dict[tuple[str, ...], Condition] = {}
 
     def row(self, line: int, cells: list[str]) -> Row:

@@ -14,6 +14,7 @@ from nnunet_spine_ext.core.io import write_text
 KEYS = ("seed", "strategy", "scanner", "factor", "components", "severity", "n", "case", "subject", "region_of_view")
 CASE_COLUMNS = (
     *KEYS, "dice", "semantic_dice", "id_rate", "msd_mm", "vertebrae", "missing", "seconds", "forward_passes",
+    "noise_reduced", "matched",
 )  # fmt: skip
 VERTEBRA_COLUMNS = (*KEYS, "level", "region", "dice", "msd_mm", "detected", "identified")
 GAP_COLUMNS = (

@@ -56,9 +56,12 @@ def score_strategy(
 
 
 def _facts(entry: Mapping[str, Any]) -> dict[str, Any]:
+    channels = (entry.get("intensity") or {}).get("channels", [])
     return {
         "seconds": entry.get("seconds"),
         "forward_passes": entry.get("forward_passes"),
+        "noise_reduced": int(any((channel.get("noise") or {}).get("after") is not None for channel in channels)),
+        "matched": int(any(not channel["skipped"] for channel in channels)),
         "warnings": sorted({str(found["code"]) for found in entry.get("warnings", [])}),
     }
 

@@ -57,7 +57,8 @@ class Outcome:
 
     `share` is (strategy - none) / (source - none) with the means over the targets on which both were run
     (`scanners`), `mean_of_shares` the mean of the shares of single scanners that have one. `source_change` is what the
-    strategy does to the source scanner. `cost` has the mean seconds and forward passes per case.
+    strategy does to the source scanner. `seconds` and `passes` are means per case, `noise_reduced` and `matched` the
+    shares of target scans whose noise was reduced, and whose intensities were mapped.
     """
 
     variant: Variant
@@ -80,6 +81,8 @@ class Outcome:
     tests: Mapping[str, Test] = field(default_factory=dict)
     seconds: float = math.nan
     passes: float = math.nan
+    noise_reduced: float = math.nan
+    matched: float = math.nan
     failed: int = 0
 
     @property
@@ -112,6 +115,8 @@ class Outcome:
             "against_none_by_scanner": {name: one.to_dict() for name, one in self.tests.items()},
             "seconds": plain(self.seconds),
             "forward_passes": plain(self.passes),
+            "noise_reduced": plain(self.noise_reduced),
+            "matched": plain(self.matched),
             "failed": self.failed,
         }
 
@@ -158,6 +163,8 @@ def _outcome(cohort: Cohort, variant: Variant) -> Outcome:
         seed_sd=seed_spread(nanmean(np.stack(scores), axis=0)),
         seconds=_cost(cohort, variant, "seconds"),
         passes=_cost(cohort, variant, "forward_passes"),
+        noise_reduced=_cost(cohort, variant, "noise_reduced"),
+        matched=_cost(cohort, variant, "matched"),
         failed=_failed(cohort, variant),
     )
     return outcome if variant == NONE else _against_none(cohort, outcome)
