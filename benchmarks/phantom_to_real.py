@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from generalisation.arms import Schedule, arms
+from generalisation.arms import arms
 from generalisation.compare import Source, collect, compare
 from generalisation.domains import Mixture, dataset, make_mixture, preprocess, real_cases
 from generalisation.presets import ARMS_HELP, PLANS, conditions, our_augmentation, parser, run_size
@@ -43,18 +43,15 @@ def main() -> None:
     folder = arguments.out.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     chosen, missing = arms(sys.executable, arguments.arms)
-    run = run_size(arguments, test=0)
-    schedule = run.schedule
+    run = run_size(arguments, test=0, cpu_epochs=24)
     count, spacing = (4, 2.0) if arguments.quick else (12, 1.5) if arguments.preset == "cpu" else (60, 1.0)
-    if arguments.preset == "cpu" and not arguments.quick:
-        schedule = Schedule(epochs=arguments.epochs or 24, iterations=50)
     mixture = Mixture(NAME, count, spacing, 80.0, ("cervical", "thoracic"), PROTOCOLS, SCANNERS)
     make_mixture(folder, mixture, run.parallel)
     preprocess(folder, [NAME], run.network, PLANS, our_augmentation())
     sets = real_cases(Path(data))
     source = Source(dataset([NAME], 0), PLANS, sets)
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    rows = collect(folder, source, chosen, seeds, schedule, arguments.parallel or run.parallel)
+    rows = collect(folder, source, chosen, seeds, run.schedule, arguments.parallel or run.parallel)
     names = [arm.name for arm in chosen]
     table = compare(rows, names, list(sets), names[0])
     by_case = _by_case(rows)

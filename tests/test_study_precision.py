@@ -15,7 +15,7 @@ from nnunet_spine_ext.inference.journal import RUN
 from nnunet_spine_ext.inference.predict import predict
 from nnunet_spine_ext.networks import precision
 from nnunet_spine_ext.study.assemble import assemble
-from nnunet_spine_ext.study.config import StudyConfig, computed_precision, read_config
+from nnunet_spine_ext.study.config import StudyConfig, read_config
 from nnunet_spine_ext.study.images import images_of
 from nnunet_spine_ext.study.models import models_of
 from nnunet_spine_ext.study.steps import Ledger, Step
@@ -41,7 +41,7 @@ def keys(config: StudyConfig, folder: Path) -> dict[str, str]:
 def test_auto_tells_trainings_and_predictions(processor: Callable[..., None], tmp_path: Path) -> None:
     processor("avx512_bf16")
     config = replace(read_config(None, "smoke"), precision="auto")
-    assert computed_precision(config) == "bf16"
+    assert config.computed_precision == "bf16"
     found = steps(config, tmp_path)
     trainings = [step for name, step in found.items() if name.startswith(("train ", "fine-tune "))]
     assert len(trainings) > 3
@@ -72,7 +72,7 @@ def test_bfloat16_has_keys_of_its_own_and_single_precision_those_of_earlier_stud
 def test_a_gpu_has_its_own_precision(processor: Callable[..., None]) -> None:
     processor("avx512_bf16")
     config = replace(read_config(None, "smoke"), precision="auto")
-    assert computed_precision(replace(config, device="cuda:1")) == "fp32"
+    assert replace(config, device="cuda:1").computed_precision == "fp32"
 
 
 def test_what_is_fine_tuned_does_not_inherit_the_precision_of_a_given_source(

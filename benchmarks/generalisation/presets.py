@@ -37,8 +37,11 @@ class RunSize:
     parallel: int
 
 
-def run_size(arguments: argparse.Namespace, *, test: int) -> RunSize:
-    """Return the size of a run; `--quick` shortens everything so that it ends within ten minutes and claims nothing."""
+def run_size(arguments: argparse.Namespace, *, test: int, cpu_epochs: int = 12) -> RunSize:
+    """Return the size of a run; `--quick` shortens everything so that it ends within ten minutes and claims nothing.
+
+    `cpu_epochs`: of the preset `cpu` where `--epochs` says nothing.
+    """
     test_seed, epochs = arguments.test_seed, arguments.epochs
     if arguments.preset == "gpu":
         schedule = Schedule(epochs=epochs or 40, iterations=50, threads=8, device="cuda")
@@ -46,7 +49,7 @@ def run_size(arguments: argparse.Namespace, *, test: int) -> RunSize:
     if arguments.quick:
         return RunSize(Size(6, 3, 2.0, 80.0), Schedule(epochs or 3, 10), HERE / "cpu.yaml", 2)
     size = Size(18, test, 2.0, 80.0, test_seed=test_seed)
-    return RunSize(size, Schedule(epochs or 12, 50), HERE / "cpu.yaml", 2)
+    return RunSize(size, Schedule(epochs or cpu_epochs, 50), HERE / "cpu.yaml", 2)
 
 
 def our_augmentation(preset: str = "shift", classes: Mapping[str, str] = MappingProxyType(TISSUES)) -> dict[str, Any]:

@@ -118,40 +118,27 @@ def quieted_case(
     properties: Mapping[str, Any],
     reference: IntensityReference,
     *,
+    reduce: bool = True,
     contrast: str | None = None,
     file: str = "",
 ) -> list[Quieted]:
     """Return each channel (z, y, x) of a case with about the noise of its reference, see `harmonize.denoising`.
+
+    Parameters
+    ----------
+    reduce: False: each channel as it is, with its noise beside its reference's.
 
     Raises
     ------
     CaseError: a CT, which smoothed does not look like one.
     UsageError: another number of channels than the reference has.
     """
-    return [quieted(image, own) for image, own in _channels(data, properties, reference, contrast, file)]
-
-
-def judged_case(
-    data: Array,
-    properties: Mapping[str, Any],
-    reference: IntensityReference,
-    *,
-    contrast: str | None = None,
-    file: str = "",
-) -> list[Quieted]:
-    """Return each channel as it is, with its noise beside its reference's; else as `quieted_case`."""
-    return [judged(image, own) for image, own in _channels(data, properties, reference, contrast, file)]
-
-
-def _channels(
-    data: Array, properties: Mapping[str, Any], reference: IntensityReference, contrast: str | None, file: str
-) -> list[tuple[Volume, ChannelReference]]:
-    """Return each channel of a case and its reference; raises CaseError for a CT."""
     references = _per_channel(reference, len(data))
-    pairs = [(channel_volume(channel, properties), own) for channel, own in zip(data, references, strict=True)]
-    for image, own in pairs:
+    images = [channel_volume(channel, properties) for channel in data]
+    for image, own in zip(images, references, strict=True):
         refuse_ct(image, own, contrast, file)
-    return pairs
+    look = quieted if reduce else judged
+    return [look(image, own) for image, own in zip(images, references, strict=True)]
 
 
 def score_case(

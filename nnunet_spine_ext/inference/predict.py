@@ -143,22 +143,12 @@ def predict(
     model = _open_model(m, d, (tr, p, c), f, chk)
     of = (instance_model, numbering_model)
     asked = phases_of(instances, numbering, of, first_vertebra, enforce=enforce, snapshots=snapshots, bids=bids)
-    how = _checked_crop(model, crop, accumulate), _chosen_precision(precision, device), _checked_phases(model, asked)
+    how = *_checked_windows(model, crop, accumulate, precision, device), _checked_phases(model, asked)
     by, network = _checked_match(model, match, harmonize_model, adapt, adapt_steps)
     last = adapt_steps, views_of(model.plans, tta, views, accumulate, all_views), network
     options = RunOptions(step_size, tta, accumulate, strict, prefer, *how, by, adapt, uncertainty, *last)
     work = partial(_work, device=device, window_batch=window_batch, trust=trust, report=report)
     return _predict(model, options, i, o, (part_id, num_parts), None if dry_run else work, resume=resume, report=report)
-
-
-def _chosen_precision(precision: Precision, device: str) -> Precision:
-    """Return what ``auto`` means on this device, so that a run of another device is not gone on with."""
-    if precision != "auto":
-        return precision
-    from nnunet_spine_ext.core.device import choose_device
-    from nnunet_spine_ext.networks.precision import chosen_bf16
-
-    return "bf16" if chosen_bf16(precision, choose_device(device)) else "fp32"
 
 
 def _open_model(
@@ -203,11 +193,16 @@ def _predict(
     return result
 
 
-def _checked_crop(model: ModelFolder, crop: Crop | None, accumulate: str) -> Crop:
-    """Return the crop mode in force; raises UsageError for what the model cannot do."""
+def _checked_windows(
+    model: ModelFolder, crop: Crop | None, accumulate: str, precision: Precision, device: str
+) -> tuple[Crop, Precision]:
+    """Return the crop mode in force and what ``auto`` means on this device; raises UsageError for what cannot be."""
+    from nnunet_spine_ext.networks.precision import computed_precision
+
     chosen = crop or (predict_settings(model.plans) or PredictSettings()).crop
     check_accumulate(accumulate, chosen, soft=soft_activation(model.plans) is not None)
-    return chosen
+    # A run on a device of another kind is not gone on with.
+    return chosen, computed_precision(precision, device)
 
 
 def _checked_match(

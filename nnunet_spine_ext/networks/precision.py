@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from nnunet_spine_ext.core.device import Precision
+from nnunet_spine_ext.core.device import Precision, choose_device
 from nnunet_spine_ext.core.errors import SetupError
 
 # As Linux names them.
@@ -36,6 +37,13 @@ def chosen_bf16(precision: Precision, device: torch.device) -> bool:
     return precision == "bf16" or (precision == "auto" and device.type == "cpu" and bool(_instructions() & _X86))
 
 
+def computed_precision(precision: Precision, device: str) -> Literal["fp32", "bf16"]:
+    """Return in what networks compute on a device of this machine, by its name; it need not be there."""
+    kind = choose_device(device) if device == "auto" else torch.device(device)
+    return "bf16" if chosen_bf16(precision, kind) else "fp32"
+
+
+@cache
 def _instructions() -> set[str]:
     """Return the instructions that Linux says this processor has; elsewhere none, for PyTorch does not tell."""
     file = Path("/proc/cpuinfo")

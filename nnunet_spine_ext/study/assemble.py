@@ -11,7 +11,7 @@ from nnunet_spine_ext.core.io import sha256
 from nnunet_spine_ext.harmonize.harmonizer import MODEL_FILE
 from nnunet_spine_ext.inference.harmonizing import read_network
 from nnunet_spine_ext.study.conditions import Condition
-from nnunet_spine_ext.study.config import StudyConfig, computed_precision
+from nnunet_spine_ext.study.config import StudyConfig
 from nnunet_spine_ext.study.gaps import measure_gaps
 from nnunet_spine_ext.study.images import Images, images_of
 from nnunet_spine_ext.study.models import Model, Models, models_of
@@ -122,7 +122,7 @@ def _add_run(
     needs = (*model.needs, *(step.name for step in images.test_steps))
     # A twin spares work, and decides nothing.
     facts = {key: value for key, value in arguments.items() if key not in ("study", "device", "twin", "precision")}
-    if computed_precision(config) == "bf16":
+    if config.computed_precision == "bf16":
         # What was computed in the one is not to be compared with what was computed in the other.
         facts["precision"] = "bf16"
     facts["model"] = model.facts

@@ -35,13 +35,6 @@ def environment_of(study: Path, threads: int) -> dict[str, str]:
     return environment
 
 
-def use_threads() -> None:
-    """Let torch use as many threads as `environment_of` gives one step."""
-    import torch
-
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-
-
 def command(study: Path, *words: object, training: bool = False, gpu: str | None = None) -> None:
     """Run a command of nnU-Net's or ours; raises SetupError with the last lines of its log when it fails.
 

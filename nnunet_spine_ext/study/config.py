@@ -242,6 +242,13 @@ class StudyConfig:
         if {"adversarial"} & set(self.strategies) and data.unlabelled < 1 and self.models.adversarial is None:
             raise wrong("phantoms.unlabelled", "0", "spines of the targets for adversarial", "raise it")
 
+    @property
+    def computed_precision(self) -> Literal["fp32", "bf16"]:
+        """In what the networks compute on this machine."""
+        from nnunet_spine_ext.networks.precision import computed_precision
+
+        return computed_precision(self.precision, self.device)
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values."""
         return to_dict(self)
@@ -295,16 +302,3 @@ def _check_once(names: Sequence[str | float], where: str) -> None:
     twice = sorted({str(name) for name in names if names.count(name) > 1})
     if twice:
         raise wrong(where, f"{', '.join(twice)} twice", "each once", "leave one out")
-
-
-def computed_precision(config: StudyConfig) -> Literal["fp32", "bf16"]:
-    """Return in what the networks of a study compute on this machine."""
-    if config.precision == "fp32":
-        return "fp32"
-    import torch
-
-    from nnunet_spine_ext.core.device import choose_device
-    from nnunet_spine_ext.networks.precision import chosen_bf16
-
-    kind = config.device if config.device != "auto" else choose_device("auto").type
-    return "bf16" if chosen_bf16(config.precision, torch.device(kind)) else "fp32"

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnunet_spine_ext.core.device import choose_device
+from nnunet_spine_ext.core.threads import limit_threads
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.inference.folder import load_model
-from nnunet_spine_ext.study.commands import use_threads
 from nnunet_spine_ext.study.index import StudyCase
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Features:
     def __init__(self, folder: Path, device: str, folds: Sequence[str] | None, checkpoint: str) -> None:
         from nnunet_spine_ext.inference.predictor import SpinePredictor
 
-        use_threads()
+        limit_threads()
         model = load_model(folder, tuple(folds) if folds else None, checkpoint)
         self.plans: dict[str, Any] = model.plans
         self.folds = model.folds

@@ -12,7 +12,7 @@ from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.labels import scheme
 from nnunet_spine_ext.inference.folder import ModelFolder, open_model_folder
 from nnunet_spine_ext.study.conditions import SOURCE, Condition, targets
-from nnunet_spine_ext.study.config import StudyConfig, computed_precision, digest
+from nnunet_spine_ext.study.config import StudyConfig, digest
 from nnunet_spine_ext.study.given import refuse_other_labels
 from nnunet_spine_ext.study.images import Images, spine_steps, target_named
 from nnunet_spine_ext.study.steps import Step
@@ -94,7 +94,7 @@ class Models:
     def _settings(self, training: str) -> tuple[str, ...]:
         """Return the settings of a training, in words, with the precision where it would be another without a word."""
         own = tuple(self.config.network.by_training.get(training, ()))
-        if computed_precision(self.config) == "bf16":
+        if self.config.computed_precision == "bf16":
             return ("train.precision=auto", *own)
         # What is fine-tuned trains as its source did.
         given = training == "finetuned" and self.config.models.source is not None

@@ -10,10 +10,10 @@ from typing import Any
 
 from nnunet_spine_ext.core.device import TrainingPrecision
 from nnunet_spine_ext.core.errors import SetupError, SpineExtError
+from nnunet_spine_ext.core.threads import limit_threads
 from nnunet_spine_ext.inference.folder import open_model_folder
 from nnunet_spine_ext.inference.journal import Journal
 from nnunet_spine_ext.inference.predict import predict
-from nnunet_spine_ext.study.commands import use_threads
 from nnunet_spine_ext.study.index import StudyCase, read_index
 from nnunet_spine_ext.study.twins import Call, finished, images_of_cases, left_alone, make_room, take_over
 
@@ -51,7 +51,7 @@ def predict_strategy(
     study, own = Path(study), Path(study) / folder
     other = own.with_name(twin or own.name)
     cases = cases_of(study, folders, chosen)
-    use_threads()
+    limit_threads()
     of = tuple(folds) if folds else None
     call: Call = partial(
         predict,

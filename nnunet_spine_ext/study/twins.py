@@ -11,7 +11,7 @@ from nnunet_spine_ext.core.errors import SpineExtError
 from nnunet_spine_ext.core.io import sha256, write_bytes
 from nnunet_spine_ext.inference.contrast import contrast_of
 from nnunet_spine_ext.inference.journal import Journal, folder_lock
-from nnunet_spine_ext.inference.matching import judged_case, match_case, usable_reference
+from nnunet_spine_ext.inference.matching import match_case, quieted_case, usable_reference
 from nnunet_spine_ext.inference.model import reader_reorients
 from nnunet_spine_ext.inference.one_case import note_facts
 from nnunet_spine_ext.inference.phases import qc_file
@@ -68,7 +68,7 @@ def left_alone(cases: Sequence[StudyCase], study: Path, model: ModelFolder, meth
         try:
             data, properties = read_case(files, reorient=reorient)
             contrast = contrast_of(files[0], reference.contrast, len(data))
-            quiet = judged_case(data, properties, reference, contrast=contrast, file=str(files[0]))
+            quiet = quieted_case(data, properties, reference, reduce=False, contrast=contrast, file=str(files[0]))
             if any(channel.noisy for channel in quiet):
                 continue
             # As in prediction: whether an anchored scan is left alone is decided by its body.

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnunet_spine_ext.core.io import write_json
+from nnunet_spine_ext.core.threads import limit_threads
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.harmonize.slice_set import DISC, SliceSet
-from nnunet_spine_ext.study.commands import use_threads
 from nnunet_spine_ext.study.harmonization.arms import NONE
 from nnunet_spine_ext.study.harmonization.given import refuse_other_slices, slices_of
 from nnunet_spine_ext.study.harmonization.measured import TARGET
@@ -62,7 +62,7 @@ def score_arm(
     """
     from nnunet_spine_ext.core.device import choose_device
 
-    use_threads()
+    limit_threads()
     study, where = Path(study), choose_device(device)
     slices, roles, cut = read_saved(study / TEST_SLICES)
     rows = [k for k, fact in enumerate(slices.facts) if arm == NONE or roles[fact.vendor] != TARGET]

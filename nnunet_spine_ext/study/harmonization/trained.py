@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_spine_ext.core.config import to_dict
+from nnunet_spine_ext.core.threads import limit_threads
 from nnunet_spine_ext.harmonize.harmonizer import Method
-from nnunet_spine_ext.study.commands import use_threads
 from nnunet_spine_ext.study.config import digest
 from nnunet_spine_ext.study.harmonization.arms import Arm
 from nnunet_spine_ext.study.harmonization.config import WHOLE, HarmonizationConfig, Trained
@@ -126,7 +126,7 @@ def train_segmenter(
     """Train a segmenter; what an earlier run began is gone on with."""
     from nnunet_spine_ext.training.slice_segmenter import segmenter
 
-    use_threads()
+    limit_threads()
     study = Path(study)
     result = segmenter(
         [study / name for name in datasets], target=list(target), o=study / folder, key=key, preset=preset,
@@ -142,7 +142,7 @@ def train_harmonizer(
     """Train or fit a harmonizer; what an earlier run began is gone on with."""
     from nnunet_spine_ext.training.harmonize import train
 
-    use_threads()
+    limit_threads()
     study = Path(study)
     result = train(
         [study / name for name in datasets], target=list(target), source=list(source), key=key, method=method,
