@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,13 @@ from nnunet_spine_ext.core.device import Precision
 from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.networks import precision
 from nnunet_spine_ext.networks.bottleneck import BottleneckNetwork, WithFeatures
-from nnunet_spine_ext.networks.precision import chosen_bf16, prepare_for_bf16, train_in_bf16, use_single_precision
+from nnunet_spine_ext.networks.precision import (
+    chosen_bf16,
+    computed_precision,
+    prepare_for_bf16,
+    train_in_bf16,
+    use_single_precision,
+)
 
 CPU = torch.device("cpu")
 
@@ -164,20 +171,91 @@ def test_arm_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_statistics_of_large_windows_are_right(dtype: torch.dtype, able: None) -> None:
+@pytest.mark.parametrize("shape", [(1, 2, 96, 160, 160), (2, 3, 1, 512, 512), (1, 4, 10, 12, 14)])
+def test_large_maps_are_normalized_and_differentiated_exactly(
+    shape: tuple[int, ...], dtype: torch.dtype, able: None
+) -> None:
     torch.manual_seed(0)
-    shape = (1, 2, 96, 160, 160)
-    noise = 3 * torch.randn(shape)
     # Mostly constant, as beyond the body: small terms are lost when they are added to a large sum.
-    values = torch.where(torch.rand(shape) < 0.98, torch.tensor(-0.3), noise).to(dtype)
-    norm = nn.InstanceNorm3d(2, affine=True)
+    far = torch.rand(shape[2:]) < 0.9
+    values = torch.where(far, torch.tensor(-5.0), torch.randn(shape))
+    features = values.to(dtype).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    gradient = torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last_3d)
+    norm = nn.InstanceNorm3d(shape[1], affine=True)
+    nn.init.normal_(norm.weight)
+    exact = deepcopy(norm).double()
     prepare_for_bf16(norm, CPU)
-    with torch.no_grad():
-        found = norm(values.contiguous(memory_format=torch.channels_last_3d))
-    exact = torch.nn.functional.instance_norm(values.double())
-    assert found.dtype == dtype
-    assert float((found.double().std() / exact.std() - 1).abs()) < 2e-3
-    assert float(found.double().mean().abs()) < 2e-3
+    found = norm(features)
+    found.backward(gradient)
+    same = features.detach().double().contiguous().requires_grad_()
+    expected = exact(same)
+    expected.backward(gradient.double().contiguous())
+    assert found.dtype == features.grad.dtype == dtype
+    # What rounding to bfloat16 leaves is 0.0017.
+    close = 2e-3 if dtype == torch.bfloat16 else 1e-4
+    for one, other in ((found.detach(), expected.detach()), (features.grad, same.grad)):
+        assert float((one.double() - other).norm() / other.norm()) < close
+    for one, other in ((norm.weight.grad, exact.weight.grad), (norm.bias.grad, exact.bias.grad)):
+        assert float((one - other).norm() / other.norm()) < 1e-4
+    with torch.inference_mode():
+        assert torch.equal(norm(features), found)
+
+
+def test_normalization_without_parameters_has_a_gradient(able: None) -> None:
+    norm = nn.InstanceNorm2d(2)
+    plain = deepcopy(norm)
+    prepare_for_bf16(norm, CPU)
+    own, same = (torch.arange(36.0).view(1, 2, 3, 6).sin().requires_grad_() for _ in range(2))
+    norm(own).pow(3).sum().backward()
+    plain(same).pow(3).sum().backward()
+    torch.testing.assert_close(own.grad, same.grad)
+
+
+def test_a_single_voxel_is_refused_as_by_pytorch(able: None) -> None:
+    norm = nn.InstanceNorm2d(2)
+    with pytest.raises(ValueError, match="more than 1 spatial element"):
+        norm(torch.ones(1, 2, 1, 1))
+    prepare_for_bf16(norm, CPU)
+    with torch.no_grad(), pytest.raises(ValueError, match="more than 1 spatial element"):
+        norm(torch.ones(1, 2, 1, 1))
+
+
+def test_a_network_may_answer_with_a_tuple(able: None) -> None:
+    class Two(nn.Module):
+        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return image.bfloat16(), image.bfloat16() + 1
+
+    own = Two()
+    train_in_bf16(own, CPU)
+    answer = own(torch.zeros(3))
+    assert isinstance(answer, tuple)
+    assert [part.dtype for part in answer] == [torch.float32] * 2
+
+
+@pytest.mark.parametrize(
+    ("system", "line", "expected"),
+    [
+        ("Linux", "flags\t\t: fpu avx512f avx512_bf16 amx_tile", True),
+        ("Linux", "flags\t\t: fpu avx512f avx512_bf16x", False),
+        ("Linux", "Features\t: fp asimd bf16", False),
+        ("Darwin", "flags\t\t: avx512_bf16", False),
+        ("Linux", None, False),
+    ],
+)
+def test_instructions_are_those_that_linux_tells(
+    system: str, line: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "cpuinfo"
+    if line is not None:
+        file.write_text(f"processor\t: 0\n{line}\n")
+    monkeypatch.setattr(precision, "_CPUINFO", file)
+    monkeypatch.setattr("platform.system", lambda: system)
+    precision._instructions.cache_clear()
+    try:
+        assert chosen_bf16("auto", CPU) is expected
+        assert computed_precision("auto", "cpu") == ("bf16" if expected else "fp32")
+    finally:
+        precision._instructions.cache_clear()
 
 
 def test_single_precision_comes_back(able: None) -> None:

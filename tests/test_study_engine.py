@@ -23,6 +23,7 @@ from nnunet_spine_ext.augment.profiles import COMPONENTS
 from nnunet_spine_ext.core.errors import NoInputError, SetupError, SpineExtError, UsageError
 from nnunet_spine_ext.core.io import read_volume, write_json, write_volume
 from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.inference.journal import Journal
 from nnunet_spine_ext.study import commands, folders, trainings
 from nnunet_spine_ext.study.assemble import assemble
 from nnunet_spine_ext.study.conditions import SOURCE, conditions
@@ -33,7 +34,7 @@ from nnunet_spine_ext.study.given import given_images, refuse_other_labels
 from nnunet_spine_ext.study.index import StudyCase, read_index, write_index
 from nnunet_spine_ext.study.reacquire import simulated
 from nnunet_spine_ext.study.run import study
-from nnunet_spine_ext.study.score import class_dice, score_case, score_levels, summary
+from nnunet_spine_ext.study.score import class_dice, score_case, score_levels, score_strategy, summary
 from nnunet_spine_ext.study.simulate import make_spines
 from nnunet_spine_ext.study.steps import Ledger, Step, run_steps
 from nnunet_spine_ext.study.trainings import Preprocessed, dataset_name, training_device
@@ -94,6 +95,8 @@ def test_the_cpu_study_is_the_one_that_is_announced() -> None:
         (["bootstrap=-1"], "bootstrap=-1"),
         (["budget=-1"], "budget=-1"),
         (["network.configuration=3d"], "3d_fullres"),
+        (["network.settings=[train.precision=auto]"], "network.settings: train.precision=auto; .* precision: auto"),
+        (["network.by_training={shift: [train.precision=fp32]}"], "network.shift: train.precision=fp32"),
     ],
 )
 def test_wrong_configurations_are_refused(change: list[str], message: str) -> None:
@@ -477,6 +480,32 @@ def test_a_case_without_prediction_counts_with_nothing_found(spines: Path, tmp_p
     assert (found["dice"], found["id_rate"], found["semantic_dice"]) == (0, 0, 0)
     assert found["missing"] == found["vertebrae"] > 0
     assert np.isnan(found["msd_mm"])
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"),
+    [
+        ([{"skipped": True, "noise": {"level": 0.01, "after": None}}], (0, 0)),
+        ([{"skipped": True, "noise": {"level": 0.1, "after": 0.01}}], (1, 0)),
+        ([{"skipped": False, "noise": None}], (0, 1)),
+        ([{"skipped": True, "noise": {"after": 0.01}}, {"skipped": False, "noise": {"after": None}}], (1, 1)),
+        ([{"skipped": True}], (0, 0)),
+        ([], (None, None)),
+        (None, (None, None)),
+    ],
+)
+def test_what_matching_did_comes_from_the_journal(
+    channels: list[dict[str, Any]] | None, expected: tuple[int | None, ...], spines: Path, tmp_path: Path
+) -> None:
+    case = read_index(spines / "data" / "test" / "0000")[0]
+    entry: dict[str, Any] = {"case": case.case, "status": "failed"}
+    if channels is not None:
+        entry["intensity"] = {"method": "body", "channels": channels}
+    Journal(tmp_path).append(entry)
+    scores = tmp_path / "scores.json"
+    score_strategy(spines, folder=str(tmp_path), scores=str(scores), folders=["data/test/0000"], chosen=[SOURCE.key])
+    (row,) = json.loads(scores.read_text())
+    assert (row["noise_reduced"], row["matched"]) == expected
 
 
 def test_a_file_that_a_finished_prediction_lacks_is_not_an_empty_mask(spines: Path, tmp_path: Path) -> None:

@@ -75,16 +75,20 @@ def test_a_gpu_has_its_own_precision(processor: Callable[..., None]) -> None:
     assert replace(config, device="cuda:1").computed_precision == "fp32"
 
 
+@pytest.mark.parametrize(("source", "settings"), [("fp32", ()), ("auto", ("train.precision=fp32",))])
 def test_what_is_fine_tuned_does_not_inherit_the_precision_of_a_given_source(
-    processor: Callable[..., None], tmp_path: Path
+    source: str, settings: tuple[str, ...], processor: Callable[..., None], tmp_path: Path
 ) -> None:
     processor("avx512_bf16")
     config = read_config(None, "smoke")
-    models = replace(config.models, source=str(make_model(tmp_path / "model")))
-    assert models.source
-    given = replace(config, models=models)
+    folder = make_model(tmp_path / "model")
+    plans = json.loads((folder / "plans.json").read_text())
+    if source != "fp32":
+        plans["spine_ext"]["train"] = {"precision": source}
+    (folder / "plans.json").write_text(json.dumps(plans))
+    given = replace(config, models=replace(config.models, source=str(folder)))
     found = models_of(given, images_of(given, tmp_path), tmp_path)
-    assert found._settings("finetuned") == ("train.precision=fp32",)
+    assert found._settings("finetuned") == settings
     assert found._settings("shift") == ()
 
 

@@ -88,6 +88,12 @@ def test_every_table_has_its_columns_and_every_strategy_its_rows(folder: Path) -
         "field", "manufacturer", "noise", "contrast", "resolution", "bias",
     }  # fmt: skip
     assert all(float(row["seconds"]) > 0 and int(row["forward_passes"]) > 0 for row in rows["cases.csv"])
+    matched = {
+        name: [(row["noise_reduced"], row["matched"]) for row in rows["cases.csv"] if row["strategy"] == name]
+        for name in ("none", "match")
+    }
+    assert set(matched["none"]) == {("0", "0")}
+    assert "1" in {changed for both in matched["match"] for changed in both}
     assert all(0 < float(row["ceiling_dice"]) <= 1 and row["quantile_distance"] for row in rows["gaps.csv"])
 
 

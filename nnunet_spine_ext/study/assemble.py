@@ -149,7 +149,8 @@ def _add_run(
             run.score,
             score_strategy,
             scored,
-            {"version": 1},
+            # 2: what matching did to a scan.
+            {"version": 2},
             (run.predict,),
             _SCORE_S * count,
             (scores,),

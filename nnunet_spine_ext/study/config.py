@@ -194,6 +194,7 @@ class StudyConfig:
         _check_scanners((*self.scanners, self.samples.scanner, self.components.profile))
         self._check_targets()
         check_names(self.network.by_training, _TRAININGS, "network.by_training")
+        self._check_settings()
         for name in ("scanners", "strategies", "seeds"):
             _check_once(getattr(self, name), name)
         _check_once(self.components.severities, "components.severities")
@@ -205,6 +206,15 @@ class StudyConfig:
         if not severities or not all(0 < value <= LARGEST_SEVERITY for value in severities):
             raise wrong("components.severities", str(list(severities)), f"above 0, to {LARGEST_SEVERITY:g}", "correct")
         self._check_counts()
+
+    def _check_settings(self) -> None:
+        """Refuse a precision that is no part of the keys by which finished steps are known."""
+        for where, settings in (("settings", self.network.settings), *self.network.by_training.items()):
+            given = [text for text in settings if text.partition("=")[0].strip() == "train.precision"]
+            if given:
+                raise wrong(
+                    f"network.{where}", given[0], "the precision of the whole study", "say precision: auto or fp32"
+                )
 
     def _check_targets(self) -> None:
         """Refuse targets under which nothing, or the source, would be tested."""

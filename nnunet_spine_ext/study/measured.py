@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, UsageError
 from nnunet_spine_ext.core.io import read_json
+from nnunet_spine_ext.study.records import CASE_COLUMNS
+from nnunet_spine_ext.study.records import KEYS as RECORDED_KEYS
 
 DEFAULT_SOURCE = "nako-siemens-3t"
 SCANNER, COMPONENT, PAIR, SAMPLES = "scanner", "component", "pair", "samples"
 KEYS = ("seed", "strategy", "scanner", "factor", "components", "severity", "n", "case", "subject")
-CASE_VALUES = (
-    "dice", "semantic_dice", "id_rate", "msd_mm", "vertebrae", "missing", "seconds", "forward_passes", "noise_reduced",
-    "matched",
-)  # fmt: skip
+CASE_VALUES = tuple(name for name in CASE_COLUMNS if name not in RECORDED_KEYS)
 # Studies of earlier versions do not have these.
 _LATER = frozenset({"noise_reduced", "matched"})
 VERTEBRA_VALUES = ("dice", "msd_mm", "detected", "identified")

@@ -32,7 +32,7 @@ from nnunet_spine_ext.study.trainings import (
     plans_name,
     train,
 )
-from nnunet_spine_ext.training.settings import data_facts
+from nnunet_spine_ext.training.settings import data_facts, settings_from_plans
 
 _PLAN_S, _TRAIN_S, _FINETUNE_S = 40.0, 400.0, 120.0
 _CLASSES = "nnunet14"
@@ -97,8 +97,10 @@ class Models:
         if self.config.computed_precision == "bf16":
             return ("train.precision=auto", *own)
         # What is fine-tuned trains as its source did.
-        given = training == "finetuned" and self.config.models.source is not None
-        return ("train.precision=fp32", *own) if given else own
+        given = self.config.models.source if training == "finetuned" else None
+        if given is not None and settings_from_plans(self._open(given).plans).train.precision != "fp32":
+            return ("train.precision=fp32", *own)
+        return own
 
     def finetuned(self, seed: int) -> list[Model]:
         """Return the fine-tuned models: the curve of one scanner, one model for each other scanner if asked for."""

@@ -56,12 +56,15 @@ def score_strategy(
 
 
 def _facts(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the journal says of a case; None where it does not say."""
     channels = (entry.get("intensity") or {}).get("channels", [])
+    quiet = [(channel.get("noise") or {}).get("after") is not None for channel in channels]
+    matched = [not channel["skipped"] for channel in channels]
     return {
         "seconds": entry.get("seconds"),
         "forward_passes": entry.get("forward_passes"),
-        "noise_reduced": int(any((channel.get("noise") or {}).get("after") is not None for channel in channels)),
-        "matched": int(any(not channel["skipped"] for channel in channels)),
+        "noise_reduced": int(any(quiet)) if channels else None,
+        "matched": int(any(matched)) if channels else None,
         "warnings": sorted({str(found["code"]) for found in entry.get("warnings", [])}),
     }
 

@@ -161,10 +161,10 @@ def _outcome(cohort: Cohort, variant: Variant) -> Outcome:
         id_rate=_mean(cohort, variant, "id_rate"),
         msd_mm=_mean(cohort, variant, "msd_mm"),
         seed_sd=seed_spread(nanmean(np.stack(scores), axis=0)),
-        seconds=_cost(cohort, variant, "seconds"),
-        passes=_cost(cohort, variant, "forward_passes"),
-        noise_reduced=_cost(cohort, variant, "noise_reduced"),
-        matched=_cost(cohort, variant, "matched"),
+        seconds=_mean_per_case(cohort, variant, "seconds"),
+        passes=_mean_per_case(cohort, variant, "forward_passes"),
+        noise_reduced=_mean_per_case(cohort, variant, "noise_reduced"),
+        matched=_mean_per_case(cohort, variant, "matched"),
         failed=_failed(cohort, variant),
     )
     return outcome if variant == NONE else _against_none(cohort, outcome)
@@ -188,7 +188,7 @@ def _mean(cohort: Cohort, variant: Variant, name: str) -> Estimate:
     return cohort.draws.estimate(np.mean(curves, axis=0)) if curves else UNKNOWN
 
 
-def _cost(cohort: Cohort, variant: Variant, name: str) -> float:
+def _mean_per_case(cohort: Cohort, variant: Variant, name: str) -> float:
     found = [cohort.score(name, variant, scanner) for scanner in cohort.study.targets]
     return float(nanmean(cohort.over_targets([one for one in found if one is not None]), axis=0))
 
