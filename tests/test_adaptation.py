@@ -216,9 +216,13 @@ def test_a_student_is_a_copy_that_can_be_trained_though_the_network_was_made_in_
 def test_a_network_laid_out_for_bfloat16_is_copied_with_its_normalizations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nnunet_spine_ext.networks.precision.has_bf16", lambda _: True)
     network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.InstanceNorm3d(4, affine=True), nn.Conv3d(4, 2, 1))
+    plain = deepcopy(network)
     prepare_for_bf16(network, torch.device("cpu"))
     student = training.student_of(network, torch.device("cpu"), regions=False)
-    student(torch.rand(1, 1, 5, 5, 5)).square().sum().backward()
+    assert not any("forward" in module.__dict__ for module in student.network.modules())
+    image = torch.rand(1, 1, 5, 5, 5)
+    assert torch.equal(student(image), plain(image)), "single precision, as if it had never been laid out"
+    student(image).square().sum().backward()
     scale = training.norm_parameters(student.network)[0]
     assert scale.grad is not None
     assert network[1].weight.grad is None

@@ -188,10 +188,20 @@ def test_distances_from_the_training_images_are_told_where_there_is_a_reference(
     plans = json.loads((model / "plans.json").read_text())
     plans["spine_ext"]["reference"] = {"0": reference}
     (model / "plans.json").write_text(json.dumps(plans))
-    predict(scan, tmp_path / "out", m=model, device="cpu", match="cyclegan", harmonize_model=harmonizer)
-    channel = journal_of(tmp_path / "out")["case"]["intensity"]["channels"][0]
+    image = read_volume(scan)
+    noise = 0.2 * np.ptp(image.array) * np.random.default_rng(0).normal(size=image.shape)
+    write_volume(
+        image.with_array(np.where(image.array == 0, 0, np.abs(image.array + noise))), scan.parent / "noisy.nii.gz"
+    )
+    predict(scan.parent, tmp_path / "out", m=model, device="cpu", match="cyclegan", harmonize_model=harmonizer)
+    cases = journal_of(tmp_path / "out")
+    channel, noisy = (cases[name]["intensity"]["channels"][0] for name in ("case", "noisy"))
     assert channel["before"]["body"] >= 0
     assert channel["after"]["body"] != channel["before"]["body"]
+    assert not channel["noise"]["beyond"]
+    assert noisy["noise"]["beyond"]
+    warned = {name: "W-MATCH-NOISE" in {w["code"] for w in case["warnings"]} for name, case in cases.items()}
+    assert warned == {"case": False, "noisy": True}, "noise is not reduced here, so it is told"
 
 
 def test_full_views_have_the_scan_as_it_came(model: Path, harmonizer: Path, scan: Path, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_noise_that_was_reduced_is_told(folder: Path) -> None:
         beta={"intensity": {"method": "body", "channels": [usual | {"noise": None}]}},
     )
     data, details = shown(folder)
-    assert values_of(data, "matched")["alpha"] == (0.03, "noise alone")
+    assert values_of(data, "matched")["alpha"] == (0.03, "only noise reduced")
     assert values_of(data, "matched")["beta"] == (0.03, "left alone")
     tables = {table["caption"]: table["rows"] for table in details["alpha"]["crossing"]}
     assert tables["Noise, relative to the body's intensities"] == [
@@ -94,7 +94,7 @@ def test_noise_that_was_reduced_is_told(folder: Path) -> None:
 
 
 def test_noise_that_nothing_was_done_about_is_told_beside_a_small_distance(folder: Path) -> None:
-    noisy = LEFT | {"noise": {"level": 0.12, "usual": 0.02, "limit": 0.05, "after": None}}
+    noisy = LEFT | {"noise": {"level": 0.12, "usual": 0.02, "limit": 0.05, "beyond": True, "after": None}}
     quieted = LEFT | {"why": "intensities stay", "noise": noisy["noise"] | {"after": 0.03}}
     note(
         folder,
@@ -104,7 +104,7 @@ def test_noise_that_nothing_was_done_about_is_told_beside_a_small_distance(folde
     data, details = shown(folder)
     assert values_of(data, "distance")["alpha"] == (0.03, "noisier than training scans")
     assert values_of(data, "distance")["beta"] == (0.03, "in distribution")
-    assert details["beta"]["crossing"][0]["rows"][0][3] == "noise alone (intensities stay)"
+    assert details["beta"]["crossing"][0]["rows"][0][3] == "only noise reduced (intensities stay)"
 
 
 def test_without_matching_there_is_a_distance_only(folder: Path) -> None:

@@ -87,7 +87,7 @@ def parser(description: str | None, seeds: int) -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    if not text.isdigit() or not int(text):
+    if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError("a number from 1")
     return int(text)
 

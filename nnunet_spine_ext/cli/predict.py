@@ -144,7 +144,7 @@ def _add_speed_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=get_args(Precision),
         default="fp32",
-        help="bf16: bfloat16, on hardware that has it; auto: that on a CPU that has it (default: %(default)s)",
+        help="bf16: bfloat16, on hardware that has it; auto: that on an x86 CPU that has it (default: %(default)s)",
     )
     parser.add_argument(
         "--window-batch", type=int, default=1, metavar="N", help="windows computed at once (default: %(default)s)"

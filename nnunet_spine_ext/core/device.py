@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["fp32", "bf16", "auto"]
-"""In what a network computes in prediction; ``auto``: bfloat16 on a CPU that has it, see `networks.precision`."""
+"""In what a network computes in prediction; ``auto``: bfloat16 on an x86 CPU that has it, see `networks.precision`."""
 TrainingPrecision = Literal["fp32", "auto"]
 
 

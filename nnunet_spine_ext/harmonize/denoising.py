@@ -1,4 +1,4 @@
-"""A scan that is noisier than those of training, smoothed until it is about as noisy as they are.
+"""A scan that is noisier than those of training, smoothed by what it has in excess.
 
 Total variation: Rudin, Osher and Fatemi 1992; Chambolle 2004 (scikit-image's implementation).
 """
@@ -34,7 +34,7 @@ class NoiseScore:
 
     @property
     def excess(self) -> float:
-        """The noise that has to go; 0 up to the limit."""
+        """The noise beyond that of training scans, which smoothing is scaled by; 0 up to the limit."""
         return math.sqrt(self.level**2 - self.usual**2) if self.level > max(self.limit, self.usual) else 0.0
 
     def to_dict(self) -> dict[str, float]:
@@ -70,7 +70,8 @@ class Quieted:
         """Return what was found and done as plain JSON; None where noise could not be compared."""
         if self.score is None:
             return None
-        return {**self.score.to_dict(), "after": None if self.after is None else round(self.after, 4)}
+        after = None if self.after is None else round(self.after, 4)
+        return {**self.score.to_dict(), "beyond": self.noisy, "after": after}
 
 
 def noise_score(facts: ChannelFacts, reference: ChannelReference) -> NoiseScore | None:
@@ -98,7 +99,9 @@ def judged(image: Volume, reference: ChannelReference) -> Quieted:
 
 
 def quieted(image: Volume, reference: ChannelReference) -> Quieted:
-    """Return a scan with about as much noise as training scans have; the scan itself if that is not beyond the limit.
+    """Return a scan smoothed by the noise that it has beyond training scans; the scan itself up to the limit.
+
+    What is left is less than training scans have.
 
     Parameters
     ----------
@@ -116,7 +119,7 @@ def smoothed(image: Volume, deviation: float) -> Volume:
     """Return an image without noise of some standard deviation: float32, edges of anatomy kept.
 
     Slice by slice in the planes of the finest voxels: neighbouring slices are other anatomy. Exact zeros stay: they are
-    padding, and nnU-Net cuts them away. Tissue beside padding is not mixed with it.
+    padding, and nnU-Net cuts them away. Tissue beside padding is not mixed with it. NaN and infinity stay, too.
 
     Parameters
     ----------
@@ -125,13 +128,15 @@ def smoothed(image: Volume, deviation: float) -> Volume:
     from scipy.ndimage import gaussian_filter
     from skimage.restoration import denoise_tv_chambolle
 
-    values = np.nan_to_num(np.asarray(image.array, dtype=np.float32), posinf=0.0, neginf=0.0)
+    given = np.asarray(image.array, dtype=np.float32)
+    values = np.nan_to_num(given, posinf=0.0, neginf=0.0)
     result = np.empty_like(values)
     into: Array = in_planes(image, result)
     for number, plane in enumerate(in_planes(image, values)):
         blurred = gaussian_filter(_without_padding(plane), _BLUR, mode="nearest") / deviation
         into[number] = denoise_tv_chambolle(blurred, weight=_WEIGHT) * deviation
-    result[values == 0] = 0
+    padding = values == 0
+    result[padding] = given[padding]
     return image.with_array(result)
 
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nnunet_spine_ext.core.errors import Problem, SetupError, UsageError
 from nnunet_spine_ext.core.volume import Array
-from nnunet_spine_ext.harmonize.distribution import ood_score
+from nnunet_spine_ext.harmonize.denoising import judged
+from nnunet_spine_ext.harmonize.distribution import score_of
 from nnunet_spine_ext.harmonize.geometry_gate import GateSettings
 from nnunet_spine_ext.harmonize.harmonizer import HarmonizerModel, load_harmonizer, read_harmonizer
 from nnunet_spine_ext.harmonize.reference import IntensityReference
 from nnunet_spine_ext.harmonize.volumes import HarmonizedVolume, harmonize_volume
 from nnunet_spine_ext.inference.harmonize import gate_warning, refusal
-from nnunet_spine_ext.inference.matching import Matched, channel_volume, has_ct, put_together
+from nnunet_spine_ext.inference.matching import Matched, channel_volume, has_ct, noise_warnings, put_together
 from nnunet_spine_ext.inference.model import predict_settings
 from nnunet_spine_ext.inference.settings import Match, PredictSettings
 
@@ -102,18 +103,18 @@ class CaseHarmonizer:
         """
         scan = channel_volume(data[0], properties)
         found = harmonize_volume(scan, self._harmonizer, self._gate, device=self._device, file=file)
-        scores: list[dict[str, Any] | None] = [None, None]
-        if reference is not None:
-            scores = [ood_score(volume, reference.channels[0]).to_dict() for volume in (scan, found.volume)]
-        channel = {
-            "skipped": found.skipped,
-            "why": _why(found) if found.skipped else "",
-            "before": scores[0],
-            "after": scores[1],
-        }
-        facts = {"method": METHOD, "channels": [channel]}
+        why = _why(found) if found.skipped else ""
+        channel: dict[str, Any] = {"skipped": found.skipped, "why": why, "before": None, "after": None}
         warning = gate_warning(found, file)
         warnings: list[Problem] = [] if warning is None else [warning]
+        if reference is not None:
+            own = reference.channels[0]
+            before, after = (judged(volume, own) for volume in (scan, found.volume))
+            channel |= {"before": score_of(before.facts, own).to_dict(), "after": score_of(after.facts, own).to_dict()}
+            # Noise is not reduced here; what counts is how much the network sees.
+            channel["noise"] = after.to_dict()
+            warnings += noise_warnings(after, file)
+        facts = {"method": METHOD, "channels": [channel]}
         image = None if found.skipped else found.volume
         return Matched(put_together(data, [image]), (None,), facts, warnings), found
 

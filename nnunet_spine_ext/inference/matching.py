@@ -74,7 +74,7 @@ def match_case(
     contrast: str | None = None,
     file: str = "",
 ) -> Matched:
-    """Bring each channel of a case to the noise and the intensities of its reference.
+    """Reduce the noise of each channel of a case, and bring its intensities to those of its reference.
 
     Parameters
     ----------
@@ -122,11 +122,11 @@ def quieted_case(
     contrast: str | None = None,
     file: str = "",
 ) -> list[Quieted]:
-    """Return each channel (z, y, x) of a case with about the noise of its reference, see `harmonize.denoising`.
+    """Return each channel (z, y, x) of a case, smoothed where it is noisier than its reference allows.
 
     Parameters
     ----------
-    reduce: False: each channel as it is, with its noise beside its reference's.
+    reduce: False: each channel as it is, with its noise beside its reference's. See `harmonize.denoising`.
 
     Raises
     ------
@@ -163,12 +163,12 @@ def score_case(
                 "noise": found.to_dict(),
             }
         )
-        strange = kind_warnings(score, own, contrast, file, matched=False) + _noise_warnings(found, file)
+        strange = kind_warnings(score, own, contrast, file, matched=False) + noise_warnings(found, file)
         warnings += [_of_channel(problem, c, len(data)) for problem in strange]
     return {"method": "none", "channels": rows}, warnings
 
 
-def _noise_warnings(found: Quieted, file: str) -> list[Problem]:
+def noise_warnings(found: Quieted, file: str) -> list[Problem]:
     """Return a warning where a scan is predicted that is noisier than training scans."""
     if found.score is None or not found.noisy:
         return []
@@ -177,8 +177,8 @@ def _noise_warnings(found: Quieted, file: str) -> list[Problem]:
             "warning",
             "W-MATCH-NOISE",
             file,
-            f"noise of {found.score.level:.3f} of the body's intensities; training scans have {found.score.usual:.3f}",
-            f"at most {found.score.limit:.3f}",
+            f"noise of {found.score.level:.4f} of the body's intensities; training scans have {found.score.usual:.4f}",
+            f"at most {found.score.limit:.4f}",
             "look at the result, and at that of --match noise, which reduces it",
         )
     ]

@@ -124,7 +124,7 @@ def predict(
         views: of which kinds (None: as planned); all_views: all of them, even when further ones change nothing.
     adapt: train on each case first (``consistency``, ``tent``, or ``none``); adapt_steps: its steps (None: as planned).
     crop: ``on``, ``off`` or ``auto``, see `SpinePredictor`; None: as the model's plans say.
-    precision: ``fp32`` as nnU-Net, ``bf16``, or ``auto``: that on a CPU that has it. window_batch: windows at once.
+    precision: ``fp32`` as nnU-Net, ``bf16``, or ``auto``: that on x86 with it. window_batch: windows at once.
     instances: also separate vertebrae, discs and endplates. numbering: also say which is which; see `postprocess`.
     uncertainty: also maps of it. snapshots: a picture per case. bids: BIDS-derivatives as well. report: report.html.
     strict: geometry warnings are errors. prefer: which of two conflicting transforms to believe.

@@ -61,7 +61,7 @@ class SpinePredictor(FoldPredictor):
     crop: look for the structures with windows that do not overlap and are not mirrored, then do with care only the
         windows around what was found; ``auto``: for soft models on a CPU, where that spares work.
     precision: ``bf16`` computes in bfloat16 where PyTorch finds that safe; ``fp32`` as nnU-Net does: in single
-        precision, on a GPU mixed with half; ``auto``: bf16 on a CPU that has it.
+        precision, on a GPU mixed with half; ``auto``: bf16 on an x86 CPU that has it.
     window_batch: windows that go through the network at once.
 
     After each case `warnings` says what was unusual, `averaged` what views there were and how they agreed (``full``),

@@ -43,7 +43,7 @@ def matched_distance(case: Case) -> tuple[float | None, str]:
         return None, ""
     if not all(channel.get("skipped") for channel in _channels(case)):
         return value, remark
-    return value, "noise alone" if any(_noise_left(channel) for channel in _channels(case)) else "left alone"
+    return value, "only noise reduced" if any(_noise_left(channel) for channel in _channels(case)) else "left alone"
 
 
 def lowest_stability(case: Case) -> tuple[float | None, str]:
@@ -78,7 +78,7 @@ def _matching(case: Case) -> Rows:
     rows = []
     for number, channel in enumerate(_channels(case)):
         before, after = _table(channel.get("before")), _table(channel.get("after"))
-        alone = "noise alone" if _noise_left(channel) else "left alone"
+        alone = "only noise reduced" if _noise_left(channel) else "left alone"
         done = f"{alone} ({channel.get('why', '')})" if channel.get("skipped") else _done(case)
         confidence = _number(channel.get("confidence"))
         shown = _text(confidence, 2) if method == "anchored" and not channel.get("skipped") else ""
@@ -107,9 +107,7 @@ def _noise_left(channel: Mapping[str, Any]) -> str:
 
 def _is_noisy(channel: Mapping[str, Any]) -> bool:
     """Whether a channel is noisier than training scans may be, and nothing was done about it."""
-    told = _table(channel.get("noise"))
-    level, limit = _number(told.get("level")), _number(told.get("limit"))
-    return level is not None and limit is not None and level > limit and not _noise_left(channel)
+    return bool(_table(channel.get("noise")).get("beyond")) and not _noise_left(channel)
 
 
 def _done(case: Case) -> str:

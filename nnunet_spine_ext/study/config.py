@@ -162,7 +162,7 @@ class StudyConfig:
     strategies: names of `study.strategies.STRATEGIES`.
     seeds: of the trainings, and of the cases that are drawn for fine-tuning.
     device: as everywhere. step_size: overlap of windows, as in nnU-Net.
-    precision: of networks, trained and predicting: ``fp32``, or ``auto``: bfloat16 on a CPU that has it.
+    precision: of networks, trained and predicting: ``fp32``, or ``auto``: bfloat16 on an x86 CPU that has it.
     folds, checkpoint: of given models.
     bootstrap: draws for intervals. budget: minutes; what would not end within them is not begun. None: no end.
     """
