@@ -12,10 +12,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LIBRARY := nnunet_spine_ext trainers dataset_conversion
 # Scripts in benchmarks/ that know --quick and --out.
-BENCHMARKS := real_cord cross_section evaluate convert_many augmentation training_speed augmentation_draws in_domain cross_domain \
-    phantom_to_real losses contrast_agnostic soft_ground_truth soft_prediction instances instance_training \
-    numbering_training test_time_augmentation test_time_training domain_adversarial finetune \
-    matching radiomics
+BENCHMARKS := real_cord cross_section evaluate convert_many augmentation training_speed training_precision \
+    augmentation_draws in_domain cross_domain phantom_to_real losses contrast_agnostic soft_ground_truth \
+    soft_prediction instances instance_training numbering_training test_time_augmentation test_time_training \
+    domain_adversarial finetune matching radiomics
 CHECKS := check-ruff check-format check-types check-spelling check-tests
 
 .DEFAULT_GOAL := help

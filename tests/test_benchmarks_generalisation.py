@@ -206,6 +206,14 @@ def test_what_an_interrupted_run_left_is_made_anew(load, tmp_path):
     assert not list((tmp_path / "nnUNet_raw").iterdir())
 
 
+def test_a_peer_does_not_train_in_bfloat16(load, tmp_path: Path) -> None:
+    arms = load("generalisation.arms")
+    peer = arms.Arm("smauglab", arms._PEER, "python")
+    job = arms.Job(peer, "Dataset901_X", "plans", 1, arms.Schedule(1, 1, precision="bf16"))
+    with pytest.raises(ValueError, match="smauglab trains in single precision only"):
+        list(arms.run_jobs(tmp_path, [job], 1))
+
+
 def test_a_run_takes_as_many_epochs_as_asked_for(load, capsys: pytest.CaptureFixture[str]) -> None:
     presets = load("generalisation.presets")
     options = presets.parser("What it does.", seeds=1)
@@ -215,7 +223,9 @@ def test_a_run_takes_as_many_epochs_as_asked_for(load, capsys: pytest.CaptureFix
     assert (longer.schedule.epochs, longer.schedule.iterations) == (48, planned.schedule.iterations)
     assert longer.size == planned.size
     assert presets.run_size(options.parse_args([*words, "--quick", "--epochs", "1"]), test=2).schedule.epochs == 1
-    for wrong in ("0", "-3", "many"):
+    half = presets.run_size(options.parse_args([*words, "--precision", "bf16"]), test=2)
+    assert (planned.schedule.precision, half.schedule.precision) == ("fp32", "bf16")
+    for wrong in ("0", "-3", "many", "\N{SUPERSCRIPT TWO}"):
         with pytest.raises(SystemExit):
             options.parse_args([*words, "--epochs", wrong])
     assert "a number from 1" in capsys.readouterr().err

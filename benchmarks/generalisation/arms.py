@@ -52,7 +52,7 @@ def arms(python: str, names: Sequence[str]) -> tuple[list[Arm], list[str]]:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What all arms share."""
+    """What all arms share. `precision`: ``fp32``, or ``bf16`` for trainers that run in this environment."""
 
     epochs: int
     iterations: int
@@ -62,6 +62,7 @@ class Schedule:
     oversample_foreground: float = 0.5
     threads: int = 1
     device: str = "cpu"
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,13 @@ class Job:
 
 
 def run_jobs(folder: Path, jobs: Sequence[Job], parallel: int) -> Iterator[tuple[Job, Path, dict[str, Any]]]:
-    """Train what has not been trained; yield each job with its weights and figures as it ends, in any order."""
+    """Train what has not been trained; yield each job with its weights and figures as it ends, in any order.
+
+    Raises ValueError for a peer that is to train in bfloat16.
+    """
+    if peers := {job.arm.name for job in jobs if job.schedule.precision != "fp32" and job.arm.trainer == _PEER}:
+        msg = f"{', '.join(sorted(peers))} trains in single precision only: leave --precision bf16 or the arm out"
+        raise ValueError(msg)
     pool = ThreadPoolExecutor(parallel)
     try:
         waiting = {pool.submit(_train, folder, job): job for job in jobs}

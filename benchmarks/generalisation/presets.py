@@ -42,14 +42,14 @@ def run_size(arguments: argparse.Namespace, *, test: int, cpu_epochs: int = 12) 
 
     `cpu_epochs`: of the preset `cpu` where `--epochs` says nothing.
     """
-    test_seed, epochs = arguments.test_seed, arguments.epochs
+    test_seed, epochs, precision = arguments.test_seed, arguments.epochs, arguments.precision
     if arguments.preset == "gpu":
-        schedule = Schedule(epochs=epochs or 40, iterations=50, threads=8, device="cuda")
+        schedule = Schedule(epochs=epochs or 40, iterations=50, threads=8, device="cuda", precision=precision)
         return RunSize(Size(60, test, 1.25, 80.0, test_seed=test_seed), schedule, HERE / "gpu.yaml", 2)
     if arguments.quick:
-        return RunSize(Size(6, 3, 2.0, 80.0), Schedule(epochs or 3, 10), HERE / "cpu.yaml", 2)
+        return RunSize(Size(6, 3, 2.0, 80.0), Schedule(epochs or 3, 10, precision=precision), HERE / "cpu.yaml", 2)
     size = Size(18, test, 2.0, 80.0, test_seed=test_seed)
-    return RunSize(size, Schedule(epochs or cpu_epochs, 50), HERE / "cpu.yaml", 2)
+    return RunSize(size, Schedule(epochs or cpu_epochs, 50, precision=precision), HERE / "cpu.yaml", 2)
 
 
 def our_augmentation(preset: str = "shift", classes: Mapping[str, str] = MappingProxyType(TISSUES)) -> dict[str, Any]:
@@ -81,6 +81,12 @@ def parser(description: str | None, seeds: int) -> argparse.ArgumentParser:
     result.add_argument("--first-seed", type=int, default=1, help="others, to confirm what was chosen on these")
     result.add_argument("--test-seed", type=int, default=100_000, help="of the phantoms to test on")
     result.add_argument("--epochs", type=_count, help="of every training (default: those of the preset)")
+    result.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="of all networks while they train; bf16: half the time on a CPU that has it (default: %(default)s)",
+    )
     result.add_argument("--parallel", type=int, help="trainings at the same time (default: 2)")
     result.add_argument("--record", type=Path, help="also write the result to this JSON file")
     return result

@@ -1,0 +1,84 @@
+"""Is a network that was trained in bfloat16 on a CPU as good as one that was trained in single precision, and how fast?
+
+    python benchmarks/training_precision.py --out bench/training_precision [--quick]
+
+`nnUNetTrainerSpineShift` on T2w phantoms, each seed twice: in single precision and in bfloat16, as `train.precision:
+auto` does it; data, plans, schedule and random numbers are the same. Both are tested in single precision, on unseen
+phantoms of that kind and of three others, and on real volumes where NNUNET_SPINE_TEST_DATA has them. Differences are
+paired over seeds and cases, with both one-sided 95 % bounds (`generalisation/crossed.py`). Trainings run one after the
+other, by turns and with one thread, so that their times can be compared. The last line is the summary.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from generalisation.arms import Arm
+from generalisation.compare import Source, collect, compare, markdown
+from generalisation.domains import dataset, make_phantoms, phantom_cases, preprocess, real_cases
+from generalisation.presets import PLANS, conditions, our_augmentation, parser, run_size
+
+from nnunet_spine_ext.core.io import read_json, write_json
+from nnunet_spine_ext.networks.precision import has_bf16
+
+SOURCE, OTHERS = "T2w", ("T1w", "T2starw", "STIR")
+SINGLE, BF16 = "fp32", "bf16"
+TRAINER = "nnunet_spine_ext.training.shift:nnUNetTrainerSpineShift"
+
+
+def main() -> None:
+    options = parser(__doc__, seeds=3)
+    arguments = options.parse_args()
+    if arguments.parallel or arguments.precision != SINGLE:
+        options.error("both precisions are trained, one after the other: leave --parallel and --precision out")
+    if arguments.preset == "gpu" or not has_bf16(torch.device("cpu")):
+        options.error("this compares trainings on a CPU that computes in bfloat16, under Linux")
+    start = time.time()
+    folder = arguments.out.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    run = run_size(arguments, test=16)
+    make_phantoms(folder, run.size, [SOURCE], [SOURCE, *OTHERS], run.parallel)
+    preprocess(folder, [SOURCE], run.network, PLANS, our_augmentation())
+    sets = {name: phantom_cases(folder, name) for name in (SOURCE, *OTHERS)}
+    if data := os.environ.get("NNUNET_SPINE_TEST_DATA"):
+        sets |= real_cases(Path(data))
+    if arguments.quick:
+        sets = {name: cases[:2] for name, cases in sets.items()}
+    source = Source(dataset([SOURCE], 0), PLANS, sets)
+    first = arguments.first_seed
+    rows: list[dict[str, Any]] = []
+    for seed in range(first, first + (2 if arguments.quick else arguments.seeds)):
+        for precision in (SINGLE, BF16):
+            arm = Arm(precision, TRAINER, sys.executable)
+            schedule = replace(run.schedule, precision=precision)
+            rows += collect(folder, source, [arm], [seed], schedule, 1)
+    table = compare(rows, [SINGLE, BF16], list(sets), SINGLE)
+    print(markdown(table, [SINGLE, BF16], SINGLE))
+    seconds = {name: _cpu_seconds(folder, name) for name in (SINGLE, BF16)}
+    own = table[0]
+    summary = {
+        "source_dice": own["dice"], "difference": own["differences"][f"{BF16} - {SINGLE}"], "cpu_s": seconds,
+        "time_ratio": round(seconds[BF16] / seconds[SINGLE], 3),
+    }  # fmt: skip
+    result = {"summary": summary, "conditions": conditions(arguments, start), "table": table}
+    write_json(folder / "result.json", result | {"rows": rows})
+    if arguments.record:
+        write_json(arguments.record, result)
+    print(json.dumps(summary | {"quick": arguments.quick, "minutes": result["conditions"]["minutes"]}))
+
+
+def _cpu_seconds(folder: Path, arm: str) -> float:
+    """Return the mean CPU time of the trainings of an arm."""
+    return round(fmean(read_json(file)["cpu_s"] for file in (folder / "trained").glob(f"*-{arm}-*/scores.json")), 1)
+
+
+if __name__ == "__main__":
+    main()
