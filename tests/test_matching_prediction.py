@@ -485,6 +485,23 @@ def test_a_noisy_scan_is_smoothed_by_both_commands_alike(seeing: Path, tmp_path:
     assert not np.array_equal(read_volume(tmp_path / "as_it_is/case.nii.gz").array, stock.array)
 
 
+def test_a_run_says_what_matching_did(seeing: Path, tmp_path: Path) -> None:
+    case_of(tmp_path / "in", noisy(), "noisy")
+    case_of(tmp_path / "in", body(1), "usual")
+    case_of(tmp_path / "in", body(2, gamma=0.6), "dark")
+    (tmp_path / "in" / "damaged.nii.gz").write_bytes(b"no image")
+    call: dict[str, Any] = {"m": seeing, "device": "cpu", "tta": "none", "match": "body"}
+    found = predict(tmp_path / "in", tmp_path / "out", **call)
+    assert sorted(found.done) == ["dark", "noisy", "usual"]
+    told = found.to_dict()["matching"]
+    assert (told["cases"], told["noise_reduced"], told["unchanged"]) == (3, 1, 1)
+    text = f"matching: of 3 cases noise was reduced in 1, intensities were matched in {told['matched']}; 1 were left"
+    assert text in found.render()
+    without = predict(tmp_path / "in", tmp_path / "other", **call | {"match": "none"})
+    assert "matching" not in without.to_dict()
+    assert "matching:" not in without.render()
+
+
 def test_no_view_has_the_noise_back(seeing: Path, tmp_path: Path) -> None:
     case_of(tmp_path / "in", noisy())
     predict(tmp_path / "in", tmp_path / "out", m=seeing, device="cpu", tta="full", all_views=True, match="noise")

@@ -71,8 +71,18 @@ def test_a_case_that_fails_now_does_not_keep_its_old_mask(model: Path, tmp_path:
     assert not list((tmp_path / "out").glob("*.nii.gz"))
 
 
-@pytest.mark.parametrize("change", ["mask", "image", "options", "journal"])
-def test_resume_verifies_instead_of_trusting(model: Path, tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("mask", "a.nii.gz is missing or not as it was written"),
+        ("image", "its input has changed"),
+        ("options", "it was done with another model or other options"),
+        ("journal", ""),
+    ],
+)
+def test_resume_verifies_instead_of_trusting(
+    model: Path, tmp_path: Path, change: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
     make_image(tmp_path / "in" / "a.nii.gz")
     predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu")
     digest = sha256(tmp_path / "out" / "a.nii.gz")
@@ -85,8 +95,10 @@ def test_resume_verifies_instead_of_trusting(model: Path, tmp_path: Path, change
         options = {"tta": "none"}
     else:
         (tmp_path / "out" / "cases.jsonl").unlink()
+    caplog.set_level("INFO", "nnunet_spine_ext")
     again = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", resume=True, **options)
     assert again.done == ["a"]
+    assert [m for m in caplog.messages if "not finished" in m] == ([f"a is not finished: {reason}"] if reason else [])
     if change == "mask":
         assert sha256(tmp_path / "out" / "a.nii.gz") == digest
     assert predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", resume=True, **options).skipped == ["a"]

@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,26 +64,56 @@ class Journal:
 
 
 def is_finished(entry: dict[str, Any] | None, mask: Path, inputs: list[dict[str, str]], fingerprint: str) -> bool:
-    """Whether a case need not be predicted again.
+    """Whether a case need not be predicted again; why it must be is logged.
 
     The journal says done, with the same input bytes and the same model and options (`fingerprint`), and every output
     file it lists is there with the bytes that were written; the mask opens. Mere existence proves nothing.
     """
-    if not entry or entry.get("status") != "done" or entry.get("fingerprint") != fingerprint:
+    if not entry or entry.get("status") != "done":
         return False
+    reason = _what_changed(entry, mask, inputs, fingerprint)
+    if reason:
+        logger.info("%s is not finished: %s", entry.get("case", mask.name), reason)
+    return not reason
+
+
+def _what_changed(entry: Mapping[str, Any], mask: Path, inputs: list[dict[str, str]], fingerprint: str) -> str:
+    """Return why a case that was done does not count; empty if it does."""
+    if entry.get("fingerprint") != fingerprint:
+        return "it was done with another model or other options"
     before, now = ([row["sha256"] for row in rows] for rows in (entry.get("input", []), inputs))
     if before != now or not all(now):
-        return False
+        return "its input has changed"
     outputs = entry.get("outputs", {})
     if mask.name not in outputs:
-        return False
+        return "its mask is not among the files that were written"
+    for name, digest in outputs.items():
+        if hash_of(mask.parent / name) != digest:
+            return f"{name} is missing or not as it was written"
     try:
-        if any(sha256(mask.parent / name) != digest for name, digest in outputs.items()):
-            return False
         read_volume(mask)
     except (OSError, CaseError):
-        return False
-    return True
+        return f"{mask.name} cannot be read"
+    return ""
+
+
+@dataclass(frozen=True)
+class IntensityChanges:
+    """What matching did to a case."""
+
+    noise_reduced: bool
+    matched: bool
+
+
+def intensity_changes(entry: Mapping[str, Any]) -> IntensityChanges | None:
+    """Return what matching did to a case, by its line in the journal; None where that does not say."""
+    channels = (entry.get("intensity") or {}).get("channels", [])
+    if not channels:
+        return None
+    return IntensityChanges(
+        noise_reduced=any((channel.get("noise") or {}).get("after") is not None for channel in channels),
+        matched=any(not channel["skipped"] for channel in channels),
+    )
 
 
 def hash_of(file: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +25,7 @@ from nnunet_spine_ext.inference.folder import ModelFolder, find_model_folder, lo
 from nnunet_spine_ext.inference.gate import inspect_case
 from nnunet_spine_ext.inference.harmonize import refuse_unharmonizable, unfinished
 from nnunet_spine_ext.inference.harmonizing import harmonizer_folder
-from nnunet_spine_ext.inference.journal import Journal, folder_lock, is_finished
+from nnunet_spine_ext.inference.journal import IntensityChanges, Journal, folder_lock, intensity_changes, is_finished
 from nnunet_spine_ext.inference.matching import usable_reference
 from nnunet_spine_ext.inference.model import label_scheme, predict_settings, refuse_what_is_not_predicted_here
 from nnunet_spine_ext.inference.one_case import input_hashes, predict_case
@@ -63,10 +63,35 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class PredictResult(BatchResult):
-    """Outcome of a prediction; see `BatchResult`."""
+    """Outcome of a prediction; see `BatchResult`. `matching`: what it did to the cases of this run, if it was asked."""
 
     verb = ("predict", "predicted")
     rehearsal = "dry run: the checkpoints were not opened"
+
+    matching: list[IntensityChanges] = field(default_factory=list)
+
+    def render(self) -> str:
+        """Return a text for the console."""
+        *lines, counts = super().render().splitlines()
+        if self.matching:
+            total = self._matching()
+            lines.append(
+                f"matching: of {total['cases']} cases noise was reduced in {total['noise_reduced']}, intensities were "
+                f"matched in {total['matched']}; {total['unchanged']} were left as they are"
+            )
+        return "\n".join([*lines, counts])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the same as plain JSON."""
+        return super().to_dict() | ({"matching": self._matching()} if self.matching else {})
+
+    def _matching(self) -> dict[str, int]:
+        return {
+            "cases": len(self.matching),
+            "noise_reduced": sum(one.noise_reduced for one in self.matching),
+            "matched": sum(one.matched for one in self.matching),
+            "unchanged": sum(not (one.noise_reduced or one.matched) for one in self.matching),
+        }
 
 
 def predict(
@@ -333,6 +358,9 @@ def _run_cases(run: _Run, cases: Sequence[InputCase], prepare: Preparation, phas
             source=str(case.files[0]),
         )
         record(made, result, journal)
+        changes = intensity_changes(made.entry)
+        if changes is not None and run.options.match != "none":
+            result.matching.append(changes)
         full += made.full
         if full == FULL_LIMIT:
             result.stopped = stopped(output, full, len(cases) - number - 1)

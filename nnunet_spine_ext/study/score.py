@@ -19,6 +19,7 @@ from nnunet_spine_ext.evaluate.matching import match_overlap, overlap_table
 from nnunet_spine_ext.evaluate.pairs import boxes_of, pair_in_box, union_box
 from nnunet_spine_ext.evaluate.regions import region_of
 from nnunet_spine_ext.evaluate.surface import assd
+from nnunet_spine_ext.inference.journal import intensity_changes
 from nnunet_spine_ext.measure.centroids import centroids
 from nnunet_spine_ext.measure.numbered import is_numbered
 from nnunet_spine_ext.study.index import StudyCase
@@ -57,14 +58,12 @@ def score_strategy(
 
 def _facts(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the journal says of a case; None where it does not say."""
-    channels = (entry.get("intensity") or {}).get("channels", [])
-    quiet = [(channel.get("noise") or {}).get("after") is not None for channel in channels]
-    matched = [not channel["skipped"] for channel in channels]
+    changes = intensity_changes(entry)
     return {
         "seconds": entry.get("seconds"),
         "forward_passes": entry.get("forward_passes"),
-        "noise_reduced": int(any(quiet)) if channels else None,
-        "matched": int(any(matched)) if channels else None,
+        "noise_reduced": None if changes is None else int(changes.noise_reduced),
+        "matched": None if changes is None else int(changes.matched),
         "warnings": sorted({str(found["code"]) for found in entry.get("warnings", [])}),
     }
 
