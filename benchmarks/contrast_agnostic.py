@@ -62,6 +62,12 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--seeds", type=int, help="trainings per arm (default: those of the preset)")
     result.add_argument("--first-seed", type=int, default=1, help="others, to confirm what was chosen on these")
     result.add_argument("--epochs", type=int, help="of every training (default: those of the preset)")
+    result.add_argument(
+        "--precision",
+        choices=("fp32", "auto"),
+        default="fp32",
+        help="of all trainings; auto: bfloat16 on an x86 CPU that has it (default: %(default)s)",
+    )
     result.add_argument("--parallel", type=int, help="trainings at the same time (default: 2)")
     result.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     result.add_argument("--record", type=Path, help="also write the result to this JSON file")
@@ -110,7 +116,8 @@ def main() -> None:
     seeds = range(arguments.first_seed, arguments.first_seed + (arguments.seeds or size.seeds))
     groups = [] if arguments.quick else real.groups()
     work = Work(folder, arguments.device, size.step, data.test_cases(folder), groups)
-    rows, entries = results(collect(work, jobs_of(chosen, seeds, size.epochs, size.iterations), size.parallel))
+    jobs = jobs_of(chosen, seeds, size.epochs, size.iterations, arguments.precision)
+    rows, entries = results(collect(work, jobs, size.parallel))
     names = [arm.name for arm in chosen]
     tables = table(rows, names)
     text = markdown(tables)

@@ -80,13 +80,14 @@ usual: each image's own mask."""
 
 @dataclass(frozen=True)
 class Job:
-    """One training: an arm, one of its folds, a seed."""
+    """One training: an arm, one of its folds, a seed. `precision`: as `train.precision`."""
 
     arm: Arm
     fold: int
     seed: int
     epochs: int
     iterations: int
+    precision: str = "fp32"
 
     @property
     def name(self) -> str:
@@ -99,9 +100,11 @@ class Job:
         return f"{self.arm.name}_{self.seed}"
 
 
-def jobs_of(arms: Sequence[Arm], seeds: Sequence[int], epochs: int, iterations: int) -> list[Job]:
+def jobs_of(
+    arms: Sequence[Arm], seeds: Sequence[int], epochs: int, iterations: int, precision: str = "fp32"
+) -> list[Job]:
     """Return all trainings, every arm of a seed before the next seed."""
-    return [Job(arm, fold, seed, epochs, iterations) for seed in seeds for arm in arms for fold in arm.folds]
+    return [Job(arm, fold, seed, epochs, iterations, precision) for seed in seeds for arm in arms for fold in arm.folds]
 
 
 def write_plans(folder: Path, job: Job) -> None:
@@ -109,7 +112,7 @@ def write_plans(folder: Path, job: Job) -> None:
     words = ["-d", DATASETS[job.arm.dataset][7:10].lstrip("0"), "-p", "bench", "--name", job.plans, "--overwrite", "-q"]
     settings = (
         f"train.seed={job.seed}", f"train.num_epochs={job.epochs}", f"train.num_iterations_per_epoch={job.iterations}",
-        "augment.config=nnunet", *job.arm.settings,
+        f"train.precision={job.precision}", "augment.config=nnunet", *job.arm.settings,
     )  # fmt: skip
     words += [f"--set={text}" for text in settings]
     subprocess.run([command("nnUNetv2_spine_plan"), *words], check=True, env=environment(folder))
