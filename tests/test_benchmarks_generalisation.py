@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 from scipy import stats
+
+from nnunet_spine_ext.core.io import write_json
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -26,7 +29,8 @@ def load(monkeypatch: pytest.MonkeyPatch):
     for name in [
         n
         for n in sys.modules
-        if n == "generalisation" or n.startswith(("generalisation.", "in_domain", "cross_domain", "mirroring"))
+        if n == "generalisation"
+        or n.startswith(("generalisation.", "in_domain", "cross_domain", "mirroring", "training_precision"))
     ]:
         del sys.modules[name]
 
@@ -204,6 +208,26 @@ def test_what_an_interrupted_run_left_is_made_anew(load, tmp_path):
     (tmp_path / "nnUNet_raw" / "half.txt").write_text("half")
     domains._empty(tmp_path)
     assert not list((tmp_path / "nnUNet_raw").iterdir())
+
+
+def test_both_precisions_are_told_apart_and_timed_by_their_own_trainings(load, monkeypatch, tmp_path: Path) -> None:
+    arms, script = load("generalisation.arms"), load("training_precision")
+    shared = arms.Schedule(1, 1)
+    own = arms.Arm("bf16", "x:Y", "python", precision="bf16")
+    assert own.schedule(shared).precision == "bf16"
+    assert arms.Arm("plain", "x:Y", "python").schedule(shared) is shared
+    for seed, seconds in ((1, 10.0), (2, 30.0), (3, 1000.0)):
+        write_json(tmp_path / "trained" / f"Dataset921_T2w-bf16-{seed}" / "scores.json", {"cpu_s": seconds})
+    assert script.cpu_seconds(tmp_path, "Dataset921_T2w", "bf16", (1, 2)) == 20.0
+
+
+def test_a_cpu_without_bfloat16_is_told_and_nothing_is_trained(load, monkeypatch, tmp_path: Path, capsys) -> None:
+    script = load("training_precision")
+    monkeypatch.setattr(script, "has_bf16", lambda _: False)
+    monkeypatch.setattr(sys, "argv", ["training_precision.py", "--out", str(tmp_path / "out"), "--quick"])
+    script.main()
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["measured"] is False
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_peer_does_not_train_in_bfloat16(load, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_resume_verifies_instead_of_trusting(
     caplog.set_level("INFO", "nnunet_spine_ext")
     again = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", resume=True, **options)
     assert again.done == ["a"]
-    assert [m for m in caplog.messages if "not finished" in m] == ([f"a is not finished: {reason}"] if reason else [])
+    assert [m for m in caplog.messages if "done again" in m] == ([f"a is done again: {reason}"] if reason else [])
     if change == "mask":
         assert sha256(tmp_path / "out" / "a.nii.gz") == digest
     assert predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", resume=True, **options).skipped == ["a"]

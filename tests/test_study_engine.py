@@ -95,13 +95,21 @@ def test_the_cpu_study_is_the_one_that_is_announced() -> None:
         (["bootstrap=-1"], "bootstrap=-1"),
         (["budget=-1"], "budget=-1"),
         (["network.configuration=3d"], "3d_fullres"),
-        (["network.settings=[train.precision=auto]"], "network.settings: train.precision=auto; .* precision: auto"),
-        (["network.by_training={shift: [train.precision=fp32]}"], "network.shift: train.precision=fp32"),
+        (["network.settings=[train.precision=auto]"], "network.settings: train.precision=auto; .* set precision"),
+        (["network.settings=['train={precision: auto}']"], "network.settings: train.precision=auto"),
+        (["network.by_training={shift: [train.precision=fp32]}"], "by_training.shift: train.precision=fp32"),
     ],
 )
 def test_wrong_configurations_are_refused(change: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_config(None, "cpu", change)
+
+
+def test_a_preset_of_plans_does_not_choose_the_precision_of_a_study(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("train:\n  precision: auto\n")
+    with pytest.raises(UsageError, match=r"network\.preset .* train\.precision=auto"):
+        read_config(None, "cpu", [f"network.preset={file}"])
 
 
 def test_a_file_or_a_preset(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from model_builder import make_image, make_model
 
+from nnunet_spine_ext.core.device import BF16_VERSION
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.inference.journal import RUN
 from nnunet_spine_ext.inference.predict import predict
@@ -41,7 +42,7 @@ def keys(config: StudyConfig, folder: Path) -> dict[str, str]:
 def test_auto_tells_trainings_and_predictions(processor: Callable[..., None], tmp_path: Path) -> None:
     processor("avx512_bf16")
     config = replace(read_config(None, "smoke"), precision="auto")
-    assert config.computed_precision == "bf16"
+    assert config.bf16_version == BF16_VERSION
     found = steps(config, tmp_path)
     trainings = [step for name, step in found.items() if name.startswith(("train ", "fine-tune "))]
     assert len(trainings) > 3
@@ -53,7 +54,7 @@ def test_auto_tells_trainings_and_predictions(processor: Callable[..., None], tm
 
 
 def test_bfloat16_has_keys_of_its_own_and_single_precision_those_of_earlier_studies(
-    processor: Callable[..., None], tmp_path: Path
+    processor: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     single = read_config(None, "smoke")
     auto = replace(single, precision="auto")
@@ -63,16 +64,19 @@ def test_bfloat16_has_keys_of_its_own_and_single_precision_those_of_earlier_stud
     processor("amx_bf16")
     assert keys(single, tmp_path) == plain
     own = keys(auto, tmp_path)
+    monkeypatch.setattr("nnunet_spine_ext.study.config.BF16_VERSION", BF16_VERSION + 1)
+    later = keys(auto, tmp_path)
     changed = {name for name in plain if own[name] != plain[name]}
     computed = ("train ", "fine-tune ", "predict ")
     assert {name for name in plain if name.startswith(computed)} <= changed
     assert not any(name.startswith("make ") for name in changed)
+    assert {name for name in own if later[name] != own[name]} == changed, "what is computed otherwise is done anew"
 
 
 def test_a_gpu_has_its_own_precision(processor: Callable[..., None]) -> None:
     processor("avx512_bf16")
     config = replace(read_config(None, "smoke"), precision="auto")
-    assert replace(config, device="cuda:1").computed_precision == "fp32"
+    assert replace(config, device="cuda:1").bf16_version is None
 
 
 @pytest.mark.parametrize(("source", "settings"), [("fp32", ()), ("auto", ("train.precision=fp32",))])
@@ -99,7 +103,11 @@ def test_a_study_takes_no_other_word() -> None:
 
 @pytest.mark.parametrize(("flags", "expected"), [(("avx2",), "fp32"), (("avx512_bf16",), "bf16")])
 def test_the_record_of_a_prediction_says_what_auto_was(
-    flags: tuple[str, ...], expected: str, processor: Callable[..., None], tmp_path: Path
+    flags: tuple[str, ...],
+    expected: str,
+    processor: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     processor(*flags)
     make_image(tmp_path / "in" / "a.nii.gz")
@@ -108,6 +116,9 @@ def test_the_record_of_a_prediction_says_what_auto_was(
     assert json.loads((tmp_path / "out" / RUN).read_text())["options"]["precision"] == expected
     again = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", precision="auto", resume=True)
     assert again.skipped == ["a"]
+    monkeypatch.setattr("nnunet_spine_ext.inference.options.BF16_VERSION", BF16_VERSION + 1)
+    later = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", precision="auto", resume=True)
+    assert bool(later.skipped) == (expected == "fp32")
     processor("avx2" if expected == "bf16" else "avx512_bf16")
     other = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", precision="auto", resume=True)
     assert not other.skipped, "a machine of the other kind predicts anew"

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,20 @@ _CONFIGS = "lib/python*/site-packages/smauglab/configs"
 
 @dataclass(frozen=True)
 class Arm:
-    """A trainer (`module:class`) with the interpreter that has it and variables of its environment."""
+    """A trainer (`module:class`) with the interpreter that has it and variables of its environment.
+
+    `precision`: its own, in place of that of the schedule.
+    """
 
     name: str
     trainer: str
     python: str
     variables: dict[str, str] = field(default_factory=dict)
+    precision: str | None = None
+
+    def schedule(self, shared: Schedule) -> Schedule:
+        """Return how this arm trains."""
+        return shared if self.precision is None else replace(shared, precision=self.precision)
 
 
 def arms(python: str, names: Sequence[str]) -> tuple[list[Arm], list[str]]:
@@ -110,8 +118,11 @@ def _train(folder: Path, job: Job) -> tuple[Path, dict[str, Any]]:
     }  # fmt: skip
     plans = read_json(folder / "nnUNet_preprocessed" / job.dataset / f"{job.plans}.json")
     code = [HERE / "train_arm.py"]
+    if job.schedule.precision != "fp32":
+        code.append(ROOT / "nnunet_spine_ext" / "networks" / "precision.py")
     if job.arm.trainer.startswith("nnunet_spine_ext."):
-        code += [p for room in ("augment", "training") for p in (ROOT / "nnunet_spine_ext" / room).rglob("*.*")]
+        rooms = [ROOT / "nnunet_spine_ext" / room for room in ("augment", "networks", "training")]
+        code += [p for room in rooms for p in room.rglob("*.*")]
     else:
         # Others do not know these settings: a change of ours is no reason to train them again.
         plans.pop("spine_ext", None)

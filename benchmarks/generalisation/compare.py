@@ -39,7 +39,7 @@ def collect(
     """Return one row per arm, seed, test set, case and structure; trainings and scores that exist are kept."""
     torch.set_num_threads(1)
     scorer: Scorer | None = None
-    jobs = [Job(arm, source.dataset, source.plans, seed, schedule) for seed in seeds for arm in arms]
+    jobs = [Job(arm, source.dataset, source.plans, seed, arm.schedule(schedule)) for seed in seeds for arm in arms]
     rows: Rows = []
     start = time.time()
     for done, (job, weights, figures) in enumerate(run_jobs(folder, jobs, parallel), start=1):

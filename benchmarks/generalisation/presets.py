@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -42,14 +42,16 @@ def run_size(arguments: argparse.Namespace, *, test: int, cpu_epochs: int = 12) 
 
     `cpu_epochs`: of the preset `cpu` where `--epochs` says nothing.
     """
-    test_seed, epochs, precision = arguments.test_seed, arguments.epochs, arguments.precision
+    test_seed, epochs = arguments.test_seed, arguments.epochs
     if arguments.preset == "gpu":
-        schedule = Schedule(epochs=epochs or 40, iterations=50, threads=8, device="cuda", precision=precision)
-        return RunSize(Size(60, test, 1.25, 80.0, test_seed=test_seed), schedule, HERE / "gpu.yaml", 2)
-    if arguments.quick:
-        return RunSize(Size(6, 3, 2.0, 80.0), Schedule(epochs or 3, 10, precision=precision), HERE / "cpu.yaml", 2)
-    size = Size(18, test, 2.0, 80.0, test_seed=test_seed)
-    return RunSize(size, Schedule(epochs or cpu_epochs, 50, precision=precision), HERE / "cpu.yaml", 2)
+        schedule = Schedule(epochs=epochs or 40, iterations=50, threads=8, device="cuda")
+        size, network = Size(60, test, 1.25, 80.0, test_seed=test_seed), HERE / "gpu.yaml"
+    elif arguments.quick:
+        schedule, size, network = Schedule(epochs or 3, 10), Size(6, 3, 2.0, 80.0), HERE / "cpu.yaml"
+    else:
+        schedule = Schedule(epochs or cpu_epochs, 50)
+        size, network = Size(18, test, 2.0, 80.0, test_seed=test_seed), HERE / "cpu.yaml"
+    return RunSize(size, replace(schedule, precision=arguments.precision), network, 2)
 
 
 def our_augmentation(preset: str = "shift", classes: Mapping[str, str] = MappingProxyType(TISSUES)) -> dict[str, Any]:

@@ -21,12 +21,14 @@ from typing import Any
 
 from generalisation.domains import command, environment
 
+from nnunet_spine_ext.core.device import TrainingPrecision
 from nnunet_spine_ext.core.io import read_json, write_json
+from nnunet_spine_ext.networks.precision import computed_precision
 from softness.data import DATASETS, FOLDS, OWN, SIX
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-_TRAINING = ("augment", "training", "losses", "soft")
+_TRAINING = ("augment", "training", "losses", "networks", "soft")
 _SCORING = ("inference", "measure")
 
 
@@ -87,7 +89,7 @@ class Job:
     seed: int
     epochs: int
     iterations: int
-    precision: str = "fp32"
+    precision: TrainingPrecision = "fp32"
 
     @property
     def name(self) -> str:
@@ -101,7 +103,7 @@ class Job:
 
 
 def jobs_of(
-    arms: Sequence[Arm], seeds: Sequence[int], epochs: int, iterations: int, precision: str = "fp32"
+    arms: Sequence[Arm], seeds: Sequence[int], epochs: int, iterations: int, precision: TrainingPrecision = "fp32"
 ) -> list[Job]:
     """Return all trainings, every arm of a seed before the next seed."""
     return [Job(arm, fold, seed, epochs, iterations, precision) for seed in seeds for arm in arms for fold in arm.folds]
@@ -162,7 +164,7 @@ def _do(work: Work, job: Job) -> dict[str, Any]:
     dataset = DATASETS[job.arm.dataset]
     spec = {
         "trainer": job.arm.trainer, "dataset": dataset, "plans": job.plans, "fold": job.fold, "device": work.device,
-        "figures": str(out / "figures.json"),
+        "figures": str(out / "figures.json"), "precision": computed_precision(job.precision, work.device),
     }  # fmt: skip
     identity = _identity(work.folder, spec)
     figures = out / "figures.json"

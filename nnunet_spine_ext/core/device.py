@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "bf16", "auto"]
 """In what a network computes in prediction; ``auto``: bfloat16 on an x86 CPU that has it, see `networks.precision`."""
 TrainingPrecision = Literal["fp32", "auto"]
+BF16_VERSION = 2
+"""Raised when the same weights and images give other values in bfloat16: what goes on is not to mix them."""
 
 
 def check_device_name(name: str) -> None:

@@ -101,7 +101,7 @@ def judged(image: Volume, reference: ChannelReference) -> Quieted:
 def quieted(image: Volume, reference: ChannelReference) -> Quieted:
     """Return a scan smoothed by the noise that it has beyond training scans; the scan itself up to the limit.
 
-    What is left is less than training scans have.
+    On digital spines less noise was left than training scans have.
 
     Parameters
     ----------

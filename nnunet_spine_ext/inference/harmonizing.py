@@ -111,8 +111,9 @@ class CaseHarmonizer:
             own = reference.channels[0]
             before, after = (judged(volume, own) for volume in (scan, found.volume))
             channel |= {"before": score_of(before.facts, own).to_dict(), "after": score_of(after.facts, own).to_dict()}
-            # Noise is not reduced here; what counts is how much the network sees.
+            # Noise is not reduced on purpose here. What counts is how much the network sees.
             channel["noise"] = after.to_dict()
+            channel["noise_of_scan"] = before.to_dict()
             warnings += noise_warnings(after, file)
         facts = {"method": METHOD, "channels": [channel]}
         image = None if found.skipped else found.volume

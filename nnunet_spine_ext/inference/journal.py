@@ -64,7 +64,7 @@ class Journal:
 
 
 def is_finished(entry: dict[str, Any] | None, mask: Path, inputs: list[dict[str, str]], fingerprint: str) -> bool:
-    """Whether a case need not be predicted again; why it must be is logged.
+    """Whether a case need not be predicted again; if it was done and does not count, the log says why.
 
     The journal says done, with the same input bytes and the same model and options (`fingerprint`), and every output
     file it lists is there with the bytes that were written; the mask opens. Mere existence proves nothing.
@@ -73,7 +73,7 @@ def is_finished(entry: dict[str, Any] | None, mask: Path, inputs: list[dict[str,
         return False
     reason = _what_changed(entry, mask, inputs, fingerprint)
     if reason:
-        logger.info("%s is not finished: %s", entry.get("case", mask.name), reason)
+        logger.info("%s is done again: %s", entry.get("case", mask.name), reason)
     return not reason
 
 
@@ -82,7 +82,9 @@ def _what_changed(entry: Mapping[str, Any], mask: Path, inputs: list[dict[str, s
     if entry.get("fingerprint") != fingerprint:
         return "it was done with another model or other options"
     before, now = ([row["sha256"] for row in rows] for rows in (entry.get("input", []), inputs))
-    if before != now or not all(now):
+    if not all(now):
+        return "its input cannot be read"
+    if before != now:
         return "its input has changed"
     outputs = entry.get("outputs", {})
     if mask.name not in outputs:

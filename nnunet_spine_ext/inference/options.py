@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from nnunet_spine_ext import __version__
+from nnunet_spine_ext.core.device import BF16_VERSION
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.inference.activation import check_aggregate, soft_activation
 from nnunet_spine_ext.inference.folder import ModelFolder, TrainedModel
@@ -67,6 +68,8 @@ class RunOptions:
         own = self.to_dict() | self.phases.identity()
         if self.harmonize_model is not None:
             own["harmonize_model"] = harmonizer_digest(self.harmonize_model)
+        if self.precision == "bf16":
+            own["bf16"] = BF16_VERSION
         content = json.dumps([model.digest, own, soft, __version__], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 

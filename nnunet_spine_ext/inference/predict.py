@@ -75,9 +75,10 @@ class PredictResult(BatchResult):
         *lines, counts = super().render().splitlines()
         if self.matching:
             total = self._matching()
+            of = f"of {total['cases']} cases done now"
             lines.append(
-                f"matching: of {total['cases']} cases noise was reduced in {total['noise_reduced']}, intensities were "
-                f"matched in {total['matched']}; {total['unchanged']} were left as they are"
+                f"matching: {of} noise was reduced in {total['noise_reduced']}, intensities "
+                f"were matched in {total['matched']}; {total['unchanged']} were left as they are"
             )
         return "\n".join([*lines, counts])
 

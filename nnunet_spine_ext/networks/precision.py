@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nnunet_spine_ext.core.device import Precision, choose_device
+from nnunet_spine_ext.core.device import Precision, check_device_name, choose_device
 from nnunet_spine_ext.core.errors import SetupError
 
 # As Linux names them, and where.
@@ -39,7 +39,11 @@ def chosen_bf16(precision: Precision, device: torch.device) -> bool:
 
 
 def computed_precision(precision: Precision, device: str) -> Literal["fp32", "bf16"]:
-    """Return in what networks compute on a device of this machine, by its name; it need not be there."""
+    """Return in what networks compute on a device of this machine, by its name; it need not be there.
+
+    Raises UsageError for a name that is none.
+    """
+    check_device_name(device)
     kind = choose_device(device) if device == "auto" else torch.device(device)
     return "bf16" if chosen_bf16(precision, kind) else "fp32"
 
@@ -139,7 +143,8 @@ class _Normalized(torch.autograd.Function):
 
 def _statistics(sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and variance (C,) of a sample (1, C, *spatial), float32, added up slab by slab."""
-    # Of a map in bfloat16 PyTorch returns statistics in float32 only where there are some to update.
+    # Of a map in bfloat16 PyTorch returns statistics in float32 only where it is given some to update. What it makes of
+    # these means nothing.
     unused = torch.zeros(sample.shape[1], dtype=torch.float32)
     voxels = sample.flatten(2)[..., None]
     slabs = voxels.split(_SLAB, dim=2)

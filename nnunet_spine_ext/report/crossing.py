@@ -107,7 +107,11 @@ def _noise_left(channel: Mapping[str, Any]) -> str:
 
 def _is_noisy(channel: Mapping[str, Any]) -> bool:
     """Whether a channel is noisier than training scans may be, and nothing was done about it."""
-    return bool(_table(channel.get("noise")).get("beyond")) and not _noise_left(channel)
+    told = _table(channel.get("noise"))
+    level, limit = _number(told.get("level")), _number(told.get("limit"))
+    # Journals of earlier versions have no verdict.
+    beyond = told.get("beyond", level is not None and limit is not None and level > limit)
+    return bool(beyond) and not _noise_left(channel)
 
 
 def _done(case: Case) -> str:

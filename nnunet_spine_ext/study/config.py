@@ -19,11 +19,12 @@ from nnunet_spine_ext.core.config import (
     set_by_path,
     to_dict,
 )
-from nnunet_spine_ext.core.device import TrainingPrecision, check_device_name
+from nnunet_spine_ext.core.device import BF16_VERSION, TrainingPrecision, check_device_name
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.presets import names_in
 from nnunet_spine_ext.study.faults import check_names, wrong
 from nnunet_spine_ext.study.strategies import STRATEGIES
+from nnunet_spine_ext.training.presets import read_preset
 
 PRESETS = Path(__file__).parent / "presets"
 TARGETS = tuple(name for name in profile_names() if name != REFERENCE)
@@ -209,12 +210,17 @@ class StudyConfig:
 
     def _check_settings(self) -> None:
         """Refuse a precision that is no part of the keys by which finished steps are known."""
-        for where, settings in (("settings", self.network.settings), *self.network.by_training.items()):
-            given = [text for text in settings if text.partition("=")[0].strip() == "train.precision"]
-            if given:
-                raise wrong(
-                    f"network.{where}", given[0], "the precision of the whole study", "say precision: auto or fp32"
-                )
+        network = self.network
+        shared = to_dict(read_preset(network.preset)) if network.preset else {}
+        places = [("network.preset or network.settings", shared, network.settings)]
+        places += [(f"network.by_training.{name}", {}, own) for name, own in network.by_training.items()]
+        for where, content, settings in places:
+            for assignment in settings:
+                set_by_path(content, assignment)
+            train = content.get("train")
+            if isinstance(train, dict) and "precision" in train:
+                found = f"train.precision={train['precision']}"
+                raise wrong(where, found, "one precision for the whole study", "leave it out, and set precision")
 
     def _check_targets(self) -> None:
         """Refuse targets under which nothing, or the source, would be tested."""
@@ -253,11 +259,11 @@ class StudyConfig:
             raise wrong("phantoms.unlabelled", "0", "spines of the targets for adversarial", "raise it")
 
     @property
-    def computed_precision(self) -> Literal["fp32", "bf16"]:
-        """In what the networks compute on this machine."""
+    def bf16_version(self) -> int | None:
+        """By what version of bfloat16 the networks compute on this machine; None: in single precision."""
         from nnunet_spine_ext.networks.precision import computed_precision
 
-        return computed_precision(self.precision, self.device)
+        return BF16_VERSION if computed_precision(self.precision, self.device) == "bf16" else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values."""

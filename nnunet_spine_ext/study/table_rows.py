@@ -124,8 +124,8 @@ def table3(results: Results) -> Table:
 def _matching_notes(results: Results) -> list[str]:
     """Return what matching did, per strategy that matches."""
     return [
-        f"{one.variant.title}: noise was reduced in {one.noise_reduced:.0%} of the target scans, intensities were "
-        f"matched in {one.matched:.0%}."
+        f"{one.variant.title}: of the target scans that it predicted, noise was reduced in {one.noise_reduced:.0%}, "
+        f"intensities were matched in {one.matched:.0%}."
         for one in results.outcomes
         if one.variant.strategy in STRATEGIES
         and STRATEGIES[one.variant.strategy].options.get("match", "none") != "none"
