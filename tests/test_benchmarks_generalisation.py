@@ -17,6 +17,9 @@ from nnunet_spine_ext.core.io import write_json
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
+_SCRIPTS = ("generalisation.", "in_domain", "cross_domain", "mirroring", "training_precision")
+
+
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch):
     """Import a module of benchmarks/, as its scripts do."""
@@ -26,12 +29,7 @@ def load(monkeypatch: pytest.MonkeyPatch):
         return importlib.import_module(name)
 
     yield importing
-    for name in [
-        n
-        for n in sys.modules
-        if n == "generalisation"
-        or n.startswith(("generalisation.", "in_domain", "cross_domain", "mirroring", "training_precision"))
-    ]:
+    for name in [n for n in sys.modules if n == "generalisation" or n.startswith(_SCRIPTS)]:
         del sys.modules[name]
 
 
