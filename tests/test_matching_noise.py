@@ -273,11 +273,29 @@ def test_a_noisy_case_that_nothing_is_done_about_is_a_warning(tmp_path: Path, wh
     assert score["beyond"]
     assert problem.file == "scan.nii.gz"
     assert "--match noise" in problem.fix
-    assert not match_case(data, properties, whole, "noise").warnings, "it was reduced"
+    (after,) = match_case(data, properties, whole, "noise", file="scan.nii.gz").warnings
+    assert (after.code, after.file) == ("W-MATCH-NOISE", "scan.nii.gz")
+    assert after.found.endswith("it was reduced"), "far too noisy to trust it"
+    limit = score["limit"]
+    little, properties = read(tmp_path, scan(9, noise=8 * 1.25 * limit / score["usual"]))
+    found = match_case(little, properties, whole, "noise")
+    assert 1 < found.facts["channels"][0]["noise"]["level"] / limit < 1.5
+    assert found.unmatched is not None
+    assert not found.warnings, "it was reduced"
+    assert [w.code for w in score_case(little, properties, whole)[1]] == ["W-MATCH-NOISE"]
     data[0, 3, 4, 5] = np.nan
-    assert [w.code for w in match_case(data, properties, whole, "noise").warnings] == ["W-MATCH-NAN"]
+    assert [w.code for w in match_case(data, properties, whole, "noise").warnings] == ["W-MATCH-NAN", "W-MATCH-NOISE"]
     usual, properties = read(tmp_path, scan(8))
     assert not [warning for warning in score_case(usual, properties, whole)[1] if warning.code == "W-MATCH-NOISE"]
+
+
+def test_a_ct_is_told_and_not_its_noise(tmp_path: Path, whole: IntensityReference) -> None:
+    image = scan(7, noise=40)
+    hounsfield = np.where(clean(7) < 100, -1000.0, image.array - 400)
+    data, properties = read(tmp_path, image.with_array(hounsfield.astype(np.float32)))
+    (problem,) = [w for w in score_case(data, properties, whole)[1] if w.code in ("W-MATCH-CT", "W-MATCH-NOISE")]
+    assert problem.code == "W-MATCH-CT"
+    assert "W-MATCH-CT" not in {w.code for w in score_case(data, properties, whole, contrast="CT")[1]}
 
 
 @pytest.mark.parametrize("affine", [np.diag([-1.0, 1.0, -4.0, 1.0]), np.diag([4.0, 1.0, 1.0, 1.0])[:, [2, 0, 1, 3]]])

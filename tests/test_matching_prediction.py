@@ -494,8 +494,8 @@ def test_a_run_says_what_matching_did(seeing: Path, tmp_path: Path) -> None:
     found = predict(tmp_path / "in", tmp_path / "out", **call)
     assert sorted(found.done) == ["dark", "noisy", "usual"]
     told = found.to_dict()["matching"]
-    assert told == {"cases": 3, "noise_reduced": 1, "matched": 1, "unchanged": 1}
-    text = "matching: of 3 cases done now noise was reduced in 1, intensities were matched in 1; 1 were left"
+    assert told == {"cases": 3, "noise_reduced": 1, "matched": 2, "unchanged": 1}
+    text = "matching, cases done now: 3 (noise reduced: 1, intensities matched: 2, left as they are: 1)"
     assert text in found.render()
     without = predict(tmp_path / "in", tmp_path / "other", **call | {"match": "none"})
     assert "matching" not in without.to_dict()

@@ -90,7 +90,8 @@ def test_a_dry_run_writes_nothing_and_a_second_run_is_refused(data: Path, capsys
 def test_a_reference_of_version_1_is_replaced(data: Path) -> None:
     channel = {"mean": [0.0] * 33, "spread": [0.1] * 33, "low": 1.0, "high": 2.0}
     old = {"version": 1, "cases": 4, "probabilities": [], "channels": [channel]}
-    (data / "model" / "plans.json").write_text(json.dumps({"spine_ext": {"version": 1, "reference": {"0": old}}}))
+    plans = {"configurations": {}, "spine_ext": {"version": 1, "reference": {"0": old}}}
+    (data / "model" / "plans.json").write_text(json.dumps(plans))
     read = reference_of(plans_of(data), ["0"])
     assert read is not None
     assert (read.version, read.channels[0].structures, read.distance) == (1, {}, None)
@@ -124,6 +125,30 @@ def test_other_cases_are_used_when_one_is_broken(data: Path) -> None:
     assert result.reference["cases"] == 2
     assert result.reference["channels"][0]["structures"]["cord"]["cases"] == 1
     assert "failed: b" in result.render()
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [("zeros", "E-INT-CONSTANT"), ("constant", "E-INT-CONSTANT"), ("nan", "E-INT-NONFINITE"), ("ct", "E-REFERENCE-CT")],
+)
+def test_what_prediction_would_refuse_does_not_widen_the_limits(data: Path, kind: str, code: str) -> None:
+    alone = reference(str(data / "model"), str(data / "imagesTr"), dry_run=True)
+    image, _ = case(7)
+    array = {
+        "zeros": np.zeros(SHAPE),
+        "constant": np.full(SHAPE, 7.0),
+        "nan": np.full(SHAPE, np.nan),
+        "ct": np.where(image.array < 80, -1000.0, image.array - 300),
+    }[kind]
+    write_volume(image.with_array(array.astype(np.float32)), data / "imagesTr" / "z_0000.nii.gz")
+    found = reference(str(data / "model"), str(data / "imagesTr"), dry_run=True)
+    assert found.failed["z"].code == code
+    assert found.exit_code == 3
+    assert found.reference == alone.reference
+    if kind == "ct":
+        content = json.loads((data / "model" / "dataset.json").read_text()) | {"channel_names": {"0": "CT"}}
+        (data / "model" / "dataset.json").write_text(json.dumps(content))
+        assert "z" not in reference(str(data / "model"), str(data / "imagesTr"), dry_run=True).failed
 
 
 def test_masks_on_another_grid_and_classes_that_are_no_structures(data: Path) -> None:

@@ -325,7 +325,10 @@ def test_strategies_that_were_asked_for_and_not_run_are_shown_as_missing(tmp_pat
 def test_what_matching_did_is_told(tmp_path: Path) -> None:
     make_study(tmp_path, Planted(subjects=7, sizes=(0, 1), done={"match": (1, 0), "none": (0, 0)}))
     analyse(tmp_path, bootstrap=50)
-    told = "Matching: of the target scans that it predicted, noise was reduced in 100%, intensities were matched in 0%."
+    told = (
+        "Matching: of the target scans that it predicted, noise was reduced in 100 %, intensities were matched in 0 %. "
+        "So nothing but less noise was measured."
+    )
     text = (tmp_path / "tables" / "table3.md").read_text(encoding="utf-8")
     assert told in text
     assert told in (tmp_path / "index.html").read_text(encoding="utf-8")

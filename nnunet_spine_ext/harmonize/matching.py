@@ -239,6 +239,16 @@ def refuse_ct(image: Volume, reference: ChannelReference, contrast: str | None =
         )
 
 
+def ct_warnings(
+    image: Volume, reference: ChannelReference, contrast: str | None = None, file: str = ""
+) -> list[Problem]:
+    """Return a warning about a CT that a model of MR predicts, unless its contrast is known: then that is told."""
+    if contrast is not None or reference.low < -200 or not looks_like_ct(image.array):
+        return []
+    found = f"what looks like a CT; the reference is of {reference.contrast or 'MR'} scans"
+    return [_warning("W-MATCH-CT", file, found, "MR", "use a model that was trained on CT")]
+
+
 def looks_like_ct(array: Array) -> bool:
     """Whether values look like Hounsfield units: air near -1000, or whole numbers with fat below -50."""
     values = array.ravel()[:: max(1, array.size // 100_000)].astype(np.float64)

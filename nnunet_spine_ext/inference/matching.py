@@ -14,7 +14,7 @@ from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.harmonize.denoising import Quieted, judged, quieted
 from nnunet_spine_ext.harmonize.distribution import score_of
-from nnunet_spine_ext.harmonize.matching import MatchResult, MatchSettings, kind_warnings, match, refuse_ct
+from nnunet_spine_ext.harmonize.matching import MatchResult, MatchSettings, ct_warnings, kind_warnings, match, refuse_ct
 from nnunet_spine_ext.harmonize.reference import ChannelReference, IntensityReference, reference_of
 from nnunet_spine_ext.harmonize.structures import structures_of
 from nnunet_spine_ext.inference.model import label_scheme
@@ -106,7 +106,8 @@ def match_case(
     )
     rows = [_facts(result) | {"noise": own.to_dict()} for result, own in zip(results, quiet, strict=True)]
     facts = {"method": method, "channels": rows}
-    warnings = [_of_channel(problem, c, len(data)) for c, result in enumerate(results) for problem in result.warnings]
+    told = [[*result.warnings, *noise_warnings(own, file)] for result, own in zip(results, quiet, strict=True)]
+    warnings = [_of_channel(problem, c, len(data)) for c, problems in enumerate(told) for problem in problems]
     changed = [own.image if own.changed else None for own in quiet]
     unmatched = put_together(data, changed) if any(own.changed for own in quiet) else None
     images = [own if result.skipped else result.image for own, result in zip(changed, results, strict=True)]
@@ -152,7 +153,8 @@ def score_case(
     """Return how far a case (C, z, y, x) is from a reference, for the journal, and a warning where that is far."""
     rows, warnings = [], []
     for c, (channel, own) in enumerate(zip(data, _per_channel(reference, len(data)), strict=True)):
-        found = judged(channel_volume(channel, properties), own)
+        image = channel_volume(channel, properties)
+        found = judged(image, own)
         score = score_of(found.facts, own)
         rows.append(
             {
@@ -163,23 +165,28 @@ def score_case(
                 "noise": found.to_dict(),
             }
         )
-        strange = kind_warnings(score, own, contrast, file, matched=False) + noise_warnings(found, file)
+        strange = kind_warnings(score, own, contrast, file, matched=False)
+        # The noise of a CT is not what is wrong with it.
+        strange += ct_warnings(image, own, contrast, file) or noise_warnings(found, file)
         warnings += [_of_channel(problem, c, len(data)) for problem in strange]
     return {"method": "none", "channels": rows}, warnings
 
 
 def noise_warnings(found: Quieted, file: str) -> list[Problem]:
-    """Return a warning where a scan is predicted that is noisier than training scans."""
-    if found.score is None or not found.noisy:
+    """Return a warning where a scan is predicted that is noisier than training scans, or was far noisier."""
+    score = found.score
+    if score is None or not found.doubtful:
         return []
+    reduced = "; it was reduced" if found.changed else ""
+    hint = ": smoothing brings a part back" if found.changed else ", and at that of --match noise, which reduces it"
     return [
         Problem(
             "warning",
             "W-MATCH-NOISE",
             file,
-            f"noise of {found.score.level:.4f} of the body's intensities; training scans have {found.score.usual:.4f}",
-            f"at most {found.score.limit:.4f}",
-            "look at the result, and at that of --match noise, which reduces it",
+            f"noise of {score.level:.4f} of the body's intensities; training scans have {score.usual:.4f}{reduced}",
+            f"at most {score.limit:.4f}",
+            f"look at the result{hint}",
         )
     ]
 

@@ -75,10 +75,9 @@ class PredictResult(BatchResult):
         *lines, counts = super().render().splitlines()
         if self.matching:
             total = self._matching()
-            of = f"of {total['cases']} cases done now"
             lines.append(
-                f"matching: {of} noise was reduced in {total['noise_reduced']}, intensities "
-                f"were matched in {total['matched']}; {total['unchanged']} were left as they are"
+                f"matching, cases done now: {total['cases']} (noise reduced: {total['noise_reduced']}, intensities "
+                f"matched: {total['matched']}, left as they are: {total['unchanged']})"
             )
         return "\n".join([*lines, counts])
 

@@ -122,15 +122,18 @@ def table3(results: Results) -> Table:
 
 
 def _matching_notes(results: Results) -> list[str]:
-    """Return what matching did, per strategy that matches."""
-    return [
-        f"{one.variant.title}: of the target scans that it predicted, noise was reduced in {one.noise_reduced:.0%}, "
-        f"intensities were matched in {one.matched:.0%}."
-        for one in results.outcomes
-        if one.variant.strategy in STRATEGIES
-        and STRATEGIES[one.variant.strategy].options.get("match", "none") != "none"
-        and math.isfinite(one.matched)
-    ]
+    """Return what matching did, in one sentence for all strategies that did the same."""
+    found: dict[str, list[str]] = {}
+    for one in results.outcomes:
+        known = STRATEGIES.get(one.variant.strategy)
+        if known is None or known.options.get("match", "none") == "none" or not math.isfinite(one.matched):
+            continue
+        quiet, matched = (f"{100 * share:.0f} %" for share in (one.noise_reduced, one.matched))
+        text = f"noise was reduced in {quiet}, intensities were matched in {matched}."
+        if one.matched == 0:
+            text += " So nothing but less noise was measured."
+        found.setdefault(text, []).append(one.variant.title)
+    return [f"{', '.join(titles)}: of the target scans that it predicted, {text}" for text, titles in found.items()]
 
 
 def _strategy(one: Outcome, targets: int) -> dict[str, Any]:

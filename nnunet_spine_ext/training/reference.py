@@ -18,9 +18,10 @@ from nnunet_spine_ext.core.errors import (
     SpineExtError,
     UsageError,
 )
-from nnunet_spine_ext.core.io import IMAGE_SUFFIXES, read_json, write_json
+from nnunet_spine_ext.core.io import IMAGE_SUFFIXES, read_json, read_volume, write_json
 from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.harmonize.curves import CaseFacts
+from nnunet_spine_ext.harmonize.matching import looks_like_ct
 from nnunet_spine_ext.harmonize.reference import (
     REFERENCE_VERSION,
     average_curves,
@@ -30,6 +31,8 @@ from nnunet_spine_ext.harmonize.reference import (
 )
 from nnunet_spine_ext.harmonize.structures import structures_of
 from nnunet_spine_ext.inference.cases import InputCase, find_cases
+from nnunet_spine_ext.inference.gate import inspect_case
+from nnunet_spine_ext.inference.matching import has_ct
 from nnunet_spine_ext.inference.model import label_scheme
 from nnunet_spine_ext.training.settings import SETTINGS_VERSION
 
@@ -113,7 +116,7 @@ def reference(
     channels = list((dataset_json.get("channel_names") or dataset_json.get("modality") or {"0": "image"}).values())
     structures = structures_of(dataset_json, _scheme(plans, dataset_json)) if labels is not None else {}
     warnings = _structure_warnings(labels, structures, folder)
-    facts, failed, more = _facts(find_cases(i, channels), labels, structures)
+    facts, failed, more = _facts(find_cases(i, channels), labels, structures, ct=has_ct(plans, channels))
     if not facts:
         first = next(iter(failed.values()), None)
         raise NoInputError(
@@ -191,7 +194,7 @@ def _structure_warnings(labels: str | None, structures: Mapping[str, tuple[int, 
 
 
 def _facts(
-    cases: list[InputCase], labels: str | None, structures: Mapping[str, tuple[int, ...]]
+    cases: list[InputCase], labels: str | None, structures: Mapping[str, tuple[int, ...]], *, ct: bool
 ) -> tuple[dict[str, CaseFacts], dict[str, SpineExtError], list[Problem]]:
     from tqdm import tqdm
 
@@ -209,6 +212,10 @@ def _facts(
                 Problem("warning", "W-REFERENCE-MASK", f"{labels}/{case.name}", found, "one per case", "body alone")
             )
         try:
+            # What prediction would refuse, or take for another kind of scan, would widen every limit.
+            warnings += inspect_case(case)[0]
+            if not ct:
+                _refuse_ct(case)
             facts[case.name] = facts_of_case(case.files, mask, structures, warnings.append)
         except SpineExtError as error:
             logger.warning("%s: left out: %s", case.name, error)
@@ -218,6 +225,18 @@ def _facts(
                 "E-REFERENCE-CASE", file=case.files[0], found=str(error), expected="an image", fix="leave it out"
             )
     return facts, failed, warnings
+
+
+def _refuse_ct(case: InputCase) -> None:
+    for file in case.files:
+        if looks_like_ct(read_volume(file).array):
+            raise CaseError(
+                "E-REFERENCE-CT",
+                file=file,
+                found="what looks like a CT",
+                expected="scans like those that the model was trained on: MR",
+                fix="leave it out",
+            )
 
 
 def _mask(labels: str, case: str) -> Path | None:
