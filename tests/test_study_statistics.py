@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from scipy.optimize import curve_fit
 from scipy.stats import spearmanr
 from study_cohort import POWER, SIZES
 
+from nnunet_spine_ext.study.claims import _is_line
 from nnunet_spine_ext.study.fits import correlations, correlations_of_means, power_law, straight
 from nnunet_spine_ext.study.statistics import Draws, Estimate, fixed, paired, panels, seed_spread
 
@@ -232,3 +234,20 @@ def test_the_interval_of_a_share_covers_it_about_as_often_as_the_documentation_s
         found = draws.ratio(strategy - none, source - none)
         hits += found.low <= 0.6 <= found.high
     assert least <= hits / 150 < 1.0
+
+
+@pytest.mark.parametrize(
+    ("verdict", "slope", "expected"),
+    [
+        ("a line is not contradicted", (2.0, 1.0, 3.0), True),
+        ("a line is not contradicted", (2.0, -1.0, 3.0), None),
+        ("a line is not contradicted", (-2.0, -3.0, -1.0), False),
+        ("bends", (2.0, -1.0, 3.0), False),
+        ("too few", (2.0, 1.0, 3.0), None),
+    ],
+)
+def test_a_line_of_unknown_slope_agrees_with_nothing(
+    verdict: str, slope: tuple[float, float, float], expected: bool | None
+) -> None:
+    line = SimpleNamespace(verdict=verdict, slope=Estimate(*slope))
+    assert _is_line(line) is expected  # type: ignore[arg-type]

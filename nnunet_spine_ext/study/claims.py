@@ -13,6 +13,7 @@ from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.study import paper
 from nnunet_spine_ext.study.cohort import TITLES
 from nnunet_spine_ext.study.components import COMPONENTS, Drop, first_share
+from nnunet_spine_ext.study.fits import Straight
 from nnunet_spine_ext.study.measured import SCANNER
 from nnunet_spine_ext.study.results import Results
 from nnunet_spine_ext.study.statistics import Estimate
@@ -278,5 +279,12 @@ def _rest(results: Results) -> Iterator[Claim]:
                 f"yes, slope {paper.SLOPE:.2f} of a gap of its own",
                 f"{effect.line.verdict}; R² {effect.line.r_squared.text(2)}, slope {effect.line.slope.text(3)}, "
                 f"r of gap and loss {effect.pearson.text(2)}",
-                None if effect.line.verdict == "too few" else effect.line.verdict != "bends",
+                _is_line(effect.line),
             )
+
+
+def _is_line(line: Straight) -> bool | None:
+    """Whether Dice falls along a line; None where it cannot be told, for want of points or of a slope that is known."""
+    if line.verdict == "bends" or line.slope.high < 0:
+        return False
+    return True if line.verdict != "too few" and line.slope.low > 0 else None
