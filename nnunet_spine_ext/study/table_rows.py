@@ -270,8 +270,11 @@ def claims_table(found: tuple[Claim, ...]) -> Table:
         Column("agrees", "Agrees"),
     )  # fmt: skip
     rows = tuple({"subject": c.subject, "paper": c.paper, "here": c.here, "agrees": words[c.agrees]} for c in found)
-    note = "Numbers agree where the interval here holds the paper's; orders where they are the same."
-    return Table("claims", "What the paper says, and what was measured", columns, rows, (note, "Empty: it cannot be told."))
+    notes = (
+        "Numbers agree where the interval here holds the paper's; orders where they are the same.",
+        "Empty: it cannot be told.",
+    )
+    return Table("claims", "What the paper says, and what was measured", columns, rows, notes)
 
 
 def goals_table(found: tuple[Goal, ...]) -> Table:
