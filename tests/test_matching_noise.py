@@ -295,7 +295,14 @@ def test_a_ct_is_told_and_not_its_noise(tmp_path: Path, whole: IntensityReferenc
     data, properties = read(tmp_path, image.with_array(hounsfield.astype(np.float32)))
     (problem,) = [w for w in score_case(data, properties, whole)[1] if w.code in ("W-MATCH-CT", "W-MATCH-NOISE")]
     assert problem.code == "W-MATCH-CT"
-    assert "W-MATCH-CT" not in {w.code for w in score_case(data, properties, whole, contrast="CT")[1]}
+    (problem,) = [w for w in score_case(data, properties, whole, contrast="CT")[1] if w.code != "W-MATCH-FAR"]
+    assert problem.code == "W-MATCH-CT"
+    known = replace(whole, channels=(replace(whole.channels[0], contrast="T2w"),))
+    codes = {w.code for w in score_case(data, properties, known, contrast="CT")[1]}
+    assert "W-MATCH-CONTRAST" in codes
+    assert not codes & {"W-MATCH-CT", "W-MATCH-NOISE"}, "one cause is told once"
+    of_ct = replace(whole, channels=(replace(whole.channels[0], contrast="CT"),))
+    assert "W-MATCH-CT" not in {w.code for w in score_case(data, properties, of_ct)[1]}
 
 
 @pytest.mark.parametrize("affine", [np.diag([-1.0, 1.0, -4.0, 1.0]), np.diag([4.0, 1.0, 1.0, 1.0])[:, [2, 0, 1, 3]]])

@@ -90,8 +90,7 @@ def test_a_dry_run_writes_nothing_and_a_second_run_is_refused(data: Path, capsys
 def test_a_reference_of_version_1_is_replaced(data: Path) -> None:
     channel = {"mean": [0.0] * 33, "spread": [0.1] * 33, "low": 1.0, "high": 2.0}
     old = {"version": 1, "cases": 4, "probabilities": [], "channels": [channel]}
-    plans = {"configurations": {}, "spine_ext": {"version": 1, "reference": {"0": old}}}
-    (data / "model" / "plans.json").write_text(json.dumps(plans))
+    (data / "model" / "plans.json").write_text(json.dumps({"spine_ext": {"version": 1, "reference": {"0": old}}}))
     read = reference_of(plans_of(data), ["0"])
     assert read is not None
     assert (read.version, read.channels[0].structures, read.distance) == (1, {}, None)
@@ -146,6 +145,9 @@ def test_what_prediction_would_refuse_does_not_widen_the_limits(data: Path, kind
     assert found.exit_code == 3
     assert found.reference == alone.reference
     if kind == "ct":
+        folder = str(data / "model"), str(data / "imagesTr")
+        assert not reference(*folder, contrast="T2w", dry_run=True).failed, "it is known to be none"
+        assert not reference(*folder, contrast="CT", dry_run=True).failed, "all are"
         content = json.loads((data / "model" / "dataset.json").read_text()) | {"channel_names": {"0": "CT"}}
         (data / "model" / "dataset.json").write_text(json.dumps(content))
         assert "z" not in reference(str(data / "model"), str(data / "imagesTr"), dry_run=True).failed

@@ -326,8 +326,8 @@ def test_what_matching_did_is_told(tmp_path: Path) -> None:
     make_study(tmp_path, Planted(subjects=7, sizes=(0, 1), done={"match": (1, 0), "none": (0, 0)}))
     analyse(tmp_path, bootstrap=50)
     told = (
-        "Matching: of the target scans that it predicted, noise was reduced in 100 %, intensities were matched in 0 %. "
-        "So nothing but less noise was measured."
+        "Matching: of the target scans that were predicted, noise was reduced in 100 %, intensities were matched in "
+        "0 %. Of matching, only less noise was measured."
     )
     text = (tmp_path / "tables" / "table3.md").read_text(encoding="utf-8")
     assert told in text
@@ -335,6 +335,16 @@ def test_what_matching_did_is_told(tmp_path: Path) -> None:
     assert text.count("noise was reduced") == 1, "strategies that do not match, or do not say, are not spoken of"
     found = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["strategies"]["match"]
     assert (found["noise_reduced"], found["matched"]) == (1, 0)
+
+
+def test_matching_that_did_nothing_is_told_once_for_all_strategies(tmp_path: Path) -> None:
+    done = {"match": (0, 0), "match+tta": (0, 0), "none": (0, 0)}
+    make_study(tmp_path, Planted(subjects=7, sizes=(0, 1), done=done))
+    analyse(tmp_path, bootstrap=50)
+    text = (tmp_path / "tables" / "table3.md").read_text(encoding="utf-8")
+    assert text.count("Matching did nothing.") == 1
+    assert "Matching, Matching + TTA: of the target scans that were predicted, noise was reduced in 0 %" in text
+    assert "less noise was measured" not in text
 
 
 def test_tables_of_earlier_versions_can_be_read(tmp_path: Path) -> None:

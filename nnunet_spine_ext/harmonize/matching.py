@@ -226,9 +226,8 @@ def _as_float(image: Volume) -> Volume:
 
 def refuse_ct(image: Volume, reference: ChannelReference, contrast: str | None = None, file: str = "") -> None:
     """Raise CaseError for a CT, and for a reference made of CT; `image` as it was read, see `match`."""
-    scan_is_ct = (contrast or "").upper() == "CT" or (contrast is None and looks_like_ct(image.array))
-    model_is_ct = (reference.contrast or "").upper() == "CT" or reference.low < -200
-    if scan_is_ct or model_is_ct:
+    scan_is_ct = is_ct(image, contrast)
+    if scan_is_ct or _of_ct(reference):
         which = "a CT" if scan_is_ct else f"a scan ({contrast or 'contrast unknown'}) for a model of CT"
         raise CaseError(
             "E-MATCH-CT",
@@ -239,13 +238,20 @@ def refuse_ct(image: Volume, reference: ChannelReference, contrast: str | None =
         )
 
 
-def ct_warnings(
-    image: Volume, reference: ChannelReference, contrast: str | None = None, file: str = ""
-) -> list[Problem]:
-    """Return a warning about a CT that a model of MR predicts, unless its contrast is known: then that is told."""
-    if contrast is not None or reference.low < -200 or not looks_like_ct(image.array):
+def is_ct(image: Volume, contrast: str | None) -> bool:
+    """Whether a scan is a CT: by its contrast where that is known, else by its values."""
+    return looks_like_ct(image.array) if contrast is None else contrast.upper() == "CT"
+
+
+def _of_ct(reference: ChannelReference) -> bool:
+    return (reference.contrast or "").upper() == "CT" or reference.low < -200
+
+
+def ct_warnings(reference: ChannelReference, file: str = "") -> list[Problem]:
+    """Return a warning about a CT that a model of MR predicts; none where the reference is of CT."""
+    if _of_ct(reference):
         return []
-    found = f"what looks like a CT; the reference is of {reference.contrast or 'MR'} scans"
+    found = f"a CT, or what looks like one; the reference is of {reference.contrast or 'MR'} scans"
     return [_warning("W-MATCH-CT", file, found, "MR", "use a model that was trained on CT")]
 
 

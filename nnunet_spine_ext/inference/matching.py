@@ -14,7 +14,15 @@ from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.harmonize.denoising import Quieted, judged, quieted
 from nnunet_spine_ext.harmonize.distribution import score_of
-from nnunet_spine_ext.harmonize.matching import MatchResult, MatchSettings, ct_warnings, kind_warnings, match, refuse_ct
+from nnunet_spine_ext.harmonize.matching import (
+    MatchResult,
+    MatchSettings,
+    ct_warnings,
+    is_ct,
+    kind_warnings,
+    match,
+    refuse_ct,
+)
 from nnunet_spine_ext.harmonize.reference import ChannelReference, IntensityReference, reference_of
 from nnunet_spine_ext.harmonize.structures import structures_of
 from nnunet_spine_ext.inference.model import label_scheme
@@ -166,8 +174,11 @@ def score_case(
             }
         )
         strange = kind_warnings(score, own, contrast, file, matched=False)
-        # The noise of a CT is not what is wrong with it.
-        strange += ct_warnings(image, own, contrast, file) or noise_warnings(found, file)
+        if is_ct(image, contrast):
+            # Its noise is not what is wrong with it.
+            strange += [] if any(told.code == "W-MATCH-CONTRAST" for told in strange) else ct_warnings(own, file)
+        else:
+            strange += noise_warnings(found, file)
         warnings += [_of_channel(problem, c, len(data)) for problem in strange]
     return {"method": "none", "channels": rows}, warnings
 
@@ -178,7 +189,8 @@ def noise_warnings(found: Quieted, file: str) -> list[Problem]:
     if score is None or not found.doubtful:
         return []
     reduced = "; it was reduced" if found.changed else ""
-    hint = ": smoothing brings a part back" if found.changed else ", and at that of --match noise, which reduces it"
+    reducing = ", and at that of --match noise, which reduces it"
+    hint = ": smoothing makes up for only a part of such noise" if found.changed else reducing
     return [
         Problem(
             "warning",
@@ -307,7 +319,7 @@ def _of_channel(problem: Problem, channel: int, channels: int) -> Problem:
 
 def has_ct(plans: Mapping[str, Any], names: Iterable[Any]) -> bool:
     """Whether a model is one of CT, by its plans or by the names of its channels."""
-    schemes = [s for c in plans["configurations"].values() for s in c.get("normalization_schemes", ())]
+    schemes = [s for c in plans.get("configurations", {}).values() for s in c.get("normalization_schemes", ())]
     return _CT in schemes or any(str(name).upper() == "CT" for name in names)
 
 

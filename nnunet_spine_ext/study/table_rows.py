@@ -131,9 +131,9 @@ def _matching_notes(results: Results) -> list[str]:
         quiet, matched = (f"{100 * share:.0f} %" for share in (one.noise_reduced, one.matched))
         text = f"noise was reduced in {quiet}, intensities were matched in {matched}."
         if one.matched == 0:
-            text += " So nothing but less noise was measured."
+            text += " Of matching, only less noise was measured." if one.noise_reduced else " Matching did nothing."
         found.setdefault(text, []).append(one.variant.title)
-    return [f"{', '.join(titles)}: of the target scans that it predicted, {text}" for text, titles in found.items()]
+    return [f"{', '.join(titles)}: of the target scans that were predicted, {text}" for text, titles in found.items()]
 
 
 def _strategy(one: Outcome, targets: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from nnunet_spine_ext.core.errors import (
 from nnunet_spine_ext.core.io import IMAGE_SUFFIXES, read_json, read_volume, write_json
 from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.harmonize.curves import CaseFacts
-from nnunet_spine_ext.harmonize.matching import looks_like_ct
+from nnunet_spine_ext.harmonize.matching import is_ct
 from nnunet_spine_ext.harmonize.reference import (
     REFERENCE_VERSION,
     average_curves,
@@ -116,7 +116,10 @@ def reference(
     channels = list((dataset_json.get("channel_names") or dataset_json.get("modality") or {"0": "image"}).values())
     structures = structures_of(dataset_json, _scheme(plans, dataset_json)) if labels is not None else {}
     warnings = _structure_warnings(labels, structures, folder)
-    facts, failed, more = _facts(find_cases(i, channels), labels, structures, ct=has_ct(plans, channels))
+    cases = find_cases(i, channels)
+    known = contrasts_of(Path(i).parent) if contrast is None else {case.name: contrast for case in cases}
+    ct = has_ct(plans, channels) or (contrast or "").upper() == "CT"
+    facts, failed, more = _facts(cases, labels, structures, known, ct=ct)
     if not facts:
         first = next(iter(failed.values()), None)
         raise NoInputError(
@@ -126,7 +129,6 @@ def reference(
             expected="training images",
             fix="check the images with nnUNetv2_spine_check",
         )
-    known = contrasts_of(Path(i).parent) if contrast is None else dict.fromkeys(facts, contrast)
     made = average_curves(facts, contrasts=known)
     if made is None:  # there are facts
         raise NoInputError("E-REFERENCE-CASES", file=i, found="no case", expected="training images", fix="give some")
@@ -194,7 +196,12 @@ def _structure_warnings(labels: str | None, structures: Mapping[str, tuple[int, 
 
 
 def _facts(
-    cases: list[InputCase], labels: str | None, structures: Mapping[str, tuple[int, ...]], *, ct: bool
+    cases: list[InputCase],
+    labels: str | None,
+    structures: Mapping[str, tuple[int, ...]],
+    known: Mapping[str, str | None],
+    *,
+    ct: bool,
 ) -> tuple[dict[str, CaseFacts], dict[str, SpineExtError], list[Problem]]:
     from tqdm import tqdm
 
@@ -212,10 +219,12 @@ def _facts(
                 Problem("warning", "W-REFERENCE-MASK", f"{labels}/{case.name}", found, "one per case", "body alone")
             )
         try:
-            # What prediction would refuse, or take for another kind of scan, would widen every limit.
-            warnings += inspect_case(case)[0]
+            # What prediction would refuse, or take for another kind of scan, would widen every limit. Which transform
+            # counts makes no difference to intensities.
+            seen, _ = inspect_case(case, prefer="sform")
+            warnings += [problem for problem in seen if problem.code.startswith("W-INT")]
             if not ct:
-                _refuse_ct(case)
+                _refuse_ct(case, known.get(case.name))
             facts[case.name] = facts_of_case(case.files, mask, structures, warnings.append)
         except SpineExtError as error:
             logger.warning("%s: left out: %s", case.name, error)
@@ -227,13 +236,13 @@ def _facts(
     return facts, failed, warnings
 
 
-def _refuse_ct(case: InputCase) -> None:
+def _refuse_ct(case: InputCase, contrast: str | None) -> None:
     for file in case.files:
-        if looks_like_ct(read_volume(file).array):
+        if is_ct(read_volume(file), contrast):
             raise CaseError(
                 "E-REFERENCE-CT",
                 file=file,
-                found="what looks like a CT",
+                found="a CT, or what looks like one",
                 expected="scans like those that the model was trained on: MR",
                 fix="leave it out",
             )
