@@ -222,12 +222,15 @@ def _checked_windows(
     model: ModelFolder, crop: Crop | None, accumulate: str, precision: Precision, device: str
 ) -> tuple[Crop, Precision]:
     """Return the crop mode in force and what ``auto`` means on this device; raises UsageError for what cannot be."""
-    from nnunet_spine_ext.networks.precision import computed_precision
-
     chosen = crop or (predict_settings(model.plans) or PredictSettings()).crop
     check_accumulate(accumulate, chosen, soft=soft_activation(model.plans) is not None)
-    # A run on a device of another kind is not gone on with.
-    return chosen, computed_precision(precision, device)
+    if precision == "auto":
+        # Only this needs PyTorch, which a rehearsal does without.
+        from nnunet_spine_ext.networks.precision import computed_precision
+
+        # A run on a device of another kind is not gone on with.
+        precision = computed_precision(precision, device)
+    return chosen, precision
 
 
 def _checked_match(

@@ -122,9 +122,8 @@ def _add_run(
     needs = (*model.needs, *(step.name for step in images.test_steps))
     # A twin spares work, and decides nothing.
     facts = {key: value for key, value in arguments.items() if key not in ("study", "device", "twin", "precision")}
-    if config.bf16_version is not None:
-        # What was computed in the one is not to be compared with what was computed in the other.
-        facts["bf16"] = config.bf16_version
+    # What was computed in one precision is not to be compared with what was computed in the other.
+    facts |= config.bf16_facts
     facts["model"] = model.facts
     if STRATEGIES[name].harmonizer:
         # Its description has the hashes of all its files.

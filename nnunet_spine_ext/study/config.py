@@ -261,9 +261,17 @@ class StudyConfig:
     @property
     def bf16_version(self) -> int | None:
         """By what version of bfloat16 the networks compute on this machine; None: in single precision."""
+        if self.precision == "fp32":
+            return None
         from nnunet_spine_ext.networks.precision import computed_precision
 
         return BF16_VERSION if computed_precision(self.precision, self.device) == "bf16" else None
+
+    @property
+    def bf16_facts(self) -> dict[str, int]:
+        """What decides a step in bfloat16 beside its own facts; nothing in single precision."""
+        version = self.bf16_version
+        return {} if version is None else {"bf16": version}
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values."""

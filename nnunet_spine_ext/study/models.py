@@ -85,7 +85,7 @@ class Models:
             "study": str(self.study), "training": training, "seed": seed, "configuration": network.configuration,
             "settings": list(settings), "device": self.config.device,
         }  # fmt: skip
-        facts = {"training": asdict(row), "seed": seed, "settings": list(settings), **self._bf16()}
+        facts = {"training": asdict(row), "seed": seed, "settings": list(settings), **self.config.bf16_facts}
         arguments["stamp"] = self._stamp(facts)
         output = f"{path}/fold_0/checkpoint_final.pth"
         self._add(Step(name, train, arguments, facts, (plan.name,), _TRAIN_S, (output,), training != "source"))
@@ -101,11 +101,6 @@ class Models:
         if given is not None and settings_from_plans(self._open(given).plans).train.precision != "fp32":
             return ("train.precision=fp32", *own)
         return own
-
-    def _bf16(self) -> dict[str, int]:
-        """Return what decides a training in bfloat16 beside its settings; nothing in single precision."""
-        version = self.config.bf16_version
-        return {} if version is None else {"bf16": version}
 
     def finetuned(self, seed: int) -> list[Model]:
         """Return the fine-tuned models: the curve of one scanner, one model for each other scanner if asked for."""
@@ -147,7 +142,7 @@ class Models:
             "configuration": network.configuration, "settings": settings, "device": self.config.device,
             "validation": condition.case(f"phantom{most + 1:04d}"), "folders": folders,
         }  # fmt: skip
-        facts = {"n": n, "seed": seed, "settings": settings, "source": source.facts, **self._bf16()}
+        facts = {"n": n, "seed": seed, "settings": settings, "source": source.facts, **self.config.bf16_facts}
         arguments["stamp"] = self._stamp({**facts, "scanner": condition.text, "most": most})
         path = model_folder(number, FINETUNE, f"study-finetune{n}-{seed}", network.configuration)
         name = f"fine-tune to {condition.scanner} N={n}, seed {seed}"
