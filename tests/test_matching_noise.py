@@ -289,20 +289,42 @@ def test_a_noisy_case_that_nothing_is_done_about_is_a_warning(tmp_path: Path, wh
     assert not [warning for warning in score_case(usual, properties, whole)[1] if warning.code == "W-MATCH-NOISE"]
 
 
-def test_a_ct_is_told_and_not_its_noise(tmp_path: Path, whole: IntensityReference) -> None:
+@pytest.mark.parametrize(
+    ("of", "scan_is", "codes", "found"),
+    [
+        (None, None, ["W-MATCH-CT"], "the reference is of scans of unknown contrast"),
+        (None, "CT", ["W-MATCH-CT"], "the reference is of scans of unknown contrast"),
+        (None, "CTA_thorax", ["W-MATCH-CT"], ""),
+        (None, " unknown ", ["W-MATCH-CT"], ""),
+        ("T2w", None, ["W-MATCH-CT"], "the reference is of T2w scans"),
+        ("T2w", "CT", ["W-MATCH-CONTRAST"], "a scan of contrast CT"),
+        ("CT", None, ["W-MATCH-FAR"], ""),
+    ],
+)
+def test_a_ct_is_told_once_and_neither_its_noise_nor_its_distance(
+    tmp_path: Path, whole: IntensityReference, of: str | None, scan_is: str | None, codes: list[str], found: str
+) -> None:
     image = scan(7, noise=40)
     hounsfield = np.where(clean(7) < 100, -1000.0, image.array - 400)
     data, properties = read(tmp_path, image.with_array(hounsfield.astype(np.float32)))
-    (problem,) = [w for w in score_case(data, properties, whole)[1] if w.code in ("W-MATCH-CT", "W-MATCH-NOISE")]
-    assert problem.code == "W-MATCH-CT"
-    (problem,) = [w for w in score_case(data, properties, whole, contrast="CT")[1] if w.code != "W-MATCH-FAR"]
-    assert problem.code == "W-MATCH-CT"
-    known = replace(whole, channels=(replace(whole.channels[0], contrast="T2w"),))
-    codes = {w.code for w in score_case(data, properties, known, contrast="CT")[1]}
-    assert "W-MATCH-CONTRAST" in codes
-    assert not codes & {"W-MATCH-CT", "W-MATCH-NOISE"}, "one cause is told once"
-    of_ct = replace(whole, channels=(replace(whole.channels[0], contrast="CT"),))
-    assert "W-MATCH-CT" not in {w.code for w in score_case(data, properties, of_ct)[1]}
+    known = replace(whole, channels=(replace(whole.channels[0], contrast=of),))
+    told = score_case(data, properties, known, contrast=scan_is)[1]
+    assert [w.code for w in told] == codes
+    assert found in told[0].found
+
+
+def test_a_ct_like_the_training_scans_is_no_surprise(tmp_path: Path, whole: IntensityReference) -> None:
+    """A model that was trained on CT without saying so has a reference of unknown contrast."""
+    image = scan(7)
+    data, properties = read(tmp_path, image.with_array((image.array - 1000).astype(np.float32)))
+    own = whole.channels[0]
+    of_such = replace(own, low=own.low - 1000, high=own.high - 1000)
+    assert of_such.low < -200
+    for low in (of_such, replace(of_such, low=-100.0, high=own.width - 100)):
+        known = replace(whole, channels=(low,))
+        assert "W-MATCH-CT" not in {w.code for w in score_case(data, properties, known, contrast="CT")[1]}
+    mr = replace(whole, channels=(replace(of_such, contrast="T2w"),))
+    assert not score_case(data, properties, mr, contrast="T2w")[1], "MR that is stored with an offset"
 
 
 @pytest.mark.parametrize("affine", [np.diag([-1.0, 1.0, -4.0, 1.0]), np.diag([4.0, 1.0, 1.0, 1.0])[:, [2, 0, 1, 3]]])

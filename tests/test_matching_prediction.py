@@ -18,9 +18,9 @@ from nnunet_spine_ext.cli import predict as command
 from nnunet_spine_ext.core.errors import CaseError, SetupError, UsageError
 from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.harmonize.contrast import contrast_of
 from nnunet_spine_ext.harmonize.reference import average_curves, curves_of_files, reference_of
 from nnunet_spine_ext.inference import preparation
-from nnunet_spine_ext.inference.contrast import contrast_of
 from nnunet_spine_ext.inference.managers import SpinePreprocessor
 from nnunet_spine_ext.inference.matching import STANDARDISE, match_case, put_together, quieted_case, score_case
 from nnunet_spine_ext.inference.predict import predict

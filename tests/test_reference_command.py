@@ -10,11 +10,11 @@ import pytest
 
 from nnunet_spine_ext.cli.reference import main
 from nnunet_spine_ext.core.errors import NoInputError, SetupError, UsageError
-from nnunet_spine_ext.core.io import write_volume
+from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.harmonize.reference import reference_of
 from nnunet_spine_ext.inference.model import predict_settings
-from nnunet_spine_ext.training.reference import GIVEN, reference
+from nnunet_spine_ext.training.reference import GIVEN, ReferenceResult, reference
 
 SHAPE = (24, 26, 12)
 
@@ -151,6 +151,49 @@ def test_what_prediction_would_refuse_does_not_widen_the_limits(data: Path, kind
         content = json.loads((data / "model" / "dataset.json").read_text()) | {"channel_names": {"0": "CT"}}
         (data / "model" / "dataset.json").write_text(json.dumps(content))
         assert "z" not in reference(str(data / "model"), str(data / "imagesTr"), dry_run=True).failed
+
+
+def test_contrasts_tell_what_is_a_ct_and_values_where_they_do_not(data: Path) -> None:
+    folder = str(data / "model"), str(data / "imagesTr")
+    for file in sorted((data / "imagesTr").iterdir()):
+        image = read_volume(file)
+        write_volume(image.with_array(np.where(image.array < 80, -1000, image.array).astype(np.float32)), file)
+    names = [case.name.removesuffix("_0000.nii.gz") for case in sorted((data / "imagesTr").iterdir())]
+    (data / "cases.json").unlink()
+    with pytest.raises(NoInputError, match=r"--contrast \[E-REFERENCE-CT\].*E-REFERENCE-CASES"):
+        reference(*folder, dry_run=True)
+
+    def told(*contrasts: object) -> ReferenceResult:
+        cases = {name: {"contrast": contrast} for name, contrast in zip(names, contrasts, strict=True)}
+        (data / "cases.json").write_text(json.dumps({"version": 1, "cases": cases}))
+        return reference(*folder, dry_run=True)
+
+    result = told("CT", "CT", "CT")
+    assert (result.failed, result.reference["contrast"]) == ({}, "CT"), "a model of CT under another name"
+    result = told("T2w", "CT", 2)
+    assert {case: error.code for case, error in result.failed.items()} == dict.fromkeys(names[1:], "E-REFERENCE-CT")
+    (data / "cases.json").unlink()
+    for name in names:
+        (data / "imagesTr" / f"{name}_0000.nii.gz").rename(data / "imagesTr" / f"sub-{name}_T2w_0000.nii.gz")
+    result = reference(*folder, dry_run=True)
+    assert (result.failed, result.reference["contrast"]) == ({}, "T2w"), "as prediction takes a scan of this name"
+
+
+def test_what_the_gate_warns_of_and_refuses_is_told(data: Path) -> None:
+    content = json.loads((data / "model" / "dataset.json").read_text()) | {"channel_names": {"0": "T1w", "1": "T2w"}}
+    (data / "model" / "dataset.json").write_text(json.dumps(content))
+    first = sorted((data / "imagesTr").iterdir())
+    for file in first:
+        write_volume(read_volume(file), file.with_name(file.name.replace("_0000", "_0001")))
+    image = read_volume(first[0])
+    holes = image.array.astype(np.float32)
+    holes[0, 0, 0] = np.nan
+    write_volume(image.with_array(holes), first[0])
+    write_volume(Volume(image.array[:9], image.affine), first[1].with_name(first[1].name.replace("_0000", "_0001")))
+    result = reference(str(data / "model"), str(data / "imagesTr"), dry_run=True)
+    assert "W-INT-NONFINITE" in [problem.code for problem in result.warnings]
+    assert {error.code for error in result.failed.values()} == {"E-GEOM-CHANNELS"}
+    assert result.reference["cases"] == 2
 
 
 def test_masks_on_another_grid_and_classes_that_are_no_structures(data: Path) -> None:

@@ -33,6 +33,7 @@ from nnunet_spine_ext.study import publishing
 from nnunet_spine_ext.study.analysis import StudySummary, analyse
 from nnunet_spine_ext.study.paper import SHARES as PAPER_SHARES
 from nnunet_spine_ext.study.paper import sample_share
+from nnunet_spine_ext.study.table_rows import percentage
 
 TABLES = (
     "table1", "table2", "table3", "table4", "samples", "gaps", "regions", "vertebrae", "tests", "goals", "claims",
@@ -342,9 +343,31 @@ def test_matching_that_did_nothing_is_told_once_for_all_strategies(tmp_path: Pat
     make_study(tmp_path, Planted(subjects=7, sizes=(0, 1), done=done))
     analyse(tmp_path, bootstrap=50)
     text = (tmp_path / "tables" / "table3.md").read_text(encoding="utf-8")
-    assert text.count("Matching did nothing.") == 1
+    assert text.count("Matching left all alone.") == 1
     assert "Matching, Matching + TTA: of the target scans that were predicted, noise was reduced in 0 %" in text
     assert "less noise was measured" not in text
+
+
+def test_what_matching_did_is_counted_by_scan(tmp_path: Path) -> None:
+    """One subject was scanned by one of the targets alone, and that scan was matched."""
+    make_study(tmp_path, Planted(subjects=7, sizes=(0, 1), done={"match": (0, 0), "none": (0, 0)}))
+    rows = read_rows(tmp_path / "cases.csv")
+    matched = [row for row in rows if row["strategy"] == "match" and row["subject"] == "sub-000"]
+    only = next(row for row in matched if row["scanner"] == "ge-3t")
+    only["matched"] = "1"
+    write_rows(tmp_path / "cases.csv", CASES, [row for row in rows if row is only or row not in matched])
+    found = analyse(tmp_path, bootstrap=50).results.outcome("match")
+    assert found is not None
+    assert found.matched == pytest.approx(1 / (1 + 6 * 5))
+    assert "intensities were matched in 3 %" in (tmp_path / "tables" / "table3.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.0, "0 %"), (0.004, "less than 1 %"), (0.5, "50 %"), (0.996, "more than 99 %"), (1.0, "100 %")],
+)
+def test_few_are_not_none(share: float, text: str) -> None:
+    assert percentage(share) == text
 
 
 def test_tables_of_earlier_versions_can_be_read(tmp_path: Path) -> None:

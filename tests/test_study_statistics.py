@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from scipy.stats import spearmanr
 from study_cohort import POWER, SIZES
 
 from nnunet_spine_ext.study.claims import _is_line
-from nnunet_spine_ext.study.fits import correlations, correlations_of_means, power_law, straight
+from nnunet_spine_ext.study.fits import Straight, correlations, correlations_of_means, power_law, straight
 from nnunet_spine_ext.study.statistics import Draws, Estimate, fixed, paired, panels, seed_spread
 
 NAMES = [f"s{k}" for k in range(10)]
@@ -236,18 +235,21 @@ def test_the_interval_of_a_share_covers_it_about_as_often_as_the_documentation_s
     assert least <= hits / 150 < 1.0
 
 
+STRAIGHT, BENT, UNKNOWN = Estimate(0.1, -1, 1), Estimate(2, 1, 3), Estimate(0.1, note="too few")
+
+
 @pytest.mark.parametrize(
-    ("verdict", "slope", "expected"),
+    ("bend", "slope", "expected"),
     [
-        ("a line is not contradicted", (2.0, 1.0, 3.0), True),
-        ("a line is not contradicted", (2.0, -1.0, 3.0), None),
-        ("a line is not contradicted", (-2.0, -3.0, -1.0), False),
-        ("bends", (2.0, -1.0, 3.0), False),
-        ("too few", (2.0, 1.0, 3.0), None),
+        (STRAIGHT, Estimate(2, 1, 3), True),
+        (STRAIGHT, Estimate(2, -1, 3), None),
+        (STRAIGHT, Estimate(2), None),
+        (STRAIGHT, Estimate(-2, -3, -1), False),
+        (BENT, Estimate(2, -1, 3), False),
+        (UNKNOWN, Estimate(2, 1, 3), None),
+        (UNKNOWN, Estimate(-2, -3, -1), False),
+        (UNKNOWN, Estimate(-2), None),
     ],
 )
-def test_a_line_of_unknown_slope_agrees_with_nothing(
-    verdict: str, slope: tuple[float, float, float], expected: bool | None
-) -> None:
-    line = SimpleNamespace(verdict=verdict, slope=Estimate(*slope))
-    assert _is_line(line) is expected  # type: ignore[arg-type]
+def test_a_line_of_unknown_slope_agrees_with_nothing(bend: Estimate, slope: Estimate, expected: bool | None) -> None:
+    assert _is_line(Straight(slope, intercept=STRAIGHT, r_squared=STRAIGHT, bend=bend)) is expected

@@ -12,6 +12,7 @@ import numpy as np
 from nnunet_spine_ext.core.errors import CaseError, Problem, UsageError
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.harmonize.anchored import anchored_map
+from nnunet_spine_ext.harmonize.contrast import says_ct
 from nnunet_spine_ext.harmonize.curves import HIGH, LOW, PROBABILITIES, ChannelFacts, channel_facts
 from nnunet_spine_ext.harmonize.distribution import DistributionScore, score_of
 from nnunet_spine_ext.harmonize.maps import FIT_KNOTS, SLOPE_LIMITS, IntensityMap, affine, fitted, smooth, through
@@ -22,6 +23,7 @@ __all__ = [
     "MATCH_METHODS",
     "MatchResult",
     "MatchSettings",
+    "is_ct",
     "kind_warnings",
     "load_landmarks",
     "match",
@@ -232,7 +234,7 @@ def refuse_ct(image: Volume, reference: ChannelReference, contrast: str | None =
         raise CaseError(
             "E-MATCH-CT",
             file=file,
-            found=f"{which}; the reference is of {reference.contrast or 'MR'} scans",
+            found=f"{which}; the reference is of {_kind(reference)}",
             expected="MR: Hounsfield units mean the same on every scanner",
             fix="predict with --match none, and only with a model that was trained on such scans",
         )
@@ -240,19 +242,25 @@ def refuse_ct(image: Volume, reference: ChannelReference, contrast: str | None =
 
 def is_ct(image: Volume, contrast: str | None) -> bool:
     """Whether a scan is a CT: by its contrast where that is known, else by its values."""
-    return looks_like_ct(image.array) if contrast is None else contrast.upper() == "CT"
+    told = says_ct(contrast)
+    return looks_like_ct(image.array) if told is None else told
 
 
 def _of_ct(reference: ChannelReference) -> bool:
-    return (reference.contrast or "").upper() == "CT" or reference.low < -200
+    told = says_ct(reference.contrast)
+    return reference.low < -200 if told is None else told
 
 
-def ct_warnings(reference: ChannelReference, file: str = "") -> list[Problem]:
-    """Return a warning about a CT that a model of MR predicts; none where the reference is of CT."""
-    if _of_ct(reference):
+def _kind(reference: ChannelReference) -> str:
+    return "scans of unknown contrast" if reference.contrast is None else f"{reference.contrast} scans"
+
+
+def _ct_warnings(score: DistributionScore, reference: ChannelReference, file: str = "") -> list[Problem]:
+    """Return a warning about a CT that is predicted; none where the reference is of CT, or of such scans."""
+    if _of_ct(reference) or (says_ct(reference.contrast) is None and score.in_distribution):
         return []
-    found = f"a CT, or what looks like one; the reference is of {reference.contrast or 'MR'} scans"
-    return [_warning("W-MATCH-CT", file, found, "MR", "use a model that was trained on CT")]
+    found = f"a CT, or what looks like one; the reference is of {_kind(reference)}"
+    return [_warning("W-MATCH-CT", file, found, "MR", "use a model that was trained on CT, if this one was not")]
 
 
 def looks_like_ct(array: Array) -> bool:
@@ -284,14 +292,22 @@ def kind_warnings(
     file: str = "",
     *,
     matched: bool = True,
+    ct: bool = False,
 ) -> list[Problem]:
-    """Return warnings about a scan that seems to be of another kind than the training scans, to be `matched` or not."""
+    """Return a warning about a scan that seems to be of another kind than the training scans; one cause is told once.
+
+    Parameters
+    ----------
+    matched: whether the scan is to be matched. ct: whether it is a CT, see `is_ct`.
+    """
     if contrast and reference.contrast and contrast != reference.contrast:
         found = f"a scan of contrast {contrast}; the reference is of {reference.contrast}"
         fix = "look at the result, or use a model that was trained on such scans"
         if matched:
             fix = "matching keeps the order of tissues, so it cannot make one contrast of another: use --match none"
         return [_warning("W-MATCH-CONTRAST", file, found, f"a {reference.contrast} scan", fix)]
+    if ct and (told := _ct_warnings(score, reference, file)):
+        return told
     usual = reference.distance
     if usual is not None and not score.in_distribution and score.body > _FAR * usual:
         names = f"contrast {contrast or 'unknown'}; the reference is of {reference.contrast or 'unknown contrast'}"

@@ -21,7 +21,7 @@ from nnunet_spine_ext.core.dataset import CASES_FILE
 from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.io import read_json, read_volume
 from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
-from nnunet_spine_ext.core.volume import Array
+from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.harmonize.body import body_mask
 from nnunet_spine_ext.harmonize.curves import (
     ALL,
@@ -171,29 +171,31 @@ def curves_of_files(
     from tqdm import tqdm
 
     return {
-        case: facts_of_case(files, (labels or {}).get(case), structures or {})
+        case: facts_of_case([read_volume(file) for file in files], (labels or {}).get(case), structures or {})
         for case, files in tqdm(cases.items(), desc="intensity curves", disable=None)
     }
 
 
 def facts_of_case(
-    files: Sequence[str | Path],
+    images: Sequence[Volume],
     label: str | Path | None,
     structures: Mapping[str, tuple[int, ...]],
     warn: Callable[[Problem], None] | None = None,
 ) -> CaseFacts:
     """Return the facts of one case; without structures where its mask is missing or on another grid.
 
-    `warn` is told of another grid; None: the log is.
+    Parameters
+    ----------
+    images: the channels, as they were read. label: file of the mask.
+    warn: is told of another grid; None: the log is.
     """
-    images = [read_volume(file) for file in files]
     masks: dict[str, Array] = {}
     if label is not None and structures:
         mask = read_volume(label)
         if mask.same_grid(images[0]):
             masks = structure_masks(mask.array, structures)
         else:
-            found, fix = f"a mask on another grid than {files[0]}", "the case gives the body alone; resample the mask"
+            found, fix = "a mask on another grid than its image", "the case gives the body alone; resample the mask"
             problem = Problem("warning", "W-REFERENCE-GRID", str(label), found, "the grid of the image", fix)
             logger.warning("%s", problem) if warn is None else warn(problem)
     spacing = sorted(images[0].spacing)

@@ -24,8 +24,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunet_spine_ext.core.errors import Problem, SetupError
 from nnunet_spine_ext.core.io import read_json, strip_suffix, write_json, write_volume
 from nnunet_spine_ext.core.volume import Array, Volume
+from nnunet_spine_ext.harmonize.contrast import contrast_of
 from nnunet_spine_ext.inference.activation import Activation, hard_labels, probabilities, soft_activation
-from nnunet_spine_ext.inference.contrast import contrast_of
 from nnunet_spine_ext.inference.matching import (
     STANDARDISE,
     Matched,

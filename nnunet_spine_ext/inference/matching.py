@@ -17,7 +17,6 @@ from nnunet_spine_ext.harmonize.distribution import score_of
 from nnunet_spine_ext.harmonize.matching import (
     MatchResult,
     MatchSettings,
-    ct_warnings,
     is_ct,
     kind_warnings,
     match,
@@ -173,11 +172,9 @@ def score_case(
                 "noise": found.to_dict(),
             }
         )
-        strange = kind_warnings(score, own, contrast, file, matched=False)
-        if is_ct(image, contrast):
-            # Its noise is not what is wrong with it.
-            strange += [] if any(told.code == "W-MATCH-CONTRAST" for told in strange) else ct_warnings(own, file)
-        else:
+        ct = is_ct(image, contrast)
+        strange = kind_warnings(score, own, contrast, file, matched=False, ct=ct)
+        if not ct:  # its noise is not what is wrong with it
             strange += noise_warnings(found, file)
         warnings += [_of_channel(problem, c, len(data)) for problem in strange]
     return {"method": "none", "channels": rows}, warnings
@@ -188,9 +185,9 @@ def noise_warnings(found: Quieted, file: str) -> list[Problem]:
     score = found.score
     if score is None or not found.doubtful:
         return []
-    reduced = "; it was reduced" if found.changed else ""
-    reducing = ", and at that of --match noise, which reduces it"
-    hint = ": smoothing makes up for only a part of such noise" if found.changed else reducing
+    reduced, more = "", ", and at that of --match noise, which reduces it"
+    if found.changed:
+        reduced, more = "; it was reduced", ": smoothing makes up for only a part of such noise"
     return [
         Problem(
             "warning",
@@ -198,7 +195,7 @@ def noise_warnings(found: Quieted, file: str) -> list[Problem]:
             file,
             f"noise of {score.level:.4f} of the body's intensities; training scans have {score.usual:.4f}{reduced}",
             f"at most {score.limit:.4f}",
-            f"look at the result{hint}",
+            f"look at the result{more}",
         )
     ]
 

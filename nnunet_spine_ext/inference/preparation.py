@@ -16,9 +16,9 @@ import numpy as np
 
 from nnunet_spine_ext.core.errors import Problem
 from nnunet_spine_ext.core.volume import Array
+from nnunet_spine_ext.harmonize.contrast import contrast_of
 from nnunet_spine_ext.harmonize.reference import IntensityReference
 from nnunet_spine_ext.harmonize.structures import structures_of
-from nnunet_spine_ext.inference.contrast import contrast_of
 from nnunet_spine_ext.inference.export import on_image_grid
 from nnunet_spine_ext.inference.harmonizing import METHOD, CaseHarmonizer, harmonizer_folder
 from nnunet_spine_ext.inference.managers import SpineConfigurationManager

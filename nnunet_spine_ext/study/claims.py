@@ -174,11 +174,13 @@ def _components(results: Results) -> Iterator[Claim]:
             f"{name} ({singles[top].drop.text()}){often}", name == "resolution",
         )  # fmt: skip
     if len(singles) > 2:
-        order = sorted(singles, key=lambda d: -d.drop.value)
+        here = [d.place.parts[0] for d in sorted(singles, key=lambda d: -d.drop.value)]
+        theirs = sorted(by_name, key=lambda part: -paper.DROPS[part])
         yield Claim(
             "components from most to least costly",
-            " > ".join(sorted((d.place.parts[0] for d in singles), key=lambda part: -paper.DROPS[part])),
-            f"{' > '.join(d.place.parts[0] for d in order)}; {_rank_correlation(singles)}",
+            " > ".join(theirs),
+            f"{' > '.join(here)}; {_rank_correlation(singles)}",
+            here == theirs,
         )
     if {"field", "manufacturer"} <= by_name.keys():
         difference = _difference(results, by_name["field"], by_name["manufacturer"])

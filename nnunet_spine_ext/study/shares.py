@@ -163,8 +163,8 @@ def _outcome(cohort: Cohort, variant: Variant) -> Outcome:
         seed_sd=seed_spread(nanmean(np.stack(scores), axis=0)),
         seconds=_mean_per_case(cohort, variant, "seconds"),
         passes=_mean_per_case(cohort, variant, "forward_passes"),
-        noise_reduced=_mean_per_case(cohort, variant, "noise_reduced"),
-        matched=_mean_per_case(cohort, variant, "matched"),
+        noise_reduced=_share_of_cases(cohort, variant, "noise_reduced"),
+        matched=_share_of_cases(cohort, variant, "matched"),
         failed=_failed(cohort, variant),
     )
     return outcome if variant == NONE else _against_none(cohort, outcome)
@@ -282,3 +282,10 @@ def region_gap(cohort: Cohort, variant: Variant) -> Estimate:
 
     above, below = widths(variant, cohort.study.targets), widths(NONE, (cohort.study.source,))
     return cohort.draws.ratio(above, below, "difference on the source", smallest=0.005)
+
+
+def _share_of_cases(cohort: Cohort, variant: Variant, name: str) -> float:
+    """Share of all scans on the targets for which a value of cases.csv is 1, not the mean of the subjects' shares."""
+    found = [cohort.score(name, variant, scanner) for scanner in cohort.study.targets]
+    known = [one.ravel() for one in found if one is not None]
+    return float(nanmean(np.concatenate(known), axis=0)) if known else math.nan

@@ -128,12 +128,19 @@ def _matching_notes(results: Results) -> list[str]:
         known = STRATEGIES.get(one.variant.strategy)
         if known is None or known.options.get("match", "none") == "none" or not math.isfinite(one.matched):
             continue
-        quiet, matched = (f"{100 * share:.0f} %" for share in (one.noise_reduced, one.matched))
+        quiet, matched = percentage(one.noise_reduced), percentage(one.matched)
         text = f"noise was reduced in {quiet}, intensities were matched in {matched}."
         if one.matched == 0:
-            text += " Of matching, only less noise was measured." if one.noise_reduced else " Matching did nothing."
+            text += " Of matching, only less noise was measured." if one.noise_reduced else " Matching left all alone."
         found.setdefault(text, []).append(one.variant.title)
     return [f"{', '.join(titles)}: of the target scans that were predicted, {text}" for text, titles in found.items()]
+
+
+def percentage(share: float) -> str:
+    """Return a share (0 to 1) in percent; what is not quite none, or all, does not look like it."""
+    if 0 < share < 0.01:
+        return "less than 1 %"
+    return "more than 99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
 
 
 def _strategy(one: Outcome, targets: int) -> dict[str, Any]:
@@ -271,8 +278,9 @@ def claims_table(found: tuple[Claim, ...]) -> Table:
     )  # fmt: skip
     rows = tuple({"subject": c.subject, "paper": c.paper, "here": c.here, "agrees": words[c.agrees]} for c in found)
     notes = (
-        "Numbers agree where the interval here holds the paper's; orders where they are the same.",
-        "Empty: it cannot be told.",
+        "Numbers agree where the interval here holds the paper's, the ratio of regions where it is above 1 as there, "
+        "orders where they are the same.",
+        "Empty: it cannot be told, or the paper has no number to compare with.",
     )
     return Table("claims", "What the paper says, and what was measured", columns, rows, notes)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_spine_ext.core.errors import SpineExtError
 from nnunet_spine_ext.core.io import sha256, write_bytes
-from nnunet_spine_ext.inference.contrast import contrast_of
+from nnunet_spine_ext.harmonize.contrast import contrast_of
 from nnunet_spine_ext.inference.journal import Journal, folder_lock
 from nnunet_spine_ext.inference.matching import match_case, quieted_case, usable_reference
 from nnunet_spine_ext.inference.model import reader_reorients

@@ -20,12 +20,12 @@ from nnunet_spine_ext.core.errors import (
 )
 from nnunet_spine_ext.core.io import IMAGE_SUFFIXES, read_json, read_volume, write_json
 from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
+from nnunet_spine_ext.harmonize.contrast import contrast_of, says_ct
 from nnunet_spine_ext.harmonize.curves import CaseFacts
 from nnunet_spine_ext.harmonize.matching import is_ct
 from nnunet_spine_ext.harmonize.reference import (
     REFERENCE_VERSION,
     average_curves,
-    contrasts_of,
     facts_of_case,
     reference_of,
 )
@@ -117,8 +117,8 @@ def reference(
     structures = structures_of(dataset_json, _scheme(plans, dataset_json)) if labels is not None else {}
     warnings = _structure_warnings(labels, structures, folder)
     cases = find_cases(i, channels)
-    known = contrasts_of(Path(i).parent) if contrast is None else {case.name: contrast for case in cases}
-    ct = has_ct(plans, channels) or (contrast or "").upper() == "CT"
+    known = {case.name: contrast or _contrast(case, len(channels)) for case in cases}
+    ct = has_ct(plans, channels) or all(says_ct(told) for told in known.values())
     facts, failed, more = _facts(cases, labels, structures, known, ct=ct)
     if not facts:
         first = next(iter(failed.values()), None)
@@ -222,10 +222,11 @@ def _facts(
             # What prediction would refuse, or take for another kind of scan, would widen every limit. Which transform
             # counts makes no difference to intensities.
             seen, _ = inspect_case(case, prefer="sform")
-            warnings += [problem for problem in seen if problem.code.startswith("W-INT")]
-            if not ct:
-                _refuse_ct(case, known.get(case.name))
-            facts[case.name] = facts_of_case(case.files, mask, structures, warnings.append)
+            warnings += [problem for problem in seen if problem.code.startswith("W-INT-")]
+            images = [read_volume(file) for file in case.files]
+            if not ct and any(is_ct(image, known[case.name]) for image in images):
+                raise _is_a_ct(case.files[0])
+            facts[case.name] = facts_of_case(images, mask, structures, warnings.append)
         except SpineExtError as error:
             logger.warning("%s: left out: %s", case.name, error)
             failed[case.name] = error
@@ -236,16 +237,18 @@ def _facts(
     return facts, failed, warnings
 
 
-def _refuse_ct(case: InputCase, contrast: str | None) -> None:
-    for file in case.files:
-        if is_ct(read_volume(file), contrast):
-            raise CaseError(
-                "E-REFERENCE-CT",
-                file=file,
-                found="a CT, or what looks like one",
-                expected="scans like those that the model was trained on: MR",
-                fix="leave it out",
-            )
+def _contrast(case: InputCase, channels: int) -> str | None:
+    return contrast_of(case.files[0], None, channels) if case.files else None
+
+
+def _is_a_ct(file: str | Path) -> CaseError:
+    return CaseError(
+        "E-REFERENCE-CT",
+        file=file,
+        found="a CT, or what looks like one",
+        expected="MR: neither the model's channels nor all contrasts say that it is one of CT",
+        fix="leave it out, or say what the images are with --contrast",
+    )
 
 
 def _mask(labels: str, case: str) -> Path | None:

@@ -15,6 +15,9 @@ from nnunet_spine_ext.harmonize.reference import contrasts_of
 
 logger = logging.getLogger(__name__)
 _CHANNEL = re.compile(r"_\d{4}$")
+# CT, CTA, CBCT, "CT thorax", ct_lumbar; not "ctrl".
+_CT = re.compile(r"(cb)?cta?($|[^a-z])")
+_UNTOLD = ("", "unknown", "none", "n/a")
 _TABLE = "cases.json"
 # Suffixes of BIDS that are a weighting; others (`MTS`, `dwi`) say too little about it.
 _WEIGHTINGS = ("T1w", "T2w", "T2starw", "PDw", "FLAIR")
@@ -40,6 +43,12 @@ def contrast_of(file: str | Path, reference: str | None, channels: int = 1) -> s
     if found and reference and _plain(found) == _plain(reference):
         return reference
     return found
+
+
+def says_ct(contrast: str | None) -> bool | None:
+    """Whether a contrast is one of CT (``CT``, ``CTA``, ``ct_lumbar``); None where it says nothing."""
+    word = (contrast or "").strip().casefold()
+    return None if word in _UNTOLD else _CT.match(word) is not None
 
 
 def _suffix(case: str, reference: str | None, channels: int) -> str | None:
