@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from model_builder import LABELS14, SIDED14, make_image, make_model, stock_predict
 
+from nnunet_spine_ext import __version__
 from nnunet_spine_ext.cli import predict as command
 from nnunet_spine_ext.core.errors import NoInputError, SetupError, SpineExtError, UsageError
 from nnunet_spine_ext.core.io import read_volume, sha256, write_json, write_volume
@@ -24,6 +25,7 @@ from nnunet_spine_ext.inference.cases import find_cases
 from nnunet_spine_ext.inference.folder import load_model
 from nnunet_spine_ext.inference.journal import Journal, folder_lock
 from nnunet_spine_ext.inference.predict import predict
+from nnunet_spine_ext.inference.results import tell_changes
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +101,33 @@ def test_resume_verifies_instead_of_trusting(
     again = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", resume=True, **options)
     assert again.done == ["a"]
     assert [m for m in caplog.messages if "done again" in m] == ([f"a is done again: {reason}"] if reason else [])
+    told = [m for m in caplog.messages if "since the last run" in m]
+    changed = [f"{tmp_path / 'out'}: since the last run changed: tta mirror -> none"]
+    assert told == (changed if change == "options" else [])
     if change == "mask":
         assert sha256(tmp_path / "out" / "a.nii.gz") == digest
     assert predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", resume=True, **options).skipped == ["a"]
+
+
+@pytest.mark.parametrize("record", ["absent", "damaged", "short"])
+def test_a_run_whose_record_is_lost_is_gone_on_with(
+    model: Path, tmp_path: Path, record: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_image(tmp_path / "in" / "a.nii.gz")
+    predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu")
+    file = tmp_path / "out" / "run.json"
+    content = json.loads(file.read_text()) | {"nnunet_spine_ext": "0.0", "model": {"sha256": "of another"}}
+    file.write_text(json.dumps(content))
+    caplog.set_level("INFO", "nnunet_spine_ext")
+    tell_changes(tmp_path / "out", content["options"], "of this")
+    assert caplog.messages[-1].endswith(f"nnunet_spine_ext 0.0 -> {__version__}; another model, or folds, or plans")
+    caplog.clear()
+    if record == "absent":
+        file.unlink()
+    else:
+        file.write_text({"damaged": "{", "short": '{"options": 3}'}[record])
+    assert predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", resume=True).skipped == ["a"]
+    assert not [m for m in caplog.messages if "since the last run" in m]
 
 
 def test_missing_channel_lists_expected_and_found(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ from nnunet_spine_ext.inference.results import (
     foreign_cases,
     foreign_warning,
     name_instances,
+    tell_changes,
     write_run,
 )
 from nnunet_spine_ext.inference.settings import Adapt, Crop, Match, PredictSettings, Tta
@@ -203,10 +204,12 @@ def _predict(
     output = check_output(Path(o), i)
     everything = find_cases(i, model.channels)
     cases = everything[part[0] :: part[1]]
-    title = f"{len(cases)} cases, model {model.folder.name}, fold {', '.join(model.folds)}"
+    title = f"{len(cases)} cases, model {model.folder.name}, fold {', '.join(model.folds)}, {options.precision}"
     result = PredictResult(title=title, folder=output, dry_run=work is None)
     journal = Journal(output).read()
     run = _Run(model, options, options.fingerprint(model), journal if resume else {}, result)
+    if resume:
+        tell_changes(output, options.to_dict(), model.digest)
     names = [case.name for case in everything]
     foreign = foreign_cases(output, names, journal, run.fingerprint)
     check_bids_names(output, names, foreign, asked=options.phases.bids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Collection, Mapping
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_spine_ext import __version__
-from nnunet_spine_ext.core.errors import Problem
-from nnunet_spine_ext.core.io import strip_suffix, write_json
+from nnunet_spine_ext.core.errors import CaseError, Problem
+from nnunet_spine_ext.core.io import read_json, strip_suffix, write_json
 from nnunet_spine_ext.core.labels import (
     DISC_OFFSET,
     colours_for,
@@ -125,6 +126,23 @@ def foreign_warning(folder: Path, foreign: Mapping[str, list[str]], *, what: str
         "a folder with the results of one input",
         'they stay, and run.json lists them under "foreign"; remove them, or choose another -o',
     )
+
+
+def tell_changes(folder: Path, options: Mapping[str, Any], digest: str) -> None:
+    """Log what of options and model differs from the last run in a folder, as its run.json tells it."""
+    try:
+        earlier = dict(read_json(folder / RUN))
+        before, model = dict(earlier["options"]), dict(earlier["model"])["sha256"]
+    except (CaseError, ValueError, KeyError, TypeError):
+        return  # no run, or one whose record is lost: the cases are looked at one by one anyway
+    now = json.loads(json.dumps(options))
+    changes = [f"{key} {before[key]} -> {now[key]}" for key in now if key in before and before[key] != now[key]]
+    if earlier.get("nnunet_spine_ext") != __version__:
+        changes.append(f"nnunet_spine_ext {earlier.get('nnunet_spine_ext')} -> {__version__}")
+    if model != digest:
+        changes.append("another model, or folds, or plans")
+    if changes:
+        logger.info("%s: since the last run changed: %s", folder, "; ".join(changes))
 
 
 def write_mask_run(
