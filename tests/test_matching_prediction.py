@@ -18,7 +18,7 @@ from nnunet_spine_ext.cli import predict as command
 from nnunet_spine_ext.core.errors import CaseError, SetupError, UsageError
 from nnunet_spine_ext.core.io import read_volume, write_volume
 from nnunet_spine_ext.core.volume import Volume
-from nnunet_spine_ext.harmonize.contrast import contrast_of
+from nnunet_spine_ext.harmonize.contrast import contrast_of, says_ct
 from nnunet_spine_ext.harmonize.reference import average_curves, curves_of_files, reference_of
 from nnunet_spine_ext.inference import preparation
 from nnunet_spine_ext.inference.managers import SpinePreprocessor
@@ -280,6 +280,18 @@ def test_a_scan_of_another_contrast_is_a_warning(seeing: Path, tmp_path: Path, r
     expected = ["a scan of contrast T1w; the reference is of T2w"]
     assert {case for case, warnings in found.items() if warnings} == {"near", "far", "sub-1_T1w"}
     assert found["near"] == found["far"] == found["sub-1_T1w"] == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("CT", "ct ", "CTA", "CBCT", "NCCT", "PET/CT", "CT-lumbar", "ct_thorax", "lumbar CT"), True),
+        (("T2w", "T1w_CTspine", "ctrl", "contrast", "contact"), False),
+        (("", " Unknown", None), None),
+    ],
+)
+def test_what_a_contrast_says_of_ct(words: tuple[str | None, ...], expected: bool | None) -> None:
+    assert {word: says_ct(word) for word in words} == dict.fromkeys(words, expected)
 
 
 def test_contrasts_that_are_not_known_for_sure_are_not_guessed(

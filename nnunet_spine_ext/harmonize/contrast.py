@@ -15,8 +15,8 @@ from nnunet_spine_ext.harmonize.reference import contrasts_of
 
 logger = logging.getLogger(__name__)
 _CHANNEL = re.compile(r"_\d{4}$")
-# CT, CTA, CBCT, "CT thorax", ct_lumbar; not "ctrl".
-_CT = re.compile(r"(cb)?cta?($|[^a-z])")
+# CT, CTA, CBCT, NCCT, PET/CT, "lumbar CT", ct_thorax; not "ctrl" or "T1w_CTspine".
+_CT = re.compile(r"(?<![a-z])(cb|ce|ld|nc)?cta?(?![a-z])")
 _UNTOLD = ("", "unknown", "none", "n/a")
 _TABLE = "cases.json"
 # Suffixes of BIDS that are a weighting; others (`MTS`, `dwi`) say too little about it.
@@ -48,7 +48,7 @@ def contrast_of(file: str | Path, reference: str | None, channels: int = 1) -> s
 def says_ct(contrast: str | None) -> bool | None:
     """Whether a contrast is one of CT (``CT``, ``CTA``, ``ct_lumbar``); None where it says nothing."""
     word = (contrast or "").strip().casefold()
-    return None if word in _UNTOLD else _CT.match(word) is not None
+    return None if word in _UNTOLD else _CT.search(word) is not None
 
 
 def _suffix(case: str, reference: str | None, channels: int) -> str | None:
