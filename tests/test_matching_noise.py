@@ -297,7 +297,10 @@ def test_a_noisy_case_that_nothing_is_done_about_is_a_warning(tmp_path: Path, wh
         (None, "CTA_thorax", ["W-MATCH-CT"], ""),
         (None, " unknown ", ["W-MATCH-CT"], ""),
         ("T2w", None, ["W-MATCH-CT"], "the reference is of T2w scans"),
+        ("T2w", "unknown", ["W-MATCH-CT"], "the reference is of T2w scans"),
+        ("T2w", "HRCT", ["W-MATCH-CONTRAST"], "a scan of contrast HRCT"),
         ("T2w", "CT", ["W-MATCH-CONTRAST"], "a scan of contrast CT"),
+        ("CT", "CTA", ["W-MATCH-FAR"], ""),
         ("CT", None, ["W-MATCH-FAR"], ""),
     ],
 )
@@ -324,7 +327,8 @@ def test_a_ct_like_the_training_scans_is_no_surprise(tmp_path: Path, whole: Inte
         known = replace(whole, channels=(low,))
         assert "W-MATCH-CT" not in {w.code for w in score_case(data, properties, known, contrast="CT")[1]}
     mr = replace(whole, channels=(replace(of_such, contrast="T2w"),))
-    assert not score_case(data, properties, mr, contrast="T2w")[1], "MR that is stored with an offset"
+    for contrast in ("T2w", None):
+        assert not score_case(data, properties, mr, contrast=contrast)[1], "MR that is stored with an offset"
 
 
 @pytest.mark.parametrize("affine", [np.diag([-1.0, 1.0, -4.0, 1.0]), np.diag([4.0, 1.0, 1.0, 1.0])[:, [2, 0, 1, 3]]])

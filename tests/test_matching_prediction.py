@@ -285,9 +285,9 @@ def test_a_scan_of_another_contrast_is_a_warning(seeing: Path, tmp_path: Path, r
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("CT", "ct ", "CTA", "CBCT", "NCCT", "PET/CT", "CT-lumbar", "ct_thorax", "lumbar CT"), True),
-        (("T2w", "T1w_CTspine", "ctrl", "contrast", "contact"), False),
-        (("", " Unknown", None), None),
+        (("CT", "ct ", "CTA", "CBCT", "NCCT", "HRCT", "4DCT", "PET/CT", "CT-lumbar", "ct_thorax", "lumbar CT"), True),
+        (("T2w", "t2 TSE", "T1w_CTspine", "MT-on", "MPRAGE", "STIR", "sagittal PDw", "T1w-FLAIR", "GRE-T1w"), False),
+        (("", " Unknown", None, "other", "ctrl", "contrast", "contact", "T2w (CT matched)"), None),
     ],
 )
 def test_what_a_contrast_says_of_ct(words: tuple[str | None, ...], expected: bool | None) -> None:

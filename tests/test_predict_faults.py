@@ -101,8 +101,8 @@ def test_resume_verifies_instead_of_trusting(
     again = predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", resume=True, **options)
     assert again.done == ["a"]
     assert [m for m in caplog.messages if "done again" in m] == ([f"a is done again: {reason}"] if reason else [])
-    told = [m for m in caplog.messages if "since the last run" in m]
-    changed = [f"{tmp_path / 'out'}: since the last run changed: tta mirror -> none"]
+    told = [m for m in caplog.messages if "in the last run" in m]
+    changed = [f"{tmp_path / 'out'}: other than in the last run: tta mirror -> none"]
     assert told == (changed if change == "options" else [])
     if change == "mask":
         assert sha256(tmp_path / "out" / "a.nii.gz") == digest
@@ -127,7 +127,7 @@ def test_a_run_whose_record_is_lost_is_gone_on_with(
     else:
         file.write_text({"damaged": "{", "short": '{"options": 3}'}[record])
     assert predict(tmp_path / "in", tmp_path / "out", m=model, device="cpu", resume=True).skipped == ["a"]
-    assert not [m for m in caplog.messages if "since the last run" in m]
+    assert not [m for m in caplog.messages if "in the last run" in m]
 
 
 def test_missing_channel_lists_expected_and_found(tmp_path: Path) -> None:

@@ -170,6 +170,7 @@ def test_contrasts_tell_what_is_a_ct_and_values_where_they_do_not(data: Path) ->
 
     result = told("CT", "CT", "CT")
     assert (result.failed, result.reference["contrast"]) == ({}, "CT"), "a model of CT under another name"
+    assert not told("CT", "CT", "unknown").failed
     result = told("T2w", "CT", 2)
     assert {case: error.code for case, error in result.failed.items()} == dict.fromkeys(names[1:], "E-REFERENCE-CT")
     (data / "cases.json").unlink()

@@ -31,7 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="MASKS",
         help="folder of their masks, such as labelsTr: what --match anchored needs (default: the body alone)",
     )
-    parser.add_argument("--contrast", help="of the images, such as T2w (default: what cases.json beside them says)")
+    parser.add_argument(
+        "--contrast", help="of the images, such as T2w (default: what cases.json beside them, or their BIDS name, says)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a reference")
     parser.add_argument("--dry-run", action="store_true", help="compute and show, write nothing")
     add_json_option(parser)

@@ -12,7 +12,7 @@ import numpy as np
 from nnunet_spine_ext.core.errors import CaseError, Problem, UsageError
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.harmonize.anchored import anchored_map
-from nnunet_spine_ext.harmonize.contrast import says_ct
+from nnunet_spine_ext.harmonize.contrast import says_ct, told
 from nnunet_spine_ext.harmonize.curves import HIGH, LOW, PROBABILITIES, ChannelFacts, channel_facts
 from nnunet_spine_ext.harmonize.distribution import DistributionScore, score_of
 from nnunet_spine_ext.harmonize.maps import FIT_KNOTS, SLOPE_LIMITS, IntensityMap, affine, fitted, smooth, through
@@ -242,13 +242,19 @@ def refuse_ct(image: Volume, reference: ChannelReference, contrast: str | None =
 
 def is_ct(image: Volume, contrast: str | None) -> bool:
     """Whether a scan is a CT: by its contrast where that is known, else by its values."""
-    told = says_ct(contrast)
-    return looks_like_ct(image.array) if told is None else told
+    found = says_ct(contrast)
+    return looks_like_ct(image.array) if found is None else found
 
 
 def _of_ct(reference: ChannelReference) -> bool:
-    told = says_ct(reference.contrast)
-    return reference.low < -200 if told is None else told
+    found = says_ct(reference.contrast)
+    return reference.low < -200 if found is None else found
+
+
+def _other(contrast: str | None, own: str | None) -> bool:
+    """Whether two contrasts are known and differ; those of CT are one."""
+    both = contrast is not None and own is not None and contrast != own
+    return both and not (says_ct(contrast) and says_ct(own))
 
 
 def _kind(reference: ChannelReference) -> str:
@@ -257,7 +263,7 @@ def _kind(reference: ChannelReference) -> str:
 
 def _ct_warnings(score: DistributionScore, reference: ChannelReference, file: str = "") -> list[Problem]:
     """Return a warning about a CT that is predicted; none where the reference is of CT, or of such scans."""
-    if _of_ct(reference) or (says_ct(reference.contrast) is None and score.in_distribution):
+    if _of_ct(reference) or score.in_distribution:
         return []
     found = f"a CT, or what looks like one; the reference is of {_kind(reference)}"
     return [_warning("W-MATCH-CT", file, found, "MR", "use a model that was trained on CT, if this one was not")]
@@ -300,14 +306,15 @@ def kind_warnings(
     ----------
     matched: whether the scan is to be matched. ct: whether it is a CT, see `is_ct`.
     """
-    if contrast and reference.contrast and contrast != reference.contrast:
+    contrast = told(contrast)
+    if _other(contrast, reference.contrast):
         found = f"a scan of contrast {contrast}; the reference is of {reference.contrast}"
         fix = "look at the result, or use a model that was trained on such scans"
         if matched:
             fix = "matching keeps the order of tissues, so it cannot make one contrast of another: use --match none"
         return [_warning("W-MATCH-CONTRAST", file, found, f"a {reference.contrast} scan", fix)]
-    if ct and (told := _ct_warnings(score, reference, file)):
-        return told
+    if ct and (warnings := _ct_warnings(score, reference, file)):
+        return warnings
     usual = reference.distance
     if usual is not None and not score.in_distribution and score.body > _FAR * usual:
         names = f"contrast {contrast or 'unknown'}; the reference is of {reference.contrast or 'unknown contrast'}"

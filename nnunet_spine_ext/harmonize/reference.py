@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_spine_ext.core.dataset import CASES_FILE
 from nnunet_spine_ext.core.errors import Problem
-from nnunet_spine_ext.core.io import read_json, read_volume
+from nnunet_spine_ext.core.io import read_volume
 from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.harmonize.body import body_mask
+from nnunet_spine_ext.harmonize.contrast import told
 from nnunet_spine_ext.harmonize.curves import (
     ALL,
     CURVES_FILE,
@@ -49,7 +49,6 @@ __all__ = [
     "StructureReference",
     "average_curves",
     "body_mask",
-    "contrasts_of",
     "curves_of_files",
     "facts_of_case",
     "intensity_curve",
@@ -146,14 +145,6 @@ class IntensityReference:
         return max(bars) if bars else None
 
 
-def contrasts_of(folder: str | Path) -> dict[str, str | None]:
-    """Return the contrast of each case as the cases.json in a folder tells it; nothing without that file."""
-    path = Path(folder) / CASES_FILE
-    content = read_json(path) if path.is_file() else {}
-    cases = content.get("cases", {}) if isinstance(content, dict) else {}
-    return {case: facts.get("contrast") for case, facts in cases.items()}
-
-
 def curves_of_files(
     cases: Mapping[str, Sequence[str | Path]],
     *,
@@ -223,7 +214,7 @@ def average_curves(
         return None
     facts = [CaseFacts.of(curves[case]) for case in sorted(curves)]
     channels = [_average_channel([case.channels[c] for case in facts]) for c in range(len(facts[0].channels))]
-    known = {(contrasts or {}).get(case) for case in curves}
+    known = {told((contrasts or {}).get(case)) for case in curves}
     spacings = [case.spacing for case in facts if case.spacing is not None]
     bars = [channel["distance"] for channel in channels if channel["distance"] is not None]
     return {
@@ -306,7 +297,7 @@ def reference_of(plans: Mapping[str, Any], folds: Sequence[str | int]) -> Intens
         return None
     spacings = [content["spacing"] for content in chosen if content.get("spacing")]
     spacing = np.mean(spacings, axis=0).tolist() if spacings else None
-    contrasts = {content.get("contrast") for content in chosen}
+    contrasts = {told(content.get("contrast")) for content in chosen}
     contrast = next(iter(contrasts)) if len(contrasts) == 1 else None
     cases = max(int(content["cases"]) for content in chosen)
     return IntensityReference(

@@ -18,7 +18,8 @@ from nnunet_spine_ext.core.errors import CaseError, NoInputError, Problem, Usage
 from nnunet_spine_ext.core.io import read_json
 from nnunet_spine_ext.core.splits import case_counts, shorten
 from nnunet_spine_ext.core.volume import Array, Volume
-from nnunet_spine_ext.harmonize.matching import looks_like_ct
+from nnunet_spine_ext.harmonize.contrast import says_ct, told
+from nnunet_spine_ext.harmonize.matching import is_ct
 from nnunet_spine_ext.harmonize.progress import paced
 from nnunet_spine_ext.harmonize.slice_grid import SliceFrame, SliceSettings, prepare_mask, prepare_slice, restore
 from nnunet_spine_ext.harmonize.slice_pairs import RoiWindow, roi_window, weak_pairs
@@ -325,7 +326,7 @@ def _image(case: _Case) -> tuple[Volume | None, list[Problem]]:
         return None, opened.facts.errors
     volume = opened.volume.turned(ORIENTATION)
     found = _objection(case, volume)
-    if found is None and not case.row.get("contrast") and looks_like_ct(volume.array):
+    if found is None and is_ct(volume, told(case.row.get("contrast"))):
         found = _CT
     if found is not None:
         code, why, expected = found
@@ -335,7 +336,7 @@ def _image(case: _Case) -> tuple[Volume | None, list[Problem]]:
 
 def _objection(case: _Case, volume: Volume) -> tuple[str, str, str] | None:
     """Return why a scan cannot be used, by its facts and its grid alone: code, what was found, what is expected."""
-    if str(case.row.get("contrast") or "").upper() == "CT":
+    if says_ct(told(case.row.get("contrast"))):
         return _CT
     rows, columns = volume.shape[1:]
     spacing = volume.spacing[1:]

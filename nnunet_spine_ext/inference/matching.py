@@ -12,6 +12,7 @@ import numpy as np
 from nnunet_spine_ext.core.errors import Problem, SetupError, UsageError
 from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.core.volume import Array, Volume
+from nnunet_spine_ext.harmonize.contrast import says_ct
 from nnunet_spine_ext.harmonize.denoising import Quieted, judged, quieted
 from nnunet_spine_ext.harmonize.distribution import score_of
 from nnunet_spine_ext.harmonize.matching import (
@@ -219,6 +220,7 @@ def usable_reference(
     names = dataset_json.get("channel_names", dataset_json.get("modality", {}))
     channels, ct = len(names), has_ct(plans, names.values())
     reference = _readable_reference(plans, folds, file)
+    ct = ct or (reference is not None and any(says_ct(channel.contrast) for channel in reference.channels))
     if method == "none":
         # Hounsfield units mean the same everywhere, so there is nothing to tell of a CT.
         return None if ct or reference is None or len(reference.channels) != channels else reference
@@ -317,7 +319,7 @@ def _of_channel(problem: Problem, channel: int, channels: int) -> Problem:
 def has_ct(plans: Mapping[str, Any], names: Iterable[Any]) -> bool:
     """Whether a model is one of CT, by its plans or by the names of its channels."""
     schemes = [s for c in plans.get("configurations", {}).values() for s in c.get("normalization_schemes", ())]
-    return _CT in schemes or any(str(name).upper() == "CT" for name in names)
+    return _CT in schemes or any(says_ct(str(name)) for name in names)
 
 
 def _refuse_other_preprocessor(plans: Mapping[str, Any], file: str) -> None:

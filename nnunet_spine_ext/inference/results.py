@@ -142,7 +142,7 @@ def tell_changes(folder: Path, options: Mapping[str, Any], digest: str) -> None:
     if model != digest:
         changes.append("another model, or folds, or plans")
     if changes:
-        logger.info("%s: since the last run changed: %s", folder, "; ".join(changes))
+        logger.info("%s: other than in the last run: %s", folder, "; ".join(changes))
 
 
 def write_mask_run(

@@ -279,7 +279,7 @@ def claims_table(found: tuple[Claim, ...]) -> Table:
     rows = tuple({"subject": c.subject, "paper": c.paper, "here": c.here, "agrees": words[c.agrees]} for c in found)
     notes = (
         "Numbers agree where the interval here holds the paper's, the ratio of regions where it is above 1 as there, "
-        "orders where they are the same.",
+        "lines where they do not bend and Dice surely falls, orders and names where they are the same.",
         "Empty: it cannot be told, or the paper has no number to compare with.",
     )
     return Table("claims", "What the paper says, and what was measured", columns, rows, notes)

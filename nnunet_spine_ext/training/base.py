@@ -20,8 +20,9 @@ from nnunet_spine_ext.core.errors import SetupError
 from nnunet_spine_ext.core.io import atomic_path, read_json, write_json
 from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
 from nnunet_spine_ext.core.threads import limit_threads
+from nnunet_spine_ext.harmonize.contrast import contrasts_of
 from nnunet_spine_ext.harmonize.curves import CaseFacts
-from nnunet_spine_ext.harmonize.reference import average_curves, contrasts_of, read_curves
+from nnunet_spine_ext.harmonize.reference import average_curves, read_curves
 from nnunet_spine_ext.inference.adopt import adopt_for_prediction
 from nnunet_spine_ext.inference.model import sided_axis
 from nnunet_spine_ext.networks.precision import chosen_bf16, train_in_bf16, use_single_precision

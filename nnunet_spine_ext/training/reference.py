@@ -20,7 +20,7 @@ from nnunet_spine_ext.core.errors import (
 )
 from nnunet_spine_ext.core.io import IMAGE_SUFFIXES, read_json, read_volume, write_json
 from nnunet_spine_ext.core.settings_key import SETTINGS_KEY
-from nnunet_spine_ext.harmonize.contrast import contrast_of, says_ct
+from nnunet_spine_ext.harmonize.contrast import contrast_of, says_ct, told
 from nnunet_spine_ext.harmonize.curves import CaseFacts
 from nnunet_spine_ext.harmonize.matching import is_ct
 from nnunet_spine_ext.harmonize.reference import (
@@ -100,7 +100,7 @@ def reference(
     m: folder of the model.
     i: folder with the images, one file per channel and case, such as imagesTr.
     labels: folder with masks in the classes of the model, ``<case>.nii.gz``, such as labelsTr: what ``anchored`` needs.
-    contrast: of the images; default: what the cases.json beside the folder says.
+    contrast: of the images; default: what the cases.json beside the folder says, or the suffix of a BIDS name.
     overwrite: replace a reference of the current version.
     dry_run: compute and show, write nothing.
 
@@ -117,8 +117,9 @@ def reference(
     structures = structures_of(dataset_json, _scheme(plans, dataset_json)) if labels is not None else {}
     warnings = _structure_warnings(labels, structures, folder)
     cases = find_cases(i, channels)
-    known = {case.name: contrast or _contrast(case, len(channels)) for case in cases}
-    ct = has_ct(plans, channels) or all(says_ct(told) for told in known.values())
+    known = {case.name: told(contrast) or _contrast(case, len(channels)) for case in cases}
+    kinds = {says_ct(found) for found in known.values()} - {None}
+    ct = has_ct(plans, channels) or kinds == {True}
     facts, failed, more = _facts(cases, labels, structures, known, ct=ct)
     if not facts:
         first = next(iter(failed.values()), None)
@@ -224,8 +225,9 @@ def _facts(
             seen, _ = inspect_case(case, prefer="sform")
             warnings += [problem for problem in seen if problem.code.startswith("W-INT-")]
             images = [read_volume(file) for file in case.files]
-            if not ct and any(is_ct(image, known[case.name]) for image in images):
-                raise _is_a_ct(case.files[0])
+            for file, image in zip(case.files, images, strict=True):
+                if not ct and is_ct(image, known[case.name]):
+                    raise _is_a_ct(file)
             facts[case.name] = facts_of_case(images, mask, structures, warnings.append)
         except SpineExtError as error:
             logger.warning("%s: left out: %s", case.name, error)
@@ -246,7 +248,7 @@ def _is_a_ct(file: str | Path) -> CaseError:
         "E-REFERENCE-CT",
         file=file,
         found="a CT, or what looks like one",
-        expected="MR: neither the model's channels nor all contrasts say that it is one of CT",
+        expected="MR: neither the model's channels nor the contrasts of all images say that it is one of CT",
         fix="leave it out, or say what the images are with --contrast",
     )
 
