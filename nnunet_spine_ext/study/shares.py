@@ -181,16 +181,26 @@ def _dice(cohort: Cohort, variant: Variant, scanner: str) -> Estimate:
     return cohort.draws.estimate(cohort.draws.curve(found))
 
 
+def _on_targets(cohort: Cohort, variant: Variant, name: str) -> list[Array]:
+    """Values of cases.csv, arrays (seeds, subjects), on those targets that have any."""
+    found = (cohort.score(name, variant, scanner) for scanner in cohort.study.targets)
+    return [one for one in found if one is not None]
+
+
 def _mean(cohort: Cohort, variant: Variant, name: str) -> Estimate:
     """Mean over the targets of a value of cases.csv."""
-    found = [cohort.score(name, variant, scanner) for scanner in cohort.study.targets]
-    curves = [cohort.draws.curve(one) for one in found if one is not None]
+    curves = [cohort.draws.curve(one) for one in _on_targets(cohort, variant, name)]
     return cohort.draws.estimate(np.mean(curves, axis=0)) if curves else UNKNOWN
 
 
 def _mean_per_case(cohort: Cohort, variant: Variant, name: str) -> float:
-    found = [cohort.score(name, variant, scanner) for scanner in cohort.study.targets]
-    return float(nanmean(cohort.over_targets([one for one in found if one is not None]), axis=0))
+    return float(nanmean(cohort.over_targets(_on_targets(cohort, variant, name)), axis=0))
+
+
+def _share_of_cases(cohort: Cohort, variant: Variant, name: str) -> float:
+    """Share of all scans on the targets for which a value of cases.csv is 1, not the mean of the subjects' shares."""
+    known = [one.ravel() for one in _on_targets(cohort, variant, name)]
+    return float(nanmean(np.concatenate(known), axis=0)) if known else math.nan
 
 
 def _source_change(cohort: Cohort, variant: Variant) -> Estimate:
@@ -282,10 +292,3 @@ def region_gap(cohort: Cohort, variant: Variant) -> Estimate:
 
     above, below = widths(variant, cohort.study.targets), widths(NONE, (cohort.study.source,))
     return cohort.draws.ratio(above, below, "difference on the source", smallest=0.005)
-
-
-def _share_of_cases(cohort: Cohort, variant: Variant, name: str) -> float:
-    """Share of all scans on the targets for which a value of cases.csv is 1, not the mean of the subjects' shares."""
-    found = [cohort.score(name, variant, scanner) for scanner in cohort.study.targets]
-    known = [one.ravel() for one in found if one is not None]
-    return float(nanmean(np.concatenate(known), axis=0)) if known else math.nan
