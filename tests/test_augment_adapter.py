@@ -179,6 +179,23 @@ def test_gradients_flow() -> None:
     assert images.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["rotate", "scale", "shear", "translate", "elastic"])
+@pytest.mark.parametrize("shape", [(8, 14, 12), (1, 14, 12), (14, 12)])
+def test_gradients_flow_through_geometry(name: str, shape: tuple[int, ...]) -> None:
+    """Several samples of a batch are resampled at once, some of them reach beyond their source."""
+    context = Context(shape, (3.0, 1.0, 1.0)[-len(shape) :])
+    pipeline = Pipeline({"transforms": [{"name": name, "p": 1.0}]}, context)
+    keys = [SampleKey(seed=0, case=str(k), epoch=0, draw=0) for k in range(3)]
+    images = torch.rand(3, 1, *shape, requires_grad=True)
+    found, _ = pipeline(images, None, keys)
+    expected, _ = pipeline(images.detach(), None, keys)
+    assert torch.allclose(found, expected, atol=1e-5)
+    found.sum().backward()
+    assert images.grad is not None
+    assert images.grad.isfinite().all()
+    assert (images.grad.flatten(1).abs().sum(dim=1) > 0).all()
+
+
 def _spoilt(value: float) -> Tensor:
     images = batch()[0]
     images[1, 0, 2, 3, 4] = value

@@ -97,6 +97,44 @@ def test_a_four_dimensional_file_is_a_failed_case(cords: Path, tmp_path: Path) -
     assert csa(cords, tmp_path / "area.csv").failed["f"].code == "E-IN-DIM"
 
 
+def test_a_class_of_a_soft_map_of_several_is_measured(tmp_path: Path) -> None:
+    import nibabel as nib
+
+    cord = straight_cord(radius=6.0)
+    classes = np.stack([straight_cord(radius=3.0).array, cord.array], axis=-1).astype(np.float32)
+    nib.save(nib.Nifti1Image(classes, cord.affine), tmp_path / "a.nii.gz")
+    run = csa(tmp_path / "a.nii.gz", tmp_path / "area.csv", mode="pv", soft_class=2)
+    assert run.tables["a"].area == pytest.approx(cross_sectional_area(cord, mode="pv").area)
+    assert "--class N" in csa(tmp_path / "a.nii.gz", tmp_path / "area.csv").failed["a"].fix
+    failed = csa(tmp_path / "a.nii.gz", tmp_path / "area.csv", soft_class=3).failed["a"]
+    assert (failed.code, failed.found) == ("E-CSA-CLASS", "2 classes")
+    with pytest.raises(UsageError, match="--class and --label"):
+        csa(tmp_path / "a.nii.gz", tmp_path / "area.csv", soft_class=1, label=1)
+
+
+def test_a_volume_of_one_slice_has_an_area(tmp_path: Path) -> None:
+    cord = straight_cord()
+    write_volume(Volume(cord.array[:, :, 5:6], cord.affine), tmp_path / "a.nii.gz")
+    run = csa(tmp_path / "a.nii.gz", tmp_path / "area.csv")
+    assert run.exit_code == 0
+    assert run.tables["a"].area == pytest.approx(cross_sectional_area(cord).area[5:6], rel=1e-3)
+    assert any("one slice alone" in note for note in run.notes["a"])
+
+
+def test_what_nobody_has_foreseen_fails_one_case(cords: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnunet_spine_ext.measure import csa_run
+
+    def broken(volume: Volume, **options: object) -> object:
+        if volume.array.sum() > straight_cord().array.sum():
+            raise IndexError("out of range")
+        return cross_sectional_area(volume, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(csa_run, "cross_sectional_area", broken)
+    run = csa(cords, tmp_path / "area.csv")
+    assert (run.done, run.failed["b"].code, run.exit_code) == (["a"], "E-INTERNAL", 3)
+    assert {row["case"] for row in rows(tmp_path / "area.csv")} == {"a"}
+
+
 def test_soft_maps_with_odd_values_are_measured_and_told(tmp_path: Path) -> None:
     soft = straight_cord().array * np.float32(0.5)
     soft[0, 0, 3], soft[1, 1, 3] = -0.1, np.nan

@@ -347,6 +347,58 @@ def test_a_centreline_that_is_too_short_is_refused(kept: slice) -> None:
     assert f"slices {kept.stop} to 29" in caught.value.found
 
 
+def test_without_correction_the_centreline_may_be_short() -> None:
+    cord = straight_cord()
+    short = cord.with_array(np.where(np.arange(30) < 10, cord.array, 0))
+    found = cross_sectional_area(cord, centreline=short, angle_correction=False)
+    assert found.area == pytest.approx(cross_sectional_area(cord, angle_correction=False).area)
+
+
+def test_points_of_a_centreline_are_numbers() -> None:
+    with pytest.raises(CaseError, match="no numbers") as caught:
+        cross_sectional_area(straight_cord(), centreline=np.array([[1.0, 2.0, np.nan], [1.0, 2.0, 3.0]]))
+    assert caught.value.code == "E-CSA-CENTRELINE"
+    cord = straight_cord()
+    line = cord.array.astype(np.float32)
+    line[0, 0, :] = np.inf
+    assert cross_sectional_area(cord, centreline=cord.with_array(line)).area == pytest.approx(
+        cross_sectional_area(cord).area
+    )
+
+
+def test_unknown_voxels_beside_a_label_count_as_unknown() -> None:
+    cord = straight_cord()
+    labels = cord.array.astype(np.int16)
+    labels[0, 0, 5] = -1
+    found = cross_sectional_area(cord.with_array(labels), label=1)
+    assert np.flatnonzero(np.isnan(found.area)).tolist() == [5]
+    assert any("unknown" in note for note in found.notes)
+
+
+def test_faint_slices_are_told_where_they_are_scaled() -> None:
+    cord = straight_cord()
+    soft = cord.array.astype(np.float32)
+    soft[:, :, -2:] *= 0.02
+    faint = cord.with_array(soft)
+    assert [note for note in cross_sectional_area(faint).notes if note.startswith("2 slices nowhere exceed 0.5")]
+    assert not cross_sectional_area(faint, mode="pv").notes
+    assert not cross_sectional_area(cord).notes
+
+
+def test_one_hot_voxel_hardly_changes_the_area() -> None:
+    """A map as the activation `clamp` writes it, with one voxel that overshoots."""
+    soft = straight_cord(radius=5.0).array * np.float32(0.95)
+    hot = soft.copy()
+    x, y = np.argwhere(soft[:, :, 15] > 0.9)[0]
+    hot[x, y, 15] = 1.0
+    maps = [Volume(values, np.eye(4)) for values in (soft, hot)]
+    areas = {mode: [cross_sectional_area(one, mode=mode).area for one in maps] for mode in ("pv", "sct")}
+    assert np.abs(areas["pv"][1] / areas["pv"][0] - 1).max() <= 0.01
+    # Mode sct divides the slice by that voxel: the slice loses 5 %, the mean does not.
+    assert abs(areas["sct"][1].mean() / areas["sct"][0].mean() - 1) <= 0.01
+    assert np.abs(areas["sct"][1] / areas["sct"][0] - 1).max() == pytest.approx(0.05, abs=0.01)
+
+
 def test_the_area_alone_is_the_same_area() -> None:
     cord = exact_cord(RADII, (1, 1, 1), (9, 3), samples=3)
     for mode in ("sct", "pv"):

@@ -162,6 +162,13 @@ def test_rare_vertebrae_count_where_they_are(given: dict[int, int], expected: se
     assert set(found[np.isfinite(found)]) == expected
 
 
+def test_below_the_last_vertebra_there_is_no_level() -> None:
+    found = np.array(levels_of(levels_from_points(points({20: 25, 21: 17, 27: 5}))))
+    assert set(found[np.isfinite(found)]) == {20, 21}, "the coccyx has no neighbour here"
+    found = np.array(levels_of(levels_from_points(points({20: 25, 21: 17, 127: 5}))))
+    assert np.isnan(found[:5]).all(), "beyond a disc below the coccyx is nothing"
+
+
 @pytest.mark.parametrize("given", [{}, {4: 10}, {4: 10, 6: 20}, {204: 10}])
 def test_points_without_neighbours_are_refused(given: dict[int, int]) -> None:
     with pytest.raises(CaseError, match="E-CSA-LEVELS"):

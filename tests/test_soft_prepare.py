@@ -255,6 +255,23 @@ def test_a_damaged_file_is_named(cohort: Cohort) -> None:
     assert problem.code == "E-SOFT-READ"
 
 
+@pytest.mark.parametrize("how", ["annex", "folder"])
+def test_what_was_not_fetched_is_no_missing_soft_label(cohort: Cohort, how: str) -> None:
+    """A hard label must not stand in for a soft one that lies elsewhere."""
+    cohort.give_all()
+    path = cohort.raw / "b_1.nii.gz"
+    path.unlink()
+    if how == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("../.git/annex/objects/ab/cd/SHA256E-s1.nii.gz")
+    summary = preprocess_soft("901")
+    assert (summary.exit_code, summary.done, summary.hard) == (3, ["a_1", "c_1"], [])
+    problem = summary.failed["b_1"]
+    assert problem.code == ("E-IN-FORMAT" if how == "folder" else "E-IN-POINTER")
+    assert problem.file == str(path)
+
+
 def test_a_header_without_a_place_is_named(cohort: Cohort) -> None:
     cohort.give_all()
     broken = nibabel.Nifti1Image(np.zeros(SHAPE[::-1], np.float32), np.eye(4))

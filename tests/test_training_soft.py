@@ -343,6 +343,16 @@ def test_a_soft_label_that_cannot_be_used_ends_the_training(make: Maker, soft_la
     assert caught.value.code == "E-SOFT-FAILED"
 
 
+def test_a_soft_label_that_was_not_fetched_ends_the_training(make: Maker, soft_labels: Path) -> None:
+    for case in SUBJECTS:
+        give(soft_labels, case, np.full(SHAPE, 0.5))
+    (soft_labels / "c_1.nii.gz").unlink()
+    (soft_labels / "c_1.nii.gz").symlink_to("../.git/annex/objects/ab/cd/SHA256E-s1.nii.gz")
+    with pytest.raises(SetupError, match="git-annex link") as caught:
+        started(make())
+    assert caught.value.code == "E-SOFT-FAILED"
+
+
 def test_training_works_when_the_raw_dataset_is_gone(make: Maker, soft_labels: Path) -> None:
     started(make())
     for file in soft_labels.iterdir():

@@ -10,15 +10,27 @@ import numpy as np
 import pytest
 import torch
 from model_builder import CORD
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from preprocessed_builder import SUBJECTS, make_trainer
 from test_training_soft import DATASET, SHAPE, SHORT, give
 
+from nnunet_spine_ext.core.io import write_volume
+from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.soft.store import soft_file, write_soft
 from nnunet_spine_ext.training.base import keep_what_the_model_has
 from nnunet_spine_ext.training.settings import settings_from_plans, settings_hash
 from nnunet_spine_ext.training.soft import nnUNetTrainerSpineSoft
-from nnunet_spine_ext.training.soft_validation import FILE, Predicted, area_errors, choose, predicted, store
+from nnunet_spine_ext.training.soft_validation import (
+    FILE,
+    Predicted,
+    area_errors,
+    choose,
+    predicted,
+    section_axis,
+    store,
+)
 
 
 def cord(overshoot: float = 1.0) -> Predicted:
@@ -111,6 +123,26 @@ def test_sections_are_axial_whatever_the_order_of_the_axes(nnunet_folders: dict[
     (case,) = predicted(trainer, ["a_1"])
     assert (case.axis, case.spacing) == (2, (2.0, 3.0, 5.0))
     assert case.outputs.shape == (2, *SHAPE)
+
+
+@pytest.mark.parametrize("letters", ["RAS", "LPI", "PSR", "SLA", "AIL"])
+def test_sections_are_axial_whatever_the_order_of_a_file(letters: str, tmp_path: Path) -> None:
+    """nnU-Net's default reader turns no image: only its geometry says which axis goes up."""
+    image = Volume(np.zeros((5, 6, 7), np.float32), affine=np.diag([2.0, 3.0, 4.0, 1.0])).to(letters)
+    path = tmp_path / "image.nii.gz"
+    write_volume(image, path)
+    expected = 2 - next(axis for axis, letter in enumerate(letters) if letter in "IS")
+    plans = {"image_reader_writer": "SimpleITKIO", "transpose_forward": [0, 1, 2]}
+    array, properties = SimpleITKIO().read_images([str(path)])
+    assert section_axis(properties, plans) == expected
+    assert array.shape[1 + expected] == 7
+    plans["transpose_forward"] = [2, 0, 1]
+    assert array.transpose(0, 3, 1, 2).shape[1 + section_axis(properties, plans)] == 7
+    _, properties = NibabelIO().read_images([str(path)])
+    assert section_axis(properties, plans | {"image_reader_writer": "NibabelIO"}) == [2, 0, 1].index(expected)
+    array, properties = NibabelIOWithReorient().read_images([str(path)])
+    plans["image_reader_writer"] = "NibabelIOWithReorient"
+    assert array.transpose(0, 3, 1, 2).shape[1 + section_axis(properties, plans)] == 7
 
 
 def test_training_ends_with_a_choice(nnunet_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,21 +60,30 @@ class Motion:
         return self.affine[:, :, :1] * along[0], rest
 
 
-Rows = Sequence[Tensor]
+Pair = tuple[Tensor, Tensor | None]
+"""Images and labels."""
 
 
 def by_grid(
-    images: Tensor, labels: Tensor | None, motion: Motion, air: Tensor | None, out: Rows, out_labels: Rows | None
+    images: Tensor,
+    labels: Tensor | None,
+    motion: Motion,
+    air: Tensor | None,
+    target: Pair,
+    indices: Sequence[int],
 ) -> None:
-    """Sample R images (R, C, *source) and labels (R, K, *source) into R tensors (C, *shape) and (K, *shape).
+    """Sample R images (R, C, *source) and labels (R, K, *source) into R samples of (B, C, *shape) and (B, K, *shape).
 
-    `air`: (R, C), needed if a position may lie outside.
+    `air`: (R, C), needed if a position may lie outside. `indices`: which samples of the target.
     """
     grid = motion.grid().movedim(1, -1)
     dim = len(motion.shape)
     source = images if air is None else images - spatial(air, dim)
     moved = functional.grid_sample(source, grid, padding_mode="zeros", align_corners=False)
-    for row, place in enumerate(out):
+    out, out_labels = target
+    for row, index in enumerate(indices):
+        # Not before the sample before it is written: autograd forbids views that are older than a change.
+        place = out[index]
         if air is None:
             place.copy_(moved[row])
         elif moved.requires_grad:
@@ -85,7 +94,8 @@ def by_grid(
         # Shifted by one where something may lie outside, so that the zeros of the padding become -1.
         shifted = labels.to(torch.float32) if air is None else (labels - float(OUTSIDE)).to(torch.float32)
         ids = functional.grid_sample(shifted, grid, mode="nearest", align_corners=False)
-        for row, place in enumerate(out_labels):
+        for row, index in enumerate(indices):
+            place = out_labels[index]
             place.copy_(ids[row])
             if air is not None:
                 place.add_(OUTSIDE)

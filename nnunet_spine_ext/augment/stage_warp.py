@@ -22,11 +22,9 @@ from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.gather import Footprint, Still, by_gather
 from nnunet_spine_ext.augment.lattice import node_positions, unfold
 from nnunet_spine_ext.augment.packing import Buffers, Packer, Slot
-from nnunet_spine_ext.augment.resample import OUTSIDE, Motion, by_grid
+from nnunet_spine_ext.augment.resample import OUTSIDE, Motion, Pair, by_grid
 
 Array = NDArray[np.float64]
-Pair = tuple[Tensor, Tensor | None]
-"""Images and labels."""
 
 _GATHERING = ("mps",)
 """Devices without `grid_sample` for volumes; that of processors is slow."""
@@ -189,8 +187,7 @@ def _one_by_one(moved: Moved, motion: Motion, source: Pair, target: Pair, air: d
 def _together(moved: Moved, motion: Motion, source: Pair, target: Pair, air: dict[int, Tensor]) -> None:
     labels = None if source[1] is None else pick(source[1], moved.indices)
     levels = None if moved.inside else torch.stack([air[index] for index in moved.indices])
-    out, ids = (None if x is None else [x[index] for index in moved.indices] for x in target)
-    by_grid(pick(source[0], moved.indices), labels, motion, levels, out or (), ids)
+    by_grid(pick(source[0], moved.indices), labels, motion, levels, target, moved.indices)
 
 
 def _air(images: Tensor, program: Program) -> dict[int, Tensor]:

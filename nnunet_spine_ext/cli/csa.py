@@ -17,6 +17,8 @@ _EXAMPLES = f"""  {PROG} -i cord.nii.gz -o area.csv
   {PROG} -i out/soft -o area.csv --mode pv --qc pictures
   # C2 to C3 as one number per case, levels from disc points of the Spinal Cord Toolbox
   {PROG} -i cords -o c2c3.csv --discs labels --level-range 2:3
+  # the second class of soft maps of several
+  {PROG} -i out/soft -o area.csv --mode pv --class 2
   # every level, levels from the instances of a prediction whose class 11 is the cord
   {PROG} -i out -o levels.csv --label 11 --instances out/instances --perlevel"""
 
@@ -40,6 +42,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="sct: as the Spinal Cord Toolbox; pv: sum of partial volumes (default: sct)",
     )
     how.add_argument("--label", type=int, metavar="ID", help="the cord's label, where the masks have several")
+    how.add_argument(
+        "--class",
+        dest="soft_class",
+        type=int,
+        metavar="N",
+        help="the cord's class in soft maps of several classes (4-D), counted from 1 in the order of the label ids",
+    )
     how.add_argument(
         "--centreline", metavar="PATH", help="mask of a centreline or another cord that gives the tilt (file or folder)"
     )

@@ -98,19 +98,19 @@ def line_of(
 
     Parameters
     ----------
-    source: a mask whose voxels that are not zero are the centreline or another cord, on any grid; points (n, 3) in
-        RAS+ mm; a line of the spine; None for the cord itself.
+    source: a mask whose finite voxels that are not zero are the centreline or another cord, on any grid; points (n, 3)
+        in RAS+ mm; a line of the spine; None for the cord itself.
 
     Raises
     ------
-    CaseError: the source ends before the cord does, or holds nothing.
+    CaseError: the source ends before the cord does, holds nothing, or has points that are not finite.
     """
     if source is None:
         slices, centres = slice_centres(cord, weighted=weighted)
         return fit_line(slices, centres, cord.spacing[2], smoothing)
     slices, centres = _source_centres(cord, source)
     used = np.flatnonzero(cord.array.any(axis=(0, 1)))
-    missing = sorted(set(used.tolist()) - set(range(slices[0], slices[-1] + 1))) if len(slices) else used.tolist()
+    missing = used[(used < slices[0]) | (used > slices[-1])].tolist() if len(slices) else used.tolist()
     if missing:
         raise CaseError(
             "E-CSA-CENTRELINE",
@@ -125,11 +125,18 @@ def _source_centres(cord: CordMap, source: Volume | Centreline | Array) -> tuple
     """Mean place of the source per slice of the cord's frame."""
     if isinstance(source, Volume):
         frame = source.to(FRAME)
-        index = np.argwhere(np.nan_to_num(frame.array) != 0).astype(np.float64)
+        index = np.argwhere(np.nan_to_num(frame.array, posinf=0.0, neginf=0.0) != 0).astype(np.float64)
         if not frame.same_grid(cord.grid):
             index = cord.grid.index(frame.world(index)) if len(index) else index
     else:
         points = source.points if isinstance(source, Centreline) else np.asarray(source, dtype=np.float64)
+        if not np.isfinite(points).all():
+            raise CaseError(
+                "E-CSA-CENTRELINE",
+                found="points of a centreline that are no numbers",
+                expected="finite positions in RAS+ mm",
+                fix="leave those points out",
+            )
         index = cord.grid.index(points.reshape(-1, 3))
     if not len(index):
         return np.zeros(0, dtype=int), np.zeros((0, 2))

@@ -90,7 +90,7 @@ def _shares(array: Array, label: int | None) -> tuple[Array, Array, list[str]]:
     """Values from 0 up, the slices that are unknown, and what was changed."""
     known = np.zeros(array.shape[2], dtype=bool)
     if label is not None:
-        return (array == label).astype(np.float32), known, []
+        return (array == label).astype(np.float32), (array == IGNORE).any(axis=(0, 1)), []
     if array.dtype == np.bool_:
         return array.astype(np.uint8), known, []
     notes: list[str] = []

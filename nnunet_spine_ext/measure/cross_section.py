@@ -17,6 +17,8 @@ from nnunet_spine_ext.measure.levels import PROJECTION_SMOOTHING, Levels, levels
 from nnunet_spine_ext.measure.slice_shape import Mode, count_objects, pv_shapes, sct_shapes, tilt
 
 MODES: tuple[str, ...] = get_args(Mode)
+# A slice of a soft map that nowhere exceeds this would be no cord in a mask.
+_FAINT = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +124,9 @@ def cross_sectional_area(
     if not len(used):
         return _no_cord(cord, mode)
     slices = np.arange(used[0], used[-1] + 1)
-    line = line_of(cord, centreline, smoothing, weighted=mode == "pv")
-    slopes = line.at(slices) if angle_correction else np.zeros((len(slices), 2))
+    slopes = np.zeros((len(slices), 2))
+    if angle_correction:
+        slopes = line_of(cord, centreline, smoothing, weighted=mode == "pv").at(slices)
     found = _measured(cord, slices, slopes, mode, form=form)
     if levels is None:
         return found
@@ -168,13 +171,21 @@ def _measured(cord: CordMap, slices: Array, slopes: Array, mode: str, *, form: b
         level=nothing,
         objects=objects,
         mode=mode,
-        notes=(*cord.notes, *_remarks(cord, slices, objects)),
+        notes=(*cord.notes, *_remarks(cord, slices, objects, mode)),
         **measured,
     )
 
 
-def _remarks(cord: CordMap, slices: Array, objects: Array) -> list[str]:
+def _highest(cord: CordMap, slices: Array) -> Array:
+    """Return the largest share of each slice that holds cord, 1 for those that hold none."""
+    highest = cord.array[:, :, slices].max(axis=(0, 1))
+    return np.where(highest > NEAR_ZERO, highest, 1.0)
+
+
+def _remarks(cord: CordMap, slices: Array, objects: Array, mode: str) -> list[str]:
     notes = []
+    if mode == "sct" and (faint := int((_highest(cord, slices) <= _FAINT).sum())):
+        notes.append(f"{faint} slices nowhere exceed {_FAINT:g}; mode sct scales them to full strength")
     if len(slices) == 1:
         notes.append("one slice alone tells no tilt: the cord is taken for perpendicular to it")
     if several := int((objects > 1).sum()):

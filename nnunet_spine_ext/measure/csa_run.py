@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 from nnunet_spine_ext import __version__
 from nnunet_spine_ext.check.geometry import Prefer
-from nnunet_spine_ext.check.opening import open_image
 from nnunet_spine_ext.core.errors import CaseError, Problem, SetupError, UsageError
 from nnunet_spine_ext.core.io import write_bytes, write_json
 from nnunet_spine_ext.core.summary import RunSummary
@@ -19,11 +19,13 @@ from nnunet_spine_ext.measure.cross_section import CrossSection, check_options, 
 from nnunet_spine_ext.measure.csa_files import CaseFiles, find_cases
 from nnunet_spine_ext.measure.csa_levels import LevelSections, average_levels, parse_levels
 from nnunet_spine_ext.measure.csa_picture import section_picture
+from nnunet_spine_ext.measure.csa_reading import open_class, open_volume
 from nnunet_spine_ext.measure.csa_table import csv_text
 from nnunet_spine_ext.measure.levels import Levels, levels_from_discs, levels_from_instances, levels_from_points
 from nnunet_spine_ext.measure.numbered import is_numbered
 from nnunet_spine_ext.measure.points import read_points
 
+_logger = logging.getLogger(__name__)
 _RECORD_VERSION = 1
 _POINTS = ".json"
 
@@ -54,6 +56,7 @@ def csa(
     *,
     mode: str = "sct",
     label: int | None = None,
+    soft_class: int | None = None,
     levels: str | Path | None = None,
     discs: str | Path | None = None,
     instances: str | Path | None = None,
@@ -76,6 +79,7 @@ def csa(
     i: a mask, soft map or label map, or a folder of them.
     o: the CSV file. Its JSON record has the same name with ``.json``.
     mode, label, smoothing: see `cross_sectional_area`.
+    soft_class: which class of soft maps of several (i, j, k, class) is the cord, counted from 1.
     levels: labelled cords (file, or folder with the same case names).
     discs: discs: volumes of single voxels with the toolbox' numbers, or point files (.json) of vertebrae and discs.
     instances: numbered instances. At most one of these three.
@@ -141,6 +145,15 @@ def _measure_all(run: CsaRun, cases: list[CaseFiles], options: dict[str, Any], o
             run.fail(one.case, error.problem())
         except OSError as error:
             raise _unwritable(Path(qc or out), error) from error
+        except Exception as error:
+            run.tables.pop(one.case, None)
+            run.fail(one.case, _unexpected(one, error))
+
+
+def _unexpected(one: CaseFiles, error: Exception) -> Problem:
+    _logger.error("%s: unexpected error", one.case, exc_info=error)
+    found, fix = f"{type(error).__name__}: {error}", "report this with the log; the other cases went on"
+    return Problem("error", "E-INTERNAL", str(one.files.get("i", one.case)), found, "areas", fix)
 
 
 def _progress(cases: list[CaseFiles]) -> Iterator[CaseFiles]:
@@ -155,6 +168,8 @@ def _check_grouping(options: dict[str, Any]) -> None:
         raise _usage(f"--{' and --'.join(sources)}", "one source of levels", "leave out all but one")
     if (options["perlevel"] or options["level_range"]) and not sources:
         raise _usage("--perlevel or --level-range alone", "a source of levels", "add --levels, --discs or --instances")
+    if options["soft_class"] is not None and options["label"] is not None:
+        raise _usage("--class and --label", "one of them", "--class is for soft maps, --label for label maps")
     if options["ddof"] not in (0, 1):
         raise _usage(f"--ddof {options['ddof']}", "0 or 1", "0 is the Spinal Cord Toolbox' choice")
 
@@ -165,10 +180,13 @@ def _measure(one: CaseFiles, options: dict[str, Any]) -> tuple[CrossSection, lis
     problems: list[Problem] = []
 
     def read(name: str) -> Volume:
-        return _volume(one.files[name], options, problems)
+        volume, found = open_volume(one.files[name], prefer=options["prefer"], strict=options["strict"])
+        problems.extend(found)
+        return volume
 
     try:
-        cord = read("i")
+        number = options["soft_class"]
+        cord = read("i") if number is None else open_class(one.files["i"], number)
         section = cross_sectional_area(
             cord,
             mode=options["mode"],
@@ -208,24 +226,6 @@ def _levels(one: CaseFiles, cord: Volume, read: Any) -> Levels | Volume | None:
             return levels_from_points(read_points(path, cord))
         return levels_from_discs(read("discs"))
     return None
-
-
-def _volume(path: Path, options: dict[str, Any], problems: list[Problem]) -> Volume:
-    opened = open_image(path, role="label", prefer=options["prefer"])
-    if any(problem.code == "E-INT-NONFINITE" for problem in opened.facts.problems):
-        # A soft map may have NaN outside its field of view; for a mask the gatekeeper refuses it.
-        opened = open_image(path, role="image", prefer=options["prefer"])
-    # A soft map has values that no label has; `cord_map` judges them.
-    found = [problem for problem in opened.facts.problems if problem.code != "E-LABEL-VALUE"]
-    for problem in found:
-        if problem.severity == "error" or options["strict"]:
-            raise problem.to_error()
-    problems += found
-    if opened.volume is None:
-        raise CaseError(
-            "E-IN-UNREADABLE", file=path, found="no voxels", expected="a volume", fix="copy or convert the file again"
-        )
-    return opened.volume
 
 
 def _note(path: Path, text: str) -> Problem:

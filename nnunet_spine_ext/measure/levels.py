@@ -162,7 +162,7 @@ def levels_from_points(points: PointList) -> LevelBorders:
     borders = [Border(place, key, _next(key, known)) for key, place in discs.items()]
     for key, place in bodies.items():
         below = _next(key, known)
-        if key not in discs and below in bodies:
+        if key not in discs and below is not None and below in bodies:
             middle = (np.asarray(place) + np.asarray(bodies[below])) / 2
             borders.append(Border(_triple(middle), key, below))
     if not borders:
@@ -202,10 +202,10 @@ def _nearest_slices(grid: Volume, line: CordLine, places: Array) -> Array:
     return numbers[distance.argmin(axis=1)]
 
 
-def _next(vertebra: int, known: set[int]) -> int:
-    """The vertebra below; T13 and L6 only where something says that they are there."""
-    following = VERTEBRA_ORDER[_RANK[vertebra] + 1]
-    return following if following not in _RARE or following in known else VERTEBRA_ORDER[_RANK[vertebra] + 2]
+def _next(vertebra: int, known: set[int]) -> int | None:
+    """The vertebra below, None below the last; T13 and L6 only where something says that they are there."""
+    following = VERTEBRA_ORDER[_RANK[vertebra] + 1 :]
+    return next((other for other in following if other not in _RARE or other in known), None)
 
 
 def _check_order(ordered: list[Border]) -> None:

@@ -47,7 +47,7 @@ def grid_of(
 ) -> Grid:
     """Return the grid of a preprocessed case from nnU-Net's properties; `shape` is that of its image."""
     return Grid(
-        affine=_affine_of(properties, reorient=reorient),
+        affine=affine_of(properties, reorient=reorient),
         reorient=reorient,
         transpose=tuple(int(a) for a in plans["transpose_forward"]),
         box=tuple((int(low), int(high)) for low, high in properties["bbox_used_for_cropping"]),
@@ -57,7 +57,7 @@ def grid_of(
     )
 
 
-def _affine_of(properties: Mapping[str, Any], *, reorient: bool) -> Array | None:
+def affine_of(properties: Mapping[str, Any], *, reorient: bool) -> Array | None:
     """Return the affine of the image file, RAS+, from what either reader of nnU-Net's stores."""
     if "nibabel_stuff" in properties:
         return np.asarray(properties["nibabel_stuff"]["original_affine"], dtype=np.float64)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_spine_ext.check.files import check_path
 from nnunet_spine_ext.core.errors import CaseError, Problem, SetupError, SpineExtError
 from nnunet_spine_ext.core.io import sha256
 from nnunet_spine_ext.inference.model import reader_reorients
@@ -81,6 +82,8 @@ def needed(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
 def prepare_case(job: Job) -> tuple[str, Problem | list[Problem]]:
     """Write one file; return the case, and the error or the warnings."""
     try:
+        if job.source is not None and (problem := check_path(job.source)) is not None:
+            return job.case, problem
         _, labels, grid = _opened(job)
         # Before it is read: a file that is replaced meanwhile is out of date.
         origin = {"stamp": _stamp(job.origin), "sha256": sha256(job.origin)}

@@ -147,8 +147,11 @@ def soft_folder(dataset: str) -> Path | None:
 
 
 def with_soft_label(source: Path, cases: Iterable[str]) -> set[str]:
-    """Return which of some cases have a soft label in `source`, a folder that need not be there."""
-    return {case for case in cases if _label(source, case).is_file()}
+    """Return which of some cases have a soft label in `source`, a folder that need not be there.
+
+    A link to a file that was not fetched counts: reading it fails, and no hard label stands in for it.
+    """
+    return {case for case in cases if os.path.lexists(_label(source, case))}
 
 
 def _label(source: Path, case: str) -> Path:

@@ -15,9 +15,11 @@ import numpy as np
 import torch
 
 from nnunet_spine_ext.core.io import read_json, write_json
-from nnunet_spine_ext.core.volume import Array
+from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.inference.activation import Activation, hard_labels, soft_values
+from nnunet_spine_ext.inference.model import reader_reorients
 from nnunet_spine_ext.inference.support import limit_to_support
+from nnunet_spine_ext.soft.prepare import affine_of
 from nnunet_spine_ext.soft.store import open_soft, soft_file
 from nnunet_spine_ext.soft.values import SUPERVISED
 from nnunet_spine_ext.training.settings import settings_from_plans, store_settings
@@ -107,12 +109,26 @@ def predicted(trainer: Any, cases: Sequence[str]) -> Iterator[Predicted]:
                 *np.asarray(properties["spacing"])[forward][: 3 - len(configuration.spacing)],
                 *configuration.spacing,
             ]
-            # nnU-Net's arrays are (z, y, x) before its own transposition.
-            axis = forward.index(0)
             sizes = tuple(float(size) for size in spacing)
+            axis = section_axis(properties, manager.plans)
             yield Predicted(outputs.float().cpu().numpy(), soft[:-1], soft[-1], axis, sizes)
     finally:
         trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
+
+
+def section_axis(properties: Mapping[str, Any], plans: Mapping[str, Any]) -> int:
+    """Return the axis of a preprocessed case that runs most nearly from inferior to superior.
+
+    Where the reader keeps no geometry of the file, it is taken to be the third of the file.
+    """
+    reorient = reader_reorients(plans)
+    affine = affine_of(properties, reorient=reorient)
+    own = 2
+    if affine is not None and not reorient:
+        letters = Volume(np.empty((1, 1, 1)), affine).orientation
+        own = next(axis for axis, letter in enumerate(letters) if letter in "IS")
+    # nnU-Net's arrays are (z, y, x) before its own transposition.
+    return [int(axis) for axis in plans["transpose_forward"]].index(2 - own)
 
 
 def choose(folder: Path) -> Choice | None:
