@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from nnunet_spine_ext.augment.config import AugmentConfig
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Pipeline, Plan
-from nnunet_spine_ext.augment.profiles import profile_names
+from nnunet_spine_ext.augment.profiles import parse_scanner, profile_names
 from nnunet_spine_ext.augment.scanner_mix import ScannerMix
 from nnunet_spine_ext.augment.scanners import ScannerPipeline, mixture_of
 from nnunet_spine_ext.core.errors import UsageError
@@ -161,6 +162,56 @@ def test_a_profile_may_be_a_file(tmp_path: Path) -> None:
     assert written.names == ("mine", "ge-3t"), "plans need no file"
 
 
+def test_each_component_has_a_severity_in_trainings_too() -> None:
+    one = {"profiles": ["ge-1.5t"], "severity": {"noise": 0, "bias": 2.5}}
+    config = AugmentConfig.load({"scanners": one})
+    assert config.scanners is not None
+    (scanner,) = config.scanners.scanners
+    assert scanner == parse_scanner("ge-1.5t:noise=0:bias=2.5")
+    assert AugmentConfig.load(json.loads(json.dumps(config.to_dict()))) == config
+    names = {a.name for a in Pipeline(config, CONTEXT).plan(keys(1)).samples[0]}
+    without = {"profiles": ["ge-1.5t"], "severity": {"noise": 0, "bias": 0}}
+    fewer = {a.name for a in Pipeline({"scanners": without}, CONTEXT).plan(keys(1)).samples[0]}
+    assert names - fewer == {"bias_spline"}
+
+
+def test_a_profile_may_have_severities_of_its_own_or_lie_between_two() -> None:
+    texts = ["ge-1.5t", "ge-1.5t:all=0:noise=2", "ge-3t..philips-1.5t@0.25"]
+    mix = ScannerMix.from_dict({"profiles": texts})
+    assert mix.names == tuple(parse_scanner(text).text for text in texts)
+    for text, scanner in zip(texts, mix.scanners, strict=True):
+        assert replace(scanner.shifted, name="", description="") == replace(
+            parse_scanner(text).shifted, name="", description=""
+        )
+    assert ScannerMix.from_dict(mix.to_dict()) == mix
+
+
+def test_weights_say_how_often_a_scanner_is_drawn() -> None:
+    mix = ScannerMix.from_dict({"profiles": ["ge-3t", "ge-1.5t", "philips-3t"], "weights": [3, 0, 1]})
+    found = Counter(mix.index(key) for key in keys(2000))
+    assert set(found) == {0, 2}
+    assert found[0] / 2000 == pytest.approx(0.75, abs=0.04)
+    assert ScannerMix.from_dict(mix.to_dict()) == mix
+
+
+def test_blended_samples_lie_between_their_scanner_and_another() -> None:
+    given = {"profiles": [REFERENCE, "siemens-1.5t"], "blend": 0.5}
+    mix = ScannerMix.from_dict(given)
+    field = [mix.scanner(key).shifted.field_strength for key in keys(60)]
+    own = [mix.scanners[mix.index(key)].shifted.field_strength for key in keys(60)]
+    middle = (3.0 * 1.5) ** 0.5
+    assert all(abs(a - b) <= abs(middle - b) + 1e-9 for a, b in zip(field, own, strict=True)), "nearest to their own"
+    assert len({round(value, 3) for value in field}) > 30
+    config = AugmentConfig.load({"scanners": given})
+    pipeline = Pipeline(config, CONTEXT)
+    images, labels = patches(6)
+    plan = pipeline.plan(keys(6))
+    assert all(plan.samples), "samples of the reference, too, have something of the other scanner"
+    again = Plan.from_record(json.loads(json.dumps(plan.record)))
+    assert torch.equal(pipeline.apply(images, labels, plan)[0], pipeline.apply(images, labels, again)[0])
+    assert AugmentConfig.load(config.to_dict()) == config
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -171,6 +222,13 @@ def test_a_profile_may_be_a_file(tmp_path: Path) -> None:
         ({"profiles": "ge-3t"}, "a list"),
         ({"severity": 5}, "0 to 4"),
         ({"severity": True}, "a number"),
+        ({"severity": {"nois": 2}}, "did you mean 'noise'"),
+        ({"severity": {"noise": 5}}, "0 to 4"),
+        ({"profiles": ["ge-3t:nois=2"]}, "did you mean 'noise'"),
+        ({"profiles": ["ge-3t", "ge-1.5t"], "weights": [1]}, "2 numbers"),
+        ({"profiles": ["ge-3t", "ge-1.5t"], "weights": [0, 0]}, "one of them above 0"),
+        ({"weights": "even"}, "a list of numbers"),
+        ({"blend": 0.6}, "0 to 0.5"),
         ({"jitter": 1.0}, "0 to 0.9"),
         ({"weighting": "no"}, "true or false"),
         ([], "a mapping"),

@@ -130,6 +130,20 @@ def test_sequences_make_fluid_dark_or_bright(sequence: str, brighter: str) -> No
     assert (cord > csf) == (brighter == "cord")
 
 
+def test_fluid_without_a_label_is_not_always_taken_for_fat() -> None:
+    """In MPRAGE fat is brighter than the cord and fluid darker; around the cord there is fluid."""
+    settings = {"name": "signal_equations", "sequences": ["mprage"], "mix": 1.0}
+
+    def brightest(classes: dict[str, str]) -> list[bool]:
+        plan = pipeline({**settings, "classes": classes}, facts=FACTS).plan(keys(60))
+        found = [sample[0].params for sample in plan.samples]
+        return [params["background"][-1] > params["signals"]["1"] for params in found]
+
+    alone = brightest({"1": "cord"})
+    assert 15 < sum(alone) < 45
+    assert all(brightest({"1": "cord", "2": "csf"})), "fluid has its label: what is bright without one is fat"
+
+
 def test_the_signals_of_a_protocol_are_plausible() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):

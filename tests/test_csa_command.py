@@ -193,6 +193,25 @@ def test_a_range_of_levels_is_one_row_per_case(cords: Path, tmp_path: Path) -> N
     assert [row["level"] for row in rows(out)] == ["3", "4"] * 2
 
 
+def test_levels_without_a_slice_are_told(cords: Path, tmp_path: Path) -> None:
+    for case in "ab":
+        write_volume(disc_volume({4: 24, 5: 15, 6: 7}), tmp_path / "discs" / f"{case}.nii.gz")
+    run = csa(cords, tmp_path / "area.csv", discs=tmp_path / "discs", level_range="C4:T1")
+    assert [p.found for p in run.warnings["a"] if "no slice" in p.found] == ["no slice of C7, T1"]
+    run = csa(cords, tmp_path / "area.csv", discs=tmp_path / "discs", level_range="C4:C6")
+    assert not [p for p in run.warnings.get("a", []) if "no slice" in p.found]
+
+
+def test_a_table_of_an_earlier_run_does_not_stay(cords: Path, tmp_path: Path) -> None:
+    out = tmp_path / "area.csv"
+    csa(cords, out)
+    for case in "ab":
+        (cords / f"{case}.nii.gz").write_bytes(b"nothing")
+    assert csa(cords, out).exit_code == 4
+    assert not out.exists()
+    assert out.with_suffix(".json").exists()
+
+
 def test_a_case_without_its_companion_fails_alone(cords: Path, tmp_path: Path) -> None:
     write_volume(disc_volume({4: 24}), tmp_path / "discs" / "a.nii.gz")
     run = csa(cords, tmp_path / "area.csv", discs=tmp_path / "discs")

@@ -96,6 +96,20 @@ def test_a_bound_cannot_be_met_by_losing_the_cord(cohort: Cohort) -> None:
     assert "no area" in (cohort.out / "csa_drift.md").read_text(encoding="utf-8")
 
 
+def test_a_bound_cannot_be_met_by_losing_some_cords(cohort: Cohort) -> None:
+    lost = [case for case, _, contrast in cohort.rows if contrast == "T1w"][:3]
+    for case in lost:
+        save(cohort.other / f"{case}.nii.gz", np.zeros(SHAPE, np.float32))
+    assert run(cohort).exit_code == 0, "without a bound nobody asked"
+    report = run(cohort, fail_above=100.0)
+    assert (report.exceeded, report.exit_code) == ([], 3)
+    assert [row.case for row in report.lost] == lost
+    said = (cohort.out / "csa_drift.md").read_text(encoding="utf-8")
+    assert f"{report.names[1]} no cord in 3 of 14 images in which the other one does" in said
+    stored = json.loads((cohort.out / "csa_drift.json").read_text(encoding="utf-8"))
+    assert stored["lost"] == [{"case": case, "range": "all slices"} for case in lost]
+
+
 def test_a_model_that_finds_less_of_the_cord_is_listed(cohort: Cohort) -> None:
     save(cohort.other / "s0_T1w.nii.gz", soft_cord(70.05, range(1, 7)))
     report = run(cohort, changed_above=5.0)

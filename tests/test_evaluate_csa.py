@@ -358,6 +358,42 @@ def test_a_subject_with_one_contrast_has_no_spread_and_leaves_the_anova(cohort: 
     assert "1 with one only" in (cohort.out / "csa.md").read_text(encoding="utf-8")
 
 
+def test_losing_a_contrast_does_not_improve_the_spread_of_the_complete(tmp_path: Path) -> None:
+    made = Cohort(tmp_path)
+    for name, areas in (("a", (70, 70, 90)), ("b", (60, 62, 80)), ("c", (75, 75, 76))):
+        made.add(name, 70.0, dict(zip(("DWI", "T1w", "T2w"), map(float, areas), strict=True)))
+    before = run(made).ranges[0]
+    assert "only subjects with all" not in (made.out / "csa.md").read_text(encoding="utf-8")
+    assert before.complete_std.mean == before.std.mean
+    save(made.pred / "a_T2w.nii.gz", np.zeros(SHAPE, np.float32))
+    after = run(made).ranges[0]
+    assert after.std.mean < before.std.mean
+    expected = [np.std([60, 62, 80], ddof=1), np.std([75, 75, 76], ddof=1)]
+    assert after.complete_std.mean == pytest.approx(np.mean(expected), rel=0.01)
+    assert after.complete_std.n == 2
+    assert "predictions, only subjects with all 3" in (made.out / "csa.md").read_text(encoding="utf-8")
+
+
+def test_levels_that_a_cord_lacks_are_said(cohort: Cohort) -> None:
+    for case, *_ in cohort.rows:
+        save(cohort.base / "levels" / f"{case}.nii.gz", levels_map())
+    result = run(cohort, levels=cohort.base / "levels", level_range=["C2:C6", "C2:C3"])
+    notes = [problem.found for problem in result.summary.warnings["a_T1w"]]
+    assert [note for note in notes if note.startswith("no slice of C5, C6: C2:C6")]
+    assert not [note for note in notes if note.endswith("C2:C3 is what there is of it")]
+
+
+def test_a_table_that_was_measured_in_another_mode_is_said(cohort: Cohort) -> None:
+    from nnunet_spine_ext.measure.csa_run import csa
+
+    table = cohort.base / "areas.csv"
+    csa(cohort.ref, table, mode="pv")
+    for mode, count in (("sct", 1), ("pv", 0)):
+        result = evaluate(table, cohort.pred, cohort.out, csa=True, mode=mode, cases=cohort.ref / "cases.json")
+        assert isinstance(result, CordEvaluation)
+        assert len([text for text in result.remarks if "measured in mode pv" in text]) == count
+
+
 def test_a_case_without_a_contrast_counts_in_all_only(cohort: Cohort) -> None:
     write_cases(cohort.ref / "cases.json", [*cohort.rows[:-1], ("c_T2w", "c", "")])
     result = run(cohort)

@@ -111,12 +111,22 @@ def test_equal_input_gives_equal_output_whatever_the_order() -> None:
         np.testing.assert_allclose(plain.soft[name].array, turned.soft[name].array, atol=2e-5)
 
 
+def test_copies_among_other_masks_are_told() -> None:
+    mask = mask_of(FINE, wide_mm=34)
+    other = mask.with_array(np.roll(mask.array, 1, axis=0))
+    for recipe in (Recipe(), Recipe(raters=True), Recipe(raters=True, method="staple")):
+        found = soft_ground_truth({"a": mask, "b": other, "c": mask}, recipe).warnings
+        assert [(w.code, w.file) for w in found if w.code == "W-SOFT-COPY"] == [("W-SOFT-COPY", "a, c")]
+        found = soft_ground_truth({"a": mask, "b": other}, recipe).warnings
+        assert not [w for w in found if w.code == "W-SOFT-COPY"]
+
+
 def test_equal_masks_on_one_grid_stay_what_they_are() -> None:
     mask = mask_of(FINE, wide_mm=34)
     result = soft_ground_truth({"a": mask, "b": mask, "c": mask})
     for soft in result.soft.values():
         np.testing.assert_array_equal(soft.array, mask.array.astype(np.float32))
-    assert [warning.code for warning in result.warnings] == ["W-SOFT-HARD"]
+    assert [warning.code for warning in result.warnings] == ["W-SOFT-COPY", "W-SOFT-HARD"]
 
 
 def test_weights_move_the_average() -> None:

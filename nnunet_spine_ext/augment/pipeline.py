@@ -19,6 +19,7 @@ from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.fitting import check_companions, check_config, check_tensors
 from nnunet_spine_ext.augment.keys import SampleKey, batch_coin, coin, generator
 from nnunet_spine_ext.augment.packing import Buffers, Packed, Packer
+from nnunet_spine_ext.augment.profiles import Scanner
 from nnunet_spine_ext.augment.scanner_config import scanner_config
 from nnunet_spine_ext.augment.scanner_mix import ScannerMix
 from nnunet_spine_ext.augment.transform import STAGES, Params, Transform, registry
@@ -216,6 +217,8 @@ class Pipeline:
         index = scanners.index(key)
         # Two scanners do not see the same noise: what a named one does is drawn for itself.
         own = key if key.scanner is None else replace(key, case=f"{key.case}/{scanners.names[index]}")
+        if scanners.blend:
+            return _scanner_pipeline(scanners.scanner(key), scanners, self.context)._draw(own, None)
         return self._scanners[index]._draw(own, None)
 
     def _chosen(self, key: SampleKey, steady: float, ramped: float) -> Iterator[tuple[str, Transform]]:
@@ -279,8 +282,12 @@ def _scanner_pipelines(config: AugmentConfig, context: Context) -> Iterator[Pipe
     if mix is None:
         return
     for scanner in mix.scanners:
-        options: dict[str, Any] = {"jitter": mix.jitter, "weighting": mix.weighting}
-        yield Pipeline(scanner_config(scanner, spacing=context.spacing, **options), context)
+        yield _scanner_pipeline(scanner, mix, context)
+
+
+def _scanner_pipeline(scanner: Scanner, mix: ScannerMix, context: Context) -> Pipeline:
+    config = scanner_config(scanner, spacing=context.spacing, jitter=mix.jitter, weighting=mix.weighting)
+    return Pipeline(config, context)
 
 
 def _named(config: AugmentConfig) -> Iterator[tuple[Entry, tuple[tuple[str, Transform], ...]]]:

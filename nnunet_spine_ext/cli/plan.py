@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nnunet_spine_ext.cli.shell import add_json_option, make_parser, run
+from nnunet_spine_ext.cli.shell import Once, add_json_option, make_parser, run
 
 PROG = "nnUNetv2_spine_plan"
 FUNCTION = "nnunet_spine_ext.training.plan:plan"
 EXAMPLES = """  nnUNetv2_spine_plan -d 501 --name spineCpu --preset cpu
+  nnUNetv2_spine_plan -d 501 --name softCpu --preset cpu --set soft.loss.name=adaptive_wing
   nnUNetv2_spine_plan -d 501 --name spineShort --set train.num_epochs=200 --set batch_size=4
   nnUNetv2_spine_plan -m MODEL_FOLDER --set predict.instances=true"""
 
@@ -27,7 +28,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-c", default="3d_fullres", help="configuration that a preset changes (default: %(default)s)")
     parser.add_argument("-m", metavar="MODEL", help="folder of a trained model to edit instead of a dataset")
     parser.add_argument("--name", help="name of the new plans; train with -p NAME")
-    parser.add_argument("--preset", help="recipe: cpu, shift, soft, spineps, contrast-agnostic, … or a YAML file")
+    parser.add_argument(
+        "--preset", action=Once, help="recipe: cpu, shift, soft, spineps, contrast-agnostic, … or a YAML file"
+    )
     parser.add_argument(
         "--set",
         dest="assignments",

@@ -142,6 +142,19 @@ def add_common_options(parser: argparse.ArgumentParser, *, again: bool = False) 
         parser.add_argument(*flags, dest=dest, action="store_true", default=default, help=text)
 
 
+class Once(argparse.Action):
+    """An option with one value that may not be given twice: the last one would win without a word."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Store the value, or end the command."""
+        given = getattr(namespace, self.dest)
+        if given is not None:
+            parser.error(f"argument {option}: given twice ({given}, {values})")
+        setattr(namespace, self.dest, values)
+
+
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """Add `--json` for commands whose result has `to_dict`."""
     parser.add_argument("--json", dest="shell_json", action="store_true", help="print the result as JSON")

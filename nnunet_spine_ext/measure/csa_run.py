@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nnunet_spine_ext import __version__
 from nnunet_spine_ext.check.geometry import Prefer
 from nnunet_spine_ext.core.errors import CaseError, Problem, SetupError, UsageError
 from nnunet_spine_ext.core.io import write_bytes, write_json
+from nnunet_spine_ext.core.labels import vertebra_name
 from nnunet_spine_ext.core.summary import RunSummary
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.measure.cord_line import SMOOTHING
@@ -137,6 +140,8 @@ def _measure_all(run: CsaRun, cases: list[CaseFiles], options: dict[str, Any], o
                 if grouped
                 else section
             )
+            if wanted is not None and (absent := _absent(section, wanted)):
+                run.warn(one.case, _note(one.files["i"], absent))
             if qc is not None:
                 write_bytes(Path(qc) / f"{one.case}.png", section_picture(section, one.case))
             run.done.append(one.case)
@@ -148,6 +153,12 @@ def _measure_all(run: CsaRun, cases: list[CaseFiles], options: dict[str, Any], o
         except Exception as error:
             run.tables.pop(one.case, None)
             run.fail(one.case, _unexpected(one, error))
+
+
+def _absent(section: CrossSection, wanted: list[int]) -> str:
+    """Return which of the levels asked for have no slice, in words; nothing if all have one."""
+    missing = [level for level in wanted if not np.any((section.level == level) & np.isfinite(section.area))]
+    return f"no slice of {', '.join(map(vertebra_name, missing))}" if missing and len(section) else ""
 
 
 def _unexpected(one: CaseFiles, error: Exception) -> Problem:
@@ -236,6 +247,9 @@ def _write(run: CsaRun, out: Path) -> None:
     try:
         if run.tables:
             run.csv(out)
+        else:
+            # A table of an earlier run would be taken for that of this one.
+            out.unlink(missing_ok=True)
         write_json(out.with_suffix(".json"), run.to_dict())
     except OSError as error:
         raise _unwritable(out, error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,26 @@ def warnings_of(rows: Mapping[str, Contributor], soft: Mapping[str, Volume]) -> 
             fix = "its label is ignore everywhere"
             found.append(warning("W-SOFT-NOTHING", name, "no slice with enough other masks", "some", fix))
     return found
+
+
+def copies(masks: Mapping[str, Volume]) -> list[Problem]:
+    """Return a warning for masks of which the voxels of two or more are the same, though they are not empty."""
+    alike: dict[tuple[tuple[int, ...], bytes], list[str]] = {}
+    for name, mask in masks.items():
+        if mask.array.any():
+            digest = hashlib.sha256(np.ascontiguousarray(mask.array, dtype=np.float32).tobytes()).digest()
+            alike.setdefault((mask.shape, digest), []).append(name)
+    return [
+        warning(
+            "W-SOFT-COPY",
+            ", ".join(names),
+            f"the same voxels in {len(names)} masks",
+            "a mask that was drawn on each image, or by each rater",
+            "a copy counts as often as it is given; leave all but one out if it is one",
+        )
+        for names in alike.values()
+        if len(names) > 1
+    ]
 
 
 def disagreement(names: Sequence[str], value: float, lowest: float, dropped: Sequence[str]) -> CaseError:

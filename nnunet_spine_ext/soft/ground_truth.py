@@ -25,7 +25,7 @@ from nnunet_spine_ext.soft.alignment import (
     track,
     turned,
 )
-from nnunet_spine_ext.soft.findings import disagreement, out_of_reach, warning, warnings_of
+from nnunet_spine_ext.soft.findings import copies, disagreement, out_of_reach, warning, warnings_of
 from nnunet_spine_ext.soft.gate import Agreement, dice, leave_one_out, outlier
 from nnunet_spine_ext.soft.native import Union, to_native
 from nnunet_spine_ext.soft.scan import Extent, Scan
@@ -165,7 +165,7 @@ def soft_ground_truth(masks: Mapping[str, Volume], recipe: Recipe | None = None)
     _check_names(masks, recipe)
     left = dict(masks)
     dropped: dict[str, Contributor] = {}
-    warnings: list[Problem] = []
+    warnings = copies(masks)
     while True:
         try:
             result = _rated(left, recipe) if recipe.raters else _averaged(left, recipe)

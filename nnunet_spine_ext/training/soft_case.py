@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from typing import Any
 from nnunet_spine_ext.check.files import check_path
 from nnunet_spine_ext.core.errors import CaseError, Problem, SetupError, SpineExtError
 from nnunet_spine_ext.core.io import sha256
+from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.inference.model import reader_reorients
 from nnunet_spine_ext.soft.prepare import Grid, SoftLabel, from_file, from_hard, grid_of
 from nnunet_spine_ext.soft.store import open_soft, read_facts, soft_file, write_soft
+from nnunet_spine_ext.soft.values import SUPERVISED
 
 VERSION = 2
 HARD = "hard label"
@@ -93,6 +95,8 @@ def prepare_case(job: Job) -> tuple[str, Problem | list[Problem]]:
             label = from_file(job.source, len(job.classes.ids), grid)
         kind = HARD if job.source is None else SOFT
         facts = {"version": VERSION, "source": kind, **origin, "plan": _plan(job, grid), "between": label.between}
+        if job.source is not None:
+            facts["agreement"] = agreement(label, labels[:][0], job.classes.ids)
         write_soft(job.target, label.values, label.valid, facts, labels.blocks[1:])
     except SpineExtError as error:
         return job.case, error.problem()
@@ -102,6 +106,19 @@ def prepare_case(job: Job) -> tuple[str, Problem | list[Problem]]:
             "error", "E-SOFT-FILE", str(job.folder), found, "a whole case and room on the disk", "preprocess it again"
         )
     return job.case, _warnings(job, label)
+
+
+def agreement(label: SoftLabel, hard: Array, ids: Sequence[int]) -> float | None:
+    """Return the Dice of a soft label above 0.5 and the hard label (*spatial), all classes together.
+
+    Only where the soft label is known. None where neither holds anything.
+    """
+    known = label.valid > SUPERVISED
+    soft = [(values > 0.5) & known for values in label.values]
+    given = [(hard == number) & known for number in ids]
+    total = sum(int(one.sum()) for one in (*soft, *given))
+    shared = sum(int((a & b).sum()) for a, b in zip(soft, given, strict=True))
+    return 2.0 * shared / total if total else None
 
 
 def is_current(job: Job) -> bool:

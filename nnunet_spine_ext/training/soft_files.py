@@ -25,6 +25,8 @@ from nnunet_spine_ext.training.soft_case import HARD, Classes, Job, fits, is_cur
 _WAIT_S = 5.0
 _LISTED = 5
 _END = ".nii.gz"
+# A hard label is the soft one above 0.5, or the mask of one image; with less than half in common one of both is wrong.
+_LEAST_AGREEMENT = 0.5
 _logger = logging.getLogger(__name__)
 
 
@@ -41,7 +43,9 @@ class SoftSummary(RunSummary):
 
     def render(self) -> str:
         """Return a text for the console."""
-        lines = [super().render(), f"{len(self.soft)} cases with a soft label, {len(self.hard)} with their hard label"]
+        listed = f" ({_some(self.hard)})" if self.hard else ""
+        counts = f"{len(self.soft)} cases with a soft label, {len(self.hard)} with their hard label{listed}"
+        lines = [super().render(), counts]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -253,6 +257,16 @@ def _describe(summary: SoftSummary, data: Path, facts: Mapping[str, Mapping[str,
     summary.soft = [case for case in facts if case not in {*summary.hard}]
     shares = [float(facts[case].get("between", 0.0)) for case in summary.soft]
     summary.softness = max(shares, default=None)  # type: ignore[type-var]
+    agreed = {case: facts[case].get("agreement") for case in summary.soft}
+    apart = {case: float(dice) for case, dice in agreed.items() if dice is not None and dice < _LEAST_AGREEMENT}
+    if apart:
+        worst = min(apart, key=lambda case: apart[case])
+        found = f"{len(apart)} soft labels unlike the hard label of their case ({_some(sorted(apart))}); the Dice of "
+        found += f"{worst}, above 0.5, is {apart[worst]:.2f}"
+        fix = "look at them: are they of another case, flipped, or at half their strength?"
+        summary.warn(
+            FOLDER, Problem("warning", "W-SOFT-UNLIKE", str(data), found, f"{_LEAST_AGREEMENT:g} or more", fix)
+        )
     if summary.softness == 0.0:
         found = f"only 0 and 1 in all {len(summary.soft)} soft labels"
         fix = "if they come from one mask per subject, average several contrasts: nnUNetv2_spine_soft_gt"

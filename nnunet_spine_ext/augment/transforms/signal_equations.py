@@ -26,6 +26,9 @@ from nnunet_spine_ext.augment.transform import Params
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.errors import UsageError
 
+# Fluid fills the canal, fat lies outside of it: neither is right everywhere.
+_FLUID_SHARE = 0.5
+
 
 @dataclass(frozen=True, kw_only=True)
 class SignalEquations(Selective, stage="table"):
@@ -37,7 +40,8 @@ class SignalEquations(Selective, stage="table"):
     `texture`: part of the image's own texture that stays.
     Unlabelled voxels are divided by intensity into air, muscle, organ and fat; voxels that fat shares with air or
     muscle are taken for what lies between these, so that fat that is suppressed keeps a rim as bright as muscle where
-    it borders on air.
+    it borders on air. Where the cord has a label and its fluid has none, the brightest voxels are taken for fluid
+    instead of fat in half of the samples: in a T2w image they are both, and the cord borders on the fluid.
     """
 
     p: float = 0.15
@@ -67,7 +71,7 @@ class SignalEquations(Selective, stage="table"):
         protocol = draw_protocol(rng, str(rng.choice(self.sequences)))
         signals = draw_signals(rng, protocol)
         classes = class_of_label(context, {int(k): v for k, v in (self.classes or {}).items()})
-        return {
+        params = {
             **self.select(rng, context),
             "protocol": asdict(protocol),
             "signals": {str(label): signals[name] for label, name in classes.items()},
@@ -75,6 +79,10 @@ class SignalEquations(Selective, stage="table"):
             "texture": self.draw(rng, "texture", context),
             "noise_offset": draw_offset(rng),
         }
+        known = {*classes.values()}
+        if "cord" in known and "csf" not in known and rng.random() < _FLUID_SHARE:
+            params["background"] = _monotone([signals[name] for name in (*BACKGROUND[:-1], "csf")])
+        return params
 
     def contribute(self, builder: Any, index: int, params: Params, context: Context) -> None:
         """Add the classes of label 0 and the signals of the labels whose tissue is known."""
@@ -91,9 +99,9 @@ class SignalEquations(Selective, stage="table"):
 
 
 def _monotone(signals: list[float]) -> list[float]:
-    """Return the signals of air, muscle, organ and fat with that of organ between those of muscle and fat.
+    """Return the signals of air, muscle, organ and fat (or fluid) with that of organ between those of its neighbours.
 
     A voxel that is half muscle, half fat has the intensity of an organ: it would show a bright rim round all fat.
     """
-    air, muscle, organ, fat = signals
-    return [air, muscle, min(max(organ, min(muscle, fat)), max(muscle, fat)), fat]
+    air, muscle, organ, bright = signals
+    return [air, muscle, min(max(organ, min(muscle, bright)), max(muscle, bright)), bright]

@@ -109,7 +109,8 @@ class RangeAnalysis:
     """Everything about one range.
 
     `table` and `reference_table` are (subjects, contrasts), NaN where an image is missing; `statistics` maps a
-    contrast (and ``all``) to metrics; `std` and `reference_std` are over subjects.
+    contrast (and ``all``) to metrics; `std` and `reference_std` are over subjects with two contrasts or more,
+    `complete_std` and `complete_reference_std` over those with all of them.
     """
 
     name: str
@@ -121,6 +122,8 @@ class RangeAnalysis:
     subject_rows: tuple[SubjectRow, ...]
     std: Statistic
     reference_std: Statistic
+    complete_std: Statistic
+    complete_reference_std: Statistic
     anova: Anova
     icc: Icc
     pairs: tuple[PairRow, ...]
@@ -156,7 +159,8 @@ def _range(name: str, rows: Sequence[ImageRow], plan: Plan) -> RangeAnalysis:
     subjects = tuple(sorted({row.subject for row in rows if row.contrast}))
     contrasts = tuple(sorted({row.contrast for row in rows if row.contrast}))
     table, reference_table = (cross_table(rows, subjects, contrasts, side) for side in ("area", "reference"))
-    spread = [_subject(name, s, table[k], reference_table[k], plan.ddof) for k, s in enumerate(subjects)]
+    everyone = [_subject(name, s, table[k], reference_table[k], plan.ddof) for k, s in enumerate(subjects)]
+    complete = [row for row in everyone if row.complete]
     return RangeAnalysis(
         name,
         subjects,
@@ -164,9 +168,11 @@ def _range(name: str, rows: Sequence[ImageRow], plan: Plan) -> RangeAnalysis:
         table,
         reference_table,
         _statistics(rows, contrasts, plan),
-        tuple(spread),
-        statistic([row.std for row in spread], subjects, plan.over_subjects),
-        statistic([row.reference_std for row in spread], subjects, plan.over_subjects),
+        tuple(everyone),
+        _over(everyone, "std", plan),
+        _over(everyone, "reference_std", plan),
+        _over(complete, "std", plan),
+        _over(complete, "reference_std", plan),
         rm_anova(table),
         icc(table),
         tuple(
@@ -175,6 +181,10 @@ def _range(name: str, rows: Sequence[ImageRow], plan: Plan) -> RangeAnalysis:
         ),
         tuple(_against(name, contrast, rows, plan) for contrast in (ALL, *contrasts)),
     )
+
+
+def _over(rows: Sequence[SubjectRow], side: str, plan: Plan) -> Statistic:
+    return statistic([getattr(row, side) for row in rows], [row.subject for row in rows], plan.over_subjects)
 
 
 def cross_table(rows: Iterable[ImageRow], subjects: Sequence[str], contrasts: Sequence[str], side: str) -> Array:

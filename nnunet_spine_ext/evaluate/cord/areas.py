@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_spine_ext.core.errors import CaseError, UsageError
-from nnunet_spine_ext.core.io import strip_suffix
+from nnunet_spine_ext.core.io import read_json, strip_suffix
 from nnunet_spine_ext.core.labels import VERTEBRAE
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.evaluate.cord.reading import PRESENT, Cord
@@ -111,9 +111,13 @@ def pool(maps: Sequence[SliceAreas], chosen: Range, levels: SliceAreas | None = 
 
 @dataclass(frozen=True)
 class AreaTable:
-    """True areas from a table: by slice, or one per case and range (range "" stands for all of them)."""
+    """True areas from a table: by slice, or one per case and range (range "" stands for all of them).
+
+    `mode`: how they were measured, where the record beside the table says so.
+    """
 
     source: str
+    mode: str | None = None
     by_slice: Mapping[str, SliceAreas] = field(default_factory=dict)
     by_range: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -155,8 +159,9 @@ def read_areas(path: Path) -> AreaTable:
     for number, row in enumerate(rows, 2):
         if not row["case"]:
             raise _wrong_table(path, f"line {number}: no case")
+    mode = _mode_of(path)
     if "slice" in rows[0]:
-        return AreaTable(str(path), by_slice=_by_slice(path, rows))
+        return AreaTable(str(path), mode, by_slice=_by_slice(path, rows))
     found: dict[str, dict[str, float]] = {}
     for number, row in enumerate(rows, 2):
         name = (row.get("range") or "").strip()
@@ -165,7 +170,19 @@ def read_areas(path: Path) -> AreaTable:
         if name in areas:
             raise _wrong_table(path, f"line {number}: a second area of {row['case']}")
         areas[name] = _number(path, number, row["area"])
-    return AreaTable(str(path), by_range=found)
+    return AreaTable(str(path), mode, by_range=found)
+
+
+def _mode_of(path: Path) -> str | None:
+    """Return the mode in the record that nnUNetv2_spine_csa writes beside its table, None without one."""
+    record = path.with_suffix(".json")
+    try:
+        content = read_json(record) if record.is_file() else {}
+    except CaseError:
+        return None
+    options = content.get("options") if isinstance(content, dict) else None
+    mode = options.get("mode") if isinstance(options, dict) else None
+    return mode if isinstance(mode, str) else None
 
 
 def _by_slice(path: Path, rows: Sequence[Mapping[str, str]]) -> dict[str, SliceAreas]:

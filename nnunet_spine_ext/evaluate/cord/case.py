@@ -13,6 +13,7 @@ import numpy as np
 
 from nnunet_spine_ext.core.errors import CaseError, Problem
 from nnunet_spine_ext.core.io import read_volume
+from nnunet_spine_ext.core.labels import vertebra_name
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.evaluate.cases import LabelSet, MaskFolder, Resample, on_grid_of
 from nnunet_spine_ext.evaluate.cord.areas import AreaTable, Range, SliceAreas, measure, pool
@@ -211,6 +212,12 @@ def _areas(
     by_level = found[0] if own is None or (ref is None and levels is not None) else own
     result = {}
     for chosen in job.ranges:
+        missing = sorted((chosen.levels or frozenset()) - {int(v) for v in by_level.levels if math.isfinite(v)})
+        if missing and len(missing) < len(chosen.levels or ()):
+            said = f"no slice of {', '.join(map(vertebra_name, missing))}: {chosen.name} is what there is of it"
+            path = str(preds[0].path)
+            problem = Problem("warning", "W-EVAL-CORD", path, said, "all levels of the range", "see the areas")
+            outcome.warnings.append(problem)
         if own is not None:
             pooled = pool([*found, own], chosen, by_level)
             both = pool(found, chosen, by_level).slices

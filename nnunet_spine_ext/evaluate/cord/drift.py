@@ -110,7 +110,7 @@ class DriftReport:
     """What changed, and where the tables are.
 
     The exit code is 3 when images could not be compared, or when a mean difference is above the bound that was asked
-    for (or cannot be told).
+    for (or cannot be told), or with such a bound one model finds no cord in an image in which the other one does.
     """
 
     out: Path
@@ -130,6 +130,11 @@ class DriftReport:
         return [] if bound is None else [g for g in self.groups if not abs(g.mean_difference) <= bound]
 
     @property
+    def lost(self) -> list[DriftRow]:
+        """Images in which one model finds cord and the other one none: no mean difference holds them."""
+        return [row for row in self.rows if (row.a_slices == 0) != (row.b_slices == 0)]
+
+    @property
     def changed(self) -> list[DriftRow]:
         """Images that differ by more than ``changed_above`` mm², the largest first; those without an area before.
 
@@ -142,9 +147,10 @@ class DriftReport:
 
     @property
     def exit_code(self) -> int:
-        """0: compared; 3: images left out, or above the bound; 4: nothing to compare."""
+        """0: compared; 3: images left out, above the bound, or with a bound and lost images; 4: nothing to compare."""
         code = self.summary.exit_code
-        return EXIT_SOME_FAILED if code == EXIT_OK and self.exceeded else code
+        failed = self.exceeded or (self.lost and self.options["fail_above"] is not None)
+        return EXIT_SOME_FAILED if code == EXIT_OK and failed else code
 
     @property
     def notes(self) -> list[str]:
@@ -207,7 +213,8 @@ def csa_drift(
     names: what the models are called, first that of `a`; default: their folder names.
     labels, scheme, resample, cases, bootstrap, seed, jobs: as in `evaluate`; the others: see `AreaOptions`.
     changed_above: images that differ by more are listed, mm²; None: `margin`.
-    fail_above: exit code 3 when the mean difference of a contrast, or of all images, is larger, mm²; None: never.
+    fail_above: exit code 3 when the mean difference of a contrast, or of all images, is larger, mm², or one model alone
+        finds cord in an image; None: never.
 
     Raises
     ------

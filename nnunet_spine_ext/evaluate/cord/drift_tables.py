@@ -57,6 +57,7 @@ def to_json(report: DriftReport) -> dict[str, Any]:
             for row in report.changed
         ],
         "exceeded": [{"range": group.range, "contrast": group.contrast} for group in report.exceeded],
+        "lost": [{"case": row.case, "range": row.range} for row in report.lost],
         "pictures": report.pictures,
         "remarks": report.remarks,
         "run": report.summary.to_dict(),
@@ -100,6 +101,12 @@ def _verdict(report: DriftReport) -> str:
         where = ", ".join(f"{group.range} {group.contrast}" for group in report.exceeded)
         bound = f"{report.options['fail_above']:g} mm²"
         said.append(f"above {bound}, or not known: {where}" if where else f"no mean difference is above {bound}")
+    if report.lost:
+        found = [sum(not getattr(row, f"{side}_slices") for row in report.lost) for side in "ab"]
+        where = " and ".join(
+            f"{name} no cord in {count}" for name, count in zip(report.names, found, strict=True) if count
+        )
+        said.append(f"{where} of {len(report.rows)} images in which the other one does: no mean difference holds them")
     return "; ".join(said) + "." if said else "Nothing could be compared."
 
 

@@ -191,6 +191,11 @@ def measured(
     for case, problem in subject_warnings(cohort).items():
         summary.warn(case, problem)
     remarks += _about_contrasts(cases, cohort, options.contrast)
+    if job.table is not None and job.table.mode not in (None, job.mode):
+        remarks.append(
+            f"The areas of {job.table.source} were measured in mode {job.table.mode}, those of the predictions in mode "
+            f"{job.mode}: part of the difference is that of the modes (--mode {job.table.mode})."
+        )
     results = []
     bar = tqdm(each_case(cases, guarded, job, options.jobs), total=len(cases), desc="areas", unit="case", disable=None)
     for case, found in bar:

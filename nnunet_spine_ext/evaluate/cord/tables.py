@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nnunet_spine_ext.evaluate import latex
 from nnunet_spine_ext.evaluate.cord import words
 from nnunet_spine_ext.evaluate.cord.analysis import ALL, Against, ImageRow, PairRow, RangeAnalysis
+from nnunet_spine_ext.evaluate.cord.areas import EVERYWHERE
 from nnunet_spine_ext.evaluate.cord.metrics import EVERY_METRIC
 from nnunet_spine_ext.evaluate.cord.pictures import slug
 from nnunet_spine_ext.evaluate.markdown import cell
@@ -23,6 +24,10 @@ _IMAGE_COLUMNS = (
     "status",
 )  # fmt: skip
 _SUBJECT_COLUMNS = ("subject", "range", "contrasts", "complete", "mean", "std", "reference_std")
+_OWN_SLICES = (
+    "All slices of an image count, whatever part of the cord it shows: contrasts that show different parts differ for "
+    "that reason, too. `--level-range` compares the same levels."
+)
 _CORRECTIONS = {"holm": "Holm", "bonferroni": "Bonferroni", "none": "no"}
 _SHOWN = (
     "csa", "csa_reference", "csa_error", "csa_absolute_error", "csa_coverage", "dice", "assd",
@@ -70,7 +75,8 @@ def about(result: CordEvaluation) -> str:
         f"(ddof {options['ddof']}). Contrasts are compared over subjects by two-sided Wilcoxon signed-rank tests, "
         f"{_CORRECTIONS[options['correction']]} correction over all of them; equivalence: two one-sided t tests with a "
         f"margin of ± {options['margin']:g} mm², p not corrected; ICC: two-way, single measurements, absolute "
-        "agreement (A,1) and consistency (C,1). In brackets: 95 % intervals (bootstrap over subjects for means). "
+        "agreement (A,1) and consistency (C,1). In brackets: 95 % intervals (bootstrap over subjects for means, t for "
+        "the bias). Dice, ASD and volume errors are those of whole masks in every range. "
         "Cells: mean ± sd [interval] (n values; “−k”: k left out because there was nothing to compare or a distance "
         "was infinite)."
     )
@@ -90,6 +96,8 @@ def _section(one: RangeAnalysis, result: CordEvaluation) -> list[str]:
     parts = [f"## {one.name}", contrast_table(one)]
     if len(one.contrasts) > 1:
         parts += ["### Spread over contrasts", spread_table(one)]
+        if one.name == EVERYWHERE:
+            parts.append(_OWN_SLICES)
         parts += ["### Contrast against contrast", pair_table(one.pairs)]
         reasons = dict.fromkeys(pair.paired.reason for pair in one.pairs if pair.paired.reason)
         parts += [f"Not tested: {reason}." for reason in reasons]
@@ -113,9 +121,13 @@ def spread_table(one: RangeAnalysis) -> str:
     """Return the standard deviations over contrasts, the analysis of variance and the correlation."""
     complete = sum(row.complete for row in one.subject_rows)
     alone = sum(row.contrasts == 1 for row in one.subject_rows)
+    named = {"": (one.std, one.reference_std)}
+    if complete < len(one.subject_rows) - alone:
+        # The contrast that a model fails on is missing, and the others agree better without it.
+        named[f", only subjects with all {len(one.contrasts)}"] = (one.complete_std, one.complete_reference_std)
     rows = [
-        ["STD across contrasts, predictions [mm²]", cell(one.std)],
-        *([["STD across contrasts, references [mm²]", cell(one.reference_std)]] if one.reference_std.n else []),
+        *([f"STD across contrasts, predictions{which} [mm²]", cell(own)] for which, (own, _) in named.items()),
+        *([f"STD across contrasts, references{which} [mm²]", cell(ref)] for which, (_, ref) in named.items() if ref.n),
         ["subjects", f"{len(one.subjects)}, {complete} with all {len(one.contrasts)} contrasts, {alone} with one only"],
         ["effect of the contrast (ANOVA for repeated measures)", words.anova(one.anova)],
         [
