@@ -175,6 +175,14 @@ def test_soft_labels_belong_to_a_case_and_its_grid(tmp_path: Path) -> None:
     assert found == ["E-GEOM-GRID", "E-SOFT-CLASSES", "E-SOFT-READ", "W-SOFT-EMPTY", "E-PAIR-NOIMAGE", "W-SOFT-LACKING"]
 
 
+def test_soft_labels_of_another_kind_of_file_are_told(tmp_path: Path) -> None:
+    """Trainers look for .nii.gz, whatever the images are."""
+    folder = _soft(tmp_path)
+    first = min((folder / "softLabelsTr").iterdir())
+    first.rename(first.with_name(first.name.removesuffix(".gz")))
+    assert _codes(folder) == ["E-SOFT-SUFFIX", "W-SOFT-LACKING"]
+
+
 def test_soft_labels_without_a_fraction_are_told(tmp_path: Path) -> None:
     folder = _soft(tmp_path)
     for mask in (folder / "labelsTr").glob("*.nii.gz"):

@@ -251,6 +251,20 @@ def test_a_span_and_a_list_of_the_same_levels_keep_tables_and_pictures_apart(coh
     assert len(result.pictures) == len(set(result.pictures)) == 2 * 2 * 3
 
 
+def test_levels_from_point_files(cohort: Cohort) -> None:
+    from nnunet_spine_ext.measure.points import PointList, write_points
+
+    grid = Volume(np.zeros(SHAPE, np.uint8), AFFINE)
+    for case, *_ in cohort.rows:
+        middle = [float(n // 2) for n in SHAPE[:2]]
+        points = {103: (*middle, 7.0), 104: (*middle, 3.0)}
+        write_points(cohort.base / "points" / f"{case}.json", PointList(points, grid), "poi")
+    run(cohort, discs=cohort.base / "points", level_range=["C3", "C4"])
+    rows = {row["range"]: row for row in cohort.read("csa.csv") if row["case"] == "a_T1w"}
+    assert rows["C4"]["slices"] == "4"
+    assert rows["C4"]["csa"]
+
+
 def test_levels_that_are_missing_fail_their_case_only(cohort: Cohort) -> None:
     for case, *_ in cohort.rows[1:]:
         save(cohort.base / "levels" / f"{case}.nii.gz", levels_map())

@@ -111,6 +111,17 @@ def test_equal_input_gives_equal_output_whatever_the_order() -> None:
         np.testing.assert_allclose(plain.soft[name].array, turned.soft[name].array, atol=2e-5)
 
 
+def test_a_mask_that_its_scan_cuts_off_is_told() -> None:
+    mask = mask_of(FINE, wide_mm=34)
+    used = np.flatnonzero(mask.to("RAS").array.any(axis=(1, 2)))
+    ras = mask.to("RAS")
+    cut = ras.crop((slice(int(used[0]) + 2, None), slice(None), slice(None)))
+    found = soft_ground_truth({"a": mask, "b": cut}, Recipe(min_dice=0.2)).warnings
+    assert [(w.code, w.file) for w in found if w.code == "W-SOFT-BORDER"] == [("W-SOFT-BORDER", "b")]
+    other = mask.with_array(np.roll(mask.array, 1, axis=0))
+    assert not [w for w in soft_ground_truth({"a": mask, "b": other}).warnings if w.code == "W-SOFT-BORDER"]
+
+
 def test_copies_among_other_masks_are_told() -> None:
     mask = mask_of(FINE, wide_mm=34)
     other = mask.with_array(np.roll(mask.array, 1, axis=0))

@@ -14,6 +14,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 from model_builder import CORD, LABELS14, SIDED14, make_dataset_json, make_plans
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetDatasetBlosc2
@@ -24,6 +25,7 @@ from nnunet_spine_ext.core.errors import CaseError, SetupError
 from nnunet_spine_ext.core.io import sha256, write_volume
 from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.core.volume import Volume
+from nnunet_spine_ext.losses.registry import LossSettings, build_loss
 from nnunet_spine_ext.soft.prepare import from_file, grid_of
 from nnunet_spine_ext.soft.store import open_soft, read_facts, soft_file
 from nnunet_spine_ext.training.soft_case import HARD, Classes
@@ -92,6 +94,68 @@ def test_nnunet_does_not_take_the_files_for_cases(cohort: Cohort) -> None:
     assert sorted(f.name for f in cohort.base.iterdir() if f.name.endswith(".tmp")) == []
 
 
+def preprocessed_for_real(cohort: Cohort, image: Path, spacing: list[float], order: list[int]) -> np.ndarray:
+    """Let nnU-Net preprocess an image, as the only case of the dataset (a_1); return its array."""
+    plans = cohort.plans | {"transpose_forward": order, "transpose_backward": np.argsort(order).tolist()}
+    content = plans["configurations"][CONFIGURATION]
+    content["spacing"] = spacing
+    content["resampling_fn_data_kwargs"] = content["resampling_fn_data_kwargs"] | {
+        "order": 1,
+        "force_separate_z": None,
+    }
+    content["normalization_schemes"] = ["NoNormalization"]
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration(CONFIGURATION)
+    data, seg, properties = configuration.preprocessor_class(verbose=False).run_case(
+        [str(image)], None, manager, configuration, cohort.json
+    )
+    assert seg is not None
+    for file in cohort.data.glob("*"):
+        file.unlink()
+    properties["class_locations"] = {}
+    grid = {"chunks": data.shape, "blocks": data.shape}
+    nnUNetDatasetBlosc2.save_case(data, seg.astype(np.int16), properties, str(cohort.data / "a_1"), **grid)
+    (cohort.base / "nnUNetPlans.json").write_text(json.dumps(plans))
+    return np.asarray(data)
+
+
+@pytest.mark.parametrize("spacing", [[1.1, 1.6, 0.9], [4.0, 1.1, 0.9]])
+def test_an_ignored_slab_gives_no_gradient_after_crop_and_resampling(
+    spacing: list[float], nnunet_folders: dict[str, Path], make: Callable[..., Cohort]
+) -> None:
+    """What nnU-Net crops and resamples; a second label, 1 in the slab and known everywhere, tells where it went."""
+    cohort = make(CORD)
+    shape = (20, 24, 26)
+    image = np.zeros(shape, np.float32)
+    inner = (slice(3, -2), slice(4, -3), slice(2, -5))
+    image[inner] = np.random.default_rng(0).random(image[inner].shape) + 1
+    soft, marker = np.ones(shape, np.float32), np.zeros(shape, np.float32)
+    slab = (slice(None), slice(None), slice(9, 14))
+    soft[slab], marker[slab] = -1, 1
+    affine = np.diag([0.9, 1.3, 2.0, 1.0])
+    path = nnunet_folders["nnUNet_raw"] / DATASET / "imagesTr" / "a_1_0000.nii.gz"
+    write_volume(Volume(image, affine), path)
+    data = preprocessed_for_real(cohort, path, spacing, [0, 1, 2])
+    assert data.shape[1:] != image[inner].shape[::-1], "something was resampled"
+    found = []
+    for label in (marker, soft):
+        cohort.give("a_1", label, affine)
+        assert preprocess_soft("901").done == ["a_1"]
+        found.append(torch.from_numpy(cohort.stored("a_1"))[None])
+    (where, _), (values, valid) = (part.split(1, dim=1) for part in found)
+    touched, supervised = where > 1e-4, valid > 0.999
+    assert touched.float().mean() > 0.1
+    assert supervised.float().mean() > 0.4
+    assert not (touched & supervised).any()
+    assert (values[supervised] > 1 - 1e-4).all(), "no -1 was interpolated"
+    for name in ("adaptive_wing", "soft_dice_bce"):
+        output = torch.randn(values.shape, requires_grad=True)
+        build_loss(LossSettings(name=name))(output, values, valid).backward()  # type: ignore[arg-type]
+        assert output.grad is not None
+        assert (output.grad[touched] == 0).all()
+        assert output.grad[supervised].abs().min() > 0
+
+
 @pytest.mark.parametrize("order", [[1, 0, 2], [1, 2, 0]])
 @pytest.mark.parametrize(("thick", "spacing"), [(2.0, [1.1, 1.6, 0.9]), (5.0, [4.0, 1.1, 0.9]), (5.0, [7.0, 1.3, 0.8])])
 @pytest.mark.parametrize("turn", ["RAS", "PIR", "SLA"])
@@ -120,26 +184,7 @@ def test_what_nnunet_preprocesses_and_what_we_prepare_lie_on_each_other(
     image = nnunet_folders["nnUNet_raw"] / DATASET / "imagesTr" / "a_1_0000.nii.gz"
     write_volume(volume, image)
     write_volume(volume, cohort.raw / "a_1.nii.gz")
-    plans = cohort.plans | {"transpose_forward": order, "transpose_backward": np.argsort(order).tolist()}
-    content = plans["configurations"][CONFIGURATION]
-    content["spacing"] = spacing
-    content["resampling_fn_data_kwargs"] = content["resampling_fn_data_kwargs"] | {
-        "order": 1,
-        "force_separate_z": None,
-    }
-    content["normalization_schemes"] = ["NoNormalization"]
-    manager = PlansManager(plans)
-    configuration = manager.get_configuration(CONFIGURATION)
-    data, seg, properties = configuration.preprocessor_class(verbose=False).run_case(
-        [str(image)], None, manager, configuration, cohort.json
-    )
-    assert seg is not None
-    for file in cohort.data.glob("*"):
-        file.unlink()
-    properties["class_locations"] = {}
-    grid = {"chunks": data.shape, "blocks": data.shape}
-    nnUNetDatasetBlosc2.save_case(data, seg.astype(np.int16), properties, str(cohort.data / "a_1"), **grid)
-    (cohort.base / "nnUNetPlans.json").write_text(json.dumps(plans))
+    data = preprocessed_for_real(cohort, image, spacing, order)
     assert preprocess_soft("901").exit_code == 0
     found = cohort.stored("a_1")
     assert found.shape == (2, *data.shape[1:])

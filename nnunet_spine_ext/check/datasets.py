@@ -200,7 +200,7 @@ class _Inspection:
         classes = foreground_labels(self.description)
         for folder, kind in zip(FOLDERS, ("Tr", "Ts"), strict=True):
             images = {case: channels[min(channels)] for case, channels in self.images[kind].items()}
-            yield from inspect_soft_labels(self.folder / folder, images, classes, self.ending)
+            yield from inspect_soft_labels(self.folder / folder, images, classes)
 
     def _masks(self, kind: str) -> list[Path]:
         return sorted(p for p in (self.folder / f"labels{kind}").glob(f"*{self.ending}") if not p.name.startswith("."))

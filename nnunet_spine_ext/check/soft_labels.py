@@ -10,10 +10,12 @@ import numpy as np
 
 from nnunet_spine_ext.core.cases import check_same_grid
 from nnunet_spine_ext.core.errors import CaseError, Problem
+from nnunet_spine_ext.core.io import is_image
 from nnunet_spine_ext.core.soft_labels import checked, fractions, overshoot, read_classes
 from nnunet_spine_ext.core.volume import Volume
 
 FOLDERS = ("softLabelsTr", "softLabelsTs")
+ENDING = ".nii.gz"
 
 
 def foreground_labels(description: Mapping[str, Any]) -> int:
@@ -22,19 +24,23 @@ def foreground_labels(description: Mapping[str, Any]) -> int:
     return sum(name != "ignore" and number != 0 for name, number in labels.items())
 
 
-def inspect_soft_labels(folder: Path, images: Mapping[str, Path], classes: int, ending: str) -> Iterator[Problem]:
+def inspect_soft_labels(folder: Path, images: Mapping[str, Path], classes: int) -> Iterator[Problem]:
     """Yield what is wrong with the soft labels in a folder; none if there is no such folder.
 
     Parameters
     ----------
     images: first channel of every case of the same side.
     classes: number of classes; see `foreground_labels`.
-    ending: of the dataset's files.
     """
-    files = sorted(path for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
+    given = sorted(path for path in folder.glob("*") if is_image(path) and not path.name.startswith("."))
+    files = [path for path in given if path.name.endswith(ENDING)]
+    for path in given:
+        if path not in files:
+            found, expected = "a soft label of another kind of file", f"<case>{ENDING}, whatever kind the images are"
+            yield Problem("error", "E-SOFT-SUFFIX", str(path), found, expected, "convert it: trainers do not see it")
     hard = []
     for path in files:
-        image = images.get(path.name.removesuffix(ending))
+        image = images.get(path.name.removesuffix(ENDING))
         if image is None:
             yield Problem(
                 "error", "E-PAIR-NOIMAGE", str(path), "a soft label without an image", "both", "add or remove one"
@@ -52,7 +58,7 @@ def inspect_soft_labels(folder: Path, images: Mapping[str, Path], classes: int, 
             "fractions at the borders",
             "labels that were thresholded on the way teach nothing that hard ones do not: make them again",
         )
-    lacking = sorted(set(images) - {path.name.removesuffix(ending) for path in files})
+    lacking = sorted(set(images) - {path.name.removesuffix(ENDING) for path in files})
     if files and lacking:
         yield Problem(
             "warning",

@@ -174,7 +174,7 @@ def add_area_options(areas: argparse._ArgumentGroup) -> None:
         help="average these levels (C2:C3 or 2:3), several ranges one by one (default: all slices)",
     )
     areas.add_argument("--levels", metavar="DIR", help="labelled cords: their values are levels")
-    areas.add_argument("--discs", metavar="DIR", help="discs as single voxels (3 is C2/C3)")
+    areas.add_argument("--discs", metavar="DIR", help="discs as single voxels (3 is C2/C3), or points (.json)")
     areas.add_argument(
         "--contrast", default="contrast", metavar="KEY", help="fact in cases.json: the contrast (default: contrast)"
     )

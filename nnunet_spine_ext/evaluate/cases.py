@@ -55,10 +55,13 @@ class MaskFolder:
 
 
 NO_MASKS = MaskFolder({})
+_POINTS = ".json"
 
 
-def list_masks(path: str | Path) -> MaskFolder:
-    """Return the masks in a folder (not in folders inside it); a single file is a folder of one.
+def list_masks(path: str | Path, *, points: bool = False) -> MaskFolder:
+    """Return the masks in a folder (not in folders inside it), with `points` also point files (.json).
+
+    A single file is a folder of one.
 
     Raises
     ------
@@ -67,7 +70,7 @@ def list_masks(path: str | Path) -> MaskFolder:
     """
     path = Path(path)
     if path.is_file():
-        return MaskFolder({strip_suffix(path): path}, folder=str(path))
+        return MaskFolder({_case_of(path): path}, folder=str(path))
     if not path.is_dir():
         raise UsageError(
             "E-EVAL-FOLDER", file=path, found="no such folder", expected="a folder of masks", fix="check the path"
@@ -75,9 +78,10 @@ def list_masks(path: str | Path) -> MaskFolder:
     found: dict[str, Path] = {}
     twice: dict[str, CaseError] = {}
     for file in sorted(path.iterdir()):
-        if not file.is_file() or file.name.startswith(".") or not is_image(file):
+        wanted = is_image(file) or (points and file.suffix.lower() == _POINTS)
+        if not file.is_file() or file.name.startswith(".") or not wanted:
             continue
-        case = strip_suffix(file)
+        case = _case_of(file)
         if case in found:
             twice[case] = _stored_twice(case, file, found[case])
         found[case] = file
@@ -86,6 +90,10 @@ def list_masks(path: str | Path) -> MaskFolder:
             "E-EVAL-EMPTY", file=path, found="no mask", expected="files such as case.nii.gz", fix="check the path"
         )
     return MaskFolder(found, twice, str(path))
+
+
+def _case_of(file: Path) -> str:
+    return file.stem if file.suffix.lower() == _POINTS else strip_suffix(file)
 
 
 def _stored_twice(case: str, file: Path, other: Path) -> CaseError:

@@ -67,6 +67,22 @@ def copies(masks: Mapping[str, Volume]) -> list[Problem]:
     ]
 
 
+def cut_off(masks: Mapping[str, Volume]) -> list[Problem]:
+    """Return a warning for every mask that reaches the border of its scan within slices: its centre is not known there.
+
+    Borders above and below are no fault: cords go on.
+    """
+    found = []
+    for name, mask in masks.items():
+        array = mask.to("RAS").array != 0
+        edges = array[[0, -1]].any(axis=(0, 1)) | array[:, [0, -1]].any(axis=(0, 1))
+        if edges.any() and min(array.shape[:2]) > 1:
+            said = f"{int(edges.sum())} slices in which it reaches the border of its scan"
+            fix = "what lies beyond is missing, and the slice is moved by it: leave the mask out, or give a whole one"
+            found.append(warning("W-SOFT-BORDER", name, said, "whole cross-sections", fix))
+    return found
+
+
 def disagreement(names: Sequence[str], value: float, lowest: float, dropped: Sequence[str]) -> CaseError:
     """Return the error for two masks that do not agree and of which nobody can tell the better one."""
     after = f" (after leaving out {', '.join(dropped)})" if dropped else ""

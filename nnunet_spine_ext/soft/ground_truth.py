@@ -25,7 +25,7 @@ from nnunet_spine_ext.soft.alignment import (
     track,
     turned,
 )
-from nnunet_spine_ext.soft.findings import copies, disagreement, out_of_reach, warning, warnings_of
+from nnunet_spine_ext.soft.findings import copies, cut_off, disagreement, out_of_reach, warning, warnings_of
 from nnunet_spine_ext.soft.gate import Agreement, dice, leave_one_out, outlier
 from nnunet_spine_ext.soft.native import Union, to_native
 from nnunet_spine_ext.soft.scan import Extent, Scan
@@ -70,7 +70,7 @@ class SoftGroundTruth:
     ----------
     soft: name to float32 volume on that mask's own grid (shape, affine, axis order): 0 to 1, -1 = ignore. Raters of one
         image share one, called ``raters``.
-    union: the average on the common grid, -1 = ignore; `coverage`: uint8, how many masks it is made of.
+    union: the average on the common grid, -1 = ignore; `coverage`: uint8, how many masks a slice is made of.
     reference: name of the mask that the others were moved to.
     z: (n,) mm, levels of the union along the reference's axis, from its first slice.
     contributors: every mask that was given.
@@ -165,7 +165,7 @@ def soft_ground_truth(masks: Mapping[str, Volume], recipe: Recipe | None = None)
     _check_names(masks, recipe)
     left = dict(masks)
     dropped: dict[str, Contributor] = {}
-    warnings = copies(masks)
+    warnings = copies(masks) + cut_off(masks)
     while True:
         try:
             result = _rated(left, recipe) if recipe.raters else _averaged(left, recipe)

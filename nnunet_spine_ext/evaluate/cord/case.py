@@ -24,19 +24,20 @@ from nnunet_spine_ext.evaluate.registry import METRICS
 from nnunet_spine_ext.evaluate.result import MISSING
 from nnunet_spine_ext.measure.levels import Levels
 from nnunet_spine_ext.measure.numbered import is_numbered
+from nnunet_spine_ext.measure.points import read_points
 
 LevelKind = Literal["levels", "discs", "instances"]
 
 
 @dataclass(frozen=True)
 class LevelFiles:
-    """Where levels come from: a labelled cord, disc points (the Spinal Cord Toolbox' numbers) or our instances."""
+    """Where levels come from: a labelled cord, discs (the Spinal Cord Toolbox' voxels, or points), our instances."""
 
     folder: MaskFolder
     kind: LevelKind
 
-    def read(self, case: str) -> Levels:
-        """Return the levels of a case; raises CaseError when it has none."""
+    def read(self, case: str, cord: Volume) -> Levels:
+        """Return the levels of a case; points may need the grid of the cord. Raises CaseError when it has none."""
         from nnunet_spine_ext import measure as room
 
         path = self.folder.get(case)
@@ -48,6 +49,8 @@ class LevelFiles:
                 expected="a file for every case",
                 fix="add it, or leave --level-range out",
             )
+        if path.suffix.lower() == ".json":
+            return room.levels_from_points(read_points(path, cord))
         volume = read_volume(path)
         try:
             if self.kind == "discs":
@@ -195,7 +198,7 @@ def _areas(
     case: str, job: CordJob, ref: Cord | None, preds: Sequence[Cord], outcome: CaseAreas
 ) -> dict[str, RangeArea]:
     """Areas by range; levels are those of the reference's slices, else of the table's, else of the first map."""
-    levels = job.levels.read(case) if job.levels else None
+    levels = job.levels.read(case, (ref or preds[0]).volume) if job.levels else None
     own = measure(ref, job.mode, levels) if ref else job.table.by_slice.get(case) if job.table else None
     unknown = _unknown_slices(ref) if ref else frozenset()
     leader = levels if own is None or ref is None else None
@@ -233,7 +236,7 @@ def _areas(
 
 def _without_prediction(case: str, job: CordJob, ref: Cord) -> dict[str, RangeArea]:
     """The rows of a missing prediction: no area, and none of the reference's slices covered."""
-    own = measure(ref, job.mode, job.levels.read(case) if job.levels else None)
+    own = measure(ref, job.mode, job.levels.read(case, ref.volume) if job.levels else None)
     return {chosen.name: RangeArea((math.nan,), math.nan, 0, (0,), len(own.of(chosen)), 0) for chosen in job.ranges}
 
 

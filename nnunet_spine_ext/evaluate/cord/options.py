@@ -101,7 +101,7 @@ class AreaOptions:
     def level_files(self) -> LevelFiles | None:
         """Return where levels come from; raises UsageError or NoInputError for a folder that is not there."""
         for kind, path in self._sources.items():
-            return LevelFiles(list_masks(path), kind)
+            return LevelFiles(list_masks(path, points=kind == "discs"), kind)
         return None
 
     def record(self) -> dict[str, Any]:
