@@ -191,6 +191,29 @@ def test_ct_is_clipped_by_its_labels(tmp_path: Path) -> None:
     assert network_input([path]).facts["normalization"] == ["z-score"]
 
 
+def test_volumes_of_two_augmentations_are_not_mixed(case: tuple[Path, Path], tmp_path: Path) -> None:
+    options: dict[str, Any] = {"volumes": tmp_path / "v", "o": tmp_path / "a.png", "size": 96}
+    augment([case[0]], case[1], transform="gamma", n=2, **options)
+    (record,) = (tmp_path / "v").glob("*_aug.json")
+    assert json.loads(record.read_text()) == json.loads((tmp_path / "a.json").read_text())
+    augment([case[0]], case[1], transform="gamma", n=2, **options)
+    assert _code(lambda: augment([case[0]], case[1], transform="inverse", n=1, **options)) == "E-OUT-FILE"
+
+
+def test_a_slice_is_shown_in_its_plane_only(case: tuple[Path, Path], tmp_path: Path) -> None:
+    volume = read_volume(case[0]).to("RAS")
+    path = tmp_path / "slice.nii.gz"
+    write_volume(volume.crop((slice(3, 4), slice(None), slice(None))), path)
+    options: dict[str, Any] = {"transform": "gamma", "n": 1, "dry_run": True}
+    augment([path], plane="sagittal", **options)
+    assert _code(lambda: augment([path], plane="axial", **options)) == "E-CONFIG-VALUE"
+
+
+def test_a_sheet_without_an_epoch_says_that_it_is_at_full_strength(case: tuple[Path, Path]) -> None:
+    assert "at full strength" in augment([case[0]], transform="gamma", n=1, dry_run=True).render()
+    assert "epoch 3" in augment([case[0]], config="shift", epoch=3, n=1, dry_run=True).render()
+
+
 @pytest.mark.parametrize("orientation", ["RAS", "PIR", "LPS"])
 def test_volumes_lie_exactly_on_the_grid_of_the_file(case: tuple[Path, Path], tmp_path: Path, orientation: str) -> None:
     stored = [Volume(a, AFFINE).to(orientation) for a in (_image(), _labels())]

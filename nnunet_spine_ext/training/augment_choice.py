@@ -91,6 +91,7 @@ def choose(
     pipeline = Pipeline(chosen, context.at_strength(strength))
     shown = chosen.schedule.ramp_epochs if epoch is None else epoch
     facts = {"source": title, "hash": chosen.hash, "strength": strength, "config": chosen.to_dict()}
+    facts |= {"full_strength": True} if epoch is None else {}
     return Choice(title, facts, shown, lambda key: pipeline.plan([key], fraction))
 
 

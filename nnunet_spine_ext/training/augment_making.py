@@ -6,6 +6,8 @@ apply it (`on_device`), voxels beyond the image as they end up in a batch.
 
 from __future__ import annotations
 
+import glob
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,13 +21,14 @@ import torch
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Pipeline, Plan
-from nnunet_spine_ext.core.errors import EXIT_OK
-from nnunet_spine_ext.core.io import write_bytes, write_json, write_volume
+from nnunet_spine_ext.core.errors import EXIT_OK, UsageError
+from nnunet_spine_ext.core.io import read_json, write_bytes, write_json, write_volume
 from nnunet_spine_ext.core.partial import unwritable
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.render.png import encode_png
 from nnunet_spine_ext.render.window import window
 from nnunet_spine_ext.training.augment_choice import Choice, choose
+from nnunet_spine_ext.training.augment_options import wrong_option
 from nnunet_spine_ext.training.augment_plans import ChosenPlans
 from nnunet_spine_ext.training.augment_record import Record, make_record, refuse_other_input
 from nnunet_spine_ext.training.augment_sheet import Look, best_plane, best_position, cell, describe, page
@@ -56,9 +59,10 @@ class Sheet:
     def render(self) -> str:
         """Return what fired how often, and where it is to be seen."""
         facts, source = self.record["augmentation"], self.record["input"]
+        when = "at full strength" if facts.get("full_strength") else f"epoch {self.record['epoch']}"
         lines = [
             f"{source['case']}: {len(self.captions)} samples of {facts['source']} ({facts['hash']}), "
-            f"seed {self.record['seed']}, epoch {self.record['epoch']}"
+            f"seed {self.record['seed']}, {when}"
         ]
         if "plans" in source:
             seen = self.record["record"]["context"]
@@ -132,8 +136,13 @@ def drawn(
 
 
 def look_at(case: NetworkInput, plane: str | None, size: int, contours: bool, columns: int, own_window: bool) -> Look:
-    """Return how a case is shown; `plane` None: the one that shows most of it."""
-    shown = plane or best_plane(case.grid)
+    """Return how a case is shown; `plane` None: the one that shows most of it.
+
+    Raises UsageError for a plane across the only slice there is.
+    """
+    shown, whole = plane or best_plane(case.grid), case.grid.to("RAS").shape
+    if 1 in whole and shown != best_plane(case.grid):
+        raise wrong_option("--plane", shown, f"{best_plane(case.grid)}: the image is one slice")
     position = best_position(case.grid, case.seen()[1], shown, case.facts["scheme"])
     return Look(shown, position, size, contours, columns, own_window)
 
@@ -189,6 +198,8 @@ def sheet_of(
     limits = [window(channel.array) for channel in seen]
     cells = [cell(seen, original, "original", look, limits)]
     folder = None if volumes is None else Path(volumes)
+    if folder is not None:
+        _refuse_mixture(folder, case.name, record)
     try:
         with _one_thread():
             for number, plan in enumerate(plans, start=1):
@@ -200,6 +211,8 @@ def sheet_of(
                     _write(case, images, labels, folder, number, len(plans))
         write_bytes(out, encode_png(page(cells, look)))
         write_json(out.with_suffix(".json"), record)
+        if folder is not None:
+            write_json(_beside(folder, case.name), record)
     except OSError as error:
         raise unwritable(out if folder is None else folder, error, "name a place that can be written") from error
     return Sheet(record, captions, out, out.with_suffix(".json"), folder)
@@ -217,6 +230,24 @@ def apply(case: NetworkInput, plan: Plan) -> tuple[Array, Array | None]:
     images, target = device.apply(torch.from_numpy(case.images)[None], torch.from_numpy(labels)[None, None], plan)
     moved = target[0] if isinstance(target, list) else target
     return images[0].numpy(), None if case.labels is None else moved[0, 0].numpy().astype(np.int16)
+
+
+def _beside(folder: Path, case: str) -> Path:
+    return folder / f"{case}_aug.json"
+
+
+def _refuse_mixture(folder: Path, case: str, record: dict[str, Any]) -> None:
+    """Raise UsageError where volumes of this case lie that were made in another way: both would have the same names."""
+    beside = _beside(folder, case)
+    same = beside.is_file() and read_json(beside) == json.loads(json.dumps(record))
+    if not same and (beside.exists() or any((folder / "images").glob(f"{glob.escape(case)}_aug*"))):
+        raise UsageError(
+            "E-OUT-FILE",
+            file=folder,
+            found=f"volumes of {case} of another augmentation",
+            expected="a folder without any, or with those of the same record",
+            fix="choose another folder for --volumes",
+        )
 
 
 def _write(case: NetworkInput, images: Array, labels: Array | None, folder: Path, number: int, count: int) -> None:

@@ -173,7 +173,7 @@ def _short(name: str, value: Any) -> str:
     if name == "labels":
         return "labels " + " ".join(map(str, value[:4])) + (" …" if len(value) > 4 else "")
     if isinstance(value, list) and value and all(isinstance(v, int | float) for v in value) and len(value) <= 3:
-        return f"{name} " + " ".join(_number(v, 2) for v in value)
+        return f"{name} " + " ".join(_number(v, 3) for v in value)
     return ""
 
 
