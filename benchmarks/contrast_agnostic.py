@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
         "--preset",
         choices=("cpu", "full"),
         default="cpu",
-        help="cpu: three arms, one seed, an hour on two cores; full: all arms, three seeds (default: %(default)s)",
+        help="cpu: three arms, one seed, an hour on two free cores; full: all, three seeds (default: %(default)s)",
     )
     result.add_argument("--quick", action="store_true", help="a few steps only, within ten minutes; no claim")
     result.add_argument("--arms", nargs="+", choices=tuple(ARMS), help="default: those of the preset")

@@ -12,7 +12,10 @@ ours; without it that row is absent. The last line is the summary; the exit code
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
+import os
+import platform
 import sys
 import tempfile
 import time
@@ -103,12 +106,24 @@ def accuracy(samples: int) -> list[dict[str, Any]]:
     return rows
 
 
+def _conditions() -> dict[str, Any]:
+    """Return what a reader needs to repeat it."""
+    names = ("numpy", "scipy", "nnunet_spine_ext")
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "versions": {name: importlib.metadata.version(name) for name in names},
+    }
+
+
 def main() -> None:
     """Measure, write the record, print the summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for cross_section.json")
     parser.add_argument("--quick", action="store_true", help="coarser partial volumes")
     parser.add_argument("--sct", type=Path, help="checkout of the Spinal Cord Toolbox to time beside")
+    parser.add_argument("--record", type=Path, help="also write the result to this JSON file")
     arguments = parser.parse_args()
     rows = accuracy(6 if arguments.quick else 8)
     kinds = [key for key in rows[0] if key.endswith("_max")]
@@ -117,7 +132,10 @@ def main() -> None:
         kind.replace("_max", "_mean"): max(abs(row[kind.replace("_max", "_mean")]) for row in rows) for kind in kinds
     }
     summary = {"time": timing(300, arguments.sct), "worst_slice_percent": worst, "worst_mean_percent": means}
-    write_json(arguments.out / "cross_section.json", {"summary": summary, "accuracy": rows})
+    result = {"summary": summary, "conditions": _conditions(), "accuracy": rows}
+    write_json(arguments.out / "cross_section.json", result)
+    if arguments.record:
+        write_json(arguments.record, result)
     print(json.dumps(summary))
     sys.exit(0 if worst["soft_pv_max"] <= LIMIT_PERCENT else 1)
 

@@ -239,8 +239,10 @@ def test_one_voxel_in_an_empty_volume_misses_the_goal(load):
         {"arm": arm, "seed": 1, "set": "empty", "case": "n", "subject": "n", "contrast": "noise", "above": count}
         for arm, count in (("soft_all", 1), ("soft_all_dice_loss", 0), ("hard_all", 7))
     ]
-    found = summary.summarise(nothing, ["soft_all", "soft_all_dice_loss", "hard_all"])["empty_volume"]
-    assert found["reached"] == {"soft_all": False, "soft_all_dice_loss": True}
+    arms = ["soft_all", "soft_all_dice_loss", "hard_all"]
+    for name, key in (("empty", "empty_volume"), ("cord-free", "cord_free_volume")):
+        found = summary.summarise([row | {"set": name} for row in nothing], arms)[key]
+        assert found["reached"] == {"soft_all": False, "soft_all_dice_loss": True}
 
 
 def test_the_activation_is_chosen_on_validation_subjects_alone(load):

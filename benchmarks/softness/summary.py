@@ -143,21 +143,23 @@ def _paired(own: Sequence[Row], other: Sequence[Row], mode: str) -> dict[str, li
 
 
 def summarise(rows: Sequence[Row], arms: Sequence[str]) -> dict[str, Any]:
-    """Return goals by mode and arm, and whether empty volumes stay empty."""
+    """Return goals by mode and arm, and whether volumes of noise and such without cord stay empty."""
     soft = [arm for arm in arms if arm.startswith("soft")]
     result: dict[str, Any] = {}
     if any(row["arm"] == BASELINE and row["set"] == MAIN for row in rows):
         result = {mode: {arm: goals(rows, arm, mode) for arm in soft} for mode in MODES}
-    empty = {
-        arm: sum(row["above"] for row in rows if row["arm"] == arm and row["set"] == "empty")
-        for arm in arms
-        if any(row["arm"] == arm and row["set"] == "empty" for row in rows)
+    return result | {
+        "empty_volume": _nothing(rows, arms, "empty"),
+        "cord_free_volume": _nothing(rows, arms, "cord-free"),
     }
-    result["empty_volume"] = {
-        "voxels_above_half": empty, "goal": "0 for soft arms",
-        "reached": {arm: count == 0 for arm, count in empty.items() if arm in soft},
-    }  # fmt: skip
-    return result
+
+
+def _nothing(rows: Sequence[Row], arms: Sequence[str], name: str) -> dict[str, Any]:
+    """Return how much was found where there is nothing, by arm."""
+    found = {arm: [row["above"] for row in rows if row["arm"] == arm and row["set"] == name] for arm in arms}
+    counts = {arm: sum(values) for arm, values in found.items() if values}
+    reached = {arm: count == 0 for arm, count in counts.items() if arm.startswith("soft")}
+    return {"voxels_above_half": counts, "goal": "0 for soft arms", "reached": reached}
 
 
 def table(rows: Sequence[Row], arms: Sequence[str]) -> dict[str, dict[str, Any]]:
