@@ -245,6 +245,8 @@ def test_a_run_takes_as_many_epochs_as_asked_for(load, capsys: pytest.CaptureFix
     assert (longer.schedule.epochs, longer.schedule.iterations) == (48, planned.schedule.iterations)
     assert longer.size == planned.size
     assert presets.run_size(options.parse_args([*words, "--quick", "--epochs", "1"]), test=2).schedule.epochs == 1
+    quick = presets.run_size(options.parse_args([*words, "--quick", "--preset", "gpu", "--test-seed", "7"]), test=2)
+    assert (quick.schedule.epochs, quick.schedule.device, quick.size.train, quick.size.test_seed) == (3, "cuda", 6, 7)
     half = presets.run_size(options.parse_args([*words, "--precision", "bf16"]), test=2)
     assert (planned.schedule.precision, half.schedule.precision) == ("fp32", "bf16")
     for wrong in ("0", "-3", "many", "\N{SUPERSCRIPT TWO}"):

@@ -1,6 +1,6 @@
-"""Sizes of the runs: `cpu` ends within an hour on two cores, `gpu` within 40 minutes on one data-centre GPU.
+"""Sizes of the runs: `cpu` is made for an hour on two free cores, `gpu` for 40 minutes on one data-centre GPU.
 
-With `--epochs` they take as long as that takes.
+`gpu` has not been run. What a run took stands in its record. With `--epochs` it takes as long as that takes.
 """
 
 from __future__ import annotations
@@ -43,11 +43,13 @@ def run_size(arguments: argparse.Namespace, *, test: int, cpu_epochs: int = 12) 
     `cpu_epochs`: of the preset `cpu` where `--epochs` says nothing.
     """
     test_seed, epochs = arguments.test_seed, arguments.epochs
-    if arguments.preset == "gpu":
-        schedule = Schedule(epochs=epochs or 40, iterations=50, threads=8, device="cuda")
+    device = {"threads": 8, "device": "cuda"} if arguments.preset == "gpu" else {}
+    if arguments.quick:
+        schedule = Schedule(epochs or 3, 10, **device)
+        size, network = Size(6, 3, 2.0, 80.0, test_seed=test_seed), HERE / "cpu.yaml"
+    elif arguments.preset == "gpu":
+        schedule = Schedule(epochs or 40, 50, **device)
         size, network = Size(60, test, 1.25, 80.0, test_seed=test_seed), HERE / "gpu.yaml"
-    elif arguments.quick:
-        schedule, size, network = Schedule(epochs or 3, 10), Size(6, 3, 2.0, 80.0), HERE / "cpu.yaml"
     else:
         schedule = Schedule(epochs or cpu_epochs, 50)
         size, network = Size(18, test, 2.0, 80.0, test_seed=test_seed), HERE / "cpu.yaml"
