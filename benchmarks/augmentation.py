@@ -42,6 +42,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
 
 from nnunet_spine_ext.augment.config import AugmentConfig
+from nnunet_spine_ext.augment.migrate import import_config
 from nnunet_spine_ext.augment.transform import STAGES, registry
 from nnunet_spine_ext.core.io import write_json
 
@@ -79,7 +80,7 @@ def make_arms(wanted: Sequence[str], peer: Peer | None) -> tuple[dict[str, Arm],
             continue
         try:
             arms[f"ours_{name}"] = Local(Ours(imported(Path(configs[name]))))
-        except (ImportError, KeyError) as error:
+        except KeyError as error:
             missing[f"ours_{name}"] = f"its list is read from SmaugLab's file: {error!r}"
     if "ours_nnunet" in wanted:
         arms["ours_nnunet"] = Local(Ours(AugmentConfig.load("nnunet"), mirror=True))
@@ -99,15 +100,8 @@ def make_arms(wanted: Sequence[str], peer: Peer | None) -> tuple[dict[str, Arm],
 
 
 def imported(path: Path) -> AugmentConfig:
-    """Return our configuration for one of SmaugLab's, geometry included.
-
-    Raises ImportError where the importer is not there yet.
-    """
-    from nnunet_spine_ext.augment import migrate
-
-    found: Any = migrate.import_config(path)
-    config = getattr(found, "config", found)
-    return config if isinstance(config, AugmentConfig) else AugmentConfig.load(config)
+    """Return our configuration for one of SmaugLab's, geometry included."""
+    return import_config(path).config
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------

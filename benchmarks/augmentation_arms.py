@@ -24,6 +24,7 @@ from nnunet_spine_ext.augment.config import AugmentConfig, Group
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Pipeline
+from nnunet_spine_ext.augment.tissues import TISSUES
 from nnunet_spine_ext.augment.transform import build
 
 # Far beyond every ramp: full strength.
@@ -46,7 +47,11 @@ class Ours:
     def load(self, patch: measure.Patch) -> None:
         self.patch = patch
         ids = torch.unique(patch.labels).tolist()
-        self._context = Context(patch.shape, patch.spacing, tuple(patch.image.shape[2:]), labels=tuple(ids))
+        # Each label is made of something, as where names are known: transforms of tissues act on all of them.
+        names = [name for name in TISSUES if name != "air"]
+        tissues = tuple((label, names[label % len(names)]) for label in ids if label > 0)
+        source = tuple(patch.image.shape[2:])
+        self._context = Context(patch.shape, patch.spacing, source, labels=tuple(ids), tissues=tissues)
 
     def transforms(self) -> dict[str, float]:
         clean = self.config.schedule.clean_share
