@@ -191,6 +191,11 @@ def test_weights_say_how_often_a_scanner_is_drawn() -> None:
     found = Counter(mix.index(key) for key in keys(2000))
     assert set(found) == {0, 2}
     assert found[0] / 2000 == pytest.approx(0.75, abs=0.04)
+    assert {mix.index(mix.other(key)) for key in keys(200)} == {0, 2}
+    alone = ScannerMix.from_dict({"profiles": ["ge-3t", "ge-1.5t"], "weights": [1, 0], "blend": 0.5})
+    assert {alone.scanner(key) for key in keys(20)} == {alone.scanners[0]}
+    with pytest.raises(UsageError, match="two at least"):
+        alone.other(keys(1)[0])
     assert ScannerMix.from_dict(mix.to_dict()) == mix
 
 

@@ -89,7 +89,7 @@ class ScannerMix:
         """Return what takes a sample: its scanner or, with `blend`, what lies between that and another one."""
         own = self.scanners[self.index(key)]
         part = coin(key, _BLEND) * self.blend
-        if part == 0 or len(self.profiles) == 1:
+        if part == 0 or not self._others(key):
             return own
         other = self.scanners[self.index(self.other(key))]
         # What lies between is found at the severities of the mix, so a component that is off stays off.
@@ -119,16 +119,22 @@ class ScannerMix:
         return int(generator(turn, _STREAM).permutation(count)[key.draw % count])
 
     def other(self, key: SampleKey) -> SampleKey:
-        """Return the key of the same sample as another scanner takes it, drawn from all others.
+        """Return the key of the same sample as another scanner takes it, drawn evenly from all others in use.
 
         Raises
         ------
-        UsageError: the mix has one scanner.
+        UsageError: the mix has no other scanner, or gives all others the weight 0.
         """
-        if len(self.profiles) == 1:
+        others = self._others(key)
+        if not others:
             raise _refuse("profiles", self.names[0], "two at least, for another one to be among them")
-        step = 1 + int(coin(key, _OTHER) * (len(self.profiles) - 1))
-        return replace(key, scanner=(self.index(key) + step) % len(self.profiles))
+        return replace(key, scanner=others[int(coin(key, _OTHER) * len(others))])
+
+    def _others(self, key: SampleKey) -> list[int]:
+        """Return the scanners in use that do not take a sample, beginning with the one after its own."""
+        own, count = self.index(key), len(self.profiles)
+        order = [(own + step) % count for step in range(1, count)]
+        return [k for k in order if self.weights is None or self.weights[k] > 0]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON: it means the same when shipped profiles have changed."""
