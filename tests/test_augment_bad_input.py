@@ -69,7 +69,7 @@ def test_probabilities_are_numbers_from_0_to_1(name: str, value: Any) -> None:
         ({"name": "gamma", "channels": [1]}, "channels from 0 to 0"),
         ({"name": "gamma", "channels": [-1]}, "channels from 0 to 0"),
         ({"name": "gamma", "where": []}, "no label"),
-        ({"name": "gamma", "where": [99]}, r"labels \[99\]; expected labels among 0, 1, 2, 3"),
+        ({"name": "gamma", "where": [99]}, r"labels \[99\]; expected labels among 0 to 3"),
         ({"name": "gamma", "where": [1, -1]}, r"labels \[-1\]"),
         ({"name": "palette", "air": 3.0}, "0 to 1"),
         ({"name": "gaussian_mixture", "air": NAN}, "0 to 1"),

@@ -13,6 +13,7 @@ from nnunet_spine_ext.augment.keys import SampleKey, generator
 from nnunet_spine_ext.augment.selective import Placed
 from nnunet_spine_ext.augment.transform import Transform
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.labels import id_ranges
 
 # What turns left into right: which axis that is has to be known where labels have sides.
 _MIRRORING = ("flip", "rot90", "transpose")
@@ -83,7 +84,7 @@ def _check_labels(transform: Transform, context: Context) -> None:
         return
     unknown = sorted(set(transform.where) - set(context.labels))
     if unknown:
-        expected = f"labels among {_shortened(context.labels)}"
+        expected = f"labels among {id_ranges(context.labels)}"
         raise _error("E-AUG-CONTEXT", f"{transform.name}: where", f"labels {unknown}", expected, "correct where")
 
 
@@ -98,10 +99,6 @@ def _check_sides(transform: Transform, context: Context) -> None:
             "the array axis that runs from left to right",
             "set left_right_axis, or leave the transform out",
         )
-
-
-def _shortened(labels: tuple[int, ...]) -> str:
-    return ", ".join(map(str, labels)) if len(labels) <= 12 else f"{labels[0]} to {labels[-1]}"
 
 
 def _shape_error(what: str, tensor: Any, expected: tuple[int, ...]) -> UsageError:
