@@ -654,7 +654,10 @@ def test_what_values_of_a_mask_mean() -> None:
     assert read(0, 255) == ([0, 1], ["W-SOFT-SCALE"])
     assert read(0, 0.5, 1.0625)[1] == ["W-SOFT-SCALE", "W-SOFT-SOFT"]
     assert read(0, 0.5, 1.0625)[0] == [0, 0.5, 1]
+    assert read(0, 0.5, 1.4)[0] == [0, 0.5, 1]
     assert read(0, 0.25, 1)[0] == [0, 0.25, 1]
+    with pytest.raises(CaseError, match=r"values up to 1\.7.*divide by"):
+        read(0, 0.5, 1.7)
     assert read(0, 3, 4, label=4) == ([0, 0, 1], [])
     for wrong, code in (((0, 3, 4), "E-SOFT-LABEL"), ((0, 0.5, 200), "E-SOFT-VALUE"), ((-1, 1), "E-SOFT-VALUE")):
         with pytest.raises(CaseError, match=code):

@@ -11,11 +11,10 @@ from nnunet_spine_ext.check.geometry import Prefer
 from nnunet_spine_ext.check.opening import open_image
 from nnunet_spine_ext.core.errors import CaseError, Problem
 from nnunet_spine_ext.core.io import FileStamp
+from nnunet_spine_ext.core.soft_labels import LARGEST
 from nnunet_spine_ext.core.splits import shorten
 from nnunet_spine_ext.core.volume import Array, Volume
 
-# Interpolated masks overshoot by this much; more is another scale.
-_OVERSHOOT = 1.1
 # What values mean is said here, with the file's own numbers.
 _JUDGED_HERE = ("E-LABEL-VALUE", "W-LABEL-EMPTY")
 
@@ -71,7 +70,7 @@ def mask_values(array: Array, *, file: str | Path, label: int | None = None) -> 
     """Return stored values as float32 from 0 to 1, and what was changed.
 
     0 and one other value of at least 1 are a binary mask, whatever that value is; fractions up to 1 are a soft mask and
-    stay; a soft mask that overshoots (up to 1.1) is clamped.
+    stay; a soft mask that overshoots (up to 1.5, as everywhere) is clamped.
 
     Raises
     ------
@@ -105,15 +104,21 @@ def mask_values(array: Array, *, file: str | Path, label: int | None = None) -> 
         changed = f"the values 0 and {high:g}"
         said = [] if high == 1 else [_warning("W-SOFT-SCALE", file, changed, "0 and 1", f"{high:g} was taken for 1")]
         return np.asarray(array > 0).astype(np.float32), said
-    if high > _OVERSHOOT:
-        whole = bool((np.rint(values) == values).all())
-        listing = shorten([f"{value:g}" for value in others], 8)
+    if high > 1 and bool((np.rint(values) == values).all()):
         raise CaseError(
-            "E-SOFT-LABEL" if whole else "E-SOFT-VALUE",
+            "E-SOFT-LABEL",
             file=file,
-            found=f"values {listing}",
+            found=f"values {shorten([f'{value:g}' for value in others], 8)}",
             expected="a mask of one structure: 0 and 1, or fractions of 1",
             fix="choose an id (--label), or give a mask of this structure alone",
+        )
+    if high > LARGEST:
+        raise CaseError(
+            "E-SOFT-VALUE",
+            file=file,
+            found=f"values up to {high:.4g}",
+            expected="a mask of one structure: 0 and 1, or fractions of 1",
+            fix="divide by the value of a full voxel",
         )
     said = []
     if high > 1:
