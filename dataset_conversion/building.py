@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from nnunet_spine_ext.check.opening import Opened
 from nnunet_spine_ext.core.cases import check_same_grid
 from nnunet_spine_ext.core.errors import CaseError, Problem
+from nnunet_spine_ext.core.soft_labels import IGNORE, checked
 from nnunet_spine_ext.core.volume import Volume
-from nnunet_spine_ext.dataset_conversion.discovery import Candidate
+from nnunet_spine_ext.dataset_conversion.discovery import SOFT, Candidate
 from nnunet_spine_ext.dataset_conversion.labelmap import LabelMap
 from nnunet_spine_ext.dataset_conversion.masks import mask_on_image
 
@@ -58,7 +62,8 @@ def volume_of(opened: Opened) -> Volume:
 def pair_builder(labels: LabelMap | None, resample: str | None) -> Builder:
     """Return the builder that keeps images as they are and puts the mask, with `labels` applied, on their grid.
 
-    `labels`: None keeps the ids of the mask. `resample`: see `mask_on_image`.
+    A soft label of the case has to lie on that grid. `labels`: None keeps the ids of the mask. `resample`: see
+    `mask_on_image`.
     """
 
     def build(case: Candidate, opened: Mapping[str, Opened]) -> Built:
@@ -71,6 +76,19 @@ def pair_builder(labels: LabelMap | None, resample: str | None) -> Builder:
         mask, warnings = mask_on_image(volume_of(opened[case.label.role]), images[0], file=file, resample=resample)
         if labels is not None:
             mask = mask.with_array(labels.apply(mask.array, file=file))
-        return Built(images, mask, warnings=warnings)
+        soft = [soft_on_image(opened[SOFT], source.path, images[0]) for source in case.extras if source.role == SOFT]
+        return Built(images, mask, warnings=warnings, soft=soft)
 
     return build
+
+
+def soft_on_image(opened: Opened, file: Path, image: Volume) -> Volume:
+    """Return a soft label of one class in the order of an image's axes: 0 to 1, -1 where it is not known.
+
+    Raises CaseError for values that no soft label has, and for another grid: nothing is resampled.
+    """
+    volume = volume_of(opened)
+    values, valid = checked(np.asarray(volume.array, dtype=np.float32)[None], file, 1)
+    turned = volume.with_array(np.where(valid > 0, values[0], np.float32(IGNORE))).to(image.orientation)
+    check_same_grid(image, turned, file=str(file), what=SOFT)
+    return image.with_array(turned.array)

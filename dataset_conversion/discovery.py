@@ -18,6 +18,8 @@ from nnunet_spine_ext.dataset_conversion.sidecars import read_sidecar
 
 # File systems allow 255 bytes; suffixes and the temporary names of atomic writing need some of them.
 _LONGEST_ID = 160
+# Role of the soft label of a case.
+SOFT = "soft"
 _BIDS_SUBJECT = re.compile(r"(?:^|[/_])(sub-[A-Za-z0-9]+)")
 
 
@@ -73,15 +75,16 @@ class Discovery:
 
 @dataclass(frozen=True)
 class _Group:
-    """Patterns whose files make cases together: one per channel, and one for masks."""
+    """Patterns whose files make cases together: one per channel, one for masks, and one for soft labels."""
 
     channels: tuple[Pattern, ...]
     label: Pattern | None
     contrast: str | None
+    soft: Pattern | None = None
 
     @property
     def facts(self) -> dict[str, str]:
-        every = [*self.channels] + ([self.label] if self.label is not None else [])
+        every = [*self.channels, *(pattern for pattern in (self.label, self.soft) if pattern is not None)]
         facts = {key: value for pattern in every for key, value in pattern.facts.items()}
         return facts | ({"contrast": self.contrast} if self.contrast else {})
 
@@ -91,6 +94,7 @@ def discover(
     labels: Sequence[str],
     unlabelled: Sequence[str] = (),
     *,
+    soft: Sequence[str] = (),
     channels: int = 1,
     contrast: Sequence[str] = (),
     subject_pattern: str | None = None,
@@ -102,6 +106,7 @@ def discover(
     images: patterns; each run of `channels` of them makes the cases of one source.
     labels: one pattern per source.
     unlabelled: patterns or folders of images without masks, `channels` per source.
+    soft: none, or one pattern of soft labels per labelled source; cases need not have one (role ``soft``).
     contrast: none, one for all, or one per source (labelled sources first).
     subject_pattern: number of a wildcard (from 1), or a regular expression searched in the first image's path (its
         group ``subject``, else its first group, else the whole match).
@@ -111,7 +116,7 @@ def discover(
     UsageError: numbers of patterns or wildcards do not fit, a case id or an image occurs twice, no subject found.
     NoInputError: a pattern finds nothing.
     """
-    groups = _groups(images, labels, unlabelled, channels, contrast)
+    groups = _groups(images, labels, unlabelled, channels, contrast, soft)
     named_by_contrast = len(contrast) > 1
     free = {match.path for group in groups if group.label is None for match in group.channels[0].matches()}
     cases: list[Candidate] = []
@@ -173,7 +178,12 @@ def _safe(word: str) -> str:
 
 
 def _groups(
-    images: Sequence[str], labels: Sequence[str], unlabelled: Sequence[str], channels: int, contrast: Sequence[str]
+    images: Sequence[str],
+    labels: Sequence[str],
+    unlabelled: Sequence[str],
+    channels: int,
+    contrast: Sequence[str],
+    soft: Sequence[str],
 ) -> list[_Group]:
     if len(images) != channels * len(labels) or not images or len(unlabelled) % channels:
         raise UsageError(
@@ -182,6 +192,14 @@ def _groups(
             found=f"{len(images)} image, {len(labels)} mask and {len(unlabelled)} unlabelled pattern(s)",
             expected=f"{channels} image pattern(s) for each mask pattern, one per channel name",
             fix="give as many patterns; put them in quotes, or the shell replaces them by file names",
+        )
+    if len(soft) not in (0, len(labels)):
+        raise UsageError(
+            "E-PAIR-COUNT",
+            file="--soft",
+            found=f"{len(soft)} pattern(s) for {len(labels)} source(s)",
+            expected="one per mask pattern",
+            fix="give as many; put them in quotes, or the shell replaces them by file names",
         )
     folders = [f"{text.rstrip('/')}/*" if Path(text).expanduser().is_dir() else text for text in unlabelled]
     count = len(labels) + len(unlabelled) // channels
@@ -197,7 +215,8 @@ def _groups(
     patterns = [Pattern.parse(text) for text in [*images, *folders]]
     masks: list[Pattern | None] = [*(Pattern.parse(text) for text in labels), *[None] * (count - len(labels))]
     runs = [tuple(patterns[k * channels : (k + 1) * channels]) for k in range(count)]
-    return [_Group(run, mask, name) for run, mask, name in zip(runs, masks, names, strict=True)]
+    shares = [*(Pattern.parse(text) for text in soft), *[None] * (count - len(soft))]
+    return [_Group(*row) for row in zip(runs, masks, names, shares, strict=True)]
 
 
 def _pair(group: _Group, free: set[Path]) -> Iterator[tuple[dict[str, Match], Problem | None]]:
@@ -206,6 +225,8 @@ def _pair(group: _Group, free: set[Path]) -> Iterator[tuple[dict[str, Match], Pr
     if group.label is not None:
         roles["label"] = group.label
     found = {role: _by_key(pattern, group.channels[0]) for role, pattern in roles.items()}
+    if group.soft is not None:
+        found[SOFT] = _by_key(group.soft, group.channels[0])
     for key in sorted({key for matches in found.values() for key in matches}):
         matches = {role: by_key[key] for role, by_key in found.items() if key in by_key}
         files = {role: several[0] for role, several in matches.items()}
@@ -213,7 +234,9 @@ def _pair(group: _Group, free: set[Path]) -> Iterator[tuple[dict[str, Match], Pr
         if crowded is not None:
             names = " and ".join(match.relative for match in crowded[:2])
             yield files, _unpaired("E-PAIR-AMBIGUOUS", crowded[0], names, "one file", "move one of them away")
-        elif set(files) == set(roles) - {"label"} and "label" in roles and files["image_0000"].path in free:
+        elif set(files) == {SOFT}:
+            yield files, _unpaired("E-PAIR-NOIMAGE", files[SOFT], "a soft label without an image", "both", "add it")
+        elif set(files) - {SOFT} == set(roles) - {"label"} and "label" in roles and files["image_0000"].path in free:
             continue  # listed as unlabelled too: that group takes it
         else:
             yield files, _missing(files, roles)
@@ -258,7 +281,8 @@ def _candidate(
     group: _Group, files: dict[str, Match], subject_pattern: str | None, *, named_by_contrast: bool
 ) -> Candidate:
     sources = {role: Source(role, match.path, match.relative) for role, match in files.items()}
-    images = tuple(source for role, source in sorted(sources.items()) if role != "label")
+    images = tuple(source for role, source in sorted(sources.items()) if role not in ("label", SOFT))
+    extras = (sources[SOFT],) if SOFT in sources else ()
     match, pattern, facts = files["image_0000"], group.channels[0], group.facts
     subject = _subject(match, facts, subject_pattern, pattern)
     words = [facts.get("subject", ""), *match.words]
@@ -266,7 +290,7 @@ def _candidate(
     words += [group.contrast or ""] if named_by_contrast else []
     info = read_sidecar(match.path) | {key: text for key, text in match.named.items() if key in INFO_KEYS}
     info |= {key: text for key, text in facts.items() if key != "subject"}
-    return Candidate(case_id_of(words), subject, images, sources.get("label"), info)
+    return Candidate(case_id_of(words), subject, images, sources.get("label"), info, extras=extras)
 
 
 def _subject(match: Match, facts: dict[str, str], subject_pattern: str | None, pattern: Pattern) -> str:

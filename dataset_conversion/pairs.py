@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_spine_ext.check.geometry import Prefer
+from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.dataset_conversion.conversion import Rules, Target, convert, nnunet_folders
 from nnunet_spine_ext.dataset_conversion.discovery import assign_subjects, discover
 from nnunet_spine_ext.dataset_conversion.labelmap import parse_label_map
@@ -20,6 +21,7 @@ def pairs(
     images: Sequence[str],
     labels: Sequence[str],
     label_map: Sequence[str] | None = None,
+    soft: Sequence[str] = (),
     subject_pattern: str | None = None,
     contrast: Sequence[str] = (),
     channel_name: Sequence[str] = ("MRI",),
@@ -46,6 +48,8 @@ def pairs(
     images, labels: patterns (see `patterns`), one mask pattern per source; with several channel names as many image
         patterns per mask pattern.
     label_map: see `parse_label_map`; None keeps the ids that occur, renumbered from 1.
+    soft: patterns of soft labels (0 to 1, -1 where not known) on the grids of the images, one per mask pattern, for
+        datasets of one class; a case without such a file has its mask alone.
     subject_pattern: number of a wildcard, or a regular expression; None: ``{subject}``, else a BIDS ``sub-...`` in
         the path, else the first wildcard.
     contrast: recorded in cases.json, one for all or one per source (then also part of the case ids).
@@ -71,10 +75,19 @@ def pairs(
         dataset_id, name, channels, *nnunet_folders(raw, preprocessed), folds, overwrite, description, licence
     )
     translation = parse_label_map(label_map) if label_map else None
+    if soft and (translation is None or len(translation.labels) != 1):
+        raise UsageError(
+            "E-PAIR-SOFT",
+            file="--soft",
+            found="no label map" if translation is None else f"{len(translation.labels)} classes",
+            expected="one class: a file of --soft holds the shares of one structure",
+            fix="add --label-map, such as cord=1",
+        )
     found = discover(
-        images, labels, unlabelled, channels=len(channels), contrast=contrast, subject_pattern=subject_pattern
-    )
-    patterns = {"images": images, "labels": labels, "unlabelled": unlabelled}
+        images, labels, unlabelled, soft=soft, channels=len(channels), contrast=contrast,
+        subject_pattern=subject_pattern,
+    )  # fmt: skip
+    patterns = {"images": images, "labels": labels, "unlabelled": unlabelled} | ({"soft": soft} if soft else {})
     subjects = {"contrast": contrast, "test_subjects": test_subjects, "train_only": train_only}
     options: dict[str, Any] = {
         "converter": "pairs",

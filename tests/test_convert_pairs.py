@@ -831,3 +831,62 @@ def test_real_spineps_masks_become_the_training_classes(test_data: Path, tmp_pat
     }  # fmt: skip
     assert result.rows[0].subject == "sub-mri"
     assert not (result.folder / "splits_final.json").exists()
+
+
+# --- soft labels -----------------------------------------------------------------------------------------------------
+
+
+def _soft(path: Path, peak: float = 1.0, affine: np.ndarray = AFFINE) -> np.ndarray:
+    array = np.zeros(SHAPE, np.float32)
+    array[2:4, 3:7, 2:6] = peak
+    array[2:4, 2, 2:6] = 0.25
+    array[:, :, 0] = -1
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return array
+
+
+def test_soft_labels_go_to_their_folder_on_the_images_grid(tmp_path: Path) -> None:
+    _source(tmp_path / "in")
+    expected = _soft(tmp_path / "soft" / "anna" / "t2.nii.gz")
+    turned = read_volume(tmp_path / "soft" / "anna" / "t2.nii.gz").to("LPI")
+    write_volume(turned, tmp_path / "soft" / "bert" / "t2.nii.gz")
+    result = _convert(tmp_path, label_map=["cord=1"], soft=[str(tmp_path / "soft" / "*" / "t2.nii.gz")], folds=2)
+    assert result.exit_code == 0
+    folder = result.folder / "softLabelsTr"
+    assert sorted(path.name for path in folder.iterdir()) == ["anna.nii.gz", "bert.nii.gz"], "cleo has its mask alone"
+    for case in ("anna", "bert"):
+        stored = read_volume(folder / f"{case}.nii.gz")
+        np.testing.assert_array_equal(stored.array, expected)
+        assert stored.same_grid(read_volume(result.folder / "imagesTr" / f"{case}_0000.nii.gz"))
+    assert "ignore" not in json.loads((result.folder / "dataset.json").read_text())["labels"]
+    assert [source["role"] for source in _table(result)["anna"]["sources"]] == ["image_0000", "label", "soft"]
+    verify_with_nnunet(result.folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"), [({"peak": 1.7}, "E-SOFT-RANGE"), ({"affine": AFFINE @ np.diag([1, 1, 2, 1])}, "E-GEOM-GRID")]
+)
+def test_a_soft_label_that_does_not_fit_skips_its_case(tmp_path: Path, change: dict[str, Any], code: str) -> None:
+    _source(tmp_path / "in")
+    for subject in ("anna", "bert"):
+        _soft(tmp_path / "soft" / subject / "t2.nii.gz")
+    _soft(tmp_path / "soft" / "cleo" / "t2.nii.gz", **change)
+    _soft(tmp_path / "soft" / "dora" / "t2.nii.gz")
+    result = _convert(tmp_path, label_map=["cord=1"], soft=[str(tmp_path / "soft" / "*" / "t2.nii.gz")], folds=2)
+    assert sorted(problem.code for problem in result.skipped) == sorted([code, "E-PAIR-NOIMAGE"])
+    assert sorted(_table(result)) == ["anna", "bert"]
+
+
+def test_soft_labels_need_one_class_and_as_many_patterns(tmp_path: Path) -> None:
+    _source(tmp_path / "in", ids=(1, 2))
+    pattern = [str(tmp_path / "soft" / "*" / "t2.nii.gz")]
+    for changes, code in (
+        ({"soft": pattern}, "E-PAIR-SOFT"),
+        ({"soft": pattern, "label_map": ["cord=1", "canal=2"]}, "E-PAIR-SOFT"),
+        ({"soft": [*pattern, *pattern], "label_map": ["cord=1", "background=2"]}, "E-PAIR-COUNT"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            _convert(tmp_path, **changes)
+        assert caught.value.code == code
+    assert not (tmp_path / "raw").exists()

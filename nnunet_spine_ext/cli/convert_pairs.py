@@ -54,6 +54,13 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         help="name=id[,id] ..., SCHEME:TARGET, or a YAML file; without it ids are kept in order and renumbered from 1",
     )
     group.add_argument(
+        "--soft",
+        nargs="+",
+        default=(),
+        metavar="PATTERN",
+        help="soft labels of one class (0 to 1, -1 where not known), one pattern per mask pattern: softLabelsTr",
+    )
+    group.add_argument(
         "--subject-pattern",
         metavar="N|REGEX",
         help="number of the wildcard that is the subject, or a regular expression on the path "
