@@ -10,7 +10,7 @@ from nnunet_spine_ext.check.geometry import Prefer
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.dataset_conversion.conversion import Rules, Target, convert, nnunet_folders
 from nnunet_spine_ext.dataset_conversion.discovery import assign_subjects, discover
-from nnunet_spine_ext.dataset_conversion.labelmap import parse_label_map
+from nnunet_spine_ext.dataset_conversion.labelmap import LabelMap, parse_label_map
 from nnunet_spine_ext.dataset_conversion.report import ConversionResult
 
 
@@ -75,14 +75,8 @@ def pairs(
         dataset_id, name, channels, *nnunet_folders(raw, preprocessed), folds, overwrite, description, licence
     )
     translation = parse_label_map(label_map) if label_map else None
-    if soft and (translation is None or len(translation.labels) != 1):
-        raise UsageError(
-            "E-PAIR-SOFT",
-            file="--soft",
-            found="no label map" if translation is None else f"{len(translation.labels)} classes",
-            expected="one class: a file of --soft holds the shares of one structure",
-            fix="add --label-map, such as cord=1",
-        )
+    if soft:
+        _refuse_several(translation)
     found = discover(
         images, labels, unlabelled, soft=soft, channels=len(channels), contrast=contrast,
         subject_pattern=subject_pattern,
@@ -100,3 +94,15 @@ def pairs(
     return convert(
         cases, found.unpaired, translation, target, rules=rules, options=options, dry_run=dry_run, resume=resume
     )
+
+
+def _refuse_several(translation: LabelMap | None) -> None:
+    """Raise UsageError unless the dataset has one class, which is known beforehand."""
+    if translation is None or len(translation.labels) != 1:
+        raise UsageError(
+            "E-PAIR-SOFT",
+            file="--soft",
+            found="no label map" if translation is None else f"{len(translation.labels)} classes",
+            expected="one class: a file of --soft holds the shares of one structure",
+            fix="add --label-map, such as cord=1",
+        )
