@@ -18,8 +18,9 @@ from nnunet_spine_ext.dataset_conversion.sidecars import read_sidecar
 
 # File systems allow 255 bytes; suffixes and the temporary names of atomic writing need some of them.
 _LONGEST_ID = 160
-# Role of the soft label of a case.
+# Role of the soft label of a case, and the pattern of a source without any.
 SOFT = "soft"
+NONE = "-"
 _BIDS_SUBJECT = re.compile(r"(?:^|[/_])(sub-[A-Za-z0-9]+)")
 
 
@@ -106,7 +107,8 @@ def discover(
     images: patterns; each run of `channels` of them makes the cases of one source.
     labels: one pattern per source.
     unlabelled: patterns or folders of images without masks, `channels` per source.
-    soft: none, or one pattern of soft labels per labelled source; cases need not have one (role ``soft``).
+    soft: none, or one pattern of soft labels per labelled source (``-``: this one has none); cases need not have one
+        (role ``soft``).
     contrast: none, one for all, or one per source (labelled sources first).
     subject_pattern: number of a wildcard (from 1), or a regular expression searched in the first image's path (its
         group ``subject``, else its first group, else the whole match).
@@ -215,7 +217,7 @@ def _groups(
     patterns = [Pattern.parse(text) for text in [*images, *folders]]
     masks: list[Pattern | None] = [*(Pattern.parse(text) for text in labels), *[None] * (count - len(labels))]
     runs = [tuple(patterns[k * channels : (k + 1) * channels]) for k in range(count)]
-    shares = [*(Pattern.parse(text) for text in soft), *[None] * (count - len(soft))]
+    shares = [*(None if text == NONE else Pattern.parse(text) for text in soft), *[None] * (count - len(soft))]
     return [_Group(*row) for row in zip(runs, masks, names, shares, strict=True)]
 
 
@@ -237,7 +239,10 @@ def _pair(group: _Group, free: set[Path]) -> Iterator[tuple[dict[str, Match], Pr
         elif set(files) == {SOFT}:
             yield files, _unpaired("E-PAIR-NOIMAGE", files[SOFT], "a soft label without an image", "both", "add it")
         elif set(files) - {SOFT} == set(roles) - {"label"} and "label" in roles and files["image_0000"].path in free:
-            continue  # listed as unlabelled too: that group takes it
+            # Listed as unlabelled too: that group takes the image.
+            if SOFT in files:
+                found_out = "a soft label of an image without a mask"
+                yield files, _unpaired("E-PAIR-NOMASK", files[SOFT], found_out, "a mask, too", "add the mask")
         else:
             yield files, _missing(files, roles)
 

@@ -196,8 +196,10 @@ def test_volumes_of_two_augmentations_are_not_mixed(case: tuple[Path, Path], tmp
     augment([case[0]], case[1], transform="gamma", n=2, **options)
     (record,) = (tmp_path / "v").glob("*_aug.json")
     assert json.loads(record.read_text()) == json.loads((tmp_path / "a.json").read_text())
-    augment([case[0]], case[1], transform="gamma", n=2, **options)
+    augment([case[0]], case[1], transform="gamma", n=2, own_window=True, **options)
     assert _code(lambda: augment([case[0]], case[1], transform="inverse", n=1, **options)) == "E-OUT-FILE"
+    record.unlink()
+    assert _code(lambda: augment([case[0]], case[1], transform="gamma", n=2, **options)) == "E-OUT-FILE"
 
 
 def test_a_slice_is_shown_in_its_plane_only(case: tuple[Path, Path], tmp_path: Path) -> None:

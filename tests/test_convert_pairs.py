@@ -878,6 +878,30 @@ def test_a_soft_label_that_does_not_fit_skips_its_case(tmp_path: Path, change: d
     assert sorted(_table(result)) == ["anna", "bert"]
 
 
+def test_a_source_may_have_no_soft_labels_and_an_unlabelled_image_none(tmp_path: Path) -> None:
+    _source(tmp_path / "in")
+    for k, subject in enumerate(("anna", "bert", "cleo")):
+        _image(tmp_path / "in" / subject / "t1.nii.gz", k + 5)
+        _mask(tmp_path / "in" / subject / "t1_seg.nii.gz")
+        _soft(tmp_path / "soft" / subject / "t2.nii.gz")
+    (tmp_path / "in" / "cleo" / "t2_seg.nii.gz").unlink()
+    result = _convert(
+        tmp_path,
+        images=[str(tmp_path / "in" / "*" / f"{name}.nii.gz") for name in ("t1", "t2")],
+        labels=[str(tmp_path / "in" / "*" / f"{name}_seg.nii.gz") for name in ("t1", "t2")],
+        soft=["-", str(tmp_path / "soft" / "*" / "t2.nii.gz")],
+        contrast=["T1w", "T2w"],
+        label_map=["cord=1"],
+        unlabelled=[str(tmp_path / "in" / "cl*" / "t2.nii.gz")],
+        folds=2,
+    )
+    assert sorted(p.name for p in (result.folder / "softLabelsTr").iterdir()) == [
+        "anna_T2w.nii.gz",
+        "bert_T2w.nii.gz",
+    ]
+    assert [(p.code, Path(p.file).parent.name) for p in result.skipped] == [("E-PAIR-NOMASK", "cleo")]
+
+
 def test_soft_labels_need_one_class_and_as_many_patterns(tmp_path: Path) -> None:
     _source(tmp_path / "in", ids=(1, 2))
     pattern = [str(tmp_path / "soft" / "*" / "t2.nii.gz")]

@@ -108,8 +108,14 @@ def test_a_class_of_a_soft_map_of_several_is_measured(tmp_path: Path) -> None:
     assert "--class N" in csa(tmp_path / "a.nii.gz", tmp_path / "area.csv").failed["a"].fix
     failed = csa(tmp_path / "a.nii.gz", tmp_path / "area.csv", soft_class=3).failed["a"]
     assert (failed.code, failed.found) == ("E-CSA-CLASS", "2 classes")
-    with pytest.raises(UsageError, match="--class and --label"):
-        csa(tmp_path / "a.nii.gz", tmp_path / "area.csv", soft_class=1, label=1)
+    for wrong, said in (({"soft_class": 1, "label": 1}, "--class and --label"), ({"soft_class": 0}, "from 1")):
+        with pytest.raises(UsageError, match=said):
+            csa(tmp_path / "a.nii.gz", tmp_path / "area.csv", **wrong)
+    torn = nib.Nifti1Image(classes, cord.affine)
+    torn.set_sform(cord.affine, 1)
+    torn.set_qform(cord.affine @ np.diag([2, 1, 1, 1]), 1)
+    nib.save(torn, tmp_path / "a.nii.gz")
+    assert csa(tmp_path / "a.nii.gz", tmp_path / "area.csv", soft_class=2).failed["a"].code.startswith("E-GEOM")
 
 
 def test_a_volume_of_one_slice_has_an_area(tmp_path: Path) -> None:
@@ -210,6 +216,10 @@ def test_a_table_of_an_earlier_run_does_not_stay(cords: Path, tmp_path: Path) ->
     assert csa(cords, out).exit_code == 4
     assert not out.exists()
     assert out.with_suffix(".json").exists()
+    mine = tmp_path / "mine.csv"
+    mine.write_text("case,area\n")
+    assert csa(cords, mine).exit_code == 4
+    assert mine.read_text() == "case,area\n", "no table of ours"
 
 
 def test_a_case_without_its_companion_fails_alone(cords: Path, tmp_path: Path) -> None:

@@ -105,9 +105,21 @@ def test_a_bound_cannot_be_met_by_losing_some_cords(cohort: Cohort) -> None:
     assert (report.exceeded, report.exit_code) == ([], 3)
     assert [row.case for row in report.lost] == lost
     said = (cohort.out / "csa_drift.md").read_text(encoding="utf-8")
-    assert f"{report.names[1]} no cord in 3 of 14 images in which the other one does" in said
+    a, b = report.names
+    assert f"all slices: {b} finds no cord in 3 of 14 images in which {a} does." in said
     stored = json.loads((cohort.out / "csa_drift.json").read_text(encoding="utf-8"))
     assert stored["lost"] == [{"case": case, "range": "all slices"} for case in lost]
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_a_cord_that_is_lost_in_a_range_of_levels_is_found_either_way(cohort: Cohort, side: str) -> None:
+    for case, *_ in cohort.rows:
+        save(cohort.base / "levels" / f"{case}.nii.gz", levels_map())
+    folder = cohort.pred if side == "a" else cohort.other
+    save(folder / "s0_T1w.nii.gz", np.zeros(SHAPE, np.float32))
+    report = run(cohort, fail_above=100.0, levels=cohort.base / "levels", level_range=["C2:C3"])
+    assert [row.case for row in report.lost] == ["s0_T1w"]
+    assert report.exit_code == 3
 
 
 def test_a_model_that_finds_less_of_the_cord_is_listed(cohort: Cohort) -> None:

@@ -26,9 +26,9 @@ from nnunet_spine_ext.core.io import sha256, write_volume
 from nnunet_spine_ext.core.lock import file_lock
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.losses.registry import LossSettings, build_loss
-from nnunet_spine_ext.soft.prepare import from_file, grid_of
+from nnunet_spine_ext.soft.prepare import SoftLabel, from_file, grid_of
 from nnunet_spine_ext.soft.store import open_soft, read_facts, soft_file
-from nnunet_spine_ext.training.soft_case import HARD, Classes
+from nnunet_spine_ext.training.soft_case import HARD, Classes, agreement
 from nnunet_spine_ext.training.soft_files import preprocess_soft
 
 SHAPE = (18, 20, 22)
@@ -332,6 +332,17 @@ def test_a_soft_label_unlike_the_hard_one_is_told(cohort: Cohort) -> None:
     again = preprocess_soft("901")
     assert again.done == []
     assert [p.code for p in again.warnings["softLabelsTr"]].count("W-SOFT-UNLIKE") == 1, "said whenever it is used"
+
+
+def test_what_a_hard_label_ignores_is_no_disagreement() -> None:
+    values = np.zeros((1, 4, 4, 4), np.float32)
+    values[0, :2] = 1
+    label = SoftLabel(values, np.ones((4, 4, 4), np.float32), 0.0, 0.0)
+    hard = np.full((4, 4, 4), 2)
+    assert agreement(label, hard, Classes((1,), ignore=2)) is None
+    hard[0], hard[3] = 1, 0
+    assert agreement(label, hard, Classes((1,), ignore=2)) == 1.0
+    assert agreement(label, np.where(hard == 2, 0, hard), Classes((1,))) == pytest.approx(2 / 3)
 
 
 def test_a_header_without_a_place_is_named(cohort: Cohort) -> None:

@@ -443,6 +443,9 @@ def test_a_single_domain_is_an_error_that_says_what_was_found(make: Maker) -> No
     with pytest.raises(SetupError, match="one scanner, ge-3t") as caught:
         make(**SIMULATED, settings=one)
     assert caught.value.code == "E-DOMAIN-SINGLE"
+    unused = {"augment": {"config": {"scanners": {"profiles": ["ge-3t", "ge-1.5t"], "weights": [0, 1]}}}}
+    with pytest.raises(SetupError, match=r"one scanner, ge-1\.5t"):
+        make(**SIMULATED, settings=unused)
     with pytest.raises(SetupError, match="no scanners"):
         make(**SIMULATED, settings={"augment": {"config": "shift"}})
 

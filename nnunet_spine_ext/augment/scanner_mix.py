@@ -42,7 +42,7 @@ _LARGEST_BLEND = 0.5
 
 @dataclass(frozen=True)
 class ScannerMix:
-    """The scanners that samples are taken by, each as often as the others.
+    """The scanners that samples are taken by: in turns, or as often as `weights` say.
 
     `profiles`: at least one, with names that differ. `severity`: how far to go from the reference to each, 0-4, in all
     components or in each of them. `jitter`: relative spread of what a scanner does between samples, 0-0.9. `weighting`:
@@ -77,6 +77,11 @@ class ScannerMix:
     def names(self) -> tuple[str, ...]:
         """The names of the profiles: the domains of a sample, in order."""
         return tuple(profile.name for profile in self.profiles)
+
+    @property
+    def used(self) -> tuple[int, ...]:
+        """Which scanners take samples: all that have no weight of 0."""
+        return tuple(k for k in range(len(self.profiles)) if self.weights is None or self.weights[k] > 0)
 
     @cached_property
     def scanners(self) -> tuple[Scanner, ...]:
@@ -134,7 +139,7 @@ class ScannerMix:
         """Return the scanners in use that do not take a sample, beginning with the one after its own."""
         own, count = self.index(key), len(self.profiles)
         order = [(own + step) % count for step in range(1, count)]
-        return [k for k in order if self.weights is None or self.weights[k] > 0]
+        return [k for k in order if k in self.used]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON: it means the same when shipped profiles have changed."""

@@ -58,7 +58,7 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(),
         metavar="PATTERN",
-        help="soft labels of one class (0 to 1, -1 where not known), one pattern per mask pattern: softLabelsTr",
+        help="soft labels of one class (0 to 1, -1: not known), one pattern per mask pattern (-: none)",
     )
     group.add_argument(
         "--subject-pattern",

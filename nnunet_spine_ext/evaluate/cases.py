@@ -59,9 +59,9 @@ _POINTS = ".json"
 
 
 def list_masks(path: str | Path, *, points: bool = False) -> MaskFolder:
-    """Return the masks in a folder (not in folders inside it), with `points` also point files (.json).
+    """Return the masks in a folder (not in folders inside it); a single file is a folder of one.
 
-    A single file is a folder of one.
+    With `points`, a case without a mask may have a point file (.json); one beside a mask is its sidecar.
 
     Raises
     ------
@@ -77,10 +77,12 @@ def list_masks(path: str | Path, *, points: bool = False) -> MaskFolder:
         )
     found: dict[str, Path] = {}
     twice: dict[str, CaseError] = {}
-    for file in sorted(path.iterdir()):
-        wanted = is_image(file) or (points and file.suffix.lower() == _POINTS)
-        if not file.is_file() or file.name.startswith(".") or not wanted:
-            continue
+    files = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
+    masks = [file for file in files if is_image(file)]
+    if points:
+        cases = {_case_of(file) for file in masks}
+        masks += [file for file in files if file.suffix.lower() == _POINTS and file.stem not in cases]
+    for file in masks:
         case = _case_of(file)
         if case in found:
             twice[case] = _stored_twice(case, file, found[case])

@@ -19,6 +19,7 @@ from nnunet_spine_ext.measure.slice_shape import Mode, count_objects, pv_shapes,
 MODES: tuple[str, ...] = get_args(Mode)
 # A slice of a soft map that nowhere exceeds this would be no cord in a mask.
 _FAINT = 0.5
+FAINT_NOTE = f"slices nowhere exceed {_FAINT:g}; mode sct scales them to full strength"
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +186,7 @@ def _highest(cord: CordMap, slices: Array) -> Array:
 def _remarks(cord: CordMap, slices: Array, objects: Array, mode: str) -> list[str]:
     notes = []
     if mode == "sct" and (faint := int((_highest(cord, slices) <= _FAINT).sum())):
-        notes.append(f"{faint} slices nowhere exceed {_FAINT:g}; mode sct scales them to full strength")
+        notes.append(f"{faint} {FAINT_NOTE}")
     if len(slices) == 1:
         notes.append("one slice alone tells no tilt: the cord is taken for perpendicular to it")
     if several := int((objects > 1).sum()):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from nnunet_spine_ext.check.facts import ImageFacts
-from nnunet_spine_ext.check.files import check_path
 from nnunet_spine_ext.check.geometry import Prefer
 from nnunet_spine_ext.check.opening import open_image
 from nnunet_spine_ext.core.errors import CaseError, Problem
@@ -42,21 +41,27 @@ def open_volume(path: Path, *, prefer: Prefer | None = None, strict: bool = Fals
     )
 
 
-def open_class(path: Path, number: int) -> Volume:
-    """Return one class of a soft map of several (i, j, k, class); `number` counts from 1. A 3-D file is class 1.
+def open_class(
+    path: Path, number: int, *, prefer: Prefer | None = None, strict: bool = False
+) -> tuple[Volume, list[Problem]]:
+    """Return one class of a soft map of several (i, j, k, class), and the warnings about its file.
+
+    `number` counts from 1; a 3-D file is class 1. The other parameters are those of `open_volume`.
 
     Raises
     ------
-    CaseError: a file that cannot be read, is no NIfTI, or has fewer classes.
+    CaseError: a file that cannot be used, that is no NIfTI, or has fewer classes.
     """
-    if problem := check_path(path):
-        raise problem.to_error()
+    opened = open_image(path, role="image", prefer=prefer)
+    if opened.volume is not None and number == 1:
+        return open_volume(path, prefer=prefer, strict=strict)
+    found = _findings(opened.facts, strict=strict, allowed=(*_ALLOWED, "E-IN-DIM"))
     if not path.name.lower().endswith(NIFTI_SUFFIXES):
         raise CaseError(
             "E-CSA-CLASS", file=path, found="no NIfTI file", expected="a soft map in NIfTI format", fix="convert it"
         )
     classes, affine = read_classes(path)
-    if not 1 <= number <= len(classes):
+    if number > len(classes):
         raise CaseError(
             "E-CSA-CLASS",
             file=path,
@@ -64,11 +69,12 @@ def open_class(path: Path, number: int) -> Volume:
             expected=f"a class {number}, counted from 1 (--class)",
             fix="count the foreground labels of dataset.json in ascending order of their ids",
         )
-    return stored_volume(path, classes[number - 1], affine)
+    own = opened.facts.affine if opened.facts.affine is not None else affine
+    return stored_volume(path, classes[number - 1], own), found
 
 
-def _findings(facts: ImageFacts, *, strict: bool) -> list[Problem]:
-    found = [problem for problem in facts.problems if problem.code not in _ALLOWED]
+def _findings(facts: ImageFacts, *, strict: bool, allowed: tuple[str, ...] = _ALLOWED) -> list[Problem]:
+    found = [problem for problem in facts.problems if problem.code not in allowed]
     for problem in found:
         if problem.code == "E-IN-DIM":
             raise CaseError(

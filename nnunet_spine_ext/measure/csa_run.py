@@ -179,6 +179,8 @@ def _check_grouping(options: dict[str, Any]) -> None:
         raise _usage(f"--{' and --'.join(sources)}", "one source of levels", "leave out all but one")
     if (options["perlevel"] or options["level_range"]) and not sources:
         raise _usage("--perlevel or --level-range alone", "a source of levels", "add --levels, --discs or --instances")
+    if options["soft_class"] is not None and options["soft_class"] < 1:
+        raise _usage(f"--class {options['soft_class']}", "1 or more", "classes are counted from 1")
     if options["soft_class"] is not None and options["label"] is not None:
         raise _usage("--class and --label", "one of them", "--class is for soft maps, --label for label maps")
     if options["ddof"] not in (0, 1):
@@ -197,7 +199,11 @@ def _measure(one: CaseFiles, options: dict[str, Any]) -> tuple[CrossSection, lis
 
     try:
         number = options["soft_class"]
-        cord = read("i") if number is None else open_class(one.files["i"], number)
+        if number is None:
+            cord = read("i")
+        else:
+            cord, found = open_class(one.files["i"], number, prefer=options["prefer"], strict=options["strict"])
+            problems += found
         section = cross_sectional_area(
             cord,
             mode=options["mode"],
@@ -247,8 +253,8 @@ def _write(run: CsaRun, out: Path) -> None:
     try:
         if run.tables:
             run.csv(out)
-        else:
-            # A table of an earlier run would be taken for that of this one.
+        elif out.with_suffix(".json").is_file():
+            # The table of an earlier run, which left this record, would be taken for that of this one.
             out.unlink(missing_ok=True)
         write_json(out.with_suffix(".json"), run.to_dict())
     except OSError as error:

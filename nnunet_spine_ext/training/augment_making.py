@@ -6,8 +6,8 @@ apply it (`on_device`), voxels beyond the image as they end up in a batch.
 
 from __future__ import annotations
 
-import glob
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +37,10 @@ from nnunet_spine_ext.training.on_device import DeviceAugmentation
 from nnunet_spine_ext.training.targets import Targets
 
 __all__ = ["Sheet", "apply", "case_and_choice", "choose", "drawn", "look_at", "network_input", "replayed", "sheet_of"]
+
+
+# What decides about volumes; how they are looked at does not.
+_SAME = ("input", "augmentation", "seed", "epoch", "record")
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,9 @@ def sheet_of(
     if folder is not None:
         _refuse_mixture(folder, case.name, record)
     try:
+        if folder is not None:
+            # First: after an interruption the same command may go on.
+            write_json(_beside(folder, case.name), record)
         with _one_thread():
             for number, plan in enumerate(plans, start=1):
                 images, labels = apply(case, plan)
@@ -211,8 +218,6 @@ def sheet_of(
                     _write(case, images, labels, folder, number, len(plans))
         write_bytes(out, encode_png(page(cells, look)))
         write_json(out.with_suffix(".json"), record)
-        if folder is not None:
-            write_json(_beside(folder, case.name), record)
     except OSError as error:
         raise unwritable(out if folder is None else folder, error, "name a place that can be written") from error
     return Sheet(record, captions, out, out.with_suffix(".json"), folder)
@@ -239,12 +244,18 @@ def _beside(folder: Path, case: str) -> Path:
 def _refuse_mixture(folder: Path, case: str, record: dict[str, Any]) -> None:
     """Raise UsageError where volumes of this case lie that were made in another way: both would have the same names."""
     beside = _beside(folder, case)
-    same = beside.is_file() and read_json(beside) == json.loads(json.dumps(record))
-    if not same and (beside.exists() or any((folder / "images").glob(f"{glob.escape(case)}_aug*"))):
+    other = read_json(beside) if beside.is_file() else None
+    ours = json.loads(json.dumps(record))
+    same = isinstance(other, dict) and all(other.get(key) == ours.get(key) for key in _SAME)
+    numbered = re.compile(rf"{re.escape(case)}_aug\d+_\d{{4}}\.nii\.gz")
+    images = folder / "images"
+    there = images.is_dir() and any(numbered.fullmatch(path.name) for path in images.iterdir())
+    if not same and (other is not None or there):
         raise UsageError(
             "E-OUT-FILE",
             file=folder,
-            found=f"volumes of {case} of another augmentation",
+            found=f"volumes of {case} "
+            + ("of another augmentation" if other is not None else "without a record beside them"),
             expected="a folder without any, or with those of the same record",
             fix="choose another folder for --volumes",
         )

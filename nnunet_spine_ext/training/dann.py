@@ -116,8 +116,7 @@ class SimulatedDomainsMixin(DomainAlignmentMixin):
             dataset = self.dataset_class(self.preprocessed_dataset_folder, [case])
             images, masks = patches_of(dataset, case, plain.shape, self.domain.probe_patches)
             for index in range(len(images)):
-                # Keys that follow each other go once round all scanners.
-                keys = [SampleKey(0, case, 0, index * len(mix.names) + k) for k in range(len(mix.names))]
+                keys = [SampleKey(0, case, 0, index * len(mix.names) + k, scanner=k) for k in mix.used]
                 repeated = (t[index : index + 1].expand(len(keys), *t.shape[1:]) for t in (images, masks))
                 taken, _ = device.apply(*(t.to(self.device) for t in repeated), device.plan(keys))
                 yield taken, [mix.index(key) for key in keys], case
@@ -163,11 +162,11 @@ class nnUNetTrainerSpineShiftDANN(DeviceAugmentationMixin, SimulatedDomainsMixin
 def scanners_of(config: AugmentConfig) -> ScannerMix:
     """Return the scanners of an augmentation; raises SetupError when there are fewer than two to tell apart."""
     mix = config.scanners
-    if mix is None or len(mix.names) < _FEWEST_SCANNERS:
+    if mix is None or len(mix.used) < _FEWEST_SCANNERS:
         raise SetupError(
             "E-DOMAIN-SINGLE",
             file="plans spine_ext.augment.config",
-            found=f"{'no scanners' if mix is None else f'one scanner, {mix.names[0]}'} to be told apart",
+            found=f"{'no scanners' if mix is None else f'one scanner, {mix.names[mix.used[0]]}'} to be told apart",
             expected="an augmentation with at least two scanners",
             fix="set augment.config=scanners, or give a configuration with a part scanners",
         )

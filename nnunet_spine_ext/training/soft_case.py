@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from nnunet_spine_ext.soft.prepare import Grid, SoftLabel, from_file, from_hard,
 from nnunet_spine_ext.soft.store import open_soft, read_facts, soft_file, write_soft
 from nnunet_spine_ext.soft.values import SUPERVISED
 
-VERSION = 2
+VERSION = 3
 HARD = "hard label"
 SOFT = "soft label"
 # What blosc2, pickle and NumPy raise for files that are damaged or of another kind.
@@ -96,7 +96,7 @@ def prepare_case(job: Job) -> tuple[str, Problem | list[Problem]]:
         kind = HARD if job.source is None else SOFT
         facts = {"version": VERSION, "source": kind, **origin, "plan": _plan(job, grid), "between": label.between}
         if job.source is not None:
-            facts["agreement"] = agreement(label, labels[:][0], job.classes.ids)
+            facts["agreement"] = agreement(label, labels[:][0], job.classes)
         write_soft(job.target, label.values, label.valid, facts, labels.blocks[1:])
     except SpineExtError as error:
         return job.case, error.problem()
@@ -108,14 +108,16 @@ def prepare_case(job: Job) -> tuple[str, Problem | list[Problem]]:
     return job.case, _warnings(job, label)
 
 
-def agreement(label: SoftLabel, hard: Array, ids: Sequence[int]) -> float | None:
+def agreement(label: SoftLabel, hard: Array, classes: Classes) -> float | None:
     """Return the Dice of a soft label above 0.5 and the hard label (*spatial), all classes together.
 
-    Only where the soft label is known. None where neither holds anything.
+    Only where both are known. None where neither holds anything.
     """
     known = label.valid > SUPERVISED
+    if classes.ignore is not None:
+        known = known & (hard != classes.ignore)
     soft = [(values > 0.5) & known for values in label.values]
-    given = [(hard == number) & known for number in ids]
+    given = [(hard == number) & known for number in classes.ids]
     total = sum(int(one.sum()) for one in (*soft, *given))
     shared = sum(int((a & b).sum()) for a, b in zip(soft, given, strict=True))
     return 2.0 * shared / total if total else None

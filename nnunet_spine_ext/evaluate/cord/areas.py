@@ -16,6 +16,7 @@ from nnunet_spine_ext.core.labels import VERTEBRAE
 from nnunet_spine_ext.core.volume import Array
 from nnunet_spine_ext.evaluate.cord.reading import PRESENT, Cord
 from nnunet_spine_ext.measure import cross_sectional_area
+from nnunet_spine_ext.measure.cross_section import FAINT_NOTE
 from nnunet_spine_ext.measure.csa_levels import parse_levels
 from nnunet_spine_ext.measure.levels import Levels
 
@@ -98,7 +99,20 @@ def measure(cord: Cord, mode: str, levels: Levels | None = None) -> SliceAreas:
     axis = next(k for k, letter in enumerate(cord.volume.orientation) if letter in "IS")
     highest = cord.volume.array.max(axis=tuple(k for k in range(3) if k != axis))
     present = highest[found.index] > PRESENT
-    return SliceAreas(found.slice[present], found.area[present], found.level[present], found.notes)
+    # Of faint slices nothing is left.
+    notes = tuple(note for note in found.notes if not note.endswith(FAINT_NOTE))
+    return SliceAreas(found.slice[present], found.area[present], found.level[present], notes)
+
+
+def union_of_levels(maps: Sequence[SliceAreas]) -> SliceAreas:
+    """Return the levels of all slices that any map has, of each slice those of the first map that has it."""
+    known: dict[int, float] = {}
+    for one in maps:
+        for number, level in zip(one.slices, one.levels, strict=True):
+            known.setdefault(int(number), float(level))
+    slices = sorted(known)
+    nothing = np.full(len(slices), np.nan)
+    return SliceAreas(np.array(slices, dtype=int), nothing, np.array([known[k] for k in slices], dtype=np.float64))
 
 
 def pool(maps: Sequence[SliceAreas], chosen: Range, levels: SliceAreas | None = None) -> Pooled:

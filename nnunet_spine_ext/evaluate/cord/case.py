@@ -16,7 +16,7 @@ from nnunet_spine_ext.core.io import read_volume
 from nnunet_spine_ext.core.labels import vertebra_name
 from nnunet_spine_ext.core.volume import Array, Volume
 from nnunet_spine_ext.evaluate.cases import LabelSet, MaskFolder, Resample, on_grid_of
-from nnunet_spine_ext.evaluate.cord.areas import AreaTable, Range, SliceAreas, measure, pool
+from nnunet_spine_ext.evaluate.cord.areas import AreaTable, Range, SliceAreas, measure, pool, union_of_levels
 from nnunet_spine_ext.evaluate.cord.metrics import AT_HALF
 from nnunet_spine_ext.evaluate.cord.reading import Cord, read_cord
 from nnunet_spine_ext.evaluate.pairs import label_pairs, score
@@ -197,12 +197,11 @@ def _tell(cord: Cord | None, outcome: CaseAreas) -> None:
 def _areas(
     case: str, job: CordJob, ref: Cord | None, preds: Sequence[Cord], outcome: CaseAreas
 ) -> dict[str, RangeArea]:
-    """Areas by range; levels are those of the reference's slices, else of the table's, else of the first map."""
+    """Areas by range; levels are those of the reference's slices, else of the table's, else of all maps' slices."""
     levels = job.levels.read(case, (ref or preds[0]).volume) if job.levels else None
     own = measure(ref, job.mode, levels) if ref else job.table.by_slice.get(case) if job.table else None
     unknown = _unknown_slices(ref) if ref else frozenset()
-    leader = levels if own is None or ref is None else None
-    found = [measure(pred, job.mode, leader if k == 0 else None) for k, pred in enumerate(preds)]
+    found = [measure(pred, job.mode, levels if ref is None else None) for pred in preds]
     if unknown:
         found = [_without(one, unknown) for one in found]
     for one, pred in zip(found, preds, strict=True):
@@ -211,16 +210,11 @@ def _areas(
             for note in one.notes
             if note != "no cord"
         ]
-    # A table of slices may lack levels; then those of the first map are taken.
-    by_level = found[0] if own is None or (ref is None and levels is not None) else own
+    # A table of slices may lack levels; then those of the maps are taken.
+    by_level = union_of_levels(found) if own is None or (ref is None and levels is not None) else own
     result = {}
     for chosen in job.ranges:
-        missing = sorted((chosen.levels or frozenset()) - {int(v) for v in by_level.levels if math.isfinite(v)})
-        if missing and len(missing) < len(chosen.levels or ()):
-            said = f"no slice of {', '.join(map(vertebra_name, missing))}: {chosen.name} is what there is of it"
-            path = str(preds[0].path)
-            problem = Problem("warning", "W-EVAL-CORD", path, said, "all levels of the range", "see the areas")
-            outcome.warnings.append(problem)
+        _tell_missing(chosen, by_level, (ref or preds[0]).path, outcome)
         if own is not None:
             pooled = pool([*found, own], chosen, by_level)
             both = pool(found, chosen, by_level).slices
@@ -232,6 +226,15 @@ def _areas(
             true = job.table.mean(case, chosen) if job.table else math.nan
             result[chosen.name] = RangeArea(pooled.areas, true, pooled.slices, pooled.own, None, pooled.slices)
     return result
+
+
+def _tell_missing(chosen: Range, levels: SliceAreas, path: Path, outcome: CaseAreas) -> None:
+    """Warn of levels of a range of which there is no slice."""
+    missing = sorted((chosen.levels or frozenset()) - {int(v) for v in levels.levels if math.isfinite(v)})
+    if missing:
+        said = f"no slice of {', '.join(map(vertebra_name, missing))} in {chosen.name}"
+        problem = Problem("warning", "W-EVAL-CORD", str(path), said, "all levels of the range", "see the areas")
+        outcome.warnings.append(problem)
 
 
 def _without_prediction(case: str, job: CordJob, ref: Cord) -> dict[str, RangeArea]:

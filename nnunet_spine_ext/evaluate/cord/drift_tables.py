@@ -101,13 +101,19 @@ def _verdict(report: DriftReport) -> str:
         where = ", ".join(f"{group.range} {group.contrast}" for group in report.exceeded)
         bound = f"{report.options['fail_above']:g} mm²"
         said.append(f"above {bound}, or not known: {where}" if where else f"no mean difference is above {bound}")
-    if report.lost:
-        found = [sum(not getattr(row, f"{side}_slices") for row in report.lost) for side in "ab"]
-        where = " and ".join(
-            f"{name} no cord in {count}" for name, count in zip(report.names, found, strict=True) if count
-        )
-        said.append(f"{where} of {len(report.rows)} images in which the other one does: no mean difference holds them")
-    return "; ".join(said) + "." if said else "Nothing could be compared."
+    return "; ".join([*said, *_lost(report)]) + "." if said else "Nothing could be compared."
+
+
+def _lost(report: DriftReport) -> list[str]:
+    """Return, per range and model, in how many images it alone finds no cord."""
+    found = []
+    for name in dict.fromkeys(row.range for row in report.lost):
+        rows = [row for row in report.rows if row.range == name]
+        for side, called, other in zip("ab", report.names, reversed(report.names), strict=True):
+            count = sum(not getattr(row, f"{side}_slices") for row in report.lost if row.range == name)
+            if count:
+                found.append(f"{name}: {called} finds no cord in {count} of {len(rows)} images in which {other} does")
+    return found
 
 
 def _table(report: DriftReport, groups: list[DriftGroup]) -> str:
