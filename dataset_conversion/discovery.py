@@ -241,8 +241,8 @@ def _pair(group: _Group, free: set[Path]) -> Iterator[tuple[dict[str, Match], Pr
         elif set(files) - {SOFT} == set(roles) - {"label"} and "label" in roles and files["image_0000"].path in free:
             # Listed as unlabelled too: that group takes the image.
             if SOFT in files:
-                found_out = "a soft label of an image without a mask"
-                yield files, _unpaired("E-PAIR-NOMASK", files[SOFT], found_out, "a mask, too", "add the mask")
+                said = "a soft label of an image without a mask"
+                yield files, _unpaired("E-PAIR-NOMASK", files[SOFT], said, "a mask, too", "add the mask")
         else:
             yield files, _missing(files, roles)
 

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_spine_ext.core.cases import check_same_grid
+from nnunet_spine_ext.core.cases import FILE_ENDING, check_same_grid
 from nnunet_spine_ext.core.errors import CaseError, Problem
 from nnunet_spine_ext.core.io import is_image
 from nnunet_spine_ext.core.soft_labels import checked, fractions, overshoot, read_classes
 from nnunet_spine_ext.core.volume import Volume
 
 FOLDERS = ("softLabelsTr", "softLabelsTs")
-ENDING = ".nii.gz"
 
 
 def foreground_labels(description: Mapping[str, Any]) -> int:
@@ -33,14 +32,15 @@ def inspect_soft_labels(folder: Path, images: Mapping[str, Path], classes: int) 
     classes: number of classes; see `foreground_labels`.
     """
     given = sorted(path for path in folder.glob("*") if is_image(path) and not path.name.startswith("."))
-    files = [path for path in given if path.name.endswith(ENDING)]
+    files = [path for path in given if path.name.endswith(FILE_ENDING)]
     for path in given:
-        if path not in files:
-            found, expected = "a soft label of another kind of file", f"<case>{ENDING}, whatever kind the images are"
+        if not path.name.endswith(FILE_ENDING):
+            found = "a soft label of another kind of file"
+            expected = f"<case>{FILE_ENDING}, whatever kind the images are"
             yield Problem("error", "E-SOFT-SUFFIX", str(path), found, expected, "convert it: trainers do not see it")
     hard = []
     for path in files:
-        image = images.get(path.name.removesuffix(ENDING))
+        image = images.get(path.name.removesuffix(FILE_ENDING))
         if image is None:
             yield Problem(
                 "error", "E-PAIR-NOIMAGE", str(path), "a soft label without an image", "both", "add or remove one"
@@ -58,7 +58,7 @@ def inspect_soft_labels(folder: Path, images: Mapping[str, Path], classes: int) 
             "fractions at the borders",
             "labels that were thresholded on the way teach nothing that hard ones do not: make them again",
         )
-    lacking = sorted(set(images) - {path.name.removesuffix(ENDING) for path in files})
+    lacking = sorted(set(images) - {path.name.removesuffix(FILE_ENDING) for path in files})
     if files and lacking:
         yield Problem(
             "warning",

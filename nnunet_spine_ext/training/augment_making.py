@@ -144,9 +144,10 @@ def look_at(case: NetworkInput, plane: str | None, size: int, contours: bool, co
 
     Raises UsageError for a plane across the only slice there is.
     """
-    shown, whole = plane or best_plane(case.grid), case.grid.to("RAS").shape
-    if 1 in whole and shown != best_plane(case.grid):
-        raise wrong_option("--plane", shown, f"{best_plane(case.grid)}: the image is one slice")
+    best = best_plane(case.grid)
+    shown = plane or best
+    if shown != best and 1 in case.grid.shape:
+        raise wrong_option("--plane", shown, f"{best}: the image is one slice")
     position = best_position(case.grid, case.seen()[1], shown, case.facts["scheme"])
     return Look(shown, position, size, contours, columns, own_window)
 
@@ -202,11 +203,10 @@ def sheet_of(
     limits = [window(channel.array) for channel in seen]
     cells = [cell(seen, original, "original", look, limits)]
     folder = None if volumes is None else Path(volumes)
-    if folder is not None:
-        _refuse_mixture(folder, case.name, record)
     try:
         if folder is not None:
-            # First: after an interruption the same command may go on.
+            _refuse_mixture(folder, case.name, record)
+            # Before the volumes: after an interruption the same command may go on.
             write_json(_beside(folder, case.name), record)
         with _one_thread():
             for number, plan in enumerate(plans, start=1):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nnunet_spine_ext.core.cases import FILE_ENDING
 from nnunet_spine_ext.core.config import nearest
 from nnunet_spine_ext.core.dataset_names import dataset_number
 from nnunet_spine_ext.core.errors import Problem, SetupError
@@ -24,7 +25,6 @@ from nnunet_spine_ext.training.soft_case import HARD, Classes, Job, fits, is_cur
 
 _WAIT_S = 5.0
 _LISTED = 5
-_END = ".nii.gz"
 # A hard label is the soft one above 0.5, or the mask of one image; with less than half in common one of both is wrong.
 _LEAST_AGREEMENT = 0.5
 _logger = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ def with_soft_label(source: Path, cases: Iterable[str]) -> set[str]:
 
 
 def _label(source: Path, case: str) -> Path:
-    return source / f"{case}{_END}"
+    return source / f"{case}{FILE_ENDING}"
 
 
 def _refuse_hard_alone(

@@ -106,13 +106,13 @@ def _verdict(report: DriftReport) -> str:
 
 def _lost(report: DriftReport) -> list[str]:
     """Return, per range and model, in how many images it alone finds no cord."""
-    found = []
-    for name in dict.fromkeys(row.range for row in report.lost):
-        rows = [row for row in report.rows if row.range == name]
+    found, lost = [], report.lost
+    for name in dict.fromkeys(row.range for row in lost):
+        images = sum(row.range == name for row in report.rows)
         for side, called, other in zip("ab", report.names, reversed(report.names), strict=True):
-            count = sum(not getattr(row, f"{side}_slices") for row in report.lost if row.range == name)
+            count = sum(not getattr(row, f"{side}_slices") for row in lost if row.range == name)
             if count:
-                found.append(f"{name}: {called} finds no cord in {count} of {len(rows)} images in which {other} does")
+                found.append(f"{name}: {called} finds no cord in {count} of {images} images in which {other} does")
     return found
 
 
