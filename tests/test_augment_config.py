@@ -117,11 +117,6 @@ def test_the_closing_phase_is_the_last_part() -> None:
     assert not Schedule().closing(1.0)
 
 
-def test_scaled_p_stays_a_probability() -> None:
-    config = AugmentConfig.load(FULL).scaled_p(4)
-    assert [entry.p for entry in config.transforms] == [1.0, 0.8, 1.0]
-
-
 def test_a_transform_that_names_no_stage_is_not_registered() -> None:
     class Nothing(Transform):
         pass

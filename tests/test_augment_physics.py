@@ -77,14 +77,6 @@ def test_prepared_gradient_echo_inverts_long_t1() -> None:
     assert grey < white < fat
 
 
-def test_balanced_ssfp_approaches_the_ratio_of_times() -> None:
-    """TR << T2 at the optimal angle: S = PD / 2 sqrt(T2 / T1)."""
-    t1, t2 = 1000.0, 200.0
-    flip = math.degrees(math.acos((t1 / t2 - 1) / (t1 / t2 + 1)))
-    signal = physics.balanced_ssfp(torch.tensor(1.0, dtype=torch.float64), t1, t2, tr=0.01, te=0, flip=flip)
-    assert signal.item() == pytest.approx(0.5 * math.sqrt(t2 / t1), rel=1e-3)
-
-
 @pytest.mark.parametrize(("field", "opposed", "in_phase"), [(1.5, 2.3, 4.6), (3.0, 1.15, 2.3)])
 def test_fat_and_water_meet_in_and_out_of_phase(field: float, opposed: float, in_phase: float) -> None:
     one = torch.tensor(0.5, dtype=torch.float64)
@@ -214,13 +206,6 @@ def test_impossible_slices_are_refused(wrong: dict[str, float]) -> None:
     arguments = {"count": 10, "spacing": 1.0, "thickness": 3.0, "gap": 0.0} | wrong
     with pytest.raises(ValueError, match="cannot form slices"):
         acquisition.slice_matrix(**arguments)  # type: ignore[arg-type]
-
-
-def test_thick_slices_keep_ramps_and_the_grid() -> None:
-    ramp = torch.arange(60.0)[None, None, None, None, :].expand(2, 1, 3, 4, 60)
-    thick = acquisition.thick_slices(ramp, 1.0, 3.0, 0.0, axis=-1)
-    assert thick.shape == ramp.shape
-    torch.testing.assert_close(thick[..., 2:-2], ramp[..., 2:-2], atol=1e-4, rtol=0)
 
 
 # --- coils and noise ------------------------------------------------------------------------------------------------

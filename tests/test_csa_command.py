@@ -199,6 +199,14 @@ def test_a_range_of_levels_is_one_row_per_case(cords: Path, tmp_path: Path) -> N
     assert [row["level"] for row in rows(out)] == ["3", "4"] * 2
 
 
+def test_a_json_beside_a_mask_of_discs_is_its_sidecar(cords: Path, tmp_path: Path) -> None:
+    for case in ("a", "b"):
+        write_volume(disc_volume({4: 24, 5: 15}), tmp_path / "discs" / f"{case}.nii.gz")
+        (tmp_path / "discs" / f"{case}.json").write_text('{"Author": "somebody"}')
+    run = csa(cords, tmp_path / "area.csv", discs=tmp_path / "discs")
+    assert run.tables.keys() == {"a", "b"}
+
+
 def test_levels_without_a_slice_are_told(cords: Path, tmp_path: Path) -> None:
     for case in "ab":
         write_volume(disc_volume({4: 24, 5: 15, 6: 7}), tmp_path / "discs" / f"{case}.nii.gz")

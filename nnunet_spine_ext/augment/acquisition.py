@@ -165,22 +165,6 @@ def apply_slices(image: Tensor, weights: Tensor, axis: int) -> Tensor:
     return _along(image, weights.to(dtype=image.dtype), axis)
 
 
-def thick_slices(image: Tensor, spacing: float, thickness: float, gap: float, axis: int) -> Tensor:
-    """Acquire thick slices along an axis and interpolate them linearly back onto the same grid (augmentation)."""
-    count = image.shape[axis]
-    slices = apply_slices(image, slice_matrix(count, spacing, thickness, gap, like=image), axis)
-    number = slices.shape[axis]
-    position = ((torch.arange(count, device=image.device) + 0.5) * spacing / (thickness + gap) - 0.5).clamp(
-        0, number - 1
-    )
-    low = position.floor().long().clamp(max=max(0, number - 2))
-    part = (position - low).to(image.dtype)
-    view = [1] * image.dim()
-    view[axis] = -1
-    lower, upper = slices.index_select(axis, low), slices.index_select(axis, (low + 1).clamp(max=number - 1))
-    return lower + (upper - lower) * part.view(view)
-
-
 def rician_noise(image: Tensor, sigma: Tensor | float, *, generator: torch.Generator | None = None) -> Tensor:
     """Magnitude of the image plus complex Gaussian noise of standard deviation sigma per channel.
 

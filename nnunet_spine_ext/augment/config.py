@@ -189,11 +189,6 @@ class AugmentConfig:
         schedule = dataclasses.replace(self.schedule, ramp_epochs=min(self.schedule.ramp_epochs, epochs // 10))
         return dataclasses.replace(self, schedule=schedule)
 
-    def scaled_p(self, factor: float) -> AugmentConfig:
-        """Return the same with every probability of an entry multiplied, at most 1."""
-        entries = tuple(dataclasses.replace(e, p=min(1.0, e.p * factor)) for e in self.transforms)
-        return dataclasses.replace(self, transforms=entries)
-
 
 def preset_names() -> list[str]:
     """Return the names of the shipped presets."""

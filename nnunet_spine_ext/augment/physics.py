@@ -85,14 +85,6 @@ def inversion_recovery(pd: Value, t1: Value, t2: Value, *, tr: Value, te: Value,
     return pd * longitudinal.abs() * torch.exp(-te / t2)
 
 
-def balanced_ssfp(pd: Value, t1: Value, t2: Value, *, tr: Value, te: Value, flip: Value) -> Tensor:
-    """Balanced steady-state free precession on resonance (no banding)."""
-    pd, t1, t2, tr, te, flip = _tensors(pd, t1, t2, tr, te, flip)
-    angle = torch.deg2rad(flip)
-    e1, e2 = torch.exp(-tr / t1), torch.exp(-tr / t2)
-    return pd * torch.sin(angle) * (1 - e1) / (1 - (e1 - e2) * torch.cos(angle) - e1 * e2) * torch.exp(-te / t2)
-
-
 def prepared_gradient_echo(
     pd: Value,
     t1: Value,

@@ -28,6 +28,12 @@ class Problem:
     expected: str
     fix: str
 
+    @classmethod
+    def unexpected(cls, error: Exception, file: str | Path, expected: str) -> Problem:
+        """Return the finding for an error of a case that nobody foresaw; `expected`: what the case was to give."""
+        found, fix = f"{type(error).__name__}: {error}", "report this with the log; the other cases went on"
+        return cls("error", "E-INTERNAL", str(file), found, expected, fix)
+
     def to_dict(self) -> dict[str, str]:
         """Return the finding as plain JSON."""
         return asdict(self)

@@ -58,8 +58,7 @@ def _guarded(case: str, job: Job) -> Outcome:
     except CaseError as error:
         return Outcome(failure=error.problem())
     except Exception as error:
-        found, fix = f"{type(error).__name__}: {error}", "report this with the log; the other cases went on"
-        problem = Problem("error", "E-INTERNAL", str(job.refs.files.get(case, case)), found, "scores", fix)
+        problem = Problem.unexpected(error, job.refs.files.get(case, case), "scores")
         return Outcome(failure=problem, details=traceback.format_exc())
 
 

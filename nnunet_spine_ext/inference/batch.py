@@ -173,8 +173,7 @@ def stopped(output: Path, full: int, left: int) -> Problem:
 def unexpected(case: str, file: str, error: Exception) -> Problem:
     """Return the finding for an error that nobody foresaw, and log it."""
     logger.error("%s: unexpected error", case, exc_info=error)
-    found = f"{type(error).__name__}: {error}"
-    return Problem("error", "E-INTERNAL", file, found, "a result", "report this with the log; the other cases went on")
+    return Problem.unexpected(error, file, "a result")
 
 
 def _seconds_since(start: float) -> float:

@@ -84,7 +84,7 @@ def _twice(case: str, found: list[Path]) -> CaseError | None:
 
 
 def _files(path: Path, option: str, *, points: bool = False) -> dict[str, list[Path]]:
-    """Files by case name."""
+    """Files by case name; with `points`, a case without an image may have a file of points (.json)."""
     if path.is_file():
         return {_case_of(path): [path]}
     if not path.is_dir():
@@ -99,7 +99,8 @@ def _files(path: Path, option: str, *, points: bool = False) -> dict[str, list[P
     for file in sorted(path.iterdir()):
         if file.is_file() and not file.name.startswith(".") and (is_image(file) or (points and _is_points(file))):
             found.setdefault(_case_of(file), []).append(file)
-    return found
+    # A .json beside an image is its sidecar.
+    return {case: [file for file in files if is_image(file)] or files for case, files in found.items()}
 
 
 def _is_points(path: Path) -> bool:

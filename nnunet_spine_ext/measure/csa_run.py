@@ -163,8 +163,7 @@ def _absent(section: CrossSection, wanted: list[int]) -> str:
 
 def _unexpected(one: CaseFiles, error: Exception) -> Problem:
     _logger.error("%s: unexpected error", one.case, exc_info=error)
-    found, fix = f"{type(error).__name__}: {error}", "report this with the log; the other cases went on"
-    return Problem("error", "E-INTERNAL", str(one.files.get("i", one.case)), found, "areas", fix)
+    return Problem.unexpected(error, one.files.get("i", one.case), "areas")
 
 
 def _progress(cases: list[CaseFiles]) -> Iterator[CaseFiles]:

@@ -136,9 +136,7 @@ def guarded(case: str, job: CordJob) -> CaseAreas:
     except CaseError as error:
         return CaseAreas(failure=error.problem())
     except Exception as error:
-        found, fix = f"{type(error).__name__}: {error}", "report this with the log; the other cases went on"
-        problem = Problem("error", "E-INTERNAL", case, found, "areas", fix)
-        return CaseAreas(failure=problem, details=traceback.format_exc())
+        return CaseAreas(failure=Problem.unexpected(error, case, "areas"), details=traceback.format_exc())
 
 
 def score_case(case: str, job: CordJob) -> CaseAreas:
