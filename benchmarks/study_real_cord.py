@@ -4,8 +4,8 @@
     python benchmarks/study_real_cord.py --cord CORD --out DIR [--folds 0 1 2] [--step-size 1] [--quick]
 
 Every fold of `real_cord.py` predicts the subject that it never saw, at the source and at five scanners that
-`augment.scanners` simulates on the real volume: contrast, noise and shading are a scanner's, resolution is taken away,
-the grid stays. Three subjects give wide intervals. `--quick`: one fold, two scanners. The last line is the summary.
+`augment.scanner_config` simulates on the real volume: contrast, noise and shading are a scanner's, resolution is taken
+away, the grid stays. Three subjects give wide intervals. `--quick`: one fold, two scanners. Last line: the summary.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import torch
 from nnunet_spine_ext.augment.config import AugmentConfig
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Applied
+from nnunet_spine_ext.augment.profiles import PROFILES
 from nnunet_spine_ext.augment.transform import registry
 from nnunet_spine_ext.cli.augment import main
 from nnunet_spine_ext.core.errors import SpineExtError
@@ -188,7 +189,9 @@ def test_ct_is_clipped_by_its_labels(tmp_path: Path) -> None:
     found = network_input([path], mask)
     assert found.facts["normalization"] == ["CT of labelled voxels"]
     assert np.abs(found.images).max() < 2
-    assert network_input([path]).facts["normalization"] == ["z-score"]
+    assert network_input([path]).facts["normalization"] == ["z-score of a CT"]
+    assert "looks like a CT" in augment([path], profile=["ge-1.5t"], n=1, dry_run=True).render()
+    assert "looks like a CT" not in augment([path], transform="gamma", n=1, dry_run=True).render()
 
 
 def test_volumes_of_two_augmentations_are_not_mixed(case: tuple[Path, Path], tmp_path: Path) -> None:
@@ -393,13 +396,16 @@ def _code(call: Callable[[], Any]) -> str:
         ({"config": "shiift"}, "E-CONFIG-VALUE", "did you mean 'shift'"),
         ({"config": "nowhere.yaml"}, "E-CONFIG-READ", "nowhere.yaml: no such file"),
         ({"profile": ["nowhere.yaml"]}, "E-CONFIG-READ", "nowhere.yaml: no such file"),
-        ({"profile": ["ge-1.5t"], "assignments": ["jitter=5"]}, "E-CONFIG-VALUE", "jitter 5; expected 0 to 0.9;"),
+        ({"profile": ["ge-1.5t"], "assignments": ["jitter=5"]}, "E-CONFIG-VALUE", "jitter: 5; expected 0 to 0.9;"),
         ({"profile": ["ge1.5t"]}, "E-AUG-PROFILE", "did you mean 'ge-1.5t'"),
         ({"profile": ["ge-1.5t:nois=1"]}, "E-CONFIG-KEY", "did you mean 'noise'"),
         ({"profile": ["ge-1.5t:noise=9"]}, "E-CONFIG-VALUE", "0 to 4"),
         ({"profile": ["ge-1.5t"], "assignments": ["jiter=0.1"]}, "E-CONFIG-KEY", "did you mean 'jitter'"),
         ({"profile": ["ge-1.5t"], "assignments": ["jitter=much"]}, "E-CONFIG-VALUE", "a number"),
         ({"profile": ["ge-1.5t"], "strength": 0.5}, "E-CONFIG-VALUE", "severities"),
+        ({"profile": ["shift"]}, "E-CONFIG-VALUE", "--config shift"),
+        ({"config": "ge-1.5t"}, "E-CONFIG-VALUE", "--profile ge-1.5t"),
+        ({"config": str(PROFILES / "ge-1.5t.yaml")}, "E-CONFIG-KIND", "--profile"),
         ({"transform": "gamma", "assignments": ["gama=2"]}, "E-CONFIG-KEY", "did you mean 'gamma'"),
         ({"transform": "gamma", "assignments": ["gamma=[3, 1]"]}, "E-CONFIG-RANGE", "lower bound"),
         ({"transform": "gamma", "assignments": ["gamma=500"]}, "E-CONFIG-RANGE", "0.05 to 20"),

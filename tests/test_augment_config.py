@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from nnunet_spine_ext.augment.config import AugmentConfig, Group, Schedule, preset_names
+from nnunet_spine_ext.augment.profiles import load_profile
 from nnunet_spine_ext.augment.transform import Transform, build, find
 from nnunet_spine_ext.core.errors import UsageError
 
@@ -131,3 +132,21 @@ def test_a_transform_that_names_no_stage_is_not_registered() -> None:
 
 def test_numbers_and_lists_become_ranges_in_python_too() -> None:
     assert build("gamma", {"gamma": 1.2}).to_dict()["gamma"] == 1.2
+
+
+@pytest.mark.parametrize(
+    ("content", "use"),
+    [
+        ({"kind": "a sheet", "version": 1, "record": {}}, "--replay"),
+        (load_profile("ge-1.5t").to_dict(), "scanners"),
+        ({"GPU": {}}, "--import"),
+        ({"CPU": {}}, "--import"),
+        ({"plans_name": "nnUNetPlans", "configurations": {}}, "--plans"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_what_takes_it(content: dict[str, Any], use: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=use) as caught:
+        AugmentConfig.load(file)
+    assert (caught.value.code, caught.value.file) == ("E-CONFIG-KIND", str(file))

@@ -16,8 +16,8 @@ from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Pipeline, Plan
 from nnunet_spine_ext.augment.profiles import parse_scanner, profile_names
+from nnunet_spine_ext.augment.scanner_config import scanner_config
 from nnunet_spine_ext.augment.scanner_mix import ScannerMix
-from nnunet_spine_ext.augment.scanners import ScannerPipeline, mixture_of
 from nnunet_spine_ext.core.errors import UsageError
 
 CONTEXT = Context(shape=(8, 24, 20), spacing=(3.0, 1.0, 1.0), labels=tuple(range(15)))
@@ -72,7 +72,7 @@ def test_a_sample_is_taken_as_the_scanner_takes_it() -> None:
         if config.scanners.names[config.scanners.index(key)] == REFERENCE:
             assert torch.equal(out[k], images[k]), "the reference changes nothing"
             continue
-        single = ScannerPipeline(mixture_of({"ge-1.5t": 1.0}), CONTEXT)
+        single = Pipeline(scanner_config(parse_scanner("ge-1.5t"), spacing=CONTEXT.spacing), CONTEXT)
         expected, _ = single(images[k : k + 1], labels[k : k + 1], [key])
         assert torch.allclose(out[k], expected[0], atol=1e-5)
 

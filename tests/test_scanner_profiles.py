@@ -1,4 +1,4 @@
-"""Scanner profiles: strict files, severities, what lies between, mixtures, pipelines, and phantoms at a scanner."""
+"""Scanner profiles: strict files, severities, what lies between, pipelines, and phantoms at a scanner."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import yaml
 from augment_checks import keys
 
 from nnunet_spine_ext.augment.context import Context
-from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Pipeline, Plan
 from nnunet_spine_ext.augment.profiles import (
     COMPONENTS,
@@ -27,7 +26,7 @@ from nnunet_spine_ext.augment.profiles import (
     parse_scanner,
     profile_names,
 )
-from nnunet_spine_ext.augment.scanners import Mixture, ScannerPipeline, mixture_of, scanner_config
+from nnunet_spine_ext.augment.scanner_config import scanner_config
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.phantom.generate import phantom
@@ -40,6 +39,11 @@ OTHERS = [name for name in SIX if name != REFERENCE]
 BY_GAP = ["nako-siemens-3t", "philips-3t", "ge-3t", "siemens-1.5t", "ge-1.5t", "philips-1.5t"]
 SPACING = (3.0, 0.5, 0.5)
 CONTEXT = Context(shape=(8, 96, 80), spacing=SPACING, labels=tuple(range(15)))
+
+
+def _taking(scanner: Scanner, context: Context, **options: Any) -> Pipeline:
+    """Return the pipeline of a scanner for images of the reference."""
+    return Pipeline(scanner_config(scanner, spacing=context.spacing, **options), context)
 
 
 def _spine_like(count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -201,7 +205,7 @@ def test_severity_0_leaves_images_bit_by_bit(name: str) -> None:
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_every_component_changes_images_alone(component: str) -> None:
     image, labels = _spine_like()
-    line = ScannerPipeline(parse_scanner(f"philips-1.5t:all=0:{component}=1"), CONTEXT)
+    line = _taking(parse_scanner(f"philips-1.5t:all=0:{component}=1"), CONTEXT)
     result, moved = line(image, labels, keys(1))
     assert torch.equal(moved, labels)
     assert result.isfinite().all()
@@ -214,7 +218,7 @@ def test_changes_grow_with_the_severity() -> None:
         distances = []
         for severity in (0.5, 1.0, 2.0):
             scanner = parse_scanner(f"philips-1.5t:all=0:{component}={severity}")
-            result, _ = ScannerPipeline(scanner, CONTEXT)(image, labels, keys(6))
+            result, _ = _taking(scanner, CONTEXT)(image, labels, keys(6))
             distances.append(float((result - image).square().mean()))
         assert distances == sorted(distances), component
 
@@ -222,7 +226,7 @@ def test_changes_grow_with_the_severity() -> None:
 def _lost(name: str) -> float:
     """Return the part of the variance of tissue that an image at a scanner does not tell, 1 - R^2."""
     image, labels = _spine_like(4)
-    result, _ = ScannerPipeline(parse_scanner(name), CONTEXT)(image, labels, keys(4))
+    result, _ = _taking(parse_scanner(name), CONTEXT)(image, labels, keys(4))
     inside = image > 0.05
     return 1 - float(torch.corrcoef(torch.stack([image[inside], result[inside]]))[0, 1]) ** 2
 
@@ -236,15 +240,13 @@ def test_degradation_ranks_as_the_published_gaps() -> None:
 def test_noise_has_the_requested_level() -> None:
     image = torch.ones(1, 1, *CONTEXT.shape)
     image[..., :8, :] = 0.0
-    result, _ = ScannerPipeline(parse_scanner("siemens-1.5t:all=0:field=1"), CONTEXT, weighting=False)(
-        image, None, keys(1)
-    )
+    result, _ = _taking(parse_scanner("siemens-1.5t:all=0:field=1"), CONTEXT, weighting=False)(image, None, keys(1))
     assert float(result[..., 20:, :].std()) == pytest.approx((0.04**2 - 0.02**2) ** 0.5, rel=0.05)
 
 
 def test_shading_has_about_the_requested_peak_to_peak() -> None:
     facts = Context(shape=(16, 128, 128), spacing=(4.0, 2.0, 2.0))
-    line = ScannerPipeline(parse_scanner("ge-1.5t:all=0:bias=1"), facts)
+    line = _taking(parse_scanner("ge-1.5t:all=0:bias=1"), facts)
     image = torch.ones(1, 1, *facts.shape)
     image[..., :4, :] = 0.0
     found = []
@@ -270,25 +272,16 @@ def test_longer_echoes_dim_what_the_equations_say() -> None:
 
 def test_one_seed_one_result_and_replay() -> None:
     image, labels = _spine_like(3)
-    mixture = mixture_of({"ge-3t": 2, "philips-1.5t": 1, "siemens-1.5t": 1}, blend=0.5)
-    line = ScannerPipeline(mixture, CONTEXT, jitter=0.2)
+    mix = {"profiles": ["ge-3t", "philips-1.5t", "siemens-1.5t"], "weights": [2, 1, 1], "blend": 0.5, "jitter": 0.2}
+    line = Pipeline({"scanners": mix}, CONTEXT)
     plan = line.plan(keys(3))
     result, _ = line.apply(image, labels, plan)
-    again, _ = ScannerPipeline(mixture, CONTEXT, jitter=0.2)(image, labels, keys(3))
+    again, _ = Pipeline({"scanners": mix}, CONTEXT)(image, labels, keys(3))
     assert torch.equal(result, again)
     assert torch.equal(line.apply(image, labels, Plan.from_record(plan.record))[0], result)
     alone, _ = line(image[1:2], labels[1:2], keys(3)[1:2])
     torch.testing.assert_close(alone, result[1:2], rtol=1e-5, atol=2e-5)
     assert not torch.equal(result[0], result[1])
-
-
-def test_mixtures_keep_their_weights() -> None:
-    mixture = mixture_of({"ge-3t": 3, "philips-1.5t": 1})
-    drawn = [mixture.draw(SampleKey(0, f"case{k}", 0, k)).profile.name for k in range(400)]
-    assert drawn.count("ge-3t") / 400 == pytest.approx(0.75, abs=0.06)
-    assert drawn == [mixture.draw(SampleKey(0, f"case{k}", 0, k)).profile.name for k in range(400)]
-    with pytest.raises(UsageError, match="weight"):
-        Mixture(mixture.scanners, (1.0,))
 
 
 @pytest.mark.parametrize("wrong", [{"jitter": 2.0}, {"spacing": (1.0, 0.0, 1.0)}])

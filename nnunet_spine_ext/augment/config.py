@@ -30,6 +30,18 @@ VERSION = 1
 PRESETS = Path(__file__).parent / "presets"
 
 _GROUP_KEYS = ("count", "one_of", "p", "some_of")
+# Files of another kind, known by their keys, and what takes them.
+_OTHER_KINDS = (
+    (("kind", "record"), "the record of a sheet", "nnUNetv2_spine_augment --replay takes it"),
+    (
+        ("field_strength", "te", "tr"),
+        "the profile of a scanner",
+        "`scanners: {profiles: […]}` or --profile take it",
+    ),
+    (("GPU",), "a configuration of SmaugLab or AugLab", "convert it first: nnUNetv2_spine_augment --import"),
+    (("CPU",), "a configuration of SmaugLab or AugLab", "convert it first: nnUNetv2_spine_augment --import"),
+    (("configurations", "plans_name"), "plans of nnU-Net", "nnUNetv2_spine_augment --plans takes them"),
+)
 
 
 @dataclass(frozen=True)
@@ -130,6 +142,7 @@ class AugmentConfig:
     def from_dict(cls, source: Mapping[str, Any], *, where: str = "augmentation") -> AugmentConfig:
         """Read a mapping; see `load`."""
         known = ("order", "scanners", "schedule", "transforms", "version")
+        _check_kind(source, where)
         _known_keys(source, known, where)
         if source.get("version", VERSION) != VERSION:
             raise _refuse(f"{where}: version", repr(source["version"]), str(VERSION))
@@ -231,6 +244,14 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise _refuse(where, f"a {type(value).__name__}", "a mapping of names to values")
     return value
+
+
+def _check_kind(source: Mapping[str, Any], where: str) -> None:
+    """Refuse a file of another kind, and say what takes it."""
+    for keys, kind, use in _OTHER_KINDS:
+        if source.keys() >= {*keys}:
+            expected = "a configuration of augmentation"
+            raise UsageError("E-CONFIG-KIND", file=where, found=kind, expected=expected, fix=use)
 
 
 def _known_keys(source: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:

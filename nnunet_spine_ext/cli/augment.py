@@ -75,7 +75,7 @@ def _add_augmentation(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(),
         metavar="SCANNER",
-        help="scanners, as nnUNetv2_spine_phantom --scanner takes them; of several, each sample draws one",
+        help="scanners, as nnUNetv2_spine_phantom --scanner takes them; of several, samples take turns",
     )
     group.add_argument("--transform", metavar="NAME", help="one transform alone, in every sample")
     group.add_argument(
@@ -86,7 +86,7 @@ def _add_augmentation(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="settings of --transform; of --config: order, schedule.clean_share, …; of --profile: jitter, blend, "
-        "weighting; repeatable",
+        "weights, severity, weighting; repeatable",
     )
     group.add_argument(
         "--strength", type=float, default=1.0, metavar="S", help="0 nothing, 1 as configured, at most 5 (default: 1)"

@@ -46,11 +46,12 @@ def simulated(volume: Volume, condition: Condition, case: str) -> Volume:
 
     from nnunet_spine_ext.augment.context import Context
     from nnunet_spine_ext.augment.keys import SampleKey
-    from nnunet_spine_ext.augment.scanners import ScannerPipeline
+    from nnunet_spine_ext.augment.pipeline import Pipeline
+    from nnunet_spine_ext.augment.scanner_config import scanner_config
 
     turned = volume.with_array(np.asarray(volume.array, dtype=np.float32)).to(_FRAME)
     context = Context(shape=turned.shape, spacing=turned.spacing)
-    pipeline = ScannerPipeline(condition.parsed(), context, spacing=turned.spacing)
+    pipeline = Pipeline(scanner_config(condition.parsed(), spacing=turned.spacing), context)
     # Noise is drawn for the case, not for the scanner: scanners differ by what they are alone.
     key = SampleKey(seed=0, case=case, epoch=0, draw=0)
     result, _ = pipeline(torch.from_numpy(turned.array)[None, None], None, [key])

@@ -11,18 +11,15 @@ from nnunet_spine_ext.augment.config import AugmentConfig, Group
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Pipeline, Plan
-from nnunet_spine_ext.augment.profiles import parse_scanner
-from nnunet_spine_ext.augment.scanners import Mixture, ScannerPipeline
+from nnunet_spine_ext.augment.scanner_mix import ScannerMix
 from nnunet_spine_ext.augment.transform import Transform, build
-from nnunet_spine_ext.core.config import nearest, set_by_path
-from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.config import set_by_path
 from nnunet_spine_ext.training.augment_options import check_choice, wrong_option
 
 if TYPE_CHECKING:
     from nnunet_spine_ext.training.augment_planned import PlannedTraining
 
 DEFAULT_PRESET = "shift"
-_SCANNER_KEYS = ("blend", "jitter", "weighting")
 
 
 @dataclass(frozen=True)
@@ -56,10 +53,10 @@ def choose(
 
     Parameters
     ----------
-    config: a preset, or a YAML or JSON file. profiles: scanners as `parse_scanner` reads them; samples take one of them
-        at random. transform: one transform, which then fires always.
+    config: a preset, or a YAML or JSON file. profiles: scanners as `parse_scanner` reads them; samples take turns
+        (`scanner_mix`). transform: one transform, which then fires always.
     assignments: ``key=value``: settings of the transform, of the configuration (``order``, ``schedule.…``), or of the
-        scanners (``jitter``, ``blend``, ``weighting``).
+        scanners (``jitter``, ``blend``, ``weights``, ``severity``, ``weighting``).
     strength: of everything but profiles, which have severities. epoch: of the training; None: the first in full.
     tissues: class of each label id for transforms whose own `classes` say nothing.
     training: by plans; configurations are shown as they act in it. None: shares of a training do not count.
@@ -135,29 +132,13 @@ def _scanners(
 ) -> Choice:
     if strength != 1:
         raise wrong_option("--strength", f"{strength:g} with --profile", "severities, such as ge-1.5t:all=0.5")
-    for key in settings:
-        if key not in _SCANNER_KEYS:
-            raise UsageError(
-                "E-CONFIG-KEY",
-                file="--set",
-                found=f"unknown key {key!r}",
-                expected="an option of scanners",
-                fix=nearest(key, _SCANNER_KEYS),
-            )
-    for key, kind in (("blend", (int, float)), ("jitter", (int, float)), ("weighting", bool)):
-        value = settings.get(key, True if key == "weighting" else 0)
-        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            raise wrong_option(f"--set {key}", repr(value), "true or false" if kind is bool else "a number")
-    scanners = tuple(parse_scanner(text) for text in profiles)
-    mixture = Mixture(scanners, (1.0,) * len(scanners), float(settings.pop("blend", 0.0)))
-    pipeline = ScannerPipeline(mixture, context, **settings, classes=tissues or None)
-    names = [scanner.text for scanner in scanners]
-    facts = {
-        "source": ", ".join(names),
-        "profiles": [scanner.shifted.to_dict() for scanner in scanners],
-        "blend": mixture.blend,
-        "options": dict(settings),
-        **({"classes": {str(label): name for label, name in tissues.items()}} if tissues else {}),
-    }
-    drawn = (lambda key: mixture.draw(key).text) if len(scanners) > 1 else None
-    return Choice(", ".join(names), facts, epoch, lambda key: pipeline.plan([key]), drawn)
+    if "profiles" in settings:
+        raise wrong_option("--set profiles", "scanners", "them after --profile")
+    mix = ScannerMix.from_dict({**settings, "profiles": list(profiles)}, where="--profile, --set")
+    chosen = AugmentConfig(scanners=mix)
+    known = {str(label): name for label, name in (tissues or {}).items()}
+    told = replace(context, tissues=tuple(tissues.items())) if tissues else context
+    title, pipeline = ", ".join(mix.names), Pipeline(chosen, told)
+    facts = {"source": title, "hash": chosen.hash, "config": chosen.to_dict(), **({"classes": known} if known else {})}
+    drawn = (lambda key: mix.scanner(key).text) if len(mix.names) > 1 else None
+    return Choice(title, facts, epoch, lambda key: pipeline.plan([key]), drawn)

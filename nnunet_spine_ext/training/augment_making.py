@@ -78,6 +78,8 @@ class Sheet:
         lines.append("fired: " + (", ".join(f"{name} {n}" for name, n in sorted(fired.items())) or "nothing"))
         if source["labels"]:
             lines += _tissues(source["scheme"], source.get("tissues", "own"))
+        if facts.get("config", {}).get("scanners") and any("CT" in how for how in source["normalization"]):
+            lines.append("image: looks like a CT; the scanners are MR scanners, so no CT looks like these samples")
         if self.png is None:
             lines += [f"  {number:3} {caption}" for number, caption in enumerate(self.captions, start=1)]
         lines += [f"{name:8}{value}" for name, value in self._files() if value is not None]

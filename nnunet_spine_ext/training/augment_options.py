@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_spine_ext.augment.config import preset_names
-from nnunet_spine_ext.augment.profiles import parse_scanner
+from nnunet_spine_ext.augment.profiles import parse_scanner, profile_names
 from nnunet_spine_ext.core.config import nearest, set_by_path
 from nnunet_spine_ext.core.errors import NoInputError, UsageError
 
@@ -51,9 +51,13 @@ def check_choice(
     for assignment in assignments:
         set_by_path(settings, assignment)
     for text in profiles:
+        if text in preset_names():
+            raise wrong_option("--profile", f"{text!r}, a preset", f"scanners, or --config {text}")
         parse_scanner(text)
     if transform is not None:
         _check_transform(transform)
+    if str(config) in profile_names():
+        raise wrong_option("--config", f"{str(config)!r}, a scanner", f"a preset or a file, or --profile {config}")
     if config is not None and Path(config).suffix not in _FILES and str(config) not in preset_names():
         raise UsageError(
             "E-CONFIG-VALUE",

@@ -248,13 +248,14 @@ def _normalised(arrays: Sequence[Array], mask: Array | None) -> tuple[list[Array
         values = array.astype(np.float32)
         values[~np.isfinite(values)] = 0
         labelled = values[mask > 0] if mask is not None else values[:0]
-        if labelled.size and float(values.min()) < _CT_AIR:
+        ct = float(values.min()) < _CT_AIR
+        if labelled.size and ct:
             low, high = np.percentile(labelled, _CT_PERCENTILES)
             values = np.clip(values, low, high)
             how.append("CT of labelled voxels")
         else:
             labelled = values[box]
-            how.append("z-score")
+            how.append("z-score of a CT" if ct else "z-score")
         mean, sd = float(labelled.mean(dtype=np.float64)), float(labelled.std(dtype=np.float64))
         result.append((values - np.float32(mean)) / np.float32(max(sd, _SMALLEST_SD)))
     return result, how
