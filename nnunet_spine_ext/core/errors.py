@@ -28,11 +28,13 @@ class Problem:
     expected: str
     fix: str
 
-    @classmethod
-    def unexpected(cls, error: Exception, file: str | Path, expected: str) -> Problem:
+    @staticmethod
+    def unexpected(error: Exception, file: str | Path, expected: str) -> Problem:
         """Return the finding for an error of a case that nobody foresaw; `expected`: what the case was to give."""
-        found, fix = f"{type(error).__name__}: {error}", "report this with the log; the other cases went on"
-        return cls("error", "E-INTERNAL", str(file), found, expected, fix)
+        found = f"{type(error).__name__}: {error}"
+        return Problem(
+            "error", "E-INTERNAL", str(file), found, expected, "report this with the log; the other cases went on"
+        )
 
     def to_dict(self) -> dict[str, str]:
         """Return the finding as plain JSON."""
