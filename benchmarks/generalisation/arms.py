@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -27,7 +28,8 @@ _CONFIGS = "lib/python*/site-packages/smauglab/configs"
 class Arm:
     """A trainer (`module:class`) with the interpreter that has it and variables of its environment.
 
-    `precision`: its own, in place of that of the schedule.
+    `precision`: its own, in place of that of the schedule. `clean_share`: of the samples of our preset, in place of
+    what it says.
     """
 
     name: str
@@ -35,6 +37,17 @@ class Arm:
     python: str
     variables: dict[str, str] = field(default_factory=dict)
     precision: str | None = None
+    clean_share: float | None = None
+
+    def plans(self, folder: Path, shared: str) -> str:
+        """Return the name of the plans in the preprocessed `folder`; a variant of the shared ones is written first."""
+        if self.clean_share is None:
+            return shared
+        name = f"{shared}_{self.name}"
+        plans = read_json(folder / f"{shared}.json") | {"plans_name": name}
+        plans["spine_ext"]["augment"]["clean_share"] = self.clean_share
+        write_json(folder / f"{name}.json", plans)
+        return name
 
     def schedule(self, shared: Schedule) -> Schedule:
         """Return how this arm trains."""
@@ -55,6 +68,9 @@ def arms(python: str, names: Sequence[str]) -> tuple[list[Arm], list[str]]:
         found = sorted(PEER_PYTHON.parent.parent.glob(f"{_CONFIGS}/{file}"))
         if found:
             known[name] = Arm(name, _PEER, str(PEER_PYTHON), {"SMAUGLAB_PARAMS_JSON": str(found[0])})
+    for name in names:
+        if share := re.fullmatch(r"ours-clean(\d\d?)", name):
+            known[name] = replace(known["ours"], name=name, clean_share=int(share[1]) / 100)
     return [known[n] for n in names if n in known], [n for n in names if n not in known]
 
 

@@ -39,7 +39,9 @@ def collect(
     """Return one row per arm, seed, test set, case and structure; trainings and scores that exist are kept."""
     torch.set_num_threads(1)
     scorer: Scorer | None = None
-    jobs = [Job(arm, source.dataset, source.plans, seed, arm.schedule(schedule)) for seed in seeds for arm in arms]
+    made = folder / "nnUNet_preprocessed" / source.dataset
+    plans = {arm.name: arm.plans(made, source.plans) for arm in arms}
+    jobs = [Job(arm, source.dataset, plans[arm.name], seed, arm.schedule(schedule)) for seed in seeds for arm in arms]
     rows: Rows = []
     start = time.time()
     for done, (job, weights, figures) in enumerate(run_jobs(folder, jobs, parallel), start=1):
@@ -48,9 +50,8 @@ def collect(
         if stored.exists() and read_json(stored)["wanted"] == wanted:
             own = read_json(stored)["rows"]
         else:
-            preprocessed = folder / "nnUNet_preprocessed" / source.dataset
             scorer = scorer or Scorer(
-                preprocessed, source.plans, "3d_fullres", folder / "cache" / source.dataset,
+                made, source.plans, "3d_fullres", folder / "cache" / source.dataset,
                 step=0.75, device=schedule.device,
             )  # fmt: skip
             trained = torch.load(weights, weights_only=True)

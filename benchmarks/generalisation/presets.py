@@ -67,7 +67,10 @@ def our_augmentation(preset: str = "shift", classes: Mapping[str, str] = Mapping
     return config
 
 
-ARMS_HELP = "some of: nnunet, smauglab, smauglab-paper, ours, mirror (default: %(default)s)"
+ARMS_HELP = (
+    "some of: nnunet, smauglab, smauglab-paper, ours, mirror, ours-cleanN (ours with N %% of clean samples)"
+    " (default: %(default)s)"
+)
 
 
 def parser(description: str | None, seeds: int) -> argparse.ArgumentParser:
