@@ -18,10 +18,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from generalisation.presets import conditions
 
 from nnunet_spine_ext.check.environment import trainers_folder
 from nnunet_spine_ext.core.io import read_json, write_json
@@ -59,6 +61,7 @@ def main() -> None:
     parser.add_argument("-device", default="cpu")
     parser.add_argument("--record", type=Path, help="also write the result to this JSON file")
     arguments = parser.parse_args()
+    start = time.time()
     model, test = arguments.model or arguments.demo / _DEMO_MODEL, arguments.test or arguments.demo / _DEMO_TEST
     for folder in (model, test):
         if not folder.is_dir():
@@ -87,10 +90,16 @@ def main() -> None:
         words = ["-ref", str(test / "labelsTr"), "-pred", str(out / kind / "masks"), "-o", str(scores)]
         run(["nnUNetv2_spine_evaluate", *words, "--metrics", "dice"], values, out / "log")
         found[kind] = sided_dice(scores, names)
-    summary = summarise(found["mirrored"], found["plain"])
+    summary = {"epochs": _epochs(model), **summarise(found["mirrored"], found["plain"])}
     if arguments.record:
-        write_json(arguments.record, summary)
+        write_json(arguments.record, summary | {"conditions": conditions(arguments, start)})
     print(json.dumps(summary))
+
+
+def _epochs(model: Path) -> int | None:
+    """Return how long a model of ours was trained; None for those of others."""
+    train = read_json(model / "plans.json").get("spine_ext", {}).get("train", {})
+    return train.get("num_epochs")
 
 
 def summarise(mirrored: dict[tuple[str, str], float], plain: dict[tuple[str, str], float]) -> dict[str, Any]:

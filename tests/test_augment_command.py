@@ -404,7 +404,9 @@ def _code(call: Callable[[], Any]) -> str:
         ({"profile": ["ge-1.5t"], "assignments": ["jitter=much"]}, "E-CONFIG-VALUE", "a number"),
         ({"profile": ["ge-1.5t"], "strength": 0.5}, "E-CONFIG-VALUE", "severities"),
         ({"profile": ["shift"]}, "E-CONFIG-VALUE", "--config shift"),
-        ({"config": "ge-1.5t"}, "E-CONFIG-VALUE", "--profile ge-1.5t"),
+        ({"config": "ge-1.5t:noise=2"}, "E-CONFIG-VALUE", "--profile ge-1.5t:noise=2"),
+        ({"profile": ["ge-3t", "ge-1.5t", "ge-3t"]}, "E-CONFIG-VALUE", "ge-3t more than once"),
+        ({"profile": ["ge-3t:noise=2"], "assignments": ["severity=2"]}, "E-CONFIG-VALUE", "one of the two"),
         ({"config": str(PROFILES / "ge-1.5t.yaml")}, "E-CONFIG-KIND", "--profile"),
         ({"transform": "gamma", "assignments": ["gama=2"]}, "E-CONFIG-KEY", "did you mean 'gamma'"),
         ({"transform": "gamma", "assignments": ["gamma=[3, 1]"]}, "E-CONFIG-RANGE", "lower bound"),
@@ -580,6 +582,10 @@ def test_tissues_of_other_schemes(case: tuple[Path, Path], tmp_path: Path) -> No
     assert written[1]["one_of"][0]["classes"]["49"] == "marrow"
     sheet = augment([case[0]], mask, profile=["ge-1.5t"], **options)
     assert sheet.record["augmentation"]["classes"]["100"] == "disc"
+    fired = {item["name"]: item["params"] for item in sheet.record["record"]["samples"][0]["transforms"]}
+    assert "100" in fired["protocol_change"]["ratios"]
+    untold = augment([case[0]], mask, profile=["ge-1.5t"], n=1, dry_run=True)
+    assert untold.record["augmentation"]["hash"] != sheet.record["augmentation"]["hash"]
     # A scheme of which no label has a tissue: the names of vertebrae alone.
     (mask.parent / "dataset.json").write_text(
         json.dumps({"labels": {"background": 0, "L5": 1}, "spine_ext": {"scheme": "instances"}})

@@ -141,6 +141,7 @@ def test_numbers_and_lists_become_ranges_in_python_too() -> None:
         (load_profile("ge-1.5t").to_dict(), "scanners"),
         ({"GPU": {}}, "--import"),
         ({"CPU": {}}, "--import"),
+        ({"RedistributeTransform": {"probability": 0.5}}, "--import"),
         ({"plans_name": "nnUNetPlans", "configurations": {}}, "--plans"),
     ],
 )

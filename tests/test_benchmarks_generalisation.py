@@ -258,8 +258,10 @@ def test_a_run_takes_as_many_epochs_as_asked_for(load, capsys: pytest.CaptureFix
 def test_an_arm_with_another_clean_share_has_plans_of_its_own(load, tmp_path):
     arms = load("generalisation.arms")
     write_json(tmp_path / "bench.json", {"plans_name": "bench", "spine_ext": {"augment": {"clean_share": None}}})
-    (arm,), missing = arms.arms(sys.executable, ["ours-clean70", "ours-clean", "ours-clean100"])
-    assert missing == ["ours-clean", "ours-clean100"]
+    (arm, whole), missing = arms.arms(sys.executable, ["ours-clean70", "ours-clean100"])
+    assert (missing, whole.clean_share) == ([], 1.0)
+    with pytest.raises(SystemExit, match="ours-clean'"):
+        arms.arms(sys.executable, ["ours-clean"])
     name = arm.plans(tmp_path, "bench")
     written = json.loads((tmp_path / f"{name}.json").read_text())
     assert written == {"plans_name": name, "spine_ext": {"augment": {"clean_share": 0.7}}}

@@ -207,6 +207,14 @@ def test_a_json_beside_a_mask_of_discs_is_its_sidecar(cords: Path, tmp_path: Pat
     assert run.tables.keys() == {"a", "b"}
 
 
+def test_points_may_lie_beside_the_cords(cords: Path, tmp_path: Path) -> None:
+    points = {100 + value - 1: (12.0, 20.0, float(height)) for value, height in {4: 24, 5: 15}.items()}
+    for case in ("a", "b"):
+        write_points(cords / f"{case}.json", PointList(points, straight_cord()), "poi")
+    run = csa(cords, tmp_path / "area.csv", discs=cords)
+    assert run.tables.keys() == {"a", "b"}
+
+
 def test_levels_without_a_slice_are_told(cords: Path, tmp_path: Path) -> None:
     for case in "ab":
         write_volume(disc_volume({4: 24, 5: 15, 6: 7}), tmp_path / "discs" / f"{case}.nii.gz")

@@ -21,6 +21,10 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 PEER_PYTHON = ROOT / ".oracles" / "smauglab" / "bin" / "python"
 _PEER = "smauglab.trainers.nnUNetTrainerDAExt:nnUNetTrainerDAExtGPU"
+_CONFIGS_OF_PEERS = {
+    "smauglab": "transform_params_gpu.json",
+    "smauglab-paper": "transform_params_one-sequence-to-segment-them-all.json",
+}
 _CONFIGS = "lib/python*/site-packages/smauglab/configs"
 
 
@@ -61,16 +65,16 @@ def arms(python: str, names: Sequence[str]) -> tuple[list[Arm], list[str]]:
         "ours": Arm("ours", "nnunet_spine_ext.training.shift:nnUNetTrainerSpineShift", python),
         "mirror": Arm("mirror", "nnunet_spine_ext.training.base:nnUNetTrainerSpine", python),
     }
-    for name, file in (
-        ("smauglab", "transform_params_gpu.json"),
-        ("smauglab-paper", "transform_params_one-sequence-to-segment-them-all.json"),
-    ):
+    for name, file in _CONFIGS_OF_PEERS.items():
         found = sorted(PEER_PYTHON.parent.parent.glob(f"{_CONFIGS}/{file}"))
         if found:
             known[name] = Arm(name, _PEER, str(PEER_PYTHON), {"SMAUGLAB_PARAMS_JSON": str(found[0])})
     for name in names:
-        if share := re.fullmatch(r"ours-clean(\d\d?)", name):
+        if share := re.fullmatch(r"ours-clean(\d\d?|100)", name):
             known[name] = replace(known["ours"], name=name, clean_share=int(share[1]) / 100)
+        elif name not in (*known, *_CONFIGS_OF_PEERS):
+            there = ", ".join(dict.fromkeys((*known, *_CONFIGS_OF_PEERS)))
+            raise SystemExit(f"no arm {name!r}; there are {there}, and ours-clean0 to ours-clean100")
     return [known[n] for n in names if n in known], [n for n in names if n not in known]
 
 

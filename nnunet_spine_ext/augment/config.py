@@ -38,8 +38,6 @@ _OTHER_KINDS = (
         "the profile of a scanner",
         "`scanners: {profiles: […]}` or --profile take it",
     ),
-    (("GPU",), "a configuration of SmaugLab or AugLab", "convert it first: nnUNetv2_spine_augment --import"),
-    (("CPU",), "a configuration of SmaugLab or AugLab", "convert it first: nnUNetv2_spine_augment --import"),
     (("configurations", "plans_name"), "plans of nnU-Net", "nnUNetv2_spine_augment --plans takes them"),
 )
 
@@ -248,10 +246,13 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
 
 def _check_kind(source: Mapping[str, Any], where: str) -> None:
     """Refuse a file of another kind, and say what takes it."""
-    for keys, kind, use in _OTHER_KINDS:
-        if source.keys() >= {*keys}:
-            expected = "a configuration of augmentation"
-            raise UsageError("E-CONFIG-KIND", file=where, found=kind, expected=expected, fix=use)
+    others = [(kind, use) for keys, kind, use in _OTHER_KINDS if source.keys() >= {*keys}]
+    if any(str(key) in ("CPU", "GPU") or str(key).endswith(("Transform", "TransformGPU")) for key in source):
+        use = "convert it first: nnUNetv2_spine_augment --import"
+        others.append(("a configuration of SmaugLab or AugLab", use))
+    for kind, use in others:
+        expected = "a configuration of augmentation"
+        raise UsageError("E-CONFIG-KIND", file=where, found=kind, expected=expected, fix=use)
 
 
 def _known_keys(source: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:

@@ -61,8 +61,14 @@ class ScannerMix:
     def __post_init__(self) -> None:
         """Refuse a mix of nothing, names that occur twice, and numbers outside their limits."""
         names = self.names
-        if not names or len(set(names)) < len(names):
-            raise _refuse("profiles", ", ".join(names) or "none", "at least one profile, each with a name of its own")
+        if not names:
+            raise _refuse("profiles", "none", "at least one profile")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise _refuse(
+                "profiles",
+                f"{', '.join(twice)} more than once",
+                "profiles that each have a name of their own: name: in the file of one that was copied",
+            )
         if not isinstance(self.severity, Severities) and not 0 <= self.severity <= LARGEST_SEVERITY:
             raise _refuse("severity", f"{self.severity:g}", f"0 to {LARGEST_SEVERITY:g}")
         if not 0 <= self.jitter <= 0.9:
@@ -71,7 +77,7 @@ class ScannerMix:
             raise _refuse("blend", f"{self.blend:g}", f"0 to {_LARGEST_BLEND:g}")
         given = self.weights
         if given is not None and not (len(given) == len(names) and min(given) >= 0 and 0 < sum(given) < math.inf):
-            raise _refuse("weights", str(list(given)), f"{len(names)} numbers from 0 up, one of them above 0")
+            raise _refuse("weights", str(list(given)), f"{len(names)} of 0 or more, one of them above 0")
 
     @property
     def names(self) -> tuple[str, ...]:

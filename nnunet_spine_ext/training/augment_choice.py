@@ -13,13 +13,15 @@ from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Pipeline, Plan
 from nnunet_spine_ext.augment.scanner_mix import ScannerMix
 from nnunet_spine_ext.augment.transform import Transform, build
-from nnunet_spine_ext.core.config import set_by_path
+from nnunet_spine_ext.core.config import nearest, set_by_path
+from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.training.augment_options import check_choice, wrong_option
 
 if TYPE_CHECKING:
     from nnunet_spine_ext.training.augment_planned import PlannedTraining
 
 DEFAULT_PRESET = "shift"
+_SCANNER_KEYS = ("blend", "jitter", "severity", "weighting", "weights")
 
 
 @dataclass(frozen=True)
@@ -132,13 +134,23 @@ def _scanners(
 ) -> Choice:
     if strength != 1:
         raise wrong_option("--strength", f"{strength:g} with --profile", "severities, such as ge-1.5t:all=0.5")
-    if "profiles" in settings:
-        raise wrong_option("--set profiles", "scanners", "them after --profile")
+    for key in settings:
+        if key not in _SCANNER_KEYS:
+            raise UsageError(
+                "E-CONFIG-KEY",
+                file="--set",
+                found=f"unknown key {key!r}",
+                expected="an option of scanners",
+                fix=nearest(key, _SCANNER_KEYS),
+            )
+    if "severity" in settings and any(":" in text for text in profiles):
+        raise wrong_option("--set severity", f"severities of their own in {', '.join(profiles)}", "one of the two")
     mix = ScannerMix.from_dict({**settings, "profiles": list(profiles)}, where="--profile, --set")
     chosen = AugmentConfig(scanners=mix)
     known = {str(label): name for label, name in (tissues or {}).items()}
     told = replace(context, tissues=tuple(tissues.items())) if tissues else context
-    title, pipeline = ", ".join(mix.names), Pipeline(chosen, told)
-    facts = {"source": title, "hash": chosen.hash, "config": chosen.to_dict(), **({"classes": known} if known else {})}
+    title, pipeline = ", ".join(scanner.text for scanner in mix.scanners), Pipeline(chosen, told)
+    # Without a hash of the configuration: what tissues are known of counts, too.
+    facts = {"source": title, "config": chosen.to_dict(), **({"classes": known} if known else {})}
     drawn = (lambda key: mix.scanner(key).text) if len(mix.names) > 1 else None
     return Choice(title, facts, epoch, lambda key: pipeline.plan([key]), drawn)

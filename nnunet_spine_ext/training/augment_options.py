@@ -51,12 +51,13 @@ def check_choice(
     for assignment in assignments:
         set_by_path(settings, assignment)
     for text in profiles:
-        if text in preset_names():
-            raise wrong_option("--profile", f"{text!r}, a preset", f"scanners, or --config {text}")
+        name = text.partition(":")[0]
+        if name in preset_names():
+            raise wrong_option("--profile", f"{name!r}, a preset", f"scanners, or --config {name}")
         parse_scanner(text)
     if transform is not None:
         _check_transform(transform)
-    if str(config) in profile_names():
+    if str(config).partition(":")[0].partition("..")[0] in profile_names():
         raise wrong_option("--config", f"{str(config)!r}, a scanner", f"a preset or a file, or --profile {config}")
     if config is not None and Path(config).suffix not in _FILES and str(config) not in preset_names():
         raise UsageError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -54,6 +56,9 @@ class Record:
 
 def make_record(case: NetworkInput, choice: Choice, look: Look, plans: Sequence[Plan], seed: int) -> dict[str, Any]:
     """Return the content of the file; equal for equal input and options."""
+    facts = dict(choice.facts)
+    # A configuration has a hash of its own; that of scanners is made of all that is said of them.
+    facts.setdefault("hash", hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16])
     first = plans[0].record
     scanners = {} if choice.scanner is None else {"scanners": [choice.scanner(plan.keys[0]) for plan in plans]}
     return {
@@ -61,7 +66,7 @@ def make_record(case: NetworkInput, choice: Choice, look: Look, plans: Sequence[
         "version": VERSION,
         "made_by": __version__,
         "input": {"case": case.name, **case.facts},
-        "augmentation": dict(choice.facts),
+        "augmentation": facts,
         "seed": seed,
         "epoch": choice.epoch,
         "look": asdict(look),
