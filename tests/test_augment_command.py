@@ -16,7 +16,7 @@ import torch
 from nnunet_spine_ext.augment.config import AugmentConfig
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Applied
-from nnunet_spine_ext.augment.profiles import PROFILES
+from nnunet_spine_ext.augment.profiles import PROFILES, profile_names
 from nnunet_spine_ext.augment.transform import registry
 from nnunet_spine_ext.cli.augment import main
 from nnunet_spine_ext.core.errors import SpineExtError
@@ -324,6 +324,8 @@ def test_scanner_profiles_are_drawn_and_named(case: tuple[Path, Path], tmp_path:
     several = augment([case[0]], profile=["ge-1.5t", str(own)], n=8, dry_run=True)
     assert {caption.partition(": ")[0] for caption in several.captions} == {"ge-1.5t", "ours"}
     assert not augment([case[0]], profile=["ge-1.5t"], n=1, dry_run=True).captions[0].startswith("ge")
+    preset = augment([case[0]], config="scanners", n=6, dry_run=True)
+    assert {caption.partition(": ")[0] for caption in preset.captions} == set(profile_names())
     first = (tmp_path / "a.png").read_bytes()
     augment([case[0]], case[1], replay=tmp_path / "a.json", o=tmp_path / "b.png")
     assert (tmp_path / "b.png").read_bytes() == first

@@ -234,6 +234,7 @@ def test_blended_samples_lie_between_their_scanner_and_another() -> None:
         ({"profiles": ["ge-3t", "ge-1.5t"], "weights": [0, 0]}, "one of them above 0"),
         ({"weights": "even"}, "a list of numbers"),
         ({"blend": 0.6}, "0 to 0.5"),
+        ({"profiles": ["ge-1.5t:noise=2"], "severity": {"noise": 1.5}}, "one of the two"),
         ({"jitter": 1.0}, "0 to 0.9"),
         ({"weighting": "no"}, "true or false"),
         ([], "a mapping"),
@@ -242,3 +243,18 @@ def test_blended_samples_lie_between_their_scanner_and_another() -> None:
 def test_what_cannot_be_meant_is_refused(wrong: Any, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         AugmentConfig.load({"scanners": wrong})
+
+
+def test_files_of_profiles_lie_beside_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = parse_scanner("ge-1.5t").profile.to_dict()
+    for folder, noise in ((tmp_path / "sub", 0.05), (tmp_path, 0.03)):
+        folder.mkdir(exist_ok=True)
+        (folder / "ours.yaml").write_text(json.dumps({**numbers, "name": "ours", "noise": noise}))
+    (tmp_path / "sub" / "mix.json").write_text(
+        json.dumps({"scanners": {"profiles": ["ours.yaml", "ours.yaml:bias=0"]}})
+    )
+    monkeypatch.chdir(tmp_path)
+    mix = AugmentConfig.load("sub/mix.json").scanners
+    assert mix is not None
+    assert [profile.noise for profile in mix.profiles] == pytest.approx([0.05, 0.05])
+    assert ScannerMix.from_dict({"profiles": ["ours.yaml"]}).profiles[0].noise == 0.03

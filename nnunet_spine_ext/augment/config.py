@@ -134,11 +134,13 @@ class AugmentConfig:
                 raise _refuse("augmentation", f"no preset {source!r}", nearest(source, preset_names()))
             return cls.from_dict(read_mapping(path), where=f"preset {source}")
         with naming_file(source):
-            return cls.from_dict(read_mapping(source), where=str(source))
+            return cls.from_dict(read_mapping(source), where=str(source), folder=Path(source).parent)
 
     @classmethod
-    def from_dict(cls, source: Mapping[str, Any], *, where: str = "augmentation") -> AugmentConfig:
-        """Read a mapping; see `load`."""
+    def from_dict(
+        cls, source: Mapping[str, Any], *, where: str = "augmentation", folder: Path | None = None
+    ) -> AugmentConfig:
+        """Read a mapping; see `load`. `folder`: where files of scanner profiles are looked for first."""
         known = ("order", "scanners", "schedule", "transforms", "version")
         _check_kind(source, where)
         _known_keys(source, known, where)
@@ -153,7 +155,7 @@ class AugmentConfig:
             raise _refuse(f"{where}: transforms", type(items).__name__, "a list of transforms")
         entries = tuple(_entry(item, f"{where}: transforms[{i}]") for i, item in enumerate(items))
         mix = source.get("scanners")
-        scanners = None if mix is None else ScannerMix.from_dict(mix, where=f"{where}: scanners")
+        scanners = None if mix is None else ScannerMix.from_dict(mix, where=f"{where}: scanners", folder=folder)
         return cls(entries, order, schedule, scanners)
 
     def to_dict(self) -> dict[str, Any]:

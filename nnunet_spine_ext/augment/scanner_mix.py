@@ -161,14 +161,15 @@ class ScannerMix:
         }
 
     @classmethod
-    def from_dict(cls, source: Any, *, where: str = "scanners") -> ScannerMix:
+    def from_dict(cls, source: Any, *, where: str = "scanners", folder: Path | None = None) -> ScannerMix:
         """Read a mapping; its profiles are names, files or mappings, and all shipped ones where none are given.
 
-        A name may have severities of its own and lie between two, as `profiles.parse_scanner` reads it.
+        A name may have severities of its own and lie between two, as `profiles.parse_scanner` reads it. Files are
+        looked for in `folder` first, that of the configuration.
 
         Raises
         ------
-        UsageError: an unknown key or profile (says the nearest), or an impossible value.
+        UsageError: an unknown key or profile (says the nearest), an impossible value, or severities said twice.
         """
         if not isinstance(source, Mapping):
             raise _refuse("scanners", f"a {type(source).__name__}", f"a mapping of {', '.join(_KEYS)}", where)
@@ -179,6 +180,10 @@ class ScannerMix:
         listed = source.get("profiles", profile_names())
         if not isinstance(listed, list | tuple):
             raise _refuse("profiles", type(listed).__name__, "a list of profiles", where)
+        own = [item for item in listed if isinstance(item, str) and ":" in item and not Path(item).is_file()]
+        if own and source.get("severity", 1) != 1:
+            found = f"a severity of all, and of its own in {', '.join(own)}"
+            raise _refuse("severity", found, "one of the two", where)
         numbers: dict[str, Any] = {}
         for name in _NUMBERS:
             if name == "severity" and isinstance(source.get(name), Mapping):
@@ -193,11 +198,15 @@ class ScannerMix:
         weighting = source.get("weighting", True)
         if not isinstance(weighting, bool):
             raise _refuse("weighting", repr(weighting), "true or false", where)
-        return cls(tuple(map(_profile, listed)), weighting=weighting, **numbers)
+        return cls(tuple(_profile(item, folder) for item in listed), weighting=weighting, **numbers)
 
 
-def _profile(item: Any) -> Profile:
+def _profile(item: Any, folder: Path | None) -> Profile:
     """Read one item of `profiles`; severities of its own are worked into the profile."""
+    if folder is not None and isinstance(item, str):
+        name, colon, severities = item.partition(":")
+        if (folder / name).is_file():
+            item = f"{folder / name}{colon}{severities}"
     composed = isinstance(item, str) and (":" in item or ".." in item) and not Path(item).is_file()
     return parse_scanner(item).shifted if composed else load_profile(item)
 

@@ -91,7 +91,7 @@ def choose(
     shown = chosen.schedule.ramp_epochs if epoch is None else epoch
     facts = {"source": title, "hash": chosen.hash, "strength": strength, "config": chosen.to_dict()}
     facts |= {"full_strength": True} if epoch is None else {}
-    return Choice(title, facts, shown, lambda key: pipeline.plan([key], fraction))
+    return Choice(title, facts, shown, lambda key: pipeline.plan([key], fraction), _drawn(chosen))
 
 
 def _single(name: str, settings: Mapping[str, Any]) -> AugmentConfig:
@@ -143,8 +143,6 @@ def _scanners(
                 expected="an option of scanners",
                 fix=nearest(key, _SCANNER_KEYS),
             )
-    if "severity" in settings and any(":" in text for text in profiles):
-        raise wrong_option("--set severity", f"severities of their own in {', '.join(profiles)}", "one of the two")
     mix = ScannerMix.from_dict({**settings, "profiles": list(profiles)}, where="--profile, --set")
     chosen = AugmentConfig(scanners=mix)
     known = {str(label): name for label, name in (tissues or {}).items()}
@@ -152,5 +150,12 @@ def _scanners(
     title, pipeline = ", ".join(scanner.text for scanner in mix.scanners), Pipeline(chosen, told)
     # Without a hash of the configuration: what tissues are known of counts, too.
     facts = {"source": title, "config": chosen.to_dict(), **({"classes": known} if known else {})}
-    drawn = (lambda key: mix.scanner(key).text) if len(mix.names) > 1 else None
-    return Choice(title, facts, epoch, lambda key: pipeline.plan([key]), drawn)
+    return Choice(title, facts, epoch, lambda key: pipeline.plan([key]), _drawn(chosen))
+
+
+def _drawn(config: AugmentConfig) -> Callable[[SampleKey], str] | None:
+    """Return what names the scanner of a sample, None where there are no several."""
+    mix = config.scanners
+    if mix is None or len(mix.names) < 2:
+        return None
+    return lambda key: mix.scanner(key).text
