@@ -34,7 +34,9 @@ class Installation:
         return self.folder / "bin" / "python"
 
     def run(self, *command: str | Path, cwd: Path, **variables: str) -> str:
-        inherited = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME")}
+        # Nor what other tests of the process, or whoever runs them, have told nnU-Net.
+        own = ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME", "nnUNet_extTrainer")
+        inherited = {k: v for k, v in os.environ.items() if k not in own}
         path = f"{self.folder / 'bin'}{os.pathsep}{inherited['PATH']}"
         env = {**inherited, **self.variables, **variables, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run([*map(str, command)], cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
