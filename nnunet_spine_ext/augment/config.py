@@ -40,6 +40,7 @@ _OTHER_KINDS = (
     ),
     (("configurations", "plans_name"), "plans of nnU-Net", "nnUNetv2_spine_augment --plans takes them"),
 )
+_OF_PEERS = ("a configuration of SmaugLab or AugLab", "convert it first: nnUNetv2_spine_augment --import")
 
 
 @dataclass(frozen=True)
@@ -248,11 +249,11 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
 
 def _check_kind(source: Mapping[str, Any], where: str) -> None:
     """Refuse a file of another kind, and say what takes it."""
-    others = [(kind, use) for keys, kind, use in _OTHER_KINDS if source.keys() >= {*keys}]
-    if any(str(key) in ("CPU", "GPU") or str(key).endswith(("Transform", "TransformGPU")) for key in source):
-        use = "convert it first: nnUNetv2_spine_augment --import"
-        others.append(("a configuration of SmaugLab or AugLab", use))
-    for kind, use in others:
+    of_peers = any(str(key) in ("CPU", "GPU") or str(key).endswith(("Transform", "TransformGPU")) for key in source)
+    found = _OF_PEERS if of_peers else None
+    found = next(((kind, use) for keys, kind, use in _OTHER_KINDS if source.keys() >= {*keys}), found)
+    if found is not None:
+        kind, use = found
         expected = "a configuration of augmentation"
         raise UsageError("E-CONFIG-KIND", file=where, found=kind, expected=expected, fix=use)
 

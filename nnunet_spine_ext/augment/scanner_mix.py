@@ -34,7 +34,7 @@ from nnunet_spine_ext.core.config import load_config, nearest
 from nnunet_spine_ext.core.errors import UsageError
 
 _STREAM, _OTHER, _BLEND = "scanner-order", "scanner-other", "scanner-blend"
-_KEYS = ("blend", "jitter", "profiles", "severity", "weighting", "weights")
+KEYS = ("blend", "jitter", "profiles", "severity", "weighting", "weights")
 _NUMBERS = ("blend", "jitter", "severity")
 # Beyond half the way a sample would be nearer to the other scanner than to its own, which is its domain.
 _LARGEST_BLEND = 0.5
@@ -172,15 +172,15 @@ class ScannerMix:
         UsageError: an unknown key or profile (says the nearest), an impossible value, or severities said twice.
         """
         if not isinstance(source, Mapping):
-            raise _refuse("scanners", f"a {type(source).__name__}", f"a mapping of {', '.join(_KEYS)}", where)
+            raise _refuse("scanners", f"a {type(source).__name__}", f"a mapping of {', '.join(KEYS)}", where)
         for key in source:
-            if key not in _KEYS:
-                known, fix = f"one of {', '.join(_KEYS)}", nearest(str(key), _KEYS)
+            if key not in KEYS:
+                known, fix = f"one of {', '.join(KEYS)}", nearest(str(key), KEYS)
                 raise UsageError("E-CONFIG-KEY", file=where, found=f"unknown key {key!r}", expected=known, fix=fix)
         listed = source.get("profiles", profile_names())
         if not isinstance(listed, list | tuple):
             raise _refuse("profiles", type(listed).__name__, "a list of profiles", where)
-        own = [item for item in listed if isinstance(item, str) and ":" in item and not Path(item).is_file()]
+        own = [item for item in listed if _composed(item, ":")]
         if own and source.get("severity", 1) != 1:
             found = f"a severity of all, and of its own in {', '.join(own)}"
             raise _refuse("severity", found, "one of the two", where)
@@ -207,8 +207,12 @@ def _profile(item: Any, folder: Path | None) -> Profile:
         name, colon, severities = item.partition(":")
         if (folder / name).is_file():
             item = f"{folder / name}{colon}{severities}"
-    composed = isinstance(item, str) and (":" in item or ".." in item) and not Path(item).is_file()
-    return parse_scanner(item).shifted if composed else load_profile(item)
+    return parse_scanner(item).shifted if _composed(item, ":", "..") else load_profile(item)
+
+
+def _composed(item: Any, *marks: str) -> bool:
+    """Return whether an item of `profiles` has one of the marks, and not in the name of a file."""
+    return isinstance(item, str) and any(mark in item for mark in marks) and not Path(item).is_file()
 
 
 def _number(name: str, value: Any, where: str) -> float:

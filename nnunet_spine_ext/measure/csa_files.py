@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 from nnunet_spine_ext.core.errors import CaseError, NoInputError, UsageError
 from nnunet_spine_ext.core.io import is_image, strip_suffix
@@ -39,7 +37,8 @@ def find_cases(i: Path, o: Path, **companions: str | Path | None) -> list[CaseFi
             "E-CSA-EMPTY", file=i, found="no image", expected="files such as case.nii.gz", fix="check -i"
         )
     given = {name: Path(path) for name, path in companions.items() if path is not None}
-    tables = {name: _files(path, f"--{name}", points=name == "discs", but=cords) for name, path in given.items()}
+    own = frozenset(file.resolve() for files in cords.values() for file in files)
+    tables = {name: _files(path, f"--{name}", points=name == "discs", but=own) for name, path in given.items()}
     for name, path in given.items():
         if path.is_file() and sum(map(len, cords.values())) > 1:
             raise UsageError(
@@ -86,11 +85,11 @@ def _twice(case: str, found: list[Path]) -> CaseError | None:
 
 
 def _files(
-    path: Path, option: str, *, points: bool = False, but: Mapping[str, list[Path]] = MappingProxyType({})
+    path: Path, option: str, *, points: bool = False, but: frozenset[Path] = frozenset()
 ) -> dict[str, list[Path]]:
     """Return files by case name; with `points`, a case without an image may have a file of points (.json).
 
-    `but`: files of a folder that are not among them, by case name.
+    `but`: files of a folder that are not among them.
     """
     if path.is_file():
         return {_case_of(path): [path]}
@@ -103,9 +102,8 @@ def _files(
             fix="check the path",
         )
     found: dict[str, list[Path]] = {}
-    others = {file.resolve() for files in but.values() for file in files}
     for file in sorted(path.iterdir()):
-        if not file.is_file() or file.name.startswith(".") or file.resolve() in others:
+        if not file.is_file() or file.name.startswith(".") or file.resolve() in but:
             continue
         if is_image(file) or (points and _is_points(file)):
             found.setdefault(_case_of(file), []).append(file)

@@ -11,7 +11,7 @@ from nnunet_spine_ext.augment.config import AugmentConfig, Group
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Pipeline, Plan
-from nnunet_spine_ext.augment.scanner_mix import ScannerMix
+from nnunet_spine_ext.augment.scanner_mix import KEYS, ScannerMix
 from nnunet_spine_ext.augment.transform import Transform, build
 from nnunet_spine_ext.core.config import nearest, set_by_path
 from nnunet_spine_ext.core.errors import UsageError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nnunet_spine_ext.training.augment_planned import PlannedTraining
 
 DEFAULT_PRESET = "shift"
-_SCANNER_KEYS = ("blend", "jitter", "severity", "weighting", "weights")
+_SCANNER_KEYS = tuple(key for key in KEYS if key != "profiles")
 
 
 @dataclass(frozen=True)
