@@ -273,6 +273,9 @@ _header("slope_zero_inter", "W-INT-SCALING", slope=0.0, inter=5.0)
 _header("slope_zero", "", slope=0.0)
 _header("inter_nan", "E-INT-SCALING", inter=float("nan"))
 _header("saturated", "W-INT-SATURATED", array=_with(32767, 200, "<i2"))
+_header("mask_for_image", "W-INT-MASK", array=np.arange(np.prod(SHAPE)).reshape(SHAPE).astype("<i2") % 64 * 30)
+_header("few_values", "", array=np.arange(np.prod(SHAPE)).reshape(SHAPE).astype("<i2") % 65 * 30)
+_header("few_fractions", "", array=np.arange(np.prod(SHAPE)).reshape(SHAPE).astype("<f4") % 8 * 30.5)
 
 # ---- MetaImage and NRRD ----------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_spine_ext.augment.config import AugmentConfig
+from nnunet_spine_ext.augment.config import PRESETS, AugmentConfig
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Applied
 from nnunet_spine_ext.augment.profiles import PROFILES, profile_names
@@ -400,6 +400,10 @@ def _code(call: Callable[[], Any]) -> str:
         ({"profile": ["nowhere.yaml"]}, "E-CONFIG-READ", "nowhere.yaml: no such file"),
         ({"profile": ["ge-1.5t"], "assignments": ["jitter=5"]}, "E-CONFIG-VALUE", "jitter: 5; expected 0 to 0.9;"),
         ({"profile": ["ge1.5t"]}, "E-AUG-PROFILE", "did you mean 'ge-1.5t'"),
+        ({"profile": ["GE-1.5T"]}, "E-AUG-PROFILE", "did you mean 'ge-1.5t'"),
+        ({"profile": ["ge-1.5t,ge-3t:noise=2"]}, "E-CONFIG-VALUE", "with blanks between them; ge-1.5t ge-3t:noise=2"),
+        ({"profile": [str(PRESETS / "shift.yaml")]}, "E-CONFIG-KIND", "--config takes it"),
+        ({"assignments": ["jitter=0.3"]}, "E-CONFIG-VALUE", "scanners.jitter"),
         ({"profile": ["ge-1.5t:nois=1"]}, "E-CONFIG-KEY", "did you mean 'noise'"),
         ({"profile": ["ge-1.5t:noise=9"]}, "E-CONFIG-VALUE", "0 to 4"),
         ({"profile": ["ge-1.5t"], "assignments": ["jiter=0.1"]}, "E-CONFIG-KEY", "did you mean 'jitter'"),

@@ -151,3 +151,7 @@ def test_a_file_of_another_kind_is_told_what_takes_it(content: dict[str, Any], u
     with pytest.raises(UsageError, match=use) as caught:
         AugmentConfig.load(file)
     assert (caught.value.code, caught.value.file) == ("E-CONFIG-KIND", str(file))
+    if use != "scanners":
+        with pytest.raises(UsageError, match=use) as caught:
+            load_profile(file)
+        assert (caught.value.code, caught.value.file) == ("E-CONFIG-KIND", str(file))

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from nnunet_spine_ext.augment.file_kinds import refuse_other_kind
 from nnunet_spine_ext.augment.ranges import Range
 from nnunet_spine_ext.augment.scanner_mix import ScannerMix
 from nnunet_spine_ext.augment.transform import STAGES, Transform, build
@@ -30,17 +31,6 @@ VERSION = 1
 PRESETS = Path(__file__).parent / "presets"
 
 _GROUP_KEYS = ("count", "one_of", "p", "some_of")
-# Files of another kind, known by their keys, and what takes them.
-_OTHER_KINDS = (
-    (("kind", "record"), "the record of a sheet", "nnUNetv2_spine_augment --replay takes it"),
-    (
-        ("field_strength", "te", "tr"),
-        "the profile of a scanner",
-        "`scanners: {profiles: […]}` or --profile take it",
-    ),
-    (("configurations", "plans_name"), "plans of nnU-Net", "nnUNetv2_spine_augment --plans takes them"),
-)
-_OF_PEERS = ("a configuration of SmaugLab or AugLab", "convert it first: nnUNetv2_spine_augment --import")
 
 
 @dataclass(frozen=True)
@@ -69,7 +59,7 @@ class Schedule:
             raise _refuse("schedule: ramp_epochs", str(self.ramp_epochs), "0 or more epochs")
         for stage in self.clean_stages:
             if stage not in STAGES:
-                raise _refuse("schedule: clean_stages", repr(stage), nearest(stage, STAGES))
+                raise _refuse("schedule: clean_stages", repr(stage), "stages", nearest(stage, STAGES))
 
     def strength(self, epoch: int, fraction: float | None = None) -> float:
         """Return the strength in an epoch counted from 0: `start` in the first, 1 where the ramps have ended.
@@ -132,7 +122,7 @@ class AugmentConfig:
         if isinstance(source, str) and Path(source).suffix not in (".yaml", ".yml", ".json"):
             path = PRESETS / f"{source}.yaml"
             if not path.is_file():
-                raise _refuse("augmentation", f"no preset {source!r}", nearest(source, preset_names()))
+                raise no_preset(source)
             return cls.from_dict(read_mapping(path), where=f"preset {source}")
         with naming_file(source):
             return cls.from_dict(read_mapping(source), where=str(source), folder=Path(source).parent)
@@ -143,13 +133,14 @@ class AugmentConfig:
     ) -> AugmentConfig:
         """Read a mapping; see `load`. `folder`: where files of scanner profiles are looked for first."""
         known = ("order", "scanners", "schedule", "transforms", "version")
-        _check_kind(source, where)
+        refuse_other_kind(source, where, "configuration")
         _known_keys(source, known, where)
         if source.get("version", VERSION) != VERSION:
             raise _refuse(f"{where}: version", repr(source["version"]), str(VERSION))
         order = source.get("order", "config")
         if order not in ("config", "random"):
-            raise _refuse(f"{where}: order", repr(order), nearest(str(order), ("config", "random")))
+            fix = nearest(str(order), ("config", "random"))
+            raise _refuse(f"{where}: order", repr(order), "a known order", fix)
         schedule = load_config(Schedule, _mapping(source.get("schedule") or {}, f"{where}: schedule"), where=where)
         items = source.get("transforms") or []
         if not isinstance(items, list | tuple):
@@ -209,6 +200,13 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
+def no_preset(name: str) -> UsageError:
+    """Return the error for a preset that is not there; says the nearest."""
+    return _refuse(
+        "augmentation", f"no preset {name!r}", "a preset, or a .yaml or .json file", nearest(name, preset_names())
+    )
+
+
 def _entry(item: Any, where: str) -> Entry:
     item = _mapping(item, where)
     if "one_of" in item or "some_of" in item:
@@ -247,17 +245,6 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     return value
 
 
-def _check_kind(source: Mapping[str, Any], where: str) -> None:
-    """Refuse a file of another kind, and say what takes it."""
-    of_peers = any(str(key) in ("CPU", "GPU") or str(key).endswith(("Transform", "TransformGPU")) for key in source)
-    found = _OF_PEERS if of_peers else None
-    found = next(((kind, use) for keys, kind, use in _OTHER_KINDS if source.keys() >= {*keys}), found)
-    if found is not None:
-        kind, use = found
-        expected = "a configuration of augmentation"
-        raise UsageError("E-CONFIG-KIND", file=where, found=kind, expected=expected, fix=use)
-
-
 def _known_keys(source: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in source:
         if key not in known:
@@ -270,5 +257,5 @@ def _known_keys(source: Mapping[str, Any], known: tuple[str, ...], where: str) -
             )
 
 
-def _refuse(where: str, found: str, expected: str) -> UsageError:
-    return UsageError("E-CONFIG-VALUE", file=where, found=found, expected=expected, fix="correct the value")
+def _refuse(where: str, found: str, expected: str, fix: str = "correct the value") -> UsageError:
+    return UsageError("E-CONFIG-VALUE", file=where, found=found, expected=expected, fix=fix)

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from nnunet_spine_ext.augment.file_kinds import refuse_other_kind
 from nnunet_spine_ext.core.config import load_config, naming_file, nearest, read_mapping
 from nnunet_spine_ext.core.errors import UsageError
 
@@ -196,7 +197,9 @@ def load_profile(source: str | Path | Mapping[str, Any]) -> Profile:
         return load_config(Profile, source, where="profile")
     if Path(source).suffix in (".yaml", ".yml", ".json"):
         with naming_file(source):
-            return load_config(Profile, read_mapping(source), where=str(source))
+            content = read_mapping(source)
+            refuse_other_kind(content, str(source), "profile")
+            return load_config(Profile, content, where=str(source))
     path = PROFILES / f"{source}.yaml"
     if str(source) not in profile_names():
         raise UsageError(

@@ -31,7 +31,7 @@ class Placed(Transform):
         super().__post_init__()
         if isinstance(self.where, dict):
             for name in self.where.keys() - set(get_args(Where)):
-                raise _refuse(f"{self.name}: where", repr(name), nearest(str(name), get_args(Where)))
+                raise _refuse(f"{self.name}: where", repr(name), "a known place", nearest(str(name), get_args(Where)))
             if min(self.where.values(), default=0.0) < 0 or sum(self.where.values()) > 1 + 1e-9:
                 raise _refuse(f"{self.name}: where", repr(self.where), "shares from 0 to 1 that sum to at most 1")
         elif not self.where:
@@ -97,5 +97,5 @@ class Selective(Placed):
         }
 
 
-def _refuse(where: str, found: str, expected: str) -> UsageError:
-    return UsageError("E-CONFIG-VALUE", file=where, found=found, expected=expected, fix="correct the value")
+def _refuse(where: str, found: str, expected: str, fix: str = "correct the value") -> UsageError:
+    return UsageError("E-CONFIG-VALUE", file=where, found=found, expected=expected, fix=fix)

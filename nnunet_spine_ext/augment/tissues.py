@@ -156,13 +156,13 @@ def check_classes(where: str, classes: Mapping[str, str] | None) -> None:
     """
     for label, name in (classes or {}).items():
         if name not in TISSUES:
-            raise _refuse(f"{where}: classes", f"tissue {name!r}", nearest(name, TISSUES))
+            raise _refuse(f"{where}: classes", f"tissue {name!r}", "a known tissue", nearest(name, TISSUES))
         if not str(label).isdecimal():
             raise _refuse(f"{where}: classes", f"label {label!r}", 'a label id, such as "1"')
 
 
-def _refuse(where: str, found: str, expected: str) -> UsageError:
-    return UsageError("E-CONFIG-VALUE", file=where, found=found, expected=expected, fix="correct the value")
+def _refuse(where: str, found: str, expected: str, fix: str = "correct the value") -> UsageError:
+    return UsageError("E-CONFIG-VALUE", file=where, found=found, expected=expected, fix=fix)
 
 
 def _signal(name: str, protocol: Protocol, rng: np.random.Generator) -> float:

@@ -32,8 +32,9 @@ class VoxelFacts:
     minimum, maximum: of the finite values; NaN if there is none.
     nan, infinite: how many voxels are.
     saturated: how many voxels hold the largest value of an integer type.
-    ids: the different values of a mask in ascending order; None for images, and when there are more than 4096.
-    strange: up to 8 values of a mask that are no whole numbers or negative.
+    ids: the different values in ascending order where all are whole numbers from 0 and at most 4096, in an image 64;
+        else None.
+    strange: up to 8 values that are no whole numbers or negative, of those looked at for `ids`.
     """
 
     count: int
@@ -167,6 +168,7 @@ class ImageFacts:
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as plain JSON."""
         voxels = self.voxels
+        ids = voxels.ids if voxels and self.role == "label" else None
         return {
             "file": str(self.path),
             "role": self.role,
@@ -180,7 +182,7 @@ class ImageFacts:
             "minimum": _number(voxels.minimum) if voxels else None,
             "maximum": _number(voxels.maximum) if voxels else None,
             "nonfinite": voxels.nonfinite if voxels else None,
-            "label_ids": list(voxels.ids) if voxels and voxels.ids is not None else None,
+            "label_ids": None if ids is None else list(ids),
             "problems": [problem.to_dict() for problem in self.problems],
         }
 

@@ -154,6 +154,12 @@ FILE_ROWS = (
         "less than 0.5 % of the voxels at the largest value",
         "export with another scaling or type; detail above this value is lost",
     ),
+    (
+        "W-INT-MASK",
+        "an image with as few values as a mask has",
+        "an image, with more than 64 different values",
+        "give the image; a mask has to be given as one (nnUNetv2_spine_check: --role label)",
+    ),
     # Masks
     ("W-LABEL-EMPTY", "a mask without foreground", "labelled voxels", "label it, or leave the case out"),
     (

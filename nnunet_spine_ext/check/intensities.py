@@ -52,6 +52,8 @@ def check_values(path: Path, header: Header, voxels: VoxelFacts, role: Role, emi
         share = 100 * voxels.saturated / voxels.count
         found = f"{share:.1f} % of the voxels at the largest {header.type_name}"
         emit(finding("W-INT-SATURATED", path, found))
+    elif voxels.ids is not None:
+        emit(finding("W-INT-MASK", path, f"{len(voxels.ids)} different values, all whole numbers"))
 
 
 def _check_mask(path: Path, voxels: VoxelFacts, emit: Emit) -> None:

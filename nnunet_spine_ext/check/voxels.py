@@ -12,7 +12,10 @@ from nnunet_spine_ext.check.facts import VoxelFacts
 from nnunet_spine_ext.core.volume import Array
 
 MAX_IDS = 4096
+MAX_IMAGE_VALUES = 64
 _MAX_STRANGE = 8
+# So many values of a block show already that an image has many.
+_GLANCE = 4096
 
 
 def scan(
@@ -24,9 +27,9 @@ def scan(
     ----------
     dtype: stored type with byte order.
     scaling: slope and intercept to apply, or None.
-    ids: also collect the different values (for masks).
+    ids: collect the different values up to `MAX_IDS` (for masks), else up to `MAX_IMAGE_VALUES`.
     """
-    tally = _Tally(dtype, collect=ids)
+    tally = _Tally(dtype, most=MAX_IDS if ids else MAX_IMAGE_VALUES)
     rest = b""
     for block in blocks:
         content = rest + block if rest else block
@@ -40,12 +43,12 @@ def scan(
 class _Tally:
     """Running counts over blocks of stored numbers."""
 
-    def __init__(self, dtype: np.dtype[Any], *, collect: bool) -> None:
+    def __init__(self, dtype: np.dtype[Any], *, most: int) -> None:
         self.count = self.nan = self.infinite = self.saturated = 0
         self.low, self.high = math.inf, -math.inf
         self.limit = np.iinfo(dtype).max if dtype.kind in "iu" else None
-        self.values: set[float] | None = set() if collect else None
-        self.overflow = False
+        self.values: set[float] = set()
+        self.most, self.overflow = most, False
 
     def add(self, values: Array) -> None:
         self.count += values.size
@@ -61,24 +64,27 @@ class _Tally:
         self.low, self.high = min(self.low, low.item()), max(self.high, high.item())
         if self.limit is not None and high == self.limit:
             self.saturated += int(np.count_nonzero(values == self.limit))
-        if self.values is not None and not self.overflow:
+        if not self.overflow:
             self._collect(values)
 
     def _collect(self, values: Array) -> None:
         # Most of a mask is background: sorting the rest is cheap.
         foreground = values[values != 0]
         if foreground.size < values.size:
-            self.values.add(0)  # type: ignore[union-attr]
-        self.values.update(np.unique(foreground).tolist())  # type: ignore[union-attr]
-        self.overflow = len(self.values) > MAX_IDS  # type: ignore[arg-type]
+            self.values.add(0)
+        for part in (foreground[:_GLANCE], foreground[_GLANCE:]):
+            self.values.update(np.unique(part).tolist())
+            self.overflow = len(self.values) > self.most
+            if self.overflow:
+                break
 
     def facts(self, scaling: tuple[float, float] | None) -> VoxelFacts:
         slope, inter = scaling or (1, 0)
         ends = sorted((self.low * slope + inter, self.high * slope + inter))
         low, high = (float(ends[0]), float(ends[1])) if self.low <= self.high else (math.nan, math.nan)
-        values = sorted(v * slope + inter for v in self.values or ())
+        values = sorted(v * slope + inter for v in self.values)
         strange = [float(v) for v in values if v != int(v) or v < 0]
-        ids = None if self.values is None or self.overflow or strange else tuple(int(v) for v in values)
+        ids = None if self.overflow or strange else tuple(int(v) for v in values)
         return VoxelFacts(
             count=self.count,
             minimum=low,

@@ -22,8 +22,10 @@ _EXPONENT = re.compile(r"[+-]?\d+[eE][+-]?\d+")
 def nearest(name: str, known: typing.Iterable[str]) -> str:
     """Return a hint such as ``did you mean 'gamma'? known: …`` for an unknown name."""
     choices = sorted(str(k) for k in known)
-    close = difflib.get_close_matches(name, choices, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    # Case does not make names less alike.
+    folded = {choice.casefold(): choice for choice in choices}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1)
+    hint = f"did you mean {folded[close[0]]!r}? " if close else ""
     return f"{hint}known: {', '.join(choices)}"
 
 

@@ -197,6 +197,6 @@ def _check(n: int, size: int, columns: int, plane: str | None, scheme: str | Non
     if columns < 0:
         raise wrong_option("--columns", str(columns), "0 or more")
     if plane is not None and plane not in PLANES:
-        raise wrong_option("--plane", repr(plane), nearest(plane, PLANES))
+        raise wrong_option("--plane", repr(plane), "a plane of the body", nearest(plane, PLANES))
     if scheme is not None:
         scheme_named(scheme)

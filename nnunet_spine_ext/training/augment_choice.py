@@ -105,6 +105,9 @@ def _changed(config: AugmentConfig, settings: Mapping[str, Any]) -> AugmentConfi
     for key, value in settings.items():
         if key == "transforms":
             raise wrong_option("--set transforms", "a list", "a configuration file, which --config reads")
+        if key in _SCANNER_KEYS:
+            fix = f"add --profile; in a configuration it is scanners.{key}"
+            raise wrong_option(f"--set {key}", "a setting of scanners", "--profile beside it", fix)
         inner = merged.get(key)
         merged[key] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
     return AugmentConfig.from_dict(merged, where="--set")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_spine_ext.augment.config import preset_names
+from nnunet_spine_ext.augment.config import no_preset, preset_names
 from nnunet_spine_ext.augment.profiles import parse_scanner, profile_names
 from nnunet_spine_ext.core.config import nearest, set_by_path
 from nnunet_spine_ext.core.errors import NoInputError, UsageError
@@ -54,19 +54,15 @@ def check_choice(
         name = text.partition(":")[0]
         if name in preset_names():
             raise wrong_option("--profile", f"{name!r}, a preset", f"scanners, or --config {name}")
+        if "," in name and not Path(name).is_file():
+            raise wrong_option("--profile", text, "scanners with blanks between them", text.replace(",", " "))
         parse_scanner(text)
     if transform is not None:
         _check_transform(transform)
     if str(config).partition(":")[0].partition("..")[0] in profile_names():
         raise wrong_option("--config", f"{str(config)!r}, a scanner", f"a preset or a file, or --profile {config}")
     if config is not None and Path(config).suffix not in _FILES and str(config) not in preset_names():
-        raise UsageError(
-            "E-CONFIG-VALUE",
-            file="augmentation",
-            found=f"no preset {str(config)!r}",
-            expected=nearest(str(config), preset_names()),
-            fix="correct the value",
-        )
+        raise no_preset(str(config))
 
 
 def _check_transform(name: str) -> None:
@@ -82,6 +78,6 @@ def _check_transform(name: str) -> None:
         )
 
 
-def wrong_option(where: str, found: str, expected: str) -> UsageError:
+def wrong_option(where: str, found: str, expected: str, fix: str = "correct the option") -> UsageError:
     """Return the error for an option whose value cannot be meant."""
-    return UsageError("E-CONFIG-VALUE", file=where, found=found, expected=expected, fix="correct the option")
+    return UsageError("E-CONFIG-VALUE", file=where, found=found, expected=expected, fix=fix)
