@@ -363,9 +363,7 @@ def test_no_real_file_raises_a_false_alarm(test_data: Path) -> None:
     assert [str(problem) for _, problem in found if problem.code != "W-INT-MASK"] == []
     masks = [path.name for path, _ in found]
     assert len(masks) > 50
-    scans = re.compile(
-        r"(ct|dwi_mean|gre|mr|mr_sm|mt[01]|MTS|t1w|T1w|t2|T2w|t2_lumbar|t2s|T2star|uncropped|lesion)\.nii"
-    )
+    scans = re.compile(r"(_ct|dwi_mean|gre|example_mr.*|mt[01]|MTS|t1w|t2|T[12]w|T2star|lumbar|t2s|uncropped)\.nii")
     assert [name for name in masks if scans.search(name)] == []
 
 
