@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nnunet_spine_ext.augment.config import AugmentConfig
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Pipeline
+from nnunet_spine_ext.core.errors import UsageError
 
 CONTEXT = Context(shape=(8, 8, 8), spacing=(1.0, 1.0, 1.0))
 
@@ -38,3 +42,60 @@ def test_clean_samples_are_moved_but_not_recoloured() -> None:
 @pytest.mark.parametrize(("fraction", "gamma"), [(None, 200), (0.89, 200), (0.9, 0), (0.995, 0)])
 def test_the_clean_end(fraction: float | None, gamma: int) -> None:
     assert fired({"closing_clean_share": 0.1}, 3, fraction) == {"flip": 200, "rotate": 200, "gamma": gamma}
+
+
+LISTED = {"transforms": [{"name": "rotate", "p": 1.0, "degrees": 5.0}, {"name": "contrast", "p": 1.0}]}
+
+
+def names(config: dict[str, Any], epoch: int = 3, fraction: float | None = None) -> list[tuple[str, ...]]:
+    own = {"schedule": {}, "transforms": [{"name": "rotate", "p": 1.0}, {"name": "gamma", "p": 1.0}], **config}
+    plan = Pipeline(own, CONTEXT).plan([SampleKey(0, "case", epoch, draw) for draw in range(100)], fraction)
+    return [tuple(applied.name for applied in sample) for sample in plan.samples]
+
+
+def test_clean_samples_have_a_list_of_their_own() -> None:
+    found = names({"schedule": {"clean_share": 0.3}, "clean": LISTED})
+    assert set(found) == {("rotate", "gamma"), ("rotate", "contrast")}
+    assert found.count(("rotate", "contrast")) == pytest.approx(30, abs=15)
+    assert names({"schedule": {"clean_share": 0.3}, "clean": LISTED}) == found
+    closing = {"schedule": {"closing_clean_share": 0.1}, "clean": LISTED}
+    assert set(names(closing, fraction=0.8)) == {("rotate", "gamma")}
+    assert set(names(closing, fraction=0.95)) == {("rotate", "contrast")}
+
+
+def test_the_list_of_clean_samples_has_its_full_strength_from_the_first_epoch_on() -> None:
+    config = {"schedule": {"ramp_epochs": 10, "clean_share": 0.3}, "clean": LISTED}
+    assert set(names(config, epoch=0)) == {("rotate",), ("rotate", "contrast")}
+
+
+def test_a_preset_a_file_and_a_mapping_say_the_list_of_clean_samples(tmp_path: Path) -> None:
+    (tmp_path / "clean.json").write_text(json.dumps(LISTED))
+    (tmp_path / "own.json").write_text(json.dumps({"transforms": [], "clean": "clean.json"}))
+    config = AugmentConfig.load(tmp_path / "own.json")
+    assert config.clean == AugmentConfig.load(LISTED)
+    assert AugmentConfig.load(config.to_dict()) == config
+    assert AugmentConfig.load({"clean": "nnunet"}).clean == AugmentConfig.load("nnunet")
+    assert [name for name, _ in AugmentConfig.load({**LISTED, "clean": LISTED}).flat()] == ["rotate", "contrast"] * 2
+
+
+def test_a_configuration_without_a_list_of_clean_samples_keeps_its_hash() -> None:
+    assert "clean" not in AugmentConfig.load(LISTED).to_dict()
+    assert AugmentConfig.load({**LISTED, "clean": LISTED}).hash != AugmentConfig.load(LISTED).hash
+
+
+@pytest.mark.parametrize(
+    ("clean", "message"),
+    [
+        ("nnunett", "did you mean 'nnunet'"),
+        ("shift", "a schedule"),
+        ({**LISTED, "schedule": {"ramp_epochs": 3}}, "a schedule"),
+        ({**LISTED, "scanners": {}}, "scanners"),
+        ({**LISTED, "clean": LISTED}, "clean inside"),
+        ({"transforms": [{"name": "contrst"}]}, "did you mean 'contrast'"),
+        ({"transforms": [{"name": "contrast", "channels": [3]}]}, "channel"),
+        (3, "a int"),
+    ],
+)
+def test_lists_of_clean_samples_that_cannot_be_meant(clean: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Pipeline({"transforms": [], "clean": clean}, CONTEXT)

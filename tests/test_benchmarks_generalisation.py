@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -213,7 +214,7 @@ def test_both_precisions_are_told_apart_and_timed_by_their_own_trainings(load, m
     shared = arms.Schedule(1, 1)
     own = arms.Arm("bf16", "x:Y", "python", precision="bf16")
     assert own.schedule(shared).precision == "bf16"
-    assert arms.Arm("plain", "x:Y", "python").schedule(shared) is shared
+    assert arms.Arm("plain", "x:Y", "python").schedule(shared) == shared
     for seed, seconds in ((1, 10.0), (2, 30.0), (3, 1000.0)):
         write_json(tmp_path / "trained" / f"Dataset921_T2w-bf16-{seed}" / "scores.json", {"cpu_s": seconds})
     assert script.cpu_seconds(tmp_path, "Dataset921_T2w", "bf16", (1, 2)) == 20.0
@@ -260,10 +261,21 @@ def test_an_arm_with_another_clean_share_has_plans_of_its_own(load, tmp_path):
     write_json(tmp_path / "bench.json", {"plans_name": "bench", "spine_ext": {"augment": {"clean_share": None}}})
     (arm, whole), missing = arms.arms(sys.executable, ["ours-clean70", "ours-clean100"])
     assert (missing, whole.clean_share) == ([], 1.0)
-    with pytest.raises(SystemExit, match="ours-clean'"):
-        arms.arms(sys.executable, ["ours-clean"])
+    for wrong in ("ours-clean", "ours-clean101", "nnunet-clean70", "nnunet-x", "ours-x1.5-clean70"):
+        with pytest.raises(SystemExit, match=f"no arm '{wrong}'"):
+            arms.arms(sys.executable, [wrong])
     name = arm.plans(tmp_path, "bench")
     written = json.loads((tmp_path / f"{name}.json").read_text())
     assert written == {"plans_name": name, "spine_ext": {"augment": {"clean_share": 0.7}}}
     assert arm.trainer == arms.arms(sys.executable, ["ours"])[0][0].trainer
     assert arms.arms(sys.executable, ["ours"])[0][0].plans(tmp_path, "bench") == "bench"
+
+
+def test_an_arm_can_train_for_longer(load):
+    arms = load("generalisation.arms")
+    (plain, longer, both), missing = arms.arms(sys.executable, ["nnunet", "nnunet-x1.5", "ours-clean70-x0.5"])
+    assert missing == []
+    shared = arms.Schedule(epochs=12, iterations=50)
+    assert plain.schedule(shared) == shared
+    assert longer.schedule(shared) == replace(shared, epochs=18)
+    assert (both.schedule(shared).epochs, both.clean_share, both.name) == (6, 0.7, "ours-clean70-x0.5")

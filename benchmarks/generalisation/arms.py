@@ -26,6 +26,7 @@ _CONFIGS_OF_PEERS = {
     "smauglab-paper": "transform_params_one-sequence-to-segment-them-all.json",
 }
 _CONFIGS = "lib/python*/site-packages/smauglab/configs"
+_VARIANT = re.compile(r"(?P<base>[a-z-]+?)(-clean(?P<clean>\d\d?|100))?(-x(?P<length>\d+(\.\d+)?))?")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Arm:
     """A trainer (`module:class`) with the interpreter that has it and variables of its environment.
 
     `precision`: its own, in place of that of the schedule. `clean_share`: of the samples of our preset, in place of
-    what it says.
+    what it says. `length`: of its training, where that of the schedule is 1.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Arm:
     variables: dict[str, str] = field(default_factory=dict)
     precision: str | None = None
     clean_share: float | None = None
+    length: float = 1.0
 
     def plans(self, folder: Path, shared: str) -> str:
         """Return the name of the plans in the preprocessed `folder`; a variant of the shared ones is written first."""
@@ -55,7 +57,8 @@ class Arm:
 
     def schedule(self, shared: Schedule) -> Schedule:
         """Return how this arm trains."""
-        return shared if self.precision is None else replace(shared, precision=self.precision)
+        epochs = max(1, round(shared.epochs * self.length))
+        return replace(shared, epochs=epochs, precision=self.precision or shared.precision)
 
 
 def arms(python: str, names: Sequence[str]) -> tuple[list[Arm], list[str]]:
@@ -69,12 +72,16 @@ def arms(python: str, names: Sequence[str]) -> tuple[list[Arm], list[str]]:
         found = sorted(PEER_PYTHON.parent.parent.glob(f"{_CONFIGS}/{file}"))
         if found:
             known[name] = Arm(name, _PEER, str(PEER_PYTHON), {"SMAUGLAB_PARAMS_JSON": str(found[0])})
+    there = list(dict.fromkeys((*known, *_CONFIGS_OF_PEERS)))
     for name in names:
-        if share := re.fullmatch(r"ours-clean(\d\d?|100)", name):
-            known[name] = replace(known["ours"], name=name, clean_share=int(share[1]) / 100)
-        elif name not in (*known, *_CONFIGS_OF_PEERS):
-            there = ", ".join(dict.fromkeys((*known, *_CONFIGS_OF_PEERS)))
-            raise SystemExit(f"no arm {name!r}; there are {there}, and ours-clean0 to ours-clean100")
+        found = _VARIANT.fullmatch(name)
+        if not found or found["base"] not in there or (found["clean"] and found["base"] != "ours"):
+            listed = ", ".join(there)
+            raise SystemExit(f"no arm {name!r}; there are {listed}, ours-clean0 to ours-clean100, and ARM-x1.5")
+        if found["base"] in known:
+            share = known[found["base"]].clean_share if found["clean"] is None else int(found["clean"]) / 100
+            length = float(found["length"] or 1)
+            known[name] = replace(known[found["base"]], name=name, clean_share=share, length=length)
     return [known[n] for n in names if n in known], [n for n in names if n not in known]
 
 

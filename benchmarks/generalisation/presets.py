@@ -68,8 +68,8 @@ def our_augmentation(preset: str = "shift", classes: Mapping[str, str] = Mapping
 
 
 ARMS_HELP = (
-    "some of: nnunet, smauglab, smauglab-paper, ours, mirror, ours-cleanN (ours with N %% of clean samples)"
-    " (default: %(default)s)"
+    "some of: nnunet, smauglab, smauglab-paper, ours, mirror, ours-cleanN (ours with N %% of clean samples), each with"
+    " -xF behind it: F times as long (default: %(default)s)"
 )
 
 

@@ -7,6 +7,7 @@ transforms:
   - {name: gamma, p: 0.3, gamma: [0.7, 1.5]}
   - one_of: [{name: sqrt}, {name: exp}]
     p: 0.2
+clean: nnunet                            # optional: what clean samples get, a preset, a file or a mapping
 scanners: {profiles: [ge-3t, ge-1.5t]}   # optional; see `scanner_mix`
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -39,8 +40,9 @@ class Schedule:
 
     `ramp_epochs`: epochs over which the strength rises from `start` to 1. `ramp_share`: the same as the first part of
     the training; of both the weaker counts. `clean_share`: part of the samples that get only the stages in
-    `clean_stages`. `closing_clean_share`: last part of the training in which all samples do. `clean_stages` have their
-    full strength from the first epoch on. Where the length of the training is unknown, shares of it do not count.
+    `clean_stages`, or what `AugmentConfig.clean` says. `closing_clean_share`: last part of the training in which all
+    samples do. `clean_stages` have their full strength from the first epoch on. Where the length of the training is
+    unknown, shares of it do not count.
     """
 
     ramp_epochs: int = 0
@@ -100,12 +102,20 @@ class AugmentConfig:
     """What a pipeline does; `hash` names it.
 
     `scanners`: every sample is also taken by one of them, whatever the schedule says; None: by none.
+    `clean`: what clean samples get in place of `transforms`, at full strength; None: the stages in `clean_stages`.
     """
 
     transforms: tuple[Entry, ...] = ()
     order: Literal["config", "random"] = "config"
     schedule: Schedule = field(default_factory=Schedule)
     scanners: ScannerMix | None = None
+    clean: AugmentConfig | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse clean samples that would need a schedule, scanners or clean samples of their own."""
+        clean = self.clean
+        if clean is not None and clean != AugmentConfig(clean.transforms, clean.order):
+            raise _refuse("clean", "a schedule, scanners or clean inside", "transforms and their order alone")
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any]) -> AugmentConfig:
@@ -132,7 +142,7 @@ class AugmentConfig:
         cls, source: Mapping[str, Any], *, where: str = "augmentation", folder: Path | None = None
     ) -> AugmentConfig:
         """Read a mapping; see `load`. `folder`: where files of scanner profiles are looked for first."""
-        known = ("order", "scanners", "schedule", "transforms", "version")
+        known = ("clean", "order", "scanners", "schedule", "transforms", "version")
         refuse_other_kind(source, where, "configuration")
         _known_keys(source, known, where)
         if source.get("version", VERSION) != VERSION:
@@ -148,18 +158,26 @@ class AugmentConfig:
         entries = tuple(_entry(item, f"{where}: transforms[{i}]") for i, item in enumerate(items))
         mix = source.get("scanners")
         scanners = None if mix is None else ScannerMix.from_dict(mix, where=f"{where}: scanners", folder=folder)
-        return cls(entries, order, schedule, scanners)
+        clean = source.get("clean")
+        return cls(entries, order, schedule, scanners, None if clean is None else cls._read_clean(clean, where, folder))
+
+    @classmethod
+    def _read_clean(cls, source: Any, where: str, folder: Path | None) -> AugmentConfig:
+        if isinstance(source, Mapping):
+            return cls.from_dict(source, where=f"{where}: clean", folder=folder)
+        beside = None if folder is None else folder / str(source)
+        return cls.load(beside if beside is not None and beside.is_file() else source)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, defaults included, as plain JSON that `load` reads."""
         # Left out where there are none: configurations from before there were any keep their hash.
-        scanners = {} if self.scanners is None else {"scanners": self.scanners.to_dict()}
+        parts = {"scanners": self.scanners, "clean": self.clean}
         return {
             "version": VERSION,
             "order": self.order,
             "schedule": to_dict(self.schedule),
             "transforms": [entry.to_dict() for entry in self.transforms],
-            **scanners,
+            **{name: part.to_dict() for name, part in parts.items() if part is not None},
         }
 
     @property
@@ -179,15 +197,25 @@ class AugmentConfig:
                 return dataclasses.replace(entry, members=tuple(m.with_content() for m in entry.members))
             return entry.with_content()
 
-        return dataclasses.replace(self, transforms=tuple(map(told, self.transforms)))
+        return self.with_entries(lambda entries: tuple(map(told, entries)))
+
+    def with_entries(self, change: Callable[[tuple[Entry, ...]], tuple[Entry, ...]]) -> AugmentConfig:
+        """Return the same with `change` made to its transforms and to those of clean samples."""
+        clean = None if self.clean is None else self.clean.with_entries(change)
+        return dataclasses.replace(self, transforms=change(self.transforms), clean=clean)
 
     def flat(self) -> Iterator[tuple[str, Transform]]:
-        """Yield every transform with its stream: its name, numbered from the second of the same name on."""
+        """Yield every transform with its stream: its name, numbered from the second of the same name on.
+
+        Those of clean samples come last and are numbered for themselves: a sample gets one list or the other.
+        """
         seen: dict[str, int] = {}
         for entry in self.transforms:
             for transform in entry.members if isinstance(entry, Group) else (entry,):
                 count = seen[transform.name] = seen.get(transform.name, 0) + 1
                 yield transform.name if count == 1 else f"{transform.name}#{count}", transform
+        if self.clean is not None:
+            yield from self.clean.flat()
 
     def with_short_ramp(self, epochs: int) -> AugmentConfig:
         """Return the same with a ramp of at most a tenth of a training: presets count on a thousand epochs."""

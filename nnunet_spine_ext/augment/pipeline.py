@@ -131,6 +131,7 @@ class Pipeline:
         self._entries = tuple(_named(self.config))
         check_config(self.config, context)
         self._scanners = tuple(_scanner_pipelines(self.config, context))
+        self._clean = None if self.config.clean is None else Pipeline(self.config.clean, context)
 
     def plan(self, keys: Sequence[SampleKey], epoch_fraction: float | None = None) -> Plan:
         """Draw what happens to a batch, one key per sample.
@@ -194,9 +195,18 @@ class Pipeline:
 
     def _draw(self, key: SampleKey, fraction: float | None) -> tuple[Applied, ...]:
         schedule = self.config.schedule
+        clean = schedule.closing(fraction) or (schedule.clean_share > 0 and coin(key, "clean") < schedule.clean_share)
+        if clean and self._clean is not None:
+            own = self._clean._draw(key, None)
+        else:
+            own = self._listed(key, fraction, clean=clean)
+        return own if self.config.scanners is None else own + self._taken(key, self.config.scanners)
+
+    def _listed(self, key: SampleKey, fraction: float | None, *, clean: bool) -> tuple[Applied, ...]:
+        """Return what the configuration's transforms do to a sample, to a clean one those of clean stages."""
+        schedule = self.config.schedule
         steady = self.context
         ramped = steady.at_strength(steady.strength * schedule.strength(key.epoch, fraction))
-        clean = schedule.closing(fraction) or (schedule.clean_share > 0 and coin(key, "clean") < schedule.clean_share)
         drawn = []
         for position, (stream, transform) in enumerate(self._chosen(key, steady.strength, ramped.strength)):
             always = transform.stage in schedule.clean_stages
@@ -209,8 +219,7 @@ class Pipeline:
                 params = transform.sample(generator(key, name), steady if always else ramped)
                 applied = Applied(transform.name, {**params, "channels": channels})
                 drawn.append((STAGES.index(transform.stage), rank, applied))
-        own = tuple(applied for _, _, applied in sorted(drawn, key=lambda item: item[:2]))
-        return own if self.config.scanners is None else own + self._taken(key, self.config.scanners)
+        return tuple(applied for _, _, applied in sorted(drawn, key=lambda item: item[:2]))
 
     def _taken(self, key: SampleKey, scanners: ScannerMix) -> tuple[Applied, ...]:
         """Return what the scanner of a sample does; within a stage it comes after the configuration's transforms."""

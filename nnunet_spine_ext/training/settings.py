@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from nnunet_spine_ext.augment.config import AugmentConfig, Group
+from nnunet_spine_ext.augment.config import AugmentConfig, Entry, Group
 from nnunet_spine_ext.core.config import load_config, to_dict
 from nnunet_spine_ext.core.device import TrainingPrecision
 from nnunet_spine_ext.core.errors import UsageError
@@ -115,7 +115,7 @@ class AugmentSettings:
         own = {name: getattr(self, name) for name in names}
         schedule = replace(config.schedule, **{name: value for name, value in own.items() if value is not None})
         config = replace(config, schedule=schedule)
-        return config if self.flips == "config" else _without_flips(config)
+        return config if self.flips == "config" else config.with_entries(_without_flips)
 
     def without_files(self) -> AugmentSettings:
         """Return the same, with a configuration that is a file put in place of its name; raises as `effective`."""
@@ -131,9 +131,9 @@ class AugmentSettings:
         return AugmentSettings(config=config.with_content().to_dict(), flips=self.flips, hash=config.hash)
 
 
-def _without_flips(config: AugmentConfig) -> AugmentConfig:
-    """Return the configuration without its flips; raises UsageError for one in a group, which cannot be left out."""
-    for entry in config.transforms:
+def _without_flips(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    """Return transforms without flips; raises UsageError for one in a group, which cannot be left out."""
+    for entry in entries:
         if isinstance(entry, Group) and any(member.name == "flip" for member in entry.members):
             raise UsageError(
                 "E-CONFIG-VALUE",
@@ -142,8 +142,7 @@ def _without_flips(config: AugmentConfig) -> AugmentConfig:
                 expected="mirroring by train.mirror and train.mirror_axes",
                 fix="take flip out of the group",
             )
-    kept = tuple(entry for entry in config.transforms if isinstance(entry, Group) or entry.name != "flip")
-    return replace(config, transforms=kept)
+    return tuple(entry for entry in entries if isinstance(entry, Group) or entry.name != "flip")
 
 
 @dataclass(frozen=True)

@@ -220,4 +220,4 @@ def _with_mirroring(config: AugmentConfig, axes: Sequence[int] | None) -> Augmen
     if not axes:
         return config
     flip = build("flip", {"p": 1.0, "axis_p": 0.5, "axes": list(axes)})
-    return replace(config, transforms=(flip, *config.transforms))
+    return config.with_entries(lambda entries: (flip, *entries))
