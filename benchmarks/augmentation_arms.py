@@ -20,7 +20,7 @@ from batchgeneratorsv2.transforms.utils.random import OneOfTransform, RandomTran
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor
 
-from nnunet_spine_ext.augment.config import AugmentConfig, Group
+from nnunet_spine_ext.augment.config import AugmentConfig, Entry, Group
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Pipeline
@@ -39,7 +39,7 @@ class Ours:
     def __init__(self, config: AugmentConfig, *, mirror: bool = False) -> None:
         if mirror:
             flip = build("flip", {"p": 1.0, "axis_p": 0.5})
-            config = replace(config, transforms=(flip, *config.transforms))
+            config = config.with_entries(lambda entries: (flip, *entries))
         self.config = config
         self._variants: dict[str | None, AugmentConfig] = {None: config}
         self._pipelines: dict[tuple[str | None, Context], Pipeline] = {}
@@ -54,13 +54,8 @@ class Ours:
         self._context = Context(patch.shape, patch.spacing, source, labels=tuple(ids), tissues=tissues)
 
     def transforms(self) -> dict[str, float]:
-        clean = self.config.schedule.clean_share
-        found = {}
-        for name, entry in self._entries().items():
-            stages = {t.stage for t in (entry.members if isinstance(entry, Group) else (entry,))}
-            spared = stages <= set(self.config.schedule.clean_stages)
-            found[name] = entry.p * (1.0 if spared else 1 - clean)
-        return {name: p for name, p in found.items() if p > 0}
+        chances = {name: entry.p * share for name, (entry, share) in self._entries().items()}
+        return {name: p for name, p in chances.items() if p > 0}
 
     def begin(self, seed: int, only: str | None) -> None:
         key = (only, self._context)
@@ -84,23 +79,35 @@ class Ours:
         assert labels is not None
         return image, labels
 
-    def _entries(self) -> dict[str, Any]:
-        found = {}
-        for position, entry in enumerate(self.config.transforms):
-            name = "one of " + ", ".join(t.name for t in entry.members) if isinstance(entry, Group) else entry.name
-            found[name if name not in found else f"{name}#{position}"] = entry
+    def _entries(self) -> dict[str, tuple[Entry, float]]:
+        """Return transforms and groups by their names, each with the share of the samples that may get it."""
+        schedule, clean = self.config.schedule, self.config.clean
+        found: dict[str, tuple[Entry, float]] = {}
+        for entry in self.config.transforms:
+            stages = {t.stage for t in (entry.members if isinstance(entry, Group) else (entry,))}
+            spared = clean is None and stages <= set(schedule.clean_stages)
+            found[_free_name(entry, found)] = (entry, 1.0 if spared else 1 - schedule.clean_share)
+        for entry in () if clean is None else clean.transforms:
+            found[_free_name(entry, found)] = (entry, schedule.clean_share)
         return found
 
     def _variant(self, only: str | None) -> AugmentConfig:
         if only not in self._variants:
-            entries = self._entries()
-            everything = only == measure.EVERYTHING
-            chosen = [e for name, e in entries.items() if (everything and e.p > 0) or name == only]
+            if only == measure.EVERYTHING:
+                # Of two lists the one that no clean sample gets.
+                chosen = [entry for entry in self.config.transforms if entry.p > 0]
+            else:
+                chosen = [entry for name, (entry, _) in self._entries().items() if name == only]
             schedule = replace(self.config.schedule, clean_share=0.0)
             self._variants[only] = replace(
-                self.config, transforms=tuple(replace(e, p=1.0) for e in chosen), schedule=schedule
+                self.config, transforms=tuple(replace(e, p=1.0) for e in chosen), schedule=schedule, clean=None
             )
         return self._variants[only]
+
+
+def _free_name(entry: Entry, taken: Mapping[str, Any]) -> str:
+    name = "one of " + ", ".join(t.name for t in entry.members) if isinstance(entry, Group) else entry.name
+    return name if name not in taken else f"{name}#{len(taken)}"
 
 
 class NnUNet:

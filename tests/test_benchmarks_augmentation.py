@@ -106,6 +106,17 @@ def test_clean_samples_lower_the_chance_of_all_but_the_geometry() -> None:
     assert chances["gamma"] == pytest.approx(0.3 * 0.7)
 
 
+def test_what_clean_samples_get_counts_for_their_share() -> None:
+    listed = {"transforms": [{"name": "gamma", "p": 0.5}, {"name": "contrast", "p": 0.5}]}
+    config = {**listed, "schedule": {"clean_share": 0.2}, "clean": {"transforms": [{"name": "gamma", "p": 1.0}]}}
+    arm = local(Ours(AugmentConfig.load(config)))
+    assert arm.transforms() == pytest.approx({"gamma": 0.4, "contrast": 0.4, "gamma#2": 0.2})
+    for only, names in (("gamma#2", ["gamma"]), (measure.EVERYTHING, ["gamma", "contrast"])):
+        arm.runner.begin(1, only)
+        arm.runner.step("plan")
+        assert {a.name for sample in arm.runner.plan.samples for a in sample} == set(names)
+
+
 def test_the_nnunet_preset_has_the_probabilities_of_nnunet() -> None:
     ours = local(Ours(AugmentConfig.load("nnunet"))).transforms()
     theirs = {name.partition(" ")[2] or name: p for name, p in local(NnUNet(nnUNetTrainer)).transforms().items()}
