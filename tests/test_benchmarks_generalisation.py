@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nnunet_spine_ext.core.io import write_json
+from nnunet_spine_ext.augment.config import AugmentConfig
+from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.core.io import read_json, write_json
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -172,8 +174,6 @@ def test_relative_gain_leaves_out_domains_where_stock_finds_nothing(load):
 
 
 def test_our_augmentation_is_the_preset_with_tissues(load):
-    from nnunet_spine_ext.augment.config import AugmentConfig
-
     presets = load("generalisation.presets")
     config = AugmentConfig.from_dict(presets.our_augmentation())
     plain = AugmentConfig.load("shift")
@@ -260,7 +260,7 @@ def test_an_arm_with_another_clean_share_has_plans_of_its_own(load, tmp_path):
     arms = load("generalisation.arms")
     write_json(tmp_path / "bench.json", {"plans_name": "bench", "spine_ext": {"augment": {"clean_share": None}}})
     (arm, whole), missing = arms.arms(sys.executable, ["ours-clean70", "ours-clean100"])
-    assert (missing, whole.clean_share) == ([], 1.0)
+    assert (missing, whole.augment) == ([], {"clean_share": 1.0})
     for wrong in ("ours-clean", "ours-clean101", "nnunet-clean70", "nnunet-x", "ours-x1.5-clean70"):
         with pytest.raises(SystemExit, match=f"no arm '{wrong}'"):
             arms.arms(sys.executable, [wrong])
@@ -278,4 +278,18 @@ def test_an_arm_can_train_for_longer(load):
     shared = arms.Schedule(epochs=12, iterations=50)
     assert plain.schedule(shared) == shared
     assert longer.schedule(shared) == replace(shared, epochs=18)
-    assert (both.schedule(shared).epochs, both.clean_share, both.name) == (6, 0.7, "ours-clean70-x0.5")
+    assert (both.schedule(shared).epochs, both.name) == (6, "ours-clean70-x0.5")
+    assert both.augment == {"clean_share": 0.7}
+
+
+def test_a_file_is_ours_with_its_configuration(load, tmp_path):
+    arms = load("generalisation.arms")
+    (tmp_path / "mine.yaml").write_text("transforms: [{name: gamma, p: 1.0}]")
+    (arm,), missing = arms.arms(sys.executable, [str(tmp_path / "mine.yaml")])
+    assert (arm.name, missing) == ("mine", [])
+    write_json(tmp_path / "bench.json", {"plans_name": "bench", "spine_ext": {"augment": {"config": "shift"}}})
+    plans = read_json(tmp_path / f"{arm.plans(tmp_path, 'bench')}.json")
+    found = AugmentConfig.load(plans["spine_ext"]["augment"]["config"])
+    assert found == AugmentConfig.load(tmp_path / "mine.yaml")
+    with pytest.raises(UsageError, match="no such file"):
+        arms.arms(sys.executable, [str(tmp_path / "nothing.yaml")])

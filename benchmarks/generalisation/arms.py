@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from generalisation.domains import environment
+from nnunet_spine_ext.augment.config import AugmentConfig
 from nnunet_spine_ext.core.io import read_json, write_json
 
 HERE = Path(__file__).parent
@@ -33,8 +34,8 @@ _VARIANT = re.compile(r"(?P<base>[a-z-]+?)(-clean(?P<clean>\d\d?|100))?(-x(?P<le
 class Arm:
     """A trainer (`module:class`) with the interpreter that has it and variables of its environment.
 
-    `precision`: its own, in place of that of the schedule. `clean_share`: of the samples of our preset, in place of
-    what it says. `length`: of its training, where that of the schedule is 1.
+    `precision`: its own, in place of that of the schedule. `augment`: settings of our augmentation, in place of those
+    in the plans. `length`: of its training, where that of the schedule is 1.
     """
 
     name: str
@@ -42,16 +43,16 @@ class Arm:
     python: str
     variables: dict[str, str] = field(default_factory=dict)
     precision: str | None = None
-    clean_share: float | None = None
+    augment: dict[str, Any] = field(default_factory=dict)
     length: float = 1.0
 
     def plans(self, folder: Path, shared: str) -> str:
         """Return the name of the plans in the preprocessed `folder`; a variant of the shared ones is written first."""
-        if self.clean_share is None:
+        if not self.augment:
             return shared
         name = f"{shared}_{self.name}"
         plans = read_json(folder / f"{shared}.json") | {"plans_name": name}
-        plans["spine_ext"]["augment"]["clean_share"] = self.clean_share
+        plans["spine_ext"]["augment"] |= self.augment
         write_json(folder / f"{name}.json", plans)
         return name
 
@@ -74,14 +75,20 @@ def arms(python: str, names: Sequence[str]) -> tuple[list[Arm], list[str]]:
             known[name] = Arm(name, _PEER, str(PEER_PYTHON), {"SMAUGLAB_PARAMS_JSON": str(found[0])})
     there = list(dict.fromkeys((*known, *_CONFIGS_OF_PEERS)))
     for name in names:
+        if Path(name).suffix in (".yaml", ".yml"):
+            config = AugmentConfig.load(Path(name)).to_dict()
+            known[name] = replace(known["ours"], name=Path(name).stem, augment={"config": config})
+            continue
         found = _VARIANT.fullmatch(name)
         if not found or found["base"] not in there or (found["clean"] and found["base"] != "ours"):
             listed = ", ".join(there)
-            raise SystemExit(f"no arm {name!r}; there are {listed}, ours-clean0 to ours-clean100, and ARM-x1.5")
+            raise SystemExit(
+                f"no arm {name!r}; there are {listed}, ours-clean0 to ours-clean100, FILE.yaml, and ARM-x1.5"
+            )
         if found["base"] in known:
-            share = known[found["base"]].clean_share if found["clean"] is None else int(found["clean"]) / 100
+            share = {"clean_share": int(found["clean"]) / 100} if found["clean"] else {}
             length = float(found["length"] or 1)
-            known[name] = replace(known[found["base"]], name=name, clean_share=share, length=length)
+            known[name] = replace(known[found["base"]], name=name, augment=share, length=length)
     return [known[n] for n in names if n in known], [n for n in names if n not in known]
 
 

@@ -69,7 +69,7 @@ def our_augmentation(preset: str = "shift", classes: Mapping[str, str] = Mapping
 
 ARMS_HELP = (
     "some of: nnunet, smauglab, smauglab-paper, ours, mirror, ours-cleanN (ours with N %% of clean samples), each with"
-    " -xF behind it: F times as long (default: %(default)s)"
+    " -xF behind it: F times as long; or FILE.yaml: ours with this configuration (default: %(default)s)"
 )
 
 
