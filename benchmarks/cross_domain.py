@@ -21,8 +21,9 @@ from typing import Any
 
 from generalisation.arms import arms
 from generalisation.compare import Source, collect, compare, markdown
+from generalisation.configs import our_augmentation
 from generalisation.domains import DOMAINS, dataset, make_phantoms, phantom_cases, preprocess
-from generalisation.presets import ARMS_HELP, PLANS, RunSize, conditions, our_augmentation, parser, run_size
+from generalisation.presets import ARMS_HELP, PLANS, RunSize, conditions, parser, run_size
 
 from nnunet_spine_ext.core.io import write_json
 

@@ -27,7 +27,8 @@ from typing import Any
 
 from generalisation.arms import HERE, PEER_PYTHON, arms
 from generalisation.compare import Source, collect, compare, markdown
-from generalisation.cord import cord_sources
+from generalisation.configs import our_augmentation
+from generalisation.cord import CLASSES, cord_sources
 from generalisation.domains import (
     DOMAINS,
     corrupted_sets,
@@ -37,7 +38,7 @@ from generalisation.domains import (
     preprocess,
     real_cases,
 )
-from generalisation.presets import ARMS_HELP, PLANS, RunSize, conditions, our_augmentation, parser, run_size
+from generalisation.presets import ARMS_HELP, PLANS, RunSize, conditions, parser, run_size
 
 from nnunet_spine_ext.core.io import write_json
 
@@ -108,7 +109,7 @@ def main() -> None:
     start = time.time()
     folder = (arguments.out / arguments.data).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    chosen, missing = arms(sys.executable, arguments.arms)
+    chosen, missing = arms(sys.executable, arguments.arms, CLASSES if arguments.data == "cord" else None)
     for name in missing:
         print(f"{name} is left out: its environment is not there (make peers)", flush=True)
     sources, run = (phantom_sources if arguments.data == "phantom" else cord_sources)(folder, arguments)

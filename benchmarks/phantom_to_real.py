@@ -18,8 +18,9 @@ from typing import Any
 
 from generalisation.arms import arms
 from generalisation.compare import Source, collect, compare
+from generalisation.configs import our_augmentation
 from generalisation.domains import Mixture, dataset, make_mixture, preprocess, real_cases
-from generalisation.presets import ARMS_HELP, PLANS, conditions, our_augmentation, parser, run_size
+from generalisation.presets import ARMS_HELP, PLANS, conditions, parser, run_size
 
 from nnunet_spine_ext.core.io import write_json
 

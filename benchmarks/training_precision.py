@@ -22,8 +22,9 @@ from statistics import fmean
 import torch
 from generalisation.arms import Arm
 from generalisation.compare import Source, collect, compare, markdown
+from generalisation.configs import our_augmentation
 from generalisation.domains import dataset, make_phantoms, phantom_cases, preprocess, real_cases
-from generalisation.presets import PLANS, conditions, our_augmentation, parser, run_size
+from generalisation.presets import PLANS, conditions, parser, run_size
 
 from nnunet_spine_ext.core.io import read_json, write_json
 from nnunet_spine_ext.networks.precision import has_bf16

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from nnunet_spine_ext.augment.config import AugmentConfig
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.keys import SampleKey
-from nnunet_spine_ext.augment.pipeline import Pipeline
+from nnunet_spine_ext.augment.pipeline import Pipeline, Plan
 from nnunet_spine_ext.core.errors import UsageError
+from nnunet_spine_ext.training.settings import AugmentSettings
 
 CONTEXT = Context(shape=(8, 8, 8), spacing=(1.0, 1.0, 1.0))
 
@@ -87,10 +89,14 @@ def test_a_configuration_without_a_list_of_clean_samples_keeps_its_hash() -> Non
     ("clean", "message"),
     [
         ("nnunett", "did you mean 'nnunet'"),
-        ("shift", "a schedule"),
-        ({**LISTED, "schedule": {"ramp_epochs": 3}}, "a schedule"),
-        ({**LISTED, "scanners": {}}, "scanners"),
+        ("nowhere.yaml", "no such file"),
+        ("shift", "clean: shift: schedule inside"),
+        ({**LISTED, "schedule": {"ramp_epochs": 3}}, "clean: schedule inside"),
+        ({**LISTED, "scanners": {}}, "scanners inside"),
         ({**LISTED, "clean": LISTED}, "clean inside"),
+        ({}, "clean: no transforms"),
+        ({"order": "random"}, "no transforms"),
+        (LISTED["transforms"], "clean: a list; expected a preset, a file, or a mapping with transforms"),
         ({"transforms": [{"name": "contrst"}]}, "did you mean 'contrast'"),
         ({"transforms": [{"name": "contrast", "channels": [3]}]}, "channel"),
         (3, "a int"),
@@ -99,3 +105,37 @@ def test_a_configuration_without_a_list_of_clean_samples_keeps_its_hash() -> Non
 def test_lists_of_clean_samples_that_cannot_be_meant(clean: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Pipeline({"transforms": [], "clean": clean}, CONTEXT)
+
+
+def test_a_file_that_is_its_own_list_of_clean_samples(tmp_path: Path) -> None:
+    (tmp_path / "own.json").write_text(json.dumps({**LISTED, "clean": "own.json"}))
+    with pytest.raises(UsageError, match="clean inside"):
+        AugmentConfig.load(tmp_path / "own.json")
+
+
+def test_scanners_take_clean_samples_too_and_records_make_them_again() -> None:
+    context = Context(shape=(16, 16), spacing=(1.0, 1.0))
+    config = {**LISTED, "schedule": {"clean_share": 0.5}, "clean": LISTED, "scanners": {"profiles": ["ge-3t"]}}
+    pipeline = Pipeline(config, context)
+    plan = pipeline.plan([SampleKey(0, "case", 3, draw) for draw in range(8)])
+    assert all(len(sample) > 2 for sample in plan.samples)
+    images = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    again = Plan.from_record(json.loads(json.dumps(plan.record)))
+    assert pipeline.apply(images, None, plan)[0].equal(pipeline.apply(images, None, again)[0])
+
+
+def test_both_lists_change_together(tmp_path: Path) -> None:
+    config = AugmentConfig.load({**LISTED, "clean": LISTED})
+    assert [e.name for e in config.with_entries(lambda entries: entries[:1]).clean.transforms] == ["rotate"]
+    flips = {"transforms": [{"name": "flip"}, *LISTED["transforms"]]}
+    settings = AugmentSettings(config={**flips, "clean": flips})
+    assert [name for name, _ in settings.effective().flat()] == ["rotate", "contrast"] * 2
+    group = {"transforms": [{"one_of": [{"name": "flip"}, {"name": "gamma"}]}]}
+    with pytest.raises(UsageError, match="flip in a group"):
+        AugmentSettings(config={**LISTED, "clean": group}).effective()
+    named = AugmentSettings(config={**LISTED, "clean": "nnunet"})
+    written = named.without_files()
+    assert written.config["clean"] == {
+        k: v for k, v in AugmentConfig.load("nnunet").to_dict().items() if k != "schedule"
+    }
+    assert written.written_out() == named.written_out()

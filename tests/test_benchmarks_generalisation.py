@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nnunet_spine_ext.augment.config import AugmentConfig
+from nnunet_spine_ext.augment.config import PRESETS, AugmentConfig
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.core.io import read_json, write_json
 
@@ -174,8 +175,8 @@ def test_relative_gain_leaves_out_domains_where_stock_finds_nothing(load):
 
 
 def test_our_augmentation_is_the_preset_with_tissues(load):
-    presets = load("generalisation.presets")
-    config = AugmentConfig.from_dict(presets.our_augmentation())
+    configs = load("generalisation.configs")
+    config = AugmentConfig.from_dict(configs.our_augmentation())
     plain = AugmentConfig.load("shift")
     assert config.schedule == plain.schedule
     names = [transform.name for _, transform in config.flat()]
@@ -261,7 +262,15 @@ def test_an_arm_with_another_clean_share_has_plans_of_its_own(load, tmp_path):
     write_json(tmp_path / "bench.json", {"plans_name": "bench", "spine_ext": {"augment": {"clean_share": None}}})
     (arm, whole), missing = arms.arms(sys.executable, ["ours-clean70", "ours-clean100"])
     assert (missing, whole.augment) == ([], {"clean_share": 1.0})
-    for wrong in ("ours-clean", "ours-clean101", "nnunet-clean70", "nnunet-x", "ours-x1.5-clean70"):
+    for wrong in (
+        "ours-clean",
+        "ours-clean101",
+        "nnunet-clean70",
+        "nnunet-x",
+        "nnunet-x0",
+        "ours-x0.0",
+        "ours-x1.5-clean70",
+    ):
         with pytest.raises(SystemExit, match=f"no arm '{wrong}'"):
             arms.arms(sys.executable, [wrong])
     name = arm.plans(tmp_path, "bench")
@@ -293,3 +302,12 @@ def test_a_file_is_ours_with_its_configuration(load, tmp_path):
     assert found == AugmentConfig.load(tmp_path / "mine.yaml")
     with pytest.raises(UsageError, match="no such file"):
         arms.arms(sys.executable, [str(tmp_path / "nothing.yaml")])
+    shutil.copy(PRESETS / "shift.yaml", tmp_path / "copy.yaml")
+    (copy,), _ = arms.arms(sys.executable, [str(tmp_path / "copy.yaml")])
+    assert copy.augment["config"] == load("generalisation.configs").our_augmentation(), "tissues are told alike"
+    for names in (["ours", "a/ours.yaml"], ["mine.yaml", "a/mine.yaml"], ["a/nnunet.yaml"]):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        for name in (name for name in names if name != "ours"):
+            shutil.copy(PRESETS / "none.yaml", tmp_path / name)
+        with pytest.raises(SystemExit, match="told apart"):
+            arms.arms(sys.executable, [name if name == "ours" else str(tmp_path / name) for name in names])

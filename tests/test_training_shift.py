@@ -176,6 +176,10 @@ def test_mirroring_is_what_the_base_trainer_mirrors(make: Maker, monkeypatch: py
         assert trainer.inference_allowed_mirroring_axes == base.inference_allowed_mirroring_axes
         flips = [t for _, t in trainer.augmentation.pipeline.config.flat() if t.name == "flip"]
         assert [t.axes for t in flips] == ([tuple(axes)] if axes else [])
+    trainer = make(config={"transforms": [], "clean": {"transforms": []}})
+    getattr(trainer, name)()
+    flips = [t for _, t in trainer.augmentation.pipeline.config.flat() if t.name == "flip"]
+    assert len(flips) == 2, "clean samples are mirrored, too"
     # Sided labels change places with the left-right axis, and with no other.
     seen = Seen(monkeypatch)
     trainer = started(make(config="none"))

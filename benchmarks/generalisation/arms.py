@@ -8,14 +8,14 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from generalisation.configs import our_augmentation
 from generalisation.domains import environment
-from nnunet_spine_ext.augment.config import AugmentConfig
 from nnunet_spine_ext.core.io import read_json, write_json
 
 HERE = Path(__file__).parent
@@ -27,7 +27,7 @@ _CONFIGS_OF_PEERS = {
     "smauglab-paper": "transform_params_one-sequence-to-segment-them-all.json",
 }
 _CONFIGS = "lib/python*/site-packages/smauglab/configs"
-_VARIANT = re.compile(r"(?P<base>[a-z-]+?)(-clean(?P<clean>\d\d?|100))?(-x(?P<length>\d+(\.\d+)?))?")
+_VARIANT = re.compile(r"(?P<base>[a-z-]+?)(-clean(?P<clean>\d\d?|100))?(-x(?P<length>(?!0+(\.0+)?$)\d+(\.\d+)?))?")
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,11 @@ class Arm:
         return replace(shared, epochs=epochs, precision=self.precision or shared.precision)
 
 
-def arms(python: str, names: Sequence[str]) -> tuple[list[Arm], list[str]]:
-    """Return the arms asked for, and the names of those whose environment is not there."""
+def arms(python: str, names: Sequence[str], classes: Mapping[str, str] | None = None) -> tuple[list[Arm], list[str]]:
+    """Return the arms asked for, and the names of those whose environment is not there.
+
+    `classes`: tissue of each label id, for configurations in files; None: of the phantoms.
+    """
     known = {
         "nnunet": Arm("nnunet", "nnunetv2.training.nnUNetTrainer.nnUNetTrainer:nnUNetTrainer", python),
         "ours": Arm("ours", "nnunet_spine_ext.training.shift:nnUNetTrainerSpineShift", python),
@@ -76,7 +79,7 @@ def arms(python: str, names: Sequence[str]) -> tuple[list[Arm], list[str]]:
     there = list(dict.fromkeys((*known, *_CONFIGS_OF_PEERS)))
     for name in names:
         if Path(name).suffix in (".yaml", ".yml"):
-            config = AugmentConfig.load(Path(name)).to_dict()
+            config = our_augmentation(name, classes)
             known[name] = replace(known["ours"], name=Path(name).stem, augment={"config": config})
             continue
         found = _VARIANT.fullmatch(name)
@@ -89,7 +92,10 @@ def arms(python: str, names: Sequence[str]) -> tuple[list[Arm], list[str]]:
             share = {"clean_share": int(found["clean"]) / 100} if found["clean"] else {}
             length = float(found["length"] or 1)
             known[name] = replace(known[found["base"]], name=name, augment=share, length=length)
-    return [known[n] for n in names if n in known], [n for n in names if n not in known]
+    chosen = [known[name] for name in names if name in known]
+    if len({arm.name for arm in chosen}) < len(chosen) or any(Path(n).suffix and Path(n).stem in there for n in names):
+        raise SystemExit(f"arms that cannot be told apart: {', '.join(names)}; files need names of their own")
+    return chosen, [name for name in names if name not in known]
 
 
 @dataclass(frozen=True)

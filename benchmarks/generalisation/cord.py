@@ -10,11 +10,13 @@ from typing import Any
 
 from generalisation.arms import HERE, PEER_PYTHON
 from generalisation.compare import Source
+from generalisation.configs import our_augmentation
 from generalisation.domains import Case, corrupted_images, dataset, preprocess, real_cases
-from generalisation.presets import PLANS, RunSize, our_augmentation, run_size
+from generalisation.presets import PLANS, RunSize, run_size
 from nnunet_spine_ext.core.io import read_volume, write_json, write_volume
 
 SUBJECTS = ("11", "18", "23")
+CLASSES = {"1": "cord"}
 _SPACING = 2.0
 _CORD = {"cord": ((1,), (1,))}
 
@@ -31,7 +33,7 @@ def cord_sources(folder: Path, arguments: Any) -> tuple[list[Source], RunSize]:
         target = folder / "nnUNet_raw" / dataset(names, number)
         if not (target / "splits.json").exists():
             _write(target, {name: pair for name, pair in files.items() if name != f"errsm_{subject}"})
-    augment = our_augmentation(classes={"1": "cord"})
+    augment = our_augmentation(classes=CLASSES)
     preprocess(folder, names, run.network, PLANS, augment)
     others = {
         name: [(case, images, mask, _CORD) for case, images, mask, structures in cases if "errsm" not in case]

@@ -11,20 +11,16 @@ import os
 import platform
 import time
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
-import yaml
 
-from generalisation.arms import HERE, ROOT, Schedule
-from generalisation.domains import TISSUES, Size
+from generalisation.arms import HERE, Schedule
+from generalisation.domains import Size
 
 PLANS = "bench"
-_TISSUE_TRANSFORMS = ("signal_equations", "domain_transfer")
 
 
 @dataclass(frozen=True)
@@ -54,17 +50,6 @@ def run_size(arguments: argparse.Namespace, *, test: int, cpu_epochs: int = 12) 
         schedule = Schedule(epochs or cpu_epochs, 50)
         size, network = Size(18, test, 2.0, 80.0, test_seed=test_seed), HERE / "cpu.yaml"
     return RunSize(size, replace(schedule, precision=arguments.precision), network, 2)
-
-
-def our_augmentation(preset: str = "shift", classes: Mapping[str, str] = MappingProxyType(TISSUES)) -> dict[str, Any]:
-    """Return our preset for the labels of a run: what they are made of is said."""
-    file = ROOT / "nnunet_spine_ext" / "augment" / "presets" / f"{preset}.yaml"
-    config: dict[str, Any] = deepcopy(yaml.safe_load(file.read_text()))
-    for entry in config["transforms"]:
-        for transform in entry.get("one_of", entry.get("some_of", [entry])):
-            if transform["name"] in _TISSUE_TRANSFORMS:
-                transform["classes"] = dict(classes)
-    return config
 
 
 ARMS_HELP = (

@@ -129,13 +129,11 @@ class AugmentConfig:
             return cls.from_dict(source)
         if not isinstance(source, str | Path):
             raise _refuse("augmentation", f"a {type(source).__name__}", "a mapping, a file or the name of a preset")
-        if isinstance(source, str) and Path(source).suffix not in (".yaml", ".yml", ".json"):
-            path = PRESETS / f"{source}.yaml"
-            if not path.is_file():
-                raise no_preset(source)
+        path = _file_of(source)
+        if path != Path(source):
             return cls.from_dict(read_mapping(path), where=f"preset {source}")
         with naming_file(source):
-            return cls.from_dict(read_mapping(source), where=str(source), folder=Path(source).parent)
+            return cls.from_dict(read_mapping(source), where=str(source), folder=path.parent)
 
     @classmethod
     def from_dict(
@@ -163,21 +161,35 @@ class AugmentConfig:
 
     @classmethod
     def _read_clean(cls, source: Any, where: str, folder: Path | None) -> AugmentConfig:
-        if isinstance(source, Mapping):
-            return cls.from_dict(source, where=f"{where}: clean", folder=folder)
-        beside = None if folder is None else folder / str(source)
-        return cls.load(beside if beside is not None and beside.is_file() else source)
+        """Read what clean samples get: a preset, a file (looked for in `folder` first), or a mapping."""
+        if isinstance(source, str | Path):
+            beside = None if folder is None else folder / source
+            path = beside if beside is not None and beside.is_file() else _file_of(source)
+            where, source = f"{where}: clean: {source}", read_mapping(path)
+        elif not isinstance(source, Mapping):
+            expected = "a preset, a file, or a mapping with transforms"
+            raise _refuse(f"{where}: clean", f"a {type(source).__name__}", expected)
+        else:
+            where = f"{where}: clean"
+        if inside := sorted({"clean", "scanners", "schedule"} & source.keys()):
+            raise _refuse(where, f"{', '.join(inside)} inside", "transforms and their order alone")
+        if "transforms" not in source:
+            raise _refuse(where, "no transforms", "transforms, and if need be their order")
+        return cls.from_dict(source, where=where)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, defaults included, as plain JSON that `load` reads."""
         # Left out where there are none: configurations from before there were any keep their hash.
-        parts = {"scanners": self.scanners, "clean": self.clean}
+        parts = {} if self.scanners is None else {"scanners": self.scanners.to_dict()}
+        if self.clean is not None:
+            own = self.clean.to_dict()
+            parts["clean"] = {name: own[name] for name in ("version", "order", "transforms")}
         return {
             "version": VERSION,
             "order": self.order,
             "schedule": to_dict(self.schedule),
             "transforms": [entry.to_dict() for entry in self.transforms],
-            **{name: part.to_dict() for name, part in parts.items() if part is not None},
+            **parts,
         }
 
     @property
@@ -230,9 +242,23 @@ def preset_names() -> list[str]:
 
 def no_preset(name: str) -> UsageError:
     """Return the error for a preset that is not there; says the nearest."""
-    return _refuse(
-        "augmentation", f"no preset {name!r}", "a preset, or a .yaml or .json file", nearest(name, preset_names())
+    return UsageError(
+        "E-CONFIG-VALUE",
+        file="augmentation",
+        found=f"no preset {name!r}",
+        expected="a preset, or a .yaml or .json file",
+        fix=nearest(name, preset_names()),
     )
+
+
+def _file_of(source: str | Path) -> Path:
+    """Return the file of a configuration, given as one or as the name of a preset; raises UsageError for no preset."""
+    if isinstance(source, Path) or Path(source).suffix in (".yaml", ".yml", ".json"):
+        return Path(source)
+    path = PRESETS / f"{source}.yaml"
+    if not path.is_file():
+        raise no_preset(source)
+    return path
 
 
 def _entry(item: Any, where: str) -> Entry:

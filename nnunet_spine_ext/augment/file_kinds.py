@@ -13,13 +13,13 @@ _WANTED: dict[Kind, str] = {
     "configuration": "a configuration of augmentation",
     "profile": "the profile of a scanner",
 }
+_PARTS = ("clean", "scanners", "schedule", "transforms")
 # Kinds by the keys that they have, with what takes them.
 _BY_KEYS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("kind", "record"), "the record of a sheet", "nnUNetv2_spine_augment --replay takes it"),
     (("field_strength", "te", "tr"), _WANTED["profile"], "`scanners: {profiles: […]}` or --profile take it"),
     (("configurations", "plans_name"), "plans of nnU-Net", "nnUNetv2_spine_augment --plans takes them"),
-    (("transforms",), _WANTED["configuration"], "--config takes it"),
-    (("scanners",), _WANTED["configuration"], "--config takes it"),
+    *(((key,), _WANTED["configuration"], "--config takes it") for key in _PARTS),
 )
 _OF_PEERS = ("a configuration of SmaugLab or AugLab", "convert it first: nnUNetv2_spine_augment --import")
 

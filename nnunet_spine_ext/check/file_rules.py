@@ -158,7 +158,7 @@ FILE_ROWS = (
         "W-INT-MASK",
         "an image with as few values as a mask has",
         "an image, with more than 64 different values",
-        "give the image; a mask has to be given as one (nnUNetv2_spine_check: --role label)",
+        "give the image, or the mask as one (nnUNetv2_spine_check: --role label); nothing, where a channel is a mask",
     ),
     # Masks
     ("W-LABEL-EMPTY", "a mask without foreground", "labelled voxels", "label it, or leave the case out"),

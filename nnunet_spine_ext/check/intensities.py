@@ -48,12 +48,12 @@ def check_values(path: Path, header: Header, voxels: VoxelFacts, role: Role, emi
             "; an empty mask has to be given as one (nnUNetv2_spine_check: --role label)" if voxels.maximum == 0 else ""
         )
         emit(finding("E-INT-CONSTANT", path, f"{voxels.minimum:g} in every voxel", hint=hint))
+    elif voxels.ids is not None:
+        emit(finding("W-INT-MASK", path, f"{len(voxels.ids)} different values, all whole numbers from 0"))
     elif voxels.saturated > SATURATED_SHARE * voxels.count:
         share = 100 * voxels.saturated / voxels.count
         found = f"{share:.1f} % of the voxels at the largest {header.type_name}"
         emit(finding("W-INT-SATURATED", path, found))
-    elif voxels.ids is not None:
-        emit(finding("W-INT-MASK", path, f"{len(voxels.ids)} different values, all whole numbers"))
 
 
 def _check_mask(path: Path, voxels: VoxelFacts, emit: Emit) -> None:

@@ -73,7 +73,8 @@ class _Tally:
         if foreground.size < values.size:
             self.values.add(0)
         for part in (foreground[:_GLANCE], foreground[_GLANCE:]):
-            self.values.update(np.unique(part).tolist())
+            # One more than is of interest shows that there are too many.
+            self.values.update(np.unique(part)[: self.most + 1].tolist())
             self.overflow = len(self.values) > self.most
             if self.overflow:
                 break
@@ -83,7 +84,7 @@ class _Tally:
         ends = sorted((self.low * slope + inter, self.high * slope + inter))
         low, high = (float(ends[0]), float(ends[1])) if self.low <= self.high else (math.nan, math.nan)
         values = sorted(v * slope + inter for v in self.values)
-        strange = [float(v) for v in values if v != int(v) or v < 0]
+        strange = [float(v) for v in values if not math.isfinite(v) or v != int(v) or v < 0]
         ids = None if self.overflow or strange else tuple(int(v) for v in values)
         return VoxelFacts(
             count=self.count,

@@ -12,8 +12,9 @@ from nnunet_spine_ext.core.io import NIFTI_SUFFIXES, read_volume, stored_volume
 from nnunet_spine_ext.core.soft_labels import read_classes
 from nnunet_spine_ext.core.volume import Volume
 
-# A soft map has values that no label has (`cord_map` judges them), and one slice has an area.
-_ALLOWED = ("E-LABEL-VALUE", "E-IN-2D")
+# A soft map has values that no label has (`cord_map` judges them), and one slice has an area. Masks are read as images,
+# too, where they hold several classes.
+_ALLOWED = ("E-LABEL-VALUE", "E-IN-2D", "W-INT-MASK")
 
 
 def open_volume(path: Path, *, prefer: Prefer | None = None, strict: bool = False) -> tuple[Volume, list[Problem]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -92,6 +93,8 @@ class AugmentSettings:
         ``config``: the configuration's own; only with `train.mirror` off, for test-time mirroring must not rely on it.
     ramp_epochs, ramp_share, clean_share, closing_clean_share: in place of what the configuration's schedule says; None
         keeps that.
+    clip: longest gradient, in medians of the last 60 steps (`GradientClip`); 0: nnU-Net's limit alone; None: what the
+        trainer does by default.
     hash: names the configuration in force; filled in when training starts.
     """
 
@@ -101,7 +104,19 @@ class AugmentSettings:
     ramp_share: float | None = None
     clean_share: float | None = None
     closing_clean_share: float | None = None
+    clip: float | None = None
     hash: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a limit of gradients that is none."""
+        if self.clip is not None and not 0 <= self.clip < math.inf:
+            raise UsageError(
+                "E-CONFIG-VALUE",
+                file="augment.clip",
+                found=f"{self.clip:g}",
+                expected="a number above 0, or 0 for nnU-Net's limit alone",
+                fix="correct the value",
+            )
 
     def effective(self) -> AugmentConfig:
         """Return the configuration in force.
@@ -118,17 +133,18 @@ class AugmentSettings:
         return config if self.flips == "config" else config.with_entries(_without_flips)
 
     def without_files(self) -> AugmentSettings:
-        """Return the same, with a configuration that is a file put in place of its name; raises as `effective`."""
+        """Return the same, with a configuration that is no preset written out with its files; raises as `effective`."""
         self.effective()
         config = AugmentConfig.load(self.config)
-        if (isinstance(self.config, str) and Path(self.config).suffix) or config.with_content() != config:
+        if not isinstance(self.config, str) or Path(self.config).suffix or config.with_content() != config:
             return replace(self, config=config.with_content().to_dict())
         return self
 
     def written_out(self) -> AugmentSettings:
         """Return settings of the same effect that need no preset and no file."""
         config = self.effective()
-        return AugmentSettings(config=config.with_content().to_dict(), flips=self.flips, hash=config.hash)
+        whole = config.with_content().to_dict()
+        return AugmentSettings(config=whole, flips=self.flips, clip=self.clip, hash=config.hash)
 
 
 def _without_flips(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
