@@ -38,11 +38,16 @@ def make(nnunet_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Ma
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
 
     def build(
-        *, kind: type[nnUNetTrainer] = nnUNetTrainerSpineShift, config: Any = None, train: Any = None, **kwargs: Any
+        *,
+        kind: type[nnUNetTrainer] = nnUNetTrainerSpineShift,
+        config: Any = None,
+        train: Any = None,
+        clip: Any = None,
+        **kwargs: Any,
     ) -> Any:
         settings = {"train": SHORT | (train or {})}
         if kind is nnUNetTrainerSpineShift:
-            settings["augment"] = {"config": GAMMA if config is None else config}
+            settings["augment"] = {"config": GAMMA if config is None else config, "clip": clip}
         return make_trainer(kind, nnunet_folders["nnUNet_preprocessed"], settings=settings, **kwargs)
 
     return build
@@ -98,6 +103,20 @@ def test_a_real_step_trains(make: Maker) -> None:
     loss = trainer.train_step(next(trainer.dataloader_train))["loss"]
     assert np.isfinite(loss)
     assert any(not torch.equal(a, b) for a, b in zip(before, trainer.network.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("clip", "kept"), [(None, 1.0), (0.5, 0.5), (0, 0)])
+def test_gradients_are_clipped_at_the_running_median_unless_that_is_off(make: Maker, clip: Any, kept: float) -> None:
+    trainer = started(make(clip=clip))
+    assert settings_from_plans(trainer.plans_manager.plans).augment.clip == kept
+    trainer.train_step(next(trainer.dataloader_train))
+    assert ("gradient_norms" in trainer.optimizer.param_groups[0]) == bool(kept)
+
+
+@pytest.mark.parametrize("clip", [-1.0, float("inf"), float("nan")])
+def test_limits_of_gradients_that_are_none(clip: float) -> None:
+    with pytest.raises(UsageError, match=r"augment\.clip"):
+        AugmentSettings(clip=clip)
 
 
 def ignoring(labels: dict[str, Any]) -> dict[str, Any]:
