@@ -266,6 +266,7 @@ def test_an_arm_with_another_clean_share_has_plans_of_its_own(load, tmp_path):
         "ours-clean",
         "ours-clean101",
         "nnunet-clean70",
+        "nnunet-clip0",
         "nnunet-x",
         "nnunet-x0",
         "ours-x0.0",
@@ -282,13 +283,13 @@ def test_an_arm_with_another_clean_share_has_plans_of_its_own(load, tmp_path):
 
 def test_an_arm_can_train_for_longer(load):
     arms = load("generalisation.arms")
-    (plain, longer, both), missing = arms.arms(sys.executable, ["nnunet", "nnunet-x1.5", "ours-clean70-x0.5"])
+    (plain, longer, both), missing = arms.arms(sys.executable, ["nnunet", "nnunet-x1.5", "ours-clean70-clip0-x0.5"])
     assert missing == []
     shared = arms.Schedule(epochs=12, iterations=50)
     assert plain.schedule(shared) == shared
     assert longer.schedule(shared) == replace(shared, epochs=18)
-    assert (both.schedule(shared).epochs, both.name) == (6, "ours-clean70-x0.5")
-    assert both.augment == {"clean_share": 0.7}
+    assert (both.schedule(shared).epochs, both.name) == (6, "ours-clean70-clip0-x0.5")
+    assert both.augment == {"clean_share": 0.7, "clip": 0.0}
 
 
 def test_a_file_is_ours_with_its_configuration(load, tmp_path):

@@ -27,7 +27,10 @@ _CONFIGS_OF_PEERS = {
     "smauglab-paper": "transform_params_one-sequence-to-segment-them-all.json",
 }
 _CONFIGS = "lib/python*/site-packages/smauglab/configs"
-_VARIANT = re.compile(r"(?P<base>[a-z-]+?)(-clean(?P<clean>\d\d?|100))?(-x(?P<length>(?!0+(\.0+)?$)\d+(\.\d+)?))?")
+_NUMBER = r"\d+(?:\.\d+)?"
+_VARIANT = re.compile(
+    rf"(?P<base>[a-z-]+?)(-clean(?P<clean>\d\d?|100))?(-clip(?P<clip>{_NUMBER}))?(-x(?P<length>(?!0+(\.0+)?$){_NUMBER}))?"
+)
 
 
 @dataclass(frozen=True)
@@ -83,15 +86,15 @@ def arms(python: str, names: Sequence[str], classes: Mapping[str, str] | None = 
             known[name] = replace(known["ours"], name=Path(name).stem, augment={"config": config})
             continue
         found = _VARIANT.fullmatch(name)
-        if not found or found["base"] not in there or (found["clean"] and found["base"] != "ours"):
-            listed = ", ".join(there)
-            raise SystemExit(
-                f"no arm {name!r}; there are {listed}, ours-clean0 to ours-clean100, FILE.yaml, and ARM-x1.5"
-            )
+        own = found and (found["clean"] or found["clip"])
+        if not found or found["base"] not in there or (own and found["base"] != "ours"):
+            listed = ", ".join([*there, "ours-clean0 to ours-clean100", "ours-clip0", "FILE.yaml"])
+            raise SystemExit(f"no arm {name!r}; there are {listed}, and ARM-x1.5")
         if found["base"] in known:
-            share = {"clean_share": int(found["clean"]) / 100} if found["clean"] else {}
+            augment = {"clean_share": int(found["clean"]) / 100} if found["clean"] else {}
+            augment |= {"clip": float(found["clip"])} if found["clip"] else {}
             length = float(found["length"] or 1)
-            known[name] = replace(known[found["base"]], name=name, augment=share, length=length)
+            known[name] = replace(known[found["base"]], name=name, augment=augment, length=length)
     chosen = [known[name] for name in names if name in known]
     if len({arm.name for arm in chosen}) < len(chosen) or any(Path(n).suffix and Path(n).stem in there for n in names):
         raise SystemExit(f"arms that cannot be told apart: {', '.join(names)}; files need names of their own")
