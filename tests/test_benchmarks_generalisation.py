@@ -261,7 +261,7 @@ def test_an_arm_with_another_clean_share_has_plans_of_its_own(load, tmp_path):
     arms = load("generalisation.arms")
     write_json(tmp_path / "bench.json", {"plans_name": "bench", "spine_ext": {"augment": {"clean_share": None}}})
     (arm, whole), missing = arms.arms(sys.executable, ["ours-clean70", "ours-clean100"])
-    assert (missing, whole.augment) == ([], {"clean_share": 1.0})
+    assert (missing, whole.settings) == ([], {"augment": {"clean_share": 1.0}})
     for wrong in (
         "ours-clean",
         "ours-clean101",
@@ -289,7 +289,7 @@ def test_an_arm_can_train_for_longer(load):
     assert plain.schedule(shared) == shared
     assert longer.schedule(shared) == replace(shared, epochs=18)
     assert (both.schedule(shared).epochs, both.name) == (6, "ours-clean70-clip0-x0.5")
-    assert both.augment == {"clean_share": 0.7, "clip": 0.0}
+    assert both.settings == {"augment": {"clean_share": 0.7}, "train": {"clip": 0.0}}
 
 
 def test_a_file_is_ours_with_its_configuration(load, tmp_path):
@@ -305,7 +305,9 @@ def test_a_file_is_ours_with_its_configuration(load, tmp_path):
         arms.arms(sys.executable, [str(tmp_path / "nothing.yaml")])
     shutil.copy(PRESETS / "shift.yaml", tmp_path / "copy.yaml")
     (copy,), _ = arms.arms(sys.executable, [str(tmp_path / "copy.yaml")])
-    assert copy.augment["config"] == load("generalisation.configs").our_augmentation(), "tissues are told alike"
+    assert copy.settings["augment"]["config"] == load("generalisation.configs").our_augmentation(), (
+        "tissues are told alike"
+    )
     for names in (["ours", "a/ours.yaml"], ["mine.yaml", "a/mine.yaml"], ["a/nnunet.yaml"]):
         (tmp_path / "a").mkdir(exist_ok=True)
         for name in (name for name in names if name != "ours"):

@@ -90,6 +90,40 @@ def test_a_gradient_that_is_not_finite_stays_so_and_leaves_no_trace() -> None:
     assert int(torch.isfinite(optimizer.param_groups[0]["gradient_norms"]).sum()) == 19
 
 
+def test_steps_without_any_gradient_do_not_count() -> None:
+    given = [[g * (step % 5 == 0) for g in gradient] for step, gradient in enumerate(gradients(300))]
+    norms = run(clipped(), given)
+    assert min(norms[::5]) > 0.5, "what is there now and then is not clipped away"
+    assert sum(norm > 0 for norm in norms) == 60
+
+
+def test_the_first_group_alone_counts() -> None:
+    first, second = torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(torch.zeros(4))
+    optimizer = torch.optim.SGD([{"params": [first]}, {"params": [second]}], lr=0.0)
+    optimizer.register_step_pre_hook(GradientClip(1.0))
+    for step in range(12):
+        first.grad, second.grad = torch.ones(4), torch.full((4,), 50.0 * step)
+        optimizer.step()
+        assert first.grad.tolist() == [1.0] * 4
+        assert second.grad.tolist() == [50.0 * step] * 4
+
+
+def test_a_scaled_step_that_is_skipped_leaves_no_trace() -> None:
+    given = list(gradients(12))
+    optimizer, scaler = clipped(), torch.amp.GradScaler("cpu", init_scale=4.0)
+    for step, gradient in enumerate(given):
+        for parameter, value in zip(optimizer.param_groups[0]["params"], gradient, strict=False):
+            parameter.grad = value * (torch.inf if step == 7 else scaler.get_scale())
+        scaler.scale(torch.zeros(()))
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+    plain = clipped()
+    run(plain, given[:7] + given[8:])
+    for one, other in zip(optimizer.param_groups[0]["params"], plain.param_groups[0]["params"], strict=True):
+        assert torch.allclose(one, other, rtol=1e-5)
+
+
 def test_a_step_without_gradients_is_none() -> None:
     optimizer = clipped()
     optimizer.step()

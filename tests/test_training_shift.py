@@ -20,6 +20,7 @@ from preprocessed_builder import Seen, cascaded, make_trainer, started, two_dime
 
 from nnunet_spine_ext.augment.config import AugmentConfig
 from nnunet_spine_ext.core.errors import SetupError, UsageError
+from nnunet_spine_ext.core.io import read_json, write_json
 from nnunet_spine_ext.training.base import nnUNetTrainerSpine
 from nnunet_spine_ext.training.cascade import ChangePreviousStage
 from nnunet_spine_ext.training.feeding import Ahead
@@ -42,12 +43,11 @@ def make(nnunet_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Ma
         kind: type[nnUNetTrainer] = nnUNetTrainerSpineShift,
         config: Any = None,
         train: Any = None,
-        clip: Any = None,
         **kwargs: Any,
     ) -> Any:
         settings = {"train": SHORT | (train or {})}
         if kind is nnUNetTrainerSpineShift:
-            settings["augment"] = {"config": GAMMA if config is None else config, "clip": clip}
+            settings["augment"] = {"config": GAMMA if config is None else config}
         return make_trainer(kind, nnunet_folders["nnUNet_preprocessed"], settings=settings, **kwargs)
 
     return build
@@ -105,18 +105,40 @@ def test_a_real_step_trains(make: Maker) -> None:
     assert any(not torch.equal(a, b) for a, b in zip(before, trainer.network.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(("clip", "kept"), [(None, 1.0), (0.5, 0.5), (0, 0)])
-def test_gradients_are_clipped_at_the_running_median_unless_that_is_off(make: Maker, clip: Any, kept: float) -> None:
-    trainer = started(make(clip=clip))
-    assert settings_from_plans(trainer.plans_manager.plans).augment.clip == kept
+SOME_CLEAN = GAMMA | {"schedule": {"clean_share": 0.3}}
+
+
+@pytest.mark.parametrize(
+    ("config", "clip", "kept"),
+    [
+        (SOME_CLEAN, None, 1.0),
+        ("shift", None, 1.0),
+        (GAMMA, None, 0.0),
+        ("gin", None, 0.0),
+        (GAMMA, 0.5, 0.5),
+        ("shift", 0, 0),
+    ],
+    ids=str,
+)
+def test_gradients_are_clipped_where_some_samples_are_clean(make: Maker, config: Any, clip: Any, kept: float) -> None:
+    trainer = started(make(config=config, train={"clip": clip}))
+    assert settings_from_plans(trainer.plans_manager.plans).train.clip == kept
     trainer.train_step(next(trainer.dataloader_train))
     assert ("gradient_norms" in trainer.optimizer.param_groups[0]) == bool(kept)
+    assert ("train.clip" in Path(trainer.log_file).read_text()) == bool(kept)
 
 
-@pytest.mark.parametrize("clip", [-1.0, float("inf"), float("nan")])
-def test_limits_of_gradients_that_are_none(clip: float) -> None:
-    with pytest.raises(UsageError, match=r"augment\.clip"):
-        AugmentSettings(clip=clip)
+def test_a_training_from_before_clipping_goes_on_without_it_alone(make: Maker) -> None:
+    trainer = make(config="shift", train={"clip": 0})
+    trainer.initialize()
+    trainer.on_train_start()
+    plans = Path(trainer.output_folder_base) / "plans.json"
+    stored = read_json(plans)
+    del stored["spine_ext"]["train"]["clip"]
+    write_json(plans, stored)
+    make(config="shift", train={"clip": 0}).initialize()
+    with pytest.raises(SetupError, match="settings"):
+        make(config="shift").initialize()
 
 
 def ignoring(labels: dict[str, Any]) -> dict[str, Any]:
@@ -275,7 +297,8 @@ def weights(trainer: Any) -> dict[str, torch.Tensor]:
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(make: Maker, nnunet_folders: dict[str, Path]) -> None:
-    train = {"num_epochs": 3, "save_every": 1, "plot_every": 9}
+    # More steps than the five that are not clipped.
+    train = {"num_epochs": 3, "num_iterations_per_epoch": 4, "save_every": 1, "plot_every": 9}
     whole = make(config="shift", train=train)
     whole.run_training()
     expected = weights(whole)

@@ -37,8 +37,8 @@ _VARIANT = re.compile(
 class Arm:
     """A trainer (`module:class`) with the interpreter that has it and variables of its environment.
 
-    `precision`: its own, in place of that of the schedule. `augment`: settings of our augmentation, in place of those
-    in the plans. `length`: of its training, where that of the schedule is 1.
+    `precision`: its own, in place of that of the schedule. `settings`: sections of our settings, in place of what the
+    plans hold. `length`: of its training, where that of the schedule is 1.
     """
 
     name: str
@@ -46,16 +46,17 @@ class Arm:
     python: str
     variables: dict[str, str] = field(default_factory=dict)
     precision: str | None = None
-    augment: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     length: float = 1.0
 
     def plans(self, folder: Path, shared: str) -> str:
         """Return the name of the plans in the preprocessed `folder`; a variant of the shared ones is written first."""
-        if not self.augment:
+        if not self.settings:
             return shared
         name = f"{shared}_{self.name}"
         plans = read_json(folder / f"{shared}.json") | {"plans_name": name}
-        plans["spine_ext"]["augment"] |= self.augment
+        own = plans["spine_ext"]
+        own |= {section: own.get(section, {}) | values for section, values in self.settings.items()}
         write_json(folder / f"{name}.json", plans)
         return name
 
@@ -83,18 +84,18 @@ def arms(python: str, names: Sequence[str], classes: Mapping[str, str] | None = 
     for name in names:
         if Path(name).suffix in (".yaml", ".yml"):
             config = our_augmentation(name, classes)
-            known[name] = replace(known["ours"], name=Path(name).stem, augment={"config": config})
+            known[name] = replace(known["ours"], name=Path(name).stem, settings={"augment": {"config": config}})
             continue
         found = _VARIANT.fullmatch(name)
         own = found and (found["clean"] or found["clip"])
         if not found or found["base"] not in there or (own and found["base"] != "ours"):
-            listed = ", ".join([*there, "ours-clean0 to ours-clean100", "ours-clip0", "FILE.yaml"])
+            listed = ", ".join([*there, "ours-clean0 to ours-clean100", "ours-clip0 and the like", "FILE.yaml"])
             raise SystemExit(f"no arm {name!r}; there are {listed}, and ARM-x1.5")
         if found["base"] in known:
-            augment = {"clean_share": int(found["clean"]) / 100} if found["clean"] else {}
-            augment |= {"clip": float(found["clip"])} if found["clip"] else {}
+            settings = {"augment": {"clean_share": int(found["clean"]) / 100}} if found["clean"] else {}
+            settings |= {"train": {"clip": float(found["clip"])}} if found["clip"] else {}
             length = float(found["length"] or 1)
-            known[name] = replace(known[found["base"]], name=name, augment=augment, length=length)
+            known[name] = replace(known[found["base"]], name=name, settings=settings, length=length)
     chosen = [known[name] for name in names if name in known]
     if len({arm.name for arm in chosen}) < len(chosen) or any(Path(n).suffix and Path(n).stem in there for n in names):
         raise SystemExit(f"arms that cannot be told apart: {', '.join(names)}; files need names of their own")

@@ -54,7 +54,7 @@ def run_size(arguments: argparse.Namespace, *, test: int, cpu_epochs: int = 12) 
 
 ARMS_HELP = (
     "some of: nnunet, smauglab, smauglab-paper, ours, mirror, ours-cleanN (ours with N %% of clean samples), ours-clipF"
-    " (its augment.clip; 0: none), each with -xF behind it: F times as long; or FILE.yaml: ours with this configuration"
+    " (its train.clip; 0: none), each with -xF behind it: F times as long; or FILE.yaml: ours with this configuration"
     " (default: %(default)s)"
 )
 

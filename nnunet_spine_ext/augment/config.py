@@ -171,8 +171,12 @@ class AugmentConfig:
             raise _refuse(f"{where}: clean", f"a {type(source).__name__}", expected)
         else:
             where = f"{where}: clean"
-        if inside := sorted({"clean", "scanners", "schedule"} & source.keys()):
-            raise _refuse(where, f"{', '.join(inside)} inside", "transforms and their order alone")
+        schedule = load_config(Schedule, _mapping(source.get("schedule") or {}, f"{where}: schedule"), where=where)
+        inside = [name for name in ("clean", "scanners") if source.get(name) is not None]
+        inside += ["schedule"] if schedule != Schedule() else []
+        if inside:
+            found, fix = f"{', '.join(inside)} inside", "leave that out, or take a preset without it, such as nnunet"
+            raise _refuse(where, found, "transforms and their order alone", fix)
         if "transforms" not in source:
             raise _refuse(where, "no transforms", "transforms, and if need be their order")
         return cls.from_dict(source, where=where)

@@ -26,6 +26,7 @@ from nnunet_spine_ext.harmonize.reference import average_curves, read_curves
 from nnunet_spine_ext.inference.adopt import adopt_for_prediction
 from nnunet_spine_ext.inference.model import sided_axis
 from nnunet_spine_ext.networks.precision import chosen_bf16, train_in_bf16, use_single_precision
+from nnunet_spine_ext.training.clipping import GradientClip
 from nnunet_spine_ext.training.domain_settings import refuse_domain_settings
 from nnunet_spine_ext.training.finetune_settings import refuse_finetune_settings
 from nnunet_spine_ext.training.mirroring import only_mirroring, replace_mirroring, sided_labels
@@ -103,6 +104,11 @@ class SettingsMixin(_Trainer):
             super().initialize()
         finally:
             _training.reset(token)
+        if self.settings.clip:
+            self.optimizer.register_step_pre_hook(GradientClip(self.settings.clip))
+            self.print_to_log_file(
+                f"Gradients are clipped at {self.settings.clip:g} times the median of the last steps (train.clip)."
+            )
         if chosen_bf16(self.settings.precision, self.device):
             # Compiled networks and several processes are for GPUs.
             train_in_bf16(self.network, self.device)

@@ -20,10 +20,12 @@ def schedule(train: TrainSettings, n: int) -> TrainSettings:
     """Return the schedule of the source, shortened and slowed down for `n` subjects.
 
     Epochs: the source's times min(1, 0.1 √n), at least 5 unless the source had fewer. Learning rate: the source's times
-    min(0.3, 0.1 n^¼). Few samples are learned by heart soon, and large steps forget the source.
+    min(0.3, 0.1 n^¼). Few samples are learned by heart soon, and large steps forget the source. Gradients are not
+    clipped as the source's were: `clip` is the new trainer's.
     """
     share = min(LARGEST_EPOCHS_SHARE, EPOCHS_SHARE * math.sqrt(n))
     epochs = max(min(FEWEST_EPOCHS, train.num_epochs), round(train.num_epochs * share))
     rate = train.initial_lr * min(LARGEST_RATE_SHARE, RATE_SHARE * n**0.25)
     # Three digits: the value is read by people.
-    return replace(train, num_epochs=epochs, initial_lr=float(f"{rate:.3g}"), save_every=min(train.save_every, epochs))
+    rate, save_every = float(f"{rate:.3g}"), min(train.save_every, epochs)
+    return replace(train, num_epochs=epochs, initial_lr=rate, save_every=save_every, clip=None)

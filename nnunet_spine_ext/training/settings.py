@@ -46,6 +46,8 @@ class TrainSettings:
         is seeded anew. None leaves random numbers as they are.
     precision: of training on a CPU: ``fp32`` as nnU-Net; ``auto``: bfloat16 where the CPU computes in it. Validation is
         in fp32. On a GPU both are nnU-Net's mixed precision.
+    clip: longest gradient, in medians of those of the last 60 steps (`clipping.GradientClip`); 0: nnU-Net's limit of 12
+        alone; None: what the trainer does, which it then writes out.
     """
 
     num_epochs: int = 1000
@@ -64,6 +66,7 @@ class TrainSettings:
     plot_every: int = 1
     seed: int | None = None
     precision: TrainingPrecision = "fp32"
+    clip: float | None = None
 
     def __post_init__(self) -> None:
         counts = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every", "plot_every")
@@ -71,6 +74,7 @@ class TrainSettings:
         wrong += [] if self.initial_lr > 0 else [f"initial_lr={self.initial_lr}"]
         wrong += [] if self.weight_decay >= 0 else [f"weight_decay={self.weight_decay}"]
         wrong += [] if 0 <= self.oversample_foreground <= 1 else [f"oversample_foreground={self.oversample_foreground}"]
+        wrong += [] if self.clip is None or 0 <= self.clip < math.inf else [f"clip={self.clip}"]
         if wrong:
             raise UsageError(
                 "E-CONFIG-RANGE",
@@ -93,8 +97,6 @@ class AugmentSettings:
         ``config``: the configuration's own; only with `train.mirror` off, for test-time mirroring must not rely on it.
     ramp_epochs, ramp_share, clean_share, closing_clean_share: in place of what the configuration's schedule says; None
         keeps that.
-    clip: longest gradient, in medians of the last 60 steps (`GradientClip`); 0: nnU-Net's limit alone; None: what the
-        trainer does by default.
     hash: names the configuration in force; filled in when training starts.
     """
 
@@ -104,19 +106,7 @@ class AugmentSettings:
     ramp_share: float | None = None
     clean_share: float | None = None
     closing_clean_share: float | None = None
-    clip: float | None = None
     hash: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a limit of gradients that is none."""
-        if self.clip is not None and not 0 <= self.clip < math.inf:
-            raise UsageError(
-                "E-CONFIG-VALUE",
-                file="augment.clip",
-                found=f"{self.clip:g}",
-                expected="a number above 0, or 0 for nnU-Net's limit alone",
-                fix="correct the value",
-            )
 
     def effective(self) -> AugmentConfig:
         """Return the configuration in force.
@@ -143,8 +133,7 @@ class AugmentSettings:
     def written_out(self) -> AugmentSettings:
         """Return settings of the same effect that need no preset and no file."""
         config = self.effective()
-        whole = config.with_content().to_dict()
-        return AugmentSettings(config=whole, flips=self.flips, clip=self.clip, hash=config.hash)
+        return AugmentSettings(config=config.with_content().to_dict(), flips=self.flips, hash=config.hash)
 
 
 def _without_flips(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
@@ -259,6 +248,8 @@ def settings_hash(plans: Mapping[str, Any]) -> str:
     if settings.train.precision == "fp32":
         # Trainings of earlier versions can be gone on with.
         content["train"].pop("precision")
+    if not settings.train.clip:
+        content["train"].pop("clip")
     # A preset and the same configuration written out have the same effect.
     augment = settings.augment
     content["augment"] = None if augment is None else f"{augment.flips} {augment.effective().hash}"

@@ -23,7 +23,6 @@ from nnunet_spine_ext.augment.transform import build
 from nnunet_spine_ext.core.errors import UsageError
 from nnunet_spine_ext.training.base import nnUNetTrainerSpine, refuse_soft_settings
 from nnunet_spine_ext.training.cascade import ChangePreviousStage, changes_of
-from nnunet_spine_ext.training.clipping import GradientClip
 from nnunet_spine_ext.training.feeding import Ahead, Sender
 from nnunet_spine_ext.training.mirroring import sided_labels
 from nnunet_spine_ext.training.on_device import DeviceAugmentation
@@ -47,7 +46,6 @@ class DeviceAugmentationMixin(_Trainer):
     settings: TrainSettings
     augmentation: DeviceAugmentation
     default_augmentation = "shift"
-    default_clip = 0.0
     dataloader_train: Any
     _seed: int | None = None
     _step = 0
@@ -73,8 +71,7 @@ class DeviceAugmentationMixin(_Trainer):
                 expected="one of the two to mirror",
                 fix="set train.mirror=false, or augment.flips=mirroring",
             )
-        clip = cls.default_clip if augment.clip is None else augment.clip
-        return replace(settings, augment=replace(augment, clip=clip).written_out())
+        return replace(settings, augment=augment.written_out())
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802
         """Return nnU-Net's augmentation geometry; patches are loaded larger only if something moves them."""
@@ -106,9 +103,6 @@ class DeviceAugmentationMixin(_Trainer):
     def on_train_start(self) -> None:
         """Start as nnU-Net does; with worker processes, the next batch is prepared while the device is at work."""
         super().on_train_start()
-        augment = settings_from_plans(self.plans_manager.plans).augment
-        if augment is not None and augment.clip:
-            self.optimizer.register_step_pre_hook(GradientClip(augment.clip))
         if isinstance(self.dataloader_train, SingleThreadedAugmenter):
             # What it draws must not depend on how far ahead a thread is.
             return
@@ -214,16 +208,19 @@ class DeviceAugmentationMixin(_Trainer):
 class nnUNetTrainerSpineShift(DeviceAugmentationMixin, nnUNetTrainerSpine):
     """`nnUNetTrainerSpine` that simulates other scanners and contrasts on the device while it trains.
 
-    Gradients are clipped at the median of their norms, so that samples of other contrasts do not outweigh the others.
+    Where some samples stay as they are, gradients are clipped at the median of their norms: those of other contrasts
+    would outweigh them.
     """
-
-    default_clip = 1.0
 
     @classmethod
     def completed(cls, settings: SpineSettings) -> SpineSettings:
-        """Write the augmentation out; raises SetupError for settings of soft labels."""
+        """Write the augmentation and the limit of gradients out; raises SetupError for settings of soft labels."""
         refuse_soft_settings(settings, cls.__name__)
-        return super().completed(settings)
+        settings = super().completed(settings)
+        if settings.train.clip is None and settings.augment is not None:
+            clip = 1.0 if settings.augment.effective().schedule.clean_share else 0.0
+            settings = replace(settings, train=replace(settings.train, clip=clip))
+        return settings
 
 
 def _with_mirroring(config: AugmentConfig, axes: Sequence[int] | None) -> AugmentConfig:
