@@ -316,6 +316,17 @@ def test_ids_of_a_mask(tmp_path: Path) -> None:
     assert given_as_image.to_dict()["label_ids"] is None
 
 
+def test_values_that_scaling_makes_infinite_are_no_ids(tmp_path: Path) -> None:
+    array = np.zeros(SHAPE, "<f8")
+    array[0, 0, 0] = 1e300
+    path = tmp_path / "huge.nii"
+    path.write_bytes(nifti(array=array, slope=1e20, inter=0.0))
+    for role in ("image", "label"):
+        voxels = inspect(path, role=role).voxels  # type: ignore[arg-type]
+        assert voxels is not None
+        assert (voxels.ids, voxels.strange) == (None, (np.inf,))
+
+
 def test_scaling_applies_to_the_statistics(tmp_path: Path) -> None:
     path = tmp_path / "scaled.nii"
     path.write_bytes(nifti(slope=-2.0, inter=10.0))
