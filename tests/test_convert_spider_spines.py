@@ -88,9 +88,9 @@ def test_masks_as_others_made_them_are_subregions(tmp_path: Path, test_data: Pat
             test_data / "panoptica" / "semantic" / f"{name}.nii.gz"
         )
     result = _convert(tmp_path, 501, target="nnunet14", subregions=tmp_path / "parts")
-    assert {row.case_id: [p.code for p in row.warnings] for row in result.rows} == {
-        "1_t2": ["W-LABEL-EXCHANGED"], "2_t2": [],
-    }  # fmt: skip
+    # A map stands for the scan here.
+    told = {row.case_id: [p.code for p in row.warnings if p.code != "W-INT-MASK"] for row in result.rows}
+    assert told == {"1_t2": ["W-LABEL-EXCHANGED"], "2_t2": []}
     truth = semantic.array
     np.testing.assert_array_equal(read_volume(result.folder / "labelsTr" / "1_t2.nii.gz").array, truth)
     other = read_volume(result.folder / "labelsTr" / "2_t2.nii.gz").array

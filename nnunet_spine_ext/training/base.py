@@ -106,9 +106,7 @@ class SettingsMixin(_Trainer):
             _training.reset(token)
         if self.settings.clip:
             self.optimizer.register_step_pre_hook(GradientClip(self.settings.clip))
-            self.print_to_log_file(
-                f"Gradients are clipped at {self.settings.clip:g} times the median of the last steps (train.clip)."
-            )
+            self.print_to_log_file(f"Gradients: at most {self.settings.clip:g} x their running median (train.clip).")
         if chosen_bf16(self.settings.precision, self.device):
             # Compiled networks and several processes are for GPUs.
             train_in_bf16(self.network, self.device)
