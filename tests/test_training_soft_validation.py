@@ -19,7 +19,6 @@ from test_training_soft import DATASET, SHAPE, SHORT, give
 from nnunet_spine_ext.core.io import write_volume
 from nnunet_spine_ext.core.volume import Volume
 from nnunet_spine_ext.soft.store import soft_file, write_soft
-from nnunet_spine_ext.training.base import keep_what_the_model_has
 from nnunet_spine_ext.training.settings import settings_from_plans, settings_hash
 from nnunet_spine_ext.training.soft import nnUNetTrainerSpineSoft
 from nnunet_spine_ext.training.soft_validation import (
@@ -31,6 +30,7 @@ from nnunet_spine_ext.training.soft_validation import (
     section_axis,
     store,
 )
+from nnunet_spine_ext.training.stored_settings import keep_what_the_model_has
 
 
 def cord(overshoot: float = 1.0) -> Predicted:

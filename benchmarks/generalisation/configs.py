@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from generalisation.domains import TISSUES
-from nnunet_spine_ext.augment.config import AugmentConfig, Entry, Group
+from nnunet_spine_ext.augment.config import AugmentConfig
 from nnunet_spine_ext.augment.transform import Transform
 
 
@@ -19,12 +19,7 @@ def our_augmentation(source: str | Path = "shift", classes: Mapping[str, str] | 
     """
     told = dict(classes or TISSUES)
 
-    def one(transform: Transform) -> Transform:
+    def tell(transform: Transform) -> Transform:
         return replace(transform, classes=told) if getattr(transform, "classes", "") is None else transform
 
-    def every(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
-        return tuple(
-            replace(e, members=tuple(map(one, e.members))) if isinstance(e, Group) else one(e) for e in entries
-        )
-
-    return AugmentConfig.load(source).with_content().with_entries(every).to_dict()
+    return AugmentConfig.load(source).with_content().with_transforms(tell).to_dict()

@@ -207,13 +207,17 @@ class AugmentConfig:
 
     def with_content(self) -> AugmentConfig:
         """Return the same with what is in files that transforms read in place of their names."""
+        return self.with_transforms(lambda transform: transform.with_content())
 
-        def told(entry: Entry) -> Entry:
+    def with_transforms(self, change: Callable[[Transform], Transform]) -> AugmentConfig:
+        """Return the same with every transform changed, those in groups and of clean samples too."""
+
+        def changed(entry: Entry) -> Entry:
             if isinstance(entry, Group):
-                return dataclasses.replace(entry, members=tuple(m.with_content() for m in entry.members))
-            return entry.with_content()
+                return dataclasses.replace(entry, members=tuple(map(change, entry.members)))
+            return change(entry)
 
-        return self.with_entries(lambda entries: tuple(map(told, entries)))
+        return self.with_entries(lambda entries: tuple(map(changed, entries)))
 
     def with_entries(self, change: Callable[[tuple[Entry, ...]], tuple[Entry, ...]]) -> AugmentConfig:
         """Return the same with `change` made to its transforms and to those of clean samples."""

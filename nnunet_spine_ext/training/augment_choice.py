@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_spine_ext.augment.config import AugmentConfig, Entry, Group
+from nnunet_spine_ext.augment.config import AugmentConfig
 from nnunet_spine_ext.augment.context import Context
 from nnunet_spine_ext.augment.keys import SampleKey
 from nnunet_spine_ext.augment.pipeline import Pipeline, Plan
@@ -120,13 +120,7 @@ def _with_tissues(config: AugmentConfig, tissues: Mapping[int, str]) -> AugmentC
     def told(entry: Transform) -> Transform:
         return replace(entry, classes=classes) if getattr(entry, "classes", "") is None else entry  # type: ignore[call-arg]
 
-    def all_told(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
-        return tuple(
-            replace(entry, members=tuple(map(told, entry.members))) if isinstance(entry, Group) else told(entry)
-            for entry in entries
-        )
-
-    return config.with_entries(all_told)
+    return config.with_transforms(told)
 
 
 def _scanners(
